@@ -1,0 +1,98 @@
+"""Contradictions that depend on the row, all in one place. Each check sees a resolved stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from polopt.algorithms.row import Row
+from polopt.recipe import StageRecipe, shown
+
+Finding = tuple[str, str]  # field and text
+
+GROUP_BASELINES = ("group_mean", "leave_one_out", "length_weighted")
+GROUP_NORMALISATIONS = ("group_std", "group_mean", "batch_std")  # all centre on the group mean
+
+
+def findings(row: Row, stage: StageRecipe, *, own_reward: bool) -> Iterator[Finding]:
+    """Everything in a resolved stage that contradicts its row or itself."""
+    if "prompts" in row.requires:
+        yield from _sampler(row, stage)
+        yield from _group(stage)
+        yield from _centring(stage)
+        yield from _reuse(stage)
+    if "reward" in row.requires and not stage.rewards and not own_reward:
+        yield "reward", f'missing; {row.name} needs verifier = "task", or file and function'
+    yield from _lengths(stage)
+
+
+def _sampler(row: Row, stage: StageRecipe) -> Iterator[Finding]:
+    if stage.rollout.top_p < 1:
+        yield (
+            "rollout.top_p",
+            f"{shown(stage.rollout.top_p)} is not allowed in {row.name}; it must be 1.0, "
+            "because training needs the probabilities of what was sampled",
+        )
+
+
+def _group(stage: StageRecipe) -> Iterator[Finding]:
+    credit = stage.credit
+    compares = (
+        f"credit.baseline = {credit.baseline}"
+        if credit.baseline in GROUP_BASELINES
+        else f"credit.normalisation = {credit.normalisation}"
+        if credit.normalisation in GROUP_NORMALISATIONS
+        else None
+    )
+    if stage.rollout.group_size == 1 and compares:
+        yield (
+            "rollout.group_size",
+            f"1 is not allowed with {compares}, which compares responses to one prompt; "
+            "an integer >= 2",
+        )
+
+
+def _centring(stage: StageRecipe) -> Iterator[Finding]:
+    """Group normalisations compute the advantage anew from the row totals (ALGORITHMS 3.4)."""
+    credit = stage.credit
+    if credit.normalisation not in GROUP_NORMALISATIONS:
+        return
+    because = f"with credit.normalisation = {credit.normalisation}, which centres the rewards of"
+    if credit.baseline != "group_mean":
+        yield "credit.baseline", f"{shown(credit.baseline)} has no effect {because} a group itself"
+    if credit.returns != "outcome":
+        yield "credit.returns", f"{shown(credit.returns)} has no effect {because} whole responses"
+
+
+def _reuse(stage: StageRecipe) -> Iterator[Finding]:
+    update, rollout = stage.update, stage.rollout
+    if stage.objective.ratio == "none":
+        for field, value in (("epochs", update.epochs), ("minibatches", update.minibatches)):
+            if value != 1:
+                yield (
+                    f"update.{field}",
+                    f"{value} is not allowed with objective.ratio = none, which does not correct "
+                    "for the steps in between; it must be 1",
+                )
+    assert rollout.group_size is not None and update.minibatches is not None
+    responses = rollout.prompts_per_step * rollout.group_size
+    if responses % update.minibatches:
+        yield (
+            "update.minibatches",
+            f"{update.minibatches} is not allowed; a divisor of the {responses} responses in a "
+            f"step ({rollout.prompts_per_step} prompts x {rollout.group_size})",
+        )
+
+
+def _lengths(stage: StageRecipe) -> Iterator[Finding]:
+    assert stage.run.steps is not None
+    if stage.update.warmup_steps >= stage.run.steps:
+        yield (
+            "update.warmup_steps",
+            f"{stage.update.warmup_steps} is not allowed; less than run.steps = {stage.run.steps}",
+        )
+    if stage.until is not None and stage.evaluation.every == 0:
+        yield (
+            "evaluation.every",
+            f"0 is not allowed with until, which waits for {shown(stage.until.metric)}; "
+            "an integer >= 1",
+        )

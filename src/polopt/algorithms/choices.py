@@ -1,0 +1,230 @@
+"""The one table from the strings of a recipe to functions. Below it there are no strings.
+
+``function`` is what rows are built from, ``formula`` where its mathematics stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+from polopt.recipe import StageRecipe
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One entry of a column: ``Choice("polopt.math.divergence:k3", "e^-d - 1 + d")``."""
+
+    function: str  # module:name
+    equation: str
+    formula: str = ""  # module:name; default: the function itself
+    arguments: Mapping[str, str] | None = None  # of the function: the fields that they come from
+    factory: bool = False  # called with the arguments; otherwise they are bound to it
+
+    @property
+    def file(self) -> str:
+        """Where the mathematics stands, from the root of the repository."""
+        module = (self.formula or self.function).partition(":")[0]
+        return f"src/{module.replace('.', '/')}.py"
+
+
+_CREDIT, _OBJECTIVE = "polopt.credit.", "polopt.objective.policy_gradient:"
+_MATH = "polopt.math."
+_SPREAD = {"ddof": "credit.ddof", "eps": "credit.epsilon"}
+
+CHOICES: Mapping[str, Mapping[str, Choice]] = {
+    "rollout": {
+        "groups": Choice(
+            "polopt.rollout.groups:experience", "y₁ … y_G ~ π(· | x) for every prompt"
+        ),
+        "dataset": Choice("polopt.rollout.dataset:demonstrated", "(x, y) as the data give it"),
+    },
+    "returns": {
+        "outcome": Choice(
+            _CREDIT + "temporal:outcome", "Ψₜ = Σₖ rₖ on every token", _MATH + "returns:outcome"
+        ),
+        "reward_to_go": Choice(
+            _CREDIT + "temporal:reward_to_go",
+            "Ψₜ = Σ_{k≥t} γ^{k-t} rₖ",
+            _MATH + "returns:reward_to_go",
+            {"gamma": "credit.gamma"},
+            factory=True,
+        ),
+        "full": Choice(
+            _CREDIT + "temporal:full",
+            "Ψₜ = Σₖ γᵏ rₖ on every token",
+            _MATH + "returns:full_return",
+            {"gamma": "credit.gamma"},
+            factory=True,
+        ),
+    },
+    "baseline": {
+        "none": Choice(_CREDIT + "outcome:no_baseline", "b = 0"),
+        "constant": Choice(
+            _CREDIT + "outcome:constant",
+            "b = c",
+            arguments={"value": "credit.baseline_constant"},
+            factory=True,
+        ),
+        "group_mean": Choice(
+            _CREDIT + "outcome:group_mean", "b = r̄ of the group", _MATH + "baselines:group_mean"
+        ),
+        "leave_one_out": Choice(
+            _CREDIT + "outcome:leave_one_out",
+            "bᵢ = Σ_{j≠i} rⱼ / (K-1)",
+            _MATH + "baselines:leave_one_out",
+        ),
+        "length_weighted": Choice(
+            _CREDIT + "outcome:length_weighted",
+            "b = Σⱼ lⱼ rⱼ / Σⱼ lⱼ",
+            _MATH + "baselines:length_weighted",
+        ),
+    },
+    "normalisation": {
+        "none": Choice(_CREDIT + "outcome:unchanged", "A = Ψ - b"),
+        "group_std": Choice(
+            _CREDIT + "outcome:group_std",
+            "A = (r - r̄) / (σ of the group + ε)",
+            _MATH + "normalise:group_std",
+            _SPREAD,
+            factory=True,
+        ),
+        "group_mean": Choice(
+            _CREDIT + "outcome:group_mean_divide",
+            "A = (r - r̄) / (r̄ + ε)",
+            _MATH + "normalise:group_mean_divide",
+            {"eps": "credit.epsilon"},
+            factory=True,
+        ),
+        "batch_std": Choice(
+            _CREDIT + "outcome:batch_std",
+            "A = (r - r̄) / (σ of the batch + ε)",
+            _MATH + "normalise:batch_std",
+            _SPREAD,
+            factory=True,
+        ),
+        "batch_z": Choice(
+            _CREDIT + "outcome:batch_z",
+            "A = (Ψ - b - μ) / √(σ² + ε) over the tokens of the batch",
+            _MATH + "normalise:whiten",
+            _SPREAD,
+            factory=True,
+        ),
+    },
+    "ratio": {
+        "none": Choice(_OBJECTIVE + "NONE", "log π itself", _MATH + "ratios:no_log_ratio"),
+        "token": Choice(_OBJECTIVE + "TOKEN", "ρₜ = π / π_old", _MATH + "ratios:token_log_ratio"),
+        "sequence_sum": Choice(
+            _OBJECTIVE + "SEQUENCE_SUM", "ρ = Πₜ ρₜ", _MATH + "ratios:sequence_sum_log_ratio"
+        ),
+        "sequence_mean": Choice(
+            _OBJECTIVE + "SEQUENCE_MEAN",
+            "s = exp(1/n Σₜ log ρₜ)",
+            _MATH + "ratios:sequence_mean_log_ratio",
+        ),
+    },
+    "bound": {
+        "none": Choice(_MATH + "surrogates:importance_sampled", "ℓ = -ρ A"),
+        "clip": Choice(
+            _MATH + "surrogates:clipped",
+            "ℓ = max(-ρ A, -clip(ρ, 1 - ε_low, 1 + ε_high) A)",
+            arguments={
+                "low": "objective.clip_low",
+                "high": "objective.clip_high",
+                "dual": "objective.dual_clip",
+            },
+        ),
+    },
+    "estimator": {
+        "k1": Choice(_MATH + "divergence:k1", "k1 = d, with d = log π - log π_ref"),
+        "k2": Choice(_MATH + "divergence:k2", "k2 = d² / 2, with d = log π - log π_ref"),
+        "k3": Choice(_MATH + "divergence:k3", "k3 = e^{-d} - 1 + d, with d = log π - log π_ref"),
+    },
+    "placement": {
+        "reward": Choice(
+            _CREDIT + "shaping:kl_penalty", "rₜ ← rₜ - β k(dₜ)", _MATH + "shaping:kl_penalty"
+        ),
+        "loss": Choice(_OBJECTIVE + "KLTerm", "ℓₜ ← ℓₜ + β k(dₜ)"),
+    },
+    "aggregation": {
+        "token_mean": Choice(_MATH + "reduce:token_mean", "L = Σᵢₜ ℓ / Σᵢ nᵢ"),
+        "seq_mean_token_mean": Choice(_MATH + "reduce:seq_mean_token_mean", "L = 1/B Σᵢ 1/nᵢ Σₜ ℓ"),
+        "seq_mean_token_sum": Choice(_MATH + "reduce:seq_mean_token_sum", "L = 1/B Σᵢ Σₜ ℓ"),
+        "seq_mean_token_sum_const": Choice(
+            _MATH + "reduce:seq_mean_token_sum_const", "L = 1/(B L_max) Σᵢₜ ℓ"
+        ),
+        "prompt_mean": Choice(
+            _MATH + "reduce:prompt_mean", "L = mean over prompts of the token mean inside each"
+        ),
+    },
+    "update": {
+        "adamw": Choice("polopt.update.minibatch:FirstOrder", "θ ← θ - η (m̂ / (√v̂ + ε) + w θ)"),
+    },
+    "decay": {
+        name: Choice("polopt.update.schedule:learning_rate", equation)
+        for name, equation in (
+            ("constant", "η = peak"),
+            ("linear", "η = peak (1 - p)"),
+            ("cosine", "η = peak ½ (1 + cos π p)"),
+        )
+    },
+    "roles": {
+        "actor": Choice("polopt.roles.actor:Actor", "π, the policy that is trained"),
+        "reference": Choice("polopt.roles.reference:frozen", "π_ref, the weights of the start"),
+    },
+    "extra_losses": {
+        "entropy": Choice(_OBJECTIVE + "policy_loss", "L ← L - c H(π)"),
+    },
+    "coordination": {
+        "alternate": Choice(
+            "polopt.coordination.sources:InlineSource", "generate, then train: lag 0"
+        ),
+        "offline": Choice("polopt.coordination.offline:OfflineSource", "no generation"),
+    },
+}
+
+# The surrogate where there is no ratio to bound.
+SCORE_FUNCTION = Choice(_MATH + "surrogates:score_function", "ℓ = -A log π")
+
+FIELDS = {
+    "returns": "credit.returns",
+    "baseline": "credit.baseline",
+    "normalisation": "credit.normalisation",
+    "ratio": "objective.ratio",
+    "bound": "objective.bound",
+    "estimator": "kl.estimator",
+    "placement": "kl.placement",
+    "aggregation": "objective.aggregation",
+    "decay": "update.decay",
+}  # the columns that a recipe can choose in
+
+
+def function(column: str, name: str) -> Any:  # noqa: ANN401
+    """The function behind a choice; imports its module, and so torch."""
+    return _imported(CHOICES[column][name])
+
+
+def chosen(column: str, stage: StageRecipe) -> Any:  # noqa: ANN401
+    """What a resolved stage chose in a column, with the stage's numbers bound to it."""
+    section, _, key = FIELDS[column].partition(".")
+    name = getattr(getattr(stage, section), key)
+    if column == "bound" and stage.objective.ratio == "none":
+        choice = SCORE_FUNCTION
+    else:
+        choice = CHOICES[column][name]
+    found = _imported(choice)
+    if choice.arguments is None:
+        return found
+    values = {
+        argument: getattr(getattr(stage, field.partition(".")[0]), field.partition(".")[2])
+        for argument, field in choice.arguments.items()
+    }
+    return found(**values) if choice.factory else partial(found, **values)
+
+
+def _imported(choice: Choice) -> Any:  # noqa: ANN401
+    module, _, name = choice.function.partition(":")
+    return getattr(import_module(module), name)

@@ -1,0 +1,46 @@
+"""Arithmetic that follows from a resolved stage, and is never asked for twice."""
+
+from __future__ import annotations
+
+from polopt.algorithms.index import row
+from polopt.recipe import StageRecipe
+
+
+def derived(stage: StageRecipe) -> dict[str, int]:
+    """Sizes and counts of a resolved stage; tokens are upper bounds, prompts not counted."""
+    sampled = "prompts" in row(stage.algorithm).requires
+    return {**(_sampled(stage) if sampled else _demonstrated(stage)), **_evaluation(stage)}
+
+
+def _sampled(stage: StageRecipe) -> dict[str, int]:
+    rollout, update, steps = stage.rollout, stage.update, stage.run.steps
+    assert rollout.group_size and update.epochs and update.minibatches and steps
+    responses = rollout.prompts_per_step * rollout.group_size
+    per_batch = update.epochs * update.minibatches
+    return {
+        "responses_per_step": responses,
+        "generated_tokens_per_step_at_most": responses * rollout.max_new_tokens,
+        "minibatch_size": responses // update.minibatches,
+        "optimiser_steps_per_batch": per_batch,
+        "optimiser_steps": per_batch * steps,
+        "responses": responses * steps,
+    }
+
+
+def _demonstrated(stage: StageRecipe) -> dict[str, int]:
+    size, steps = stage.update.batch_size, stage.run.steps
+    assert size and steps
+    return {
+        "demonstrations_per_step": size,
+        "optimiser_steps": steps,
+        "demonstrations": size * steps,
+    }
+
+
+def _evaluation(stage: StageRecipe) -> dict[str, int]:
+    assert stage.run.steps
+    every, prompts = stage.evaluation.every, stage.evaluation.prompts
+    return {
+        "evaluations_during_training": stage.run.steps // every if every else 0,
+        "generated_tokens_per_evaluation_at_most": prompts * stage.rollout.max_new_tokens,
+    }

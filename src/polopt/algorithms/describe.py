@@ -1,0 +1,120 @@
+"""Rows and resolved stages as plain tables: for people, config.json and the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from polopt.algorithms.choices import CHOICES, FIELDS, SCORE_FUNCTION, Choice
+from polopt.algorithms.effects import flat, idle
+from polopt.algorithms.index import INDEX, row
+from polopt.algorithms.row import Row
+from polopt.recipe import StageRecipe
+
+Entry = dict[str, Any]
+COLUMNS_OF_CREDIT = ("returns", "baseline", "normalisation")
+_NUMBERS = {
+    "rollout": ("rollout.group_size", "rollout.prompts_per_step", "rollout.temperature"),
+    "kl": ("kl.coefficient",),
+    "aggregation": ("objective.aggregation_length",),
+    "update": ("update.learning_rate", "update.epochs", "update.minibatches", "update.batch_size"),
+    "extra_losses": ("objective.entropy_coefficient",),
+}  # shown beside the choice; the other columns name theirs as arguments
+
+
+def settings(stage: StageRecipe) -> dict[str, Any]:
+    """Every field of a resolved stage that has an effect, by dotted name, as JSON has it."""
+    one = row(stage.algorithm)
+    values = flat(stage)
+    plain = stage.model_dump(mode="json", by_alias=True, exclude_none=True)
+    settled: dict[str, Any] = {}
+    for field in values:
+        section, _, key = field.partition(".")
+        value = plain[section].get(key) if key else plain.get(section)
+        if value is not None and idle(one, values, field) is None:
+            settled[field] = value
+    return settled
+
+
+def describe(stage: StageRecipe) -> list[Entry]:
+    """The row of a resolved stage: column, choice, equation, file and settings."""
+    return _entries(row(stage.algorithm), settings(stage))
+
+
+def describe_row(name: str) -> list[Entry]:
+    """The same for a row with its defaults."""
+    one = row(name)
+    return _entries(one, one.defaults)
+
+
+def table() -> list[Entry]:
+    """All rows, one object each: what stands in every column, and the file."""
+    return [_summary(row(name)) for name in INDEX]
+
+
+def _summary(one: Row) -> Entry:
+    entries = _entries(one, one.defaults)
+    cells = {entry["column"]: entry["choice"] for entry in entries}
+    cells |= {"roles": list(one.roles), "extra_losses": list(one.extra_losses)}
+    return {"name": one.name, **cells, "file": one.file, "summary": one.summary}
+
+
+def _entries(one: Row, values: Mapping[str, Any]) -> list[Entry]:
+    roles = [name for name in one.roles if name != "reference" or values.get("kl.coefficient")]
+    entropy = ["entropy"] if values.get("objective.entropy_coefficient") else []
+    return [
+        _entry("rollout", one.rollout, values),
+        *(_entry(name, _chosen(name, values), values) for name in COLUMNS_OF_CREDIT),
+        _entry("ratio", _chosen("ratio", values), values),
+        _bound(values),
+        _kl(values),
+        _entry("aggregation", _chosen("aggregation", values), values),
+        _entry("update", one.update, values),
+        *(_entry("roles", name, values) for name in roles),
+        *(_entry("extra_losses", name, values) for name in (*one.extra_losses, *entropy) or [None]),
+        _entry("coordination", one.coordination, values),
+    ]
+
+
+def _chosen(column: str, values: Mapping[str, Any]) -> str | None:
+    return values.get(FIELDS[column])
+
+
+def _entry(column: str, name: str | None, values: Mapping[str, Any]) -> Entry:
+    """One line; ``None``: the row has no such column."""
+    if name is None:
+        return _line(column, "none", None, {})
+    choice = CHOICES[column][name]
+    fields = (*(choice.arguments or {}).values(), *_NUMBERS.get(column, ()))
+    return _line(column, name, choice, _given(values, fields))
+
+
+def _bound(values: Mapping[str, Any]) -> Entry:
+    if values.get("objective.ratio") == "none":
+        return _line("bound", "none", SCORE_FUNCTION, {})
+    return _entry("bound", _chosen("bound", values), values)
+
+
+def _kl(values: Mapping[str, Any]) -> Entry:
+    if not values.get("kl.coefficient"):
+        return _line("kl", "none", None, {})
+    estimator, placement = values["kl.estimator"], values["kl.placement"]
+    choice = CHOICES["estimator"][estimator]
+    where = CHOICES["placement"][placement]
+    equation = f"{where.equation}, {choice.equation}"
+    numbers = _given(values, _NUMBERS["kl"])
+    return {**_line("kl", f"{estimator} in {placement}", choice, numbers), "equation": equation}
+
+
+def _given(values: Mapping[str, Any], fields: tuple[str, ...]) -> dict[str, Any]:
+    return {field: values[field] for field in fields if values.get(field) is not None}
+
+
+def _line(column: str, name: str, choice: Choice | None, numbers: dict[str, Any]) -> Entry:
+    return {
+        "column": column,
+        "choice": name,
+        "equation": choice.equation if choice else "",
+        "file": choice.file if choice else "",
+        "settings": numbers,
+    }

@@ -1,0 +1,127 @@
+"""Which fields have an effect: a setting without one is refused, not ignored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from polopt.algorithms.row import Row
+from polopt.recipe import StageRecipe, shown
+from polopt.recipe.contradictions import WITH_VERIFIER
+from polopt.recipe.fields import either
+
+Values = Mapping[str, Any]  # dotted field: value
+SECTIONS = (
+    "model",
+    "data",
+    "rollout",
+    "credit",
+    "objective",
+    "kl",
+    "update",
+    "coordination",
+    "evaluation",
+    "run",
+)
+SPREAD = ("group_std", "batch_std", "batch_z")
+
+
+@dataclass(frozen=True)
+class Need:
+    """A field has an effect only where another one has the right value."""
+
+    other: str
+    met: Callable[[Values], bool]
+    words: str  # what the other one must be
+
+
+def _is(other: str, *names: str) -> Need:
+    return Need(other, lambda values: values[other] in names, either(names))
+
+
+def _sources(values: Values) -> list[str]:
+    return [
+        source for source in (values["data.source"], values["data.evaluation_source"]) if source
+    ]
+
+
+def _any_generated(values: Values) -> bool:
+    return any(source.startswith(WITH_VERIFIER) for source in _sources(values))
+
+
+def _any_rows(values: Values) -> bool:
+    return not all(source.startswith(WITH_VERIFIER) for source in _sources(values))
+
+
+_WITH_KL = Need("kl.coefficient", lambda values: bool(values["kl.coefficient"]), "a value above 0")
+
+NEEDS: Mapping[str, Need] = {
+    "model.revision": Need(
+        "model.path", lambda v: not v["model.path"].startswith("builtin:"), "a hub id"
+    ),
+    "data.parameters": Need("data.source", _any_generated, "a task: or reasoning-gym: source"),
+    "data.split": Need(
+        "data.source", lambda v: any(s.startswith("hub:") for s in _sources(v)), "a hub: source"
+    ),
+    "data.prompt_field": Need("data.source", _any_rows, "a hub: source or a file"),
+    "data.completion_field": Need("data.source", _any_rows, "a hub: source or a file"),
+    "data.max_bad_share": _is("data.on_bad_row", "skip"),
+    "credit.gamma": _is("credit.returns", "reward_to_go", "full"),
+    "credit.baseline_constant": _is("credit.baseline", "constant"),
+    "credit.ddof": _is("credit.normalisation", *SPREAD),
+    "credit.epsilon": _is("credit.normalisation", *SPREAD, "group_mean"),
+    "objective.bound": _is("objective.ratio", "token", "sequence_sum", "sequence_mean"),
+    "objective.clip_low": _is("objective.bound", "clip"),
+    "objective.clip_high": _is("objective.bound", "clip"),
+    "objective.dual_clip": _is("objective.bound", "clip"),
+    "objective.aggregation_length": _is("objective.aggregation", "seq_mean_token_sum_const"),
+    "kl.estimator": _WITH_KL,
+    "kl.placement": _WITH_KL,
+    "evaluation.every": Need(
+        "run.steps",
+        lambda v: v["run.steps"] is None or v["evaluation.every"] <= v["run.steps"],
+        "at least as many steps",
+    ),
+}
+
+
+def flat(stage: StageRecipe) -> dict[str, Any]:
+    """Every field of a stage by its dotted name; ``rewards`` and ``until`` are one field each."""
+    values: dict[str, Any] = {
+        "algorithm": stage.algorithm,
+        "from": stage.start,
+        "until": stage.until,
+        "rewards": stage.rewards,
+    }
+    for name in SECTIONS:
+        section = getattr(stage, name)
+        for key, info in type(section).model_fields.items():
+            values[f"{name}.{info.alias or key}"] = getattr(section, key)
+    return values
+
+
+def given(stage: StageRecipe) -> set[str]:
+    """The fields that the recipe states."""
+    names = {
+        f"{name}.{type(section).model_fields[key].alias or key}"
+        for name in SECTIONS
+        for section in (getattr(stage, name),)
+        for key in section.model_fields_set
+    }
+    alone = {"algorithm": True, "from": stage.start, "until": stage.until, "rewards": stage.rewards}
+    return names | {field for field, value in alone.items() if value}
+
+
+def idle(row: Row, values: Values, field: str) -> str | None:
+    """Why the field has no effect, and what to do; None where it has one."""
+    if not row.has(field):
+        return f"no effect in {row.name}; remove it"
+    need = NEEDS.get(field)
+    if need is None:
+        return None
+    if idle(row, values, need.other) is not None:
+        return idle(row, values, need.other)
+    if need.met(values):
+        return None
+    return f"no effect with {need.other} = {shown(values[need.other])}; it needs {need.words}"

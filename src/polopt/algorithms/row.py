@@ -1,0 +1,40 @@
+"""A method as one row of choices: what stands in each column, and which fields have a say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from polopt.recipe import Scalar
+
+Requirement = Literal["prompts", "demonstrations", "reward"]
+ALWAYS = frozenset({"algorithm", "from", "until", "model"})  # in every row
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method. ``defaults`` decides every ``None`` of the recipe that the row uses."""
+
+    name: str
+    summary: str  # one line
+    source: str  # paper and equation
+    requires: frozenset[Requirement]
+    uses: frozenset[str]  # sections and dotted fields that have an effect
+    idle: frozenset[str]  # fields of those sections that have none
+    defaults: Mapping[str, Scalar]  # dotted field: value
+    rollout: str  # choice in the column of that name, and so on
+    coordination: str
+    update: str = "adamw"
+    roles: tuple[str, ...] = ("actor",)
+    extra_losses: tuple[str, ...] = ()
+
+    @property
+    def file(self) -> str:
+        """Where the row stands, from the root of the repository."""
+        return f"src/polopt/algorithms/{self.name}.py"
+
+    def has(self, field: str) -> bool:
+        """Whether the dotted field can have an effect in this row."""
+        section = field.partition(".")[0]
+        return not {field, section}.isdisjoint(self.uses | ALWAYS) and field not in self.idle

@@ -1,0 +1,259 @@
+"""The commands. Each parses, hands over and prints; what they do stands in ``polopt.api``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+import click
+
+from polopt.cli.words import FieldCommand, none, one, split
+
+_PASS_ON = {"ignore_unknown_options": True}  # unknown options are fields of the recipe
+
+
+class _InOrder(click.Group):
+    """Commands in the order in which a newcomer meets them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """As they were added."""
+        return list(self.commands)
+
+
+@click.group(cls=_InOrder, invoke_without_command=True)
+@click.version_option(metadata.version("polopt"), message="%(prog)s %(version)s")
+@click.pass_context
+def polopt(ctx: click.Context) -> None:
+    """Optimise policies: every method a row of choices you can read.
+
+    Start with: polopt quickstart
+    """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def _words(metavar: str) -> Callable[[click.decorators.FC], click.decorators.FC]:
+    return click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar=metavar)
+
+
+_json = click.option("--json", "as_json", is_flag=True, help="print JSON and nothing else")
+
+
+@polopt.command(cls=FieldCommand, context_settings=_PASS_ON)
+@_words("[--FIELD VALUE]...")
+@_json
+def quickstart(words: tuple[str, ...], as_json: bool) -> None:
+    """Train a small model on this machine, in minutes.
+
+    A warm start on demonstrations, policy optimisation, accuracy before and after, a report.
+    """
+    targets, flags = split(words)
+    none(targets)
+    from polopt import api
+    from polopt.cli import summary
+
+    summary.show(api.quickstart(flags).directory, as_json=as_json)
+
+
+@polopt.command(cls=FieldCommand, context_settings=_PASS_ON)
+@_words("RECIPE [--FIELD VALUE]...")
+@_json
+def train(words: tuple[str, ...], as_json: bool) -> None:
+    """Run the recipe in a TOML file.
+
+    Every field is also a flag, and a flag wins over the file.
+
+    --update.learning_rate 1e-4 reaches every stage, --rl.update.learning_rate the stage rl.
+    """
+    targets, flags = split(words)
+    recipe = one(targets, "RECIPE", "the path of a TOML file")
+    from polopt.algorithms import resolve
+    from polopt.recipe import load
+
+    resolve(load(recipe, flags))  # what is wrong with it is said before torch is imported
+    from polopt import api
+    from polopt.cli import summary
+
+    summary.show(api.train(recipe, flags=flags).directory, as_json=as_json)
+
+
+@polopt.command(cls=FieldCommand, context_settings=_PASS_ON)
+@_words("RUN [--FIELD VALUE]...")
+@_json
+def resume(words: tuple[str, ...], as_json: bool) -> None:
+    """Continue a run from its last checkpoint.
+
+    --run.steps may make it longer.
+    """
+    targets, flags = split(words)
+    directory = one(targets, "RUN", "the directory of a run")
+    from polopt import api
+    from polopt.cli import summary
+
+    summary.show(api.resume(directory, flags=flags).directory, as_json=as_json)
+
+
+@polopt.command("eval", cls=FieldCommand, context_settings=_PASS_ON)
+@_words("MODEL_OR_RUN [--FIELD VALUE]...")
+@click.option("--k", type=click.IntRange(min=1), default=1, help="answers to a prompt, for pass@k")
+@_json
+def evaluate(words: tuple[str, ...], k: int, as_json: bool) -> None:
+    """Measure accuracy and pass@k on unseen prompts."""
+    targets, flags = split(words)
+    target = one(targets, "MODEL_OR_RUN", "the directory of a model or a run")
+    from polopt import api
+    from polopt.cli import output
+
+    found = api.evaluate(target, flags=flags, k=k)
+    figures = [
+        {"figure": name, "value": value, "interval": found.intervals.get(name)}
+        for name, value in found.metrics.items()
+    ]
+    if as_json:
+        output.write_json(figures)
+        return
+    rows = [
+        (one["figure"], one["value"], " to ".join(map(output.text, one["interval"] or ())))
+        for one in figures
+    ]
+    output.table(("figure", "value", "95 % interval"), rows)
+
+
+@polopt.command()
+@_json
+def algorithms(as_json: bool) -> None:
+    """List the methods and their choices."""
+    from polopt.algorithms import table
+    from polopt.cli import output
+
+    rows = table()
+    if as_json:
+        output.write_json(rows)
+        return
+    columns = [column for column in rows[0] if column not in ("file", "summary")]
+    cells = [[row[column] for column in columns] for row in rows]
+    if output.fits(columns, cells):
+        output.table(columns, cells)
+    else:
+        output.table(("name", "summary"), [(row["name"], row["summary"]) for row in rows])
+    print("\npolopt show NAME explains a row, choice by choice")
+
+
+@polopt.command()
+@click.argument("name")
+@_json
+def show(name: str, as_json: bool) -> None:
+    """Explain one method: choices, equations, files."""
+    from polopt.algorithms import describe_row, row
+    from polopt.cli import output
+
+    method = row(name, "NAME")
+    entries = describe_row(name)
+    if as_json:
+        output.write_json(entries)
+        return
+    print(f"{name}: {method.summary}\n{method.source}\n{method.file}\n")
+    output.table(("column", "choice", "equation, settings, file"), [_entry(one) for one in entries])
+
+
+def _entry(entry: dict[str, object]) -> tuple[object, object, str]:
+    from polopt.cli import output
+
+    settings = output.text(entry["settings"]) if entry["settings"] else ""
+    lines = [str(line) for line in (entry["equation"], settings, entry["file"]) if line]
+    return entry["column"], entry["choice"], "\n".join([*lines, ""])
+
+
+@polopt.command(cls=FieldCommand, context_settings=_PASS_ON)
+@_words("RECIPE [--FIELD VALUE]...")
+@_json
+def check(words: tuple[str, ...], as_json: bool) -> None:
+    """Validate a recipe and print what it comes to.
+
+    All settings and who decided them, what follows from them, and which have no effect.
+    """
+    targets, flags = split(words)
+    recipe = one(targets, "RECIPE", "the path of a TOML file")
+    from polopt.cli import output
+    from polopt.diagnose.check import check as checked
+
+    stages = checked(recipe, flags)
+    if as_json:
+        output.write_json(stages)
+        return
+    for stage in stages:
+        deciders = stage["decided_by"]
+        settings = [(name, value, deciders[name]) for name, value in stage["settings"].items()]
+        output.table(
+            ("field", "value", "decided by"), settings, f"{stage['stage']}: {stage['algorithm']}"
+        )
+        print()
+        output.table(("derived", "value"), list(stage["derived"].items()))
+        print()
+        for line in stage["inert"]:
+            print(f"note: {line}")
+
+
+@polopt.command()
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@_json
+def conformance(file: Path | None, as_json: bool) -> int:
+    """Hold the shipped functions to golden numbers.
+
+    FILE is JSON; by default the numbers that come with polopt. Exit code 1 if any differs.
+    """
+    from polopt.cli import output
+    from polopt.diagnose import conformance as golden
+
+    found = golden.run(file)
+    if as_json:
+        output.write_json(
+            {
+                "passed": found.passed,
+                "failed": len(found.failures),
+                "failures": list(found.failures),
+                "unserved": list(found.unserved),
+            }
+        )
+    else:
+        for line in found.failures:
+            print(line)
+        if found.unserved:
+            print(f"no shipped function serves: {', '.join(found.unserved)}")
+        print(f"{found.passed} passed, {len(found.failures)} failed")
+    return 1 if found.failures else 0
+
+
+@polopt.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
+@_json
+def report(runs: tuple[Path, ...], as_json: bool) -> None:
+    """Write report.html, the page that explains a run.
+
+    It is written into the directory of each RUN.
+    """
+    from polopt import api
+    from polopt.cli import output
+
+    pages = [str(page) for page in api.report(runs)]
+    if as_json:
+        output.write_json(pages)
+    else:
+        print("\n".join(pages))
+
+
+@polopt.command()
+@_json
+def doctor(as_json: bool) -> None:
+    """Say what this machine offers: devices, extras."""
+    from dataclasses import asdict
+
+    from polopt.cli import output
+    from polopt.diagnose.doctor import doctor as examined
+
+    found = [asdict(finding) for finding in examined()]
+    if as_json:
+        output.write_json(found)
+    else:
+        output.table(("", "found", "advice"), [list(finding.values()) for finding in found])

@@ -1,0 +1,42 @@
+"""Entry point: exit codes, and one line on stderr for whatever the user can put right."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TextIO
+
+import click
+
+from polopt.cli.commands import polopt
+from polopt.errors import UserError
+
+DONE, FIXABLE, INTERRUPTED = 0, 2, 130  # a command returns 1 itself where a check failed
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; bugs raise as they are."""
+    for stream in (sys.stdout, sys.stderr):
+        _tolerate(stream)
+    try:
+        code = polopt.main(arguments, prog_name="polopt", standalone_mode=False)
+    except UserError as error:
+        return _fail(str(error))
+    except click.ClickException as error:
+        return _fail(error.format_message())
+    except click.Abort:
+        sys.stderr.write("interrupted\n")
+        return INTERRUPTED
+    return code if isinstance(code, int) else DONE
+
+
+def _fail(message: str) -> int:
+    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    return FIXABLE
+
+
+def _tolerate(stream: TextIO) -> None:
+    """Equations hold letters that an old terminal may lack: a question mark, not a traceback."""
+    reconfigure = getattr(stream, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="replace")

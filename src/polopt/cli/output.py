@@ -1,0 +1,64 @@
+"""Tables for people and JSON for programs, on stdout."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+_WIDE = 4096  # nothing is wrapped or cut where there is no screen
+
+
+def console() -> Console:
+    """Stdout: as wide as the screen, or as wide as it takes; text is never read as markup."""
+    width = None if sys.stdout.isatty() else _WIDE
+    return Console(width=width, markup=False, highlight=False, emoji=False)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
+    """Print a table; long cells fold over lines, nothing is cut."""
+    screen = console()
+    with screen.capture() as captured:
+        screen.print(_table(columns, rows, title))
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
+def fits(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> bool:
+    """Whether the table stands on the screen without folding."""
+    screen = console()
+    return screen.measure(_table(columns, rows, "")).maximum <= screen.width
+
+
+def write_json(value: Any) -> None:  # noqa: ANN401
+    """Print JSON and nothing else."""
+    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def text(value: object) -> str:
+    """A cell: numbers short, lists with commas, nothing for nothing."""
+    match value:
+        case None:
+            return ""
+        case bool():
+            return str(value).lower()
+        case float():
+            return f"{value:.6g}"
+        case list() | tuple():
+            return ", ".join(text(item) for item in value) or "none"
+        case dict():
+            return ", ".join(f"{key} = {text(item)}" for key, item in value.items()) or "none"
+        case _:
+            return str(value)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str) -> Table:
+    made = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
+    for column in columns:
+        made.add_column(column, overflow="fold", header_style="bold")
+    for row in rows:
+        made.add_row(*(text(cell) for cell in row))
+    return made

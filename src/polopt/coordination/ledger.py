@@ -1,0 +1,185 @@
+"""Who works on which prompt, and how stale what they bring back may be. Pure bookkeeping, no I/O.
+
+A ticket is a place in the prompt stream. At most (S + 1)·P tickets are live, and a batch of P takes
+them inside a window of W from the oldest, so the policy lag at consumption is at most
+(P(S + 1) + W − 2) // P versions. S = 0, W = 1 is strictly on-policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from polopt.types import Group
+
+
+class End(StrEnum):
+    """How a ticket ended; every ticket ends exactly once."""
+
+    TRAINED = "trained"
+    FILTERED = "filtered"
+    FAILED = "failed"
+    STALE = "stale"
+
+
+@dataclass
+class Ticket:
+    """One prompt on its way from the stream to the learner; the ledger's own."""
+
+    id: int
+    born: int  # policy version when it was admitted
+    attempt: int = 0  # of the claims; a delivery must name the current one
+    deadline: float | None = None  # None: nobody holds it
+    group: Group | None = None
+    taken: bool = False
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Where the live tickets are."""
+
+    waiting: int
+    running: int
+    ready: int
+    taken: int
+    free: int
+    oldest_lag: int
+
+
+class Ledger:
+    """Admits, hands out, takes back and ends tickets."""
+
+    def __init__(
+        self, prompts_per_step: int, *, staleness: int = 0, window: int = 1, attempts: int = 3
+    ) -> None:
+        self._batch = prompts_per_step
+        self._capacity = prompts_per_step * (staleness + 1)
+        self._window = window
+        self._attempts = attempts
+        self._live: dict[int, Ticket] = {}
+        self._frontier = 0  # every id below it has ended
+        self._ended_above: set[int] = set()
+        self._next = 0
+        self.version = 0
+        self.ended = {end: 0 for end in End}
+
+    @property
+    def lag_bound(self) -> int:
+        """The largest lag, in versions, that a consumed token can have."""
+        return (self._capacity + self._window - 2) // self._batch
+
+    def admit(self) -> list[Ticket]:
+        """Fill the free slots with the next places of the stream, born at the current version."""
+        admitted = list[Ticket]()
+        while len(self._live) < self._capacity:
+            if self._next not in self._ended_above:
+                ticket = Ticket(self._next, self.version)
+                self._live[ticket.id] = ticket
+                admitted.append(ticket)
+            self._next += 1
+        return admitted
+
+    def claim(self, deadline: float) -> Ticket | None:
+        """Hand out the oldest ticket that nobody holds, until ``deadline``."""
+        for ticket in sorted(self._live.values(), key=lambda ticket: ticket.id):
+            if ticket.group is None and ticket.deadline is None:
+                ticket.attempt += 1
+                ticket.deadline = deadline
+                return ticket
+        return None
+
+    def deliver(self, id: int, attempt: int, group: Group) -> bool:
+        """Take back a finished group; False if the claim is no longer the current one."""
+        ticket = self._live.get(id)
+        if ticket is None or ticket.attempt != attempt or ticket.deadline is None:
+            return False
+        ticket.group, ticket.deadline = group, None
+        return True
+
+    def fail(self, id: int, attempt: int) -> None:
+        """A claim came to nothing: another try, or the end after too many."""
+        ticket = self._live.get(id)
+        if ticket is None or ticket.attempt != attempt or ticket.deadline is None:
+            return
+        ticket.deadline = None
+        if ticket.attempt >= self._attempts:
+            self.release([id], End.FAILED)
+
+    def reap(self, now: float) -> list[int]:
+        """Fail every claim whose deadline has passed; return their ids."""
+        late = [t for t in self._live.values() if t.deadline is not None and t.deadline < now]
+        for ticket in late:
+            self.fail(ticket.id, ticket.attempt)
+        return [ticket.id for ticket in late]
+
+    def take(self, key: Callable[[Ticket], Any] = lambda ticket: ticket.id) -> list[Group] | None:
+        """A batch of P groups inside the window, sorted by ticket; None while it is not there.
+
+        Args:
+            key: order inside the window, smallest first.
+        """
+        left = sorted((t for t in self._live.values() if not t.taken), key=lambda t: t.id)
+        chosen = list[Ticket]()
+        for _ in range(self._batch):
+            # Anchored at the oldest: a straggler stops the takes instead of growing stale.
+            edge = left[0].id + self._window if left else 0
+            ready = [ticket for ticket in left if ticket.group is not None and ticket.id < edge]
+            if not ready:
+                return None
+            best = min(ready, key=key)
+            left.remove(best)
+            chosen.append(best)
+        for ticket in chosen:
+            ticket.taken = True
+        groups = [ticket.group for ticket in sorted(chosen, key=lambda t: t.id)]
+        return [group for group in groups if group is not None]
+
+    def release(self, ids: Iterable[int], end: End) -> None:
+        """End tickets and free their slots. Only this drops a ticket.
+
+        Trained ones are released after the new weights are served, so that nothing is born stale.
+        """
+        for id in ids:
+            del self._live[id]
+            self._ended_above.add(id)
+            self.ended[end] += 1
+        while self._frontier in self._ended_above:
+            self._ended_above.remove(self._frontier)
+            self._frontier += 1
+
+    def published(self, version: int) -> None:
+        """New weights are served; tickets are born at this version from now on."""
+        if version < self.version:
+            raise ValueError(f"version went back from {self.version} to {version}")
+        self.version = version
+
+    def stats(self) -> Stats:
+        """Counts of the live tickets by state, for logs and for the message of a stall."""
+        live = self._live.values()
+        return Stats(
+            waiting=sum(t.group is None and t.deadline is None for t in live),
+            running=sum(t.deadline is not None for t in live),
+            ready=sum(t.group is not None and not t.taken for t in live),
+            taken=sum(t.taken for t in live),
+            free=self._capacity - len(self._live),
+            oldest_lag=max((self.version - t.born for t in live), default=0),
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The frontier and what ended above it: work in flight is issued again."""
+        return {
+            "frontier": self._frontier,
+            "ended_above": sorted(self._ended_above),
+            "version": self.version,
+            "ended": {end.value: count for end, count in self.ended.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where :meth:`state_dict` was taken: no prompt skipped, none doubled."""
+        self._live.clear()
+        self._frontier = self._next = state["frontier"]
+        self._ended_above = set(state["ended_above"])
+        self.version = state["version"]
+        self.ended = {End(end): count for end, count in state["ended"].items()}

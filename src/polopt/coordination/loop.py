@@ -1,0 +1,226 @@
+"""The one loop: collect, credit, update, publish, record. Every row and every mode runs in it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from polopt.coordination import checkpoint
+from polopt.coordination.stage import Event, Observer, Stage, Until
+from polopt.errors import RecipeError
+from polopt.record import RunDirectory
+from polopt.rollout.evaluation import Evaluation
+from polopt.seeding import derive
+from polopt.types import Metrics
+
+
+class Stopped(Exception):  # noqa: N818 - not an error: the run was asked to stop and has saved
+    """The run was asked to stop, and has saved its state."""
+
+
+@dataclass
+class Progress:
+    """Where a run stands; all of it is in every checkpoint."""
+
+    stage: int = 0  # index
+    stage_step: int = 0  # batches consumed by the stage
+    step: int = 0  # batches consumed by the run: the policy version
+    seconds: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
+    evaluations: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
+    ended: dict[str, str] = field(default_factory=dict[str, str])  # stage -> why it ended
+    stage_ends: dict[str, str] = field(default_factory=dict[str, str])  # stage -> checkpoint
+    stage_steps: dict[str, int] = field(default_factory=dict[str, int])
+    best: dict[str, Any] = field(default_factory=dict[str, Any])  # accuracy and checkpoint
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the loop writes to and listens to."""
+
+    run: RunDirectory
+    keep: int
+    observe: Observer
+    stop_requested: Callable[[], bool]
+
+
+def run_stage(stage: Stage, progress: Progress, setting: Setting) -> None:
+    """Run a stage from where ``progress`` stands to its end; its end is a checkpoint."""
+    setting.observe(Event("stage", {"name": stage.name, "algorithm": stage.algorithm,
+                                    "steps": stage.steps, "step": progress.stage_step}))
+    stage.source.publish(progress.step)
+    if stage.compare and progress.stage_step == 0:
+        evaluation = _evaluate(stage, progress, setting, label="before")
+        _write_line(stage, progress, setting, _named(evaluation))
+    while stage.name not in progress.ended and progress.stage_step < stage.steps:
+        _step(stage, progress, setting)
+    progress.ended.setdefault(stage.name, "steps")
+    progress.stage_steps[stage.name] = progress.stage_step
+    progress.stage_ends[stage.name] = f"step_{progress.step}"
+    progress.stage, progress.stage_step = progress.stage + 1, 0
+    save(stage, progress, setting)
+
+
+def _step(stage: Stage, progress: Progress, setting: Setting) -> None:
+    """Consume one batch: collect, credit, update, publish, record."""
+    start = time.perf_counter()
+    # Reward functions and dropout may use the global generators: they start from the place.
+    torch.manual_seed(derive(stage.seed, stage.name, "step", progress.stage_step))
+    batch = stage.source.next_batch()
+    with _timed() as update:
+        experience = stage.prepare(batch)
+        credited = stage.credit(experience)
+        learned: Metrics = {}
+        for learner in stage.learners:
+            learned |= learner.update(experience, credited, progress.stage_step)
+    progress.step += 1
+    progress.stage_step += 1
+    stage.source.publish(progress.step)
+    stage.source.ack(batch)
+    metrics, samples = stage.describe(batch)
+    for sample in samples:
+        setting.run.append("samples", {"step": progress.step, "stage": stage.name, **sample})
+    line = metrics | credited.metrics | learned | stage.source.stats()
+    line["time/update"] = update.seconds
+    _evaluate_when_due(stage, progress, setting, line)
+    line["time/step"] = time.perf_counter() - start
+    _write_line(stage, progress, setting, line)
+    _save_when_due(stage, progress, setting)
+
+
+def _evaluate_when_due(
+    stage: Stage, progress: Progress, setting: Setting, line: Metrics
+) -> None:
+    """Evaluate every so many steps and at the end, and end the stage when its criterion is met."""
+    last = progress.stage_step == stage.steps
+    due = stage.evaluate_every and progress.stage_step % stage.evaluate_every == 0
+    if not due and not (stage.compare and last):
+        return
+    evaluation = _evaluate(stage, progress, setting, label="after" if last else "")
+    reached = _reached(stage.until, evaluation)
+    if reached is not None and not last:
+        progress.ended[stage.name] = reached
+        if stage.compare:
+            evaluation = _evaluate(stage, progress, setting, label="after")
+    line |= _named(evaluation)
+    _keep_best(stage, progress, setting, evaluation)
+
+
+def _reached(until: Until | None, evaluation: Evaluation) -> str | None:
+    """The criterion in words if the evaluation meets it."""
+    if until is None:
+        return None
+    if until.metric not in evaluation.metrics:
+        names = ", ".join(sorted(evaluation.metrics))
+        raise RecipeError(f"until.metric: {until.metric!r} is not evaluated; there are: {names}")
+    value = evaluation.metrics[until.metric]
+    return f"{until.metric} {value:.3f} reached {until.at_least:g}" if value >= until.at_least else None
+
+
+def _evaluate(stage: Stage, progress: Progress, setting: Setting, label: str) -> Evaluation:
+    """Evaluate; before and after count for the summary and leave their samples."""
+    assert stage.evaluate is not None, "checked when the stage was built"
+    setting.observe(Event("message", {"text": f"evaluating {label}".strip()}))
+    with _timed() as watch:
+        evaluation = stage.evaluate(bool(label))
+    _add_seconds(progress, stage.name, {"time/evaluate": watch.seconds})
+    if label and stage.compare:
+        progress.evaluations[label] = {
+            "metrics": dict(evaluation.metrics),
+            "intervals": {name: list(pair) for name, pair in evaluation.intervals.items()},
+        }
+        for sample in evaluation.samples:
+            line = {"step": progress.step, "stage": stage.name, "kind": label, **sample}
+            setting.run.append("samples", line)
+    return evaluation
+
+
+def _keep_best(stage: Stage, progress: Progress, setting: Setting, evaluation: Evaluation) -> None:
+    """Remember the most accurate weights of the stage that is compared; they are saved."""
+    accuracy = evaluation.metrics.get("accuracy")
+    if not stage.compare or accuracy is None:
+        return
+    if accuracy > progress.best.get("accuracy", -1.0):
+        progress.best = {"accuracy": accuracy, "checkpoint": f"step_{progress.step}"}
+        setting.observe(Event("message", {"text": f"best accuracy so far {accuracy:.3f}"}))
+
+
+def _save_when_due(stage: Stage, progress: Progress, setting: Setting) -> None:
+    """A checkpoint every so many steps, at a new best, and when the run was asked to stop."""
+    stopping = setting.stop_requested()
+    best = progress.best.get("checkpoint") == f"step_{progress.step}"
+    at_end = stage.name in progress.ended or progress.stage_step == stage.steps
+    if stopping or ((best or progress.stage_step % stage.checkpoint_every == 0) and not at_end):
+        save(stage, progress, setting)
+    if stopping:
+        raise Stopped
+
+
+def save(stage: Stage, progress: Progress, setting: Setting) -> None:
+    """Write a checkpoint of everything, drop the old ones."""
+    directory = setting.run.checkpoints
+    counters: dict[str, dict[str, int]] = {}
+
+    def write(target: Path) -> None:
+        stage.save_model(target)
+        for learner in stage.learners:
+            (target / learner.name).mkdir()
+            counters[learner.name] = learner.save(target / learner.name)
+
+    with _timed() as watch:
+        state = {
+            "progress": asdict(progress),
+            "source": stage.source.state_dict(),
+            "learners": counters,
+            "offsets": setting.run.offsets(),
+        }
+        path = checkpoint.save(directory, progress.step, state, write)
+        if progress.best.get("checkpoint") == path.name:
+            checkpoint.link(directory, "best", path)
+        pinned = {*progress.stage_ends.values(), progress.best.get("checkpoint", "")}
+        checkpoint.prune(directory, setting.keep, pinned)
+    _add_seconds(progress, stage.name, {"time/checkpoint": watch.seconds})
+
+
+def restore(stage: Stage, path: Path, state: dict[str, Any]) -> None:
+    """Put source and learners back where a checkpoint inside the stage left them."""
+    stage.source.load_state_dict(state["source"])
+    for learner in stage.learners:
+        learner.load(path / learner.name, state["learners"][learner.name])
+
+
+def _named(evaluation: Evaluation) -> Metrics:
+    return {f"eval/{name}": value for name, value in evaluation.metrics.items()}
+
+
+def _write_line(stage: Stage, progress: Progress, setting: Setting, line: Metrics) -> None:
+    """One line of metrics, in a fixed order, to the record and to the observers."""
+    full = {"step": progress.step, "stage": stage.name, "stage_step": progress.stage_step}
+    full |= dict(sorted(line.items()))
+    setting.run.append("metrics", full)
+    setting.observe(Event("metrics", full))
+    _add_seconds(progress, stage.name, {k: v for k, v in line.items() if k.startswith("time/")})
+
+
+def _add_seconds(progress: Progress, stage: str, seconds: Metrics) -> None:
+    """Sum the time spent by stage and kind, across resumes."""
+    totals = progress.seconds.setdefault(stage, {})
+    for name, value in seconds.items():
+        kind = name.removeprefix("time/")
+        totals[kind] = totals.get(kind, 0.0) + value
+
+
+class _Watch:
+    seconds = 0.0
+
+
+@contextmanager
+def _timed() -> Iterator[_Watch]:
+    watch, start = _Watch(), time.perf_counter()
+    yield watch
+    watch.seconds = time.perf_counter() - start

@@ -1,0 +1,70 @@
+"""A stage of a run as a frozen set of callables; rows build it, the loop runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from polopt.coordination.sources import RolloutSource
+from polopt.rollout.evaluation import Evaluation
+from polopt.types import Batch, Credited, Experience, Metrics
+
+
+class Learner(Protocol):
+    """Something with weights that consumes batches."""
+
+    name: str
+
+    def update(self, experience: Experience, credited: Credited, step: int) -> Metrics:
+        """Consume one batch; ``step`` batches of the stage were consumed before it."""
+        ...
+
+    def save(self, directory: Path) -> dict[str, int]:
+        """Write tensors into the directory; return counters."""
+        ...
+
+    def load(self, directory: Path, counters: dict[str, int]) -> None:
+        """Take up what :meth:`save` wrote."""
+        ...
+
+
+@dataclass(frozen=True)
+class Until:
+    """Ends a stage when an evaluation metric reaches a value."""
+
+    metric: str
+    at_least: float
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: its choices are callables, its lengths are numbers."""
+
+    name: str
+    algorithm: str
+    steps: int
+    source: RolloutSource
+    prepare: Callable[[Batch], Experience]  # tensors, and what the roles say of them
+    credit: Callable[[Experience], Credited]
+    learners: Sequence[Learner]
+    save_model: Callable[[Path], None]  # in Hugging Face layout
+    evaluate: Callable[[bool], Evaluation] | None  # greedy answers as well?
+    describe: Callable[[Batch], tuple[Metrics, Sequence[Mapping[str, Any]]]]  # metrics, samples
+    evaluate_every: int = 0  # 0: only where the loop compares before and after
+    checkpoint_every: int = 1
+    until: Until | None = None
+    compare: bool = False  # evaluate before and after: the stage that the summary is about
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Event:
+    """What observers hear: a stage begins, a line of metrics, a message, the summary."""
+
+    kind: str  # "stage" | "metrics" | "message" | "warning" | "summary"
+    values: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+Observer = Callable[[Event], None]

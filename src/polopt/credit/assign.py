@@ -1,0 +1,120 @@
+"""Which token is praised or blamed, and by how much: the steps of credit assignment, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from polopt.credit.outcome import no_baseline, unchanged
+from polopt.credit.shaping import terminal
+from polopt.credit.temporal import outcome
+from polopt.errors import NonFiniteError
+from polopt.math.guards import require_finite
+from polopt.math.reduce import group_is_constant, group_size, lengths, masked, row_sum, widen
+from polopt.types import Credited, Experience, Metrics
+
+Shaper = Callable[[Experience, Tensor], Tensor]
+"""``(experience, mask) -> r_tok[B, T]``; the parts of all shapers are added."""
+
+Returns = Callable[[Tensor, Experience, Tensor], tuple[Tensor, Tensor]]
+"""``(r_tok, experience, mask) -> (Ψ[B, T], value targets[B, T])``."""
+
+Baseline = Callable[[Tensor, Experience, Tensor], tuple[Tensor, Tensor]]
+"""``(totals[B], experience, mask) -> (b[B, 1] or [B, T], keep[B])``; totals are row sums of r_tok,
+``keep`` is False for rows that the baseline says nothing about: they leave the mask."""
+
+Normalise = Callable[[Tensor, Tensor, Experience, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""``(advantages, totals, experience, mask, scored) -> (advantages[B, T], keep[B])``; ``mask`` holds
+the tokens still in the loss, ``scored[B]`` the rows that had a reward at all."""
+
+
+@dataclass(frozen=True)
+class Credit:
+    """The choices of the credit column of a row; each is a function, exchanged by passing another.
+
+    Example: GRPO is ``Credit(baseline=group_mean, normalise=group_std(eps=1e-6))``.
+    """
+
+    shapers: tuple[Shaper, ...] = field(default_factory=lambda: (terminal(),))
+    returns: Returns = outcome
+    baseline: Baseline = no_baseline
+    normalise: Normalise = unchanged
+
+
+@torch.no_grad()
+def assign(experience: Experience, credit: Credit) -> Credited:
+    """Advantages of a batch, as one function of it; call it on the whole batch, before any split.
+
+    Rows without a score or without tokens are dropped before any statistic; the baseline acts on
+    the row totals of the shaped rewards and is subtracted from every token's return; rows that it
+    says nothing about (a group of one) leave the mask, and with it every later statistic and
+    every divisor. Value targets are the returns before the baseline, never normalised.
+
+    Args:
+        experience: The batch, with the log-probs and values that the choices read.
+        credit: The choices.
+
+    Raises:
+        NonFiniteError: An infinite score, or NaN or infinity inside the mask.
+    """
+    scored = _scored(experience)
+    mask = experience.mask & scored[:, None]
+    _check(experience, mask)
+
+    shaped = [shape(experience, mask) for shape in credit.shapers]
+    rewards = sum(shaped, torch.zeros_like(masked(experience.scores, scored))[:, None] * mask)
+    totals = row_sum(rewards, mask)
+    psi, targets = credit.returns(rewards, experience, mask)
+
+    baseline, keep = credit.baseline(totals, experience, mask)
+    mask = mask & keep[:, None]
+    advantages = masked(psi - baseline, mask)
+    advantages, keep = credit.normalise(advantages, totals, experience, mask, scored)
+    mask = mask & keep[:, None]
+    advantages = masked(advantages, mask)
+    return Credited(
+        advantages=advantages,
+        mask=mask,
+        valid=mask.any(-1),
+        value_targets=masked(targets, mask),
+        metrics=_metrics(experience, advantages, mask, scored),
+    )
+
+
+def _scored(experience: Experience) -> Tensor:
+    """Rows with a score and at least one token (rules R4, R7); an infinite score is an error."""
+    trained = lengths(experience.mask) > 0
+    infinite = trained & torch.isinf(experience.scores)
+    if infinite.any():
+        row = int(infinite.nonzero()[0])
+        raise NonFiniteError(
+            f"credit: score is {experience.scores[row].item()} at row {row};"
+            " a score is a finite number, or NaN where the response could not be scored"
+        )
+    return trained & ~torch.isnan(experience.scores)
+
+
+def _check(experience: Experience, mask: Tensor) -> None:
+    """Whatever the choices may read is finite inside the mask (rule R8)."""
+    for name in ("logp_rollout", "logp_old", "logp_ref", "values"):
+        x: Tensor | None = getattr(experience, name)
+        if x is not None:
+            require_finite("credit", name, x, mask)
+
+
+def _metrics(experience: Experience, advantages: Tensor, mask: Tensor, scored: Tensor) -> Metrics:
+    """Plain, finite numbers: degenerate groups teach nothing, excluded rows are in no divisor."""
+    scores = masked(widen(experience.scores), scored)
+    compared = scored & (group_size(scored, experience.group) >= 2)
+    constant = compared & group_is_constant(scores, experience.group, scored)
+    groups = experience.group[compared].unique().numel()
+    inside = advantages[mask].double()
+    return {
+        "degenerate_groups": experience.group[constant].unique().numel() / max(groups, 1),
+        "excluded_rows": 1.0 - float(mask.any(-1).double().mean()) if mask.numel() else 0.0,
+        "advantage_mean": float(inside.mean()) if inside.numel() else 0.0,
+        "advantage_std": float(inside.std(correction=0)) if inside.numel() else 0.0,
+    }

@@ -1,0 +1,113 @@
+"""One number a sequence: baselines, and what the advantage is divided by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from polopt.math import baselines, normalise
+from polopt.math.normalise import Denominator, var_plus
+from polopt.math.reduce import lengths, masked, spread_rows
+from polopt.types import Experience
+
+Baseline = Callable[[Tensor, Experience, Tensor], tuple[Tensor, Tensor]]
+Normalise = Callable[[Tensor, Tensor, Experience, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def no_baseline(totals: Tensor, experience: Experience, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """``b = 0``."""
+    return torch.zeros_like(totals)[:, None], mask.any(-1)
+
+
+def constant(value: float) -> Baseline:
+    """``b = value``: a constant, or the state of a moving average before this batch."""
+
+    def baseline(totals: Tensor, experience: Experience, mask: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.full_like(totals, value)[:, None], mask.any(-1)
+
+    return baseline
+
+
+def group_mean(totals: Tensor, experience: Experience, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean over the group, the row itself included (GRPO); a group of one leaves."""
+    rows = mask.any(-1)
+    b = baselines.group_mean(totals, experience.group, rows)
+    return b[:, None], baselines.has_peers(experience.group, rows)
+
+
+def leave_one_out(totals: Tensor, experience: Experience, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean of the other rows of the group (RLOO); a group of one leaves."""
+    rows = mask.any(-1)
+    b = baselines.leave_one_out(totals, experience.group, rows)
+    return b[:, None], baselines.has_peers(experience.group, rows)
+
+
+def length_weighted(totals: Tensor, experience: Experience, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean over the group weighted by trained tokens (OPO); a group of one leaves."""
+    rows = mask.any(-1)
+    weight = lengths(mask).to(totals.dtype)
+    b = baselines.length_weighted(totals, weight, experience.group, rows)
+    return b[:, None], baselines.has_peers(experience.group, rows)
+
+
+def greedy(totals: Tensor, experience: Experience, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Reward of the greedy response to the same prompt (ReMax); NaN: the row leaves."""
+    if experience.greedy_scores is None:
+        raise ValueError("the greedy baseline reads greedy_scores; the experience has none")
+    keep = mask.any(-1) & ~torch.isnan(experience.greedy_scores)
+    return masked(experience.greedy_scores, keep)[:, None], keep
+
+
+def value(totals: Tensor, experience: Experience, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """``b = V(sₜ)`` for returns that do not contain it yet (GAE does)."""
+    if experience.values is None:
+        raise ValueError("the value baseline reads values; the experience has none")
+    return masked(experience.values, mask), mask.any(-1)
+
+
+def unchanged(
+    advantages: Tensor, totals: Tensor, experience: Experience, mask: Tensor, scored: Tensor
+) -> tuple[Tensor, Tensor]:
+    """No normalisation."""
+    return advantages, mask.any(-1)
+
+
+def _per_row(function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Normalise:
+    """A normaliser of scalar rewards: recomputes the advantage, centred on the group mean."""
+
+    def normaliser(
+        advantages: Tensor, totals: Tensor, experience: Experience, mask: Tensor, scored: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        keep = mask.any(-1) & baselines.has_peers(experience.group, scored)
+        return spread_rows(function(totals, experience.group, scored), mask), keep
+
+    return normaliser
+
+
+def group_std(ddof: int = 1, eps: float = 1e-6) -> Normalise:
+    """``(r - r̄_g)/(σ_g + ε)`` (GRPO)."""
+    return _per_row(lambda r, g, valid: normalise.group_std(r, g, valid, ddof=ddof, eps=eps))
+
+
+def batch_std(ddof: int = 1, eps: float = 1e-6) -> Normalise:
+    """``(r - r̄_g)/(σ_B + ε)`` (Lite-PPO)."""
+    return _per_row(lambda r, g, valid: normalise.batch_std(r, g, valid, ddof=ddof, eps=eps))
+
+
+def group_mean_divide(eps: float = 1e-6) -> Normalise:
+    """``(r - r̄_g)/(r̄_g + ε)`` (MaxRL)."""
+    return _per_row(lambda r, g, valid: normalise.group_mean_divide(r, g, valid, eps=eps))
+
+
+def batch_z(ddof: int = 1, eps: float = 1e-8, denominator: Denominator = var_plus) -> Normalise:
+    """z-score over the tokens that are still in the loss (PPO, REINFORCE++)."""
+
+    def normaliser(
+        advantages: Tensor, totals: Tensor, experience: Experience, mask: Tensor, scored: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        z = normalise.whiten(advantages, mask, ddof=ddof, eps=eps, denominator=denominator)
+        return z, mask.any(-1)
+
+    return normaliser

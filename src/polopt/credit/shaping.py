@@ -1,0 +1,50 @@
+"""Shapers: what a token is rewarded with. Each returns ``r_tok[B, T]``; their parts add up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from polopt.math import shaping
+from polopt.math.divergence import Estimator, k1
+from polopt.types import Experience
+
+Shaper = Callable[[Experience, Tensor], Tensor]
+Spread = Callable[[Tensor, Tensor, float], Tensor]
+
+
+def terminal(clip: tuple[float, float] | None = None) -> Shaper:
+    """The score at the last valid token, clipped to ``clip`` where one is given."""
+    return lambda experience, mask: shaping.terminal_reward(experience.scores, mask, clip)
+
+
+def spread(how: Spread, gamma: float, clip: tuple[float, float] | None = None) -> Shaper:
+    """The score over all tokens, by a ``spread_*`` function of ``polopt.math.shaping``."""
+
+    def shape(experience: Experience, mask: Tensor) -> Tensor:
+        scores = experience.scores if clip is None else experience.scores.clamp(*clip)
+        return how(scores, mask, gamma)
+
+    return shape
+
+
+def kl_penalty(beta: float, estimator: Estimator = k1) -> Shaper:
+    """``-β·k(log π_old - log π_ref)`` on every token: KL in the reward, fixed during the update."""
+
+    def shape(experience: Experience, mask: Tensor) -> Tensor:
+        if experience.logp_old is None or experience.logp_ref is None:
+            raise ValueError("KL in the reward reads logp_old and logp_ref; one of them is missing")
+        return shaping.kl_penalty(experience.logp_old, experience.logp_ref, mask, beta, estimator)
+
+    return shape
+
+
+def overlong(l_max: float, l_cache: float, factor: float = 1.0) -> Shaper:
+    """A penalty at the last token of rows with more than ``l_max - l_cache`` trained tokens."""
+
+    def shape(experience: Experience, mask: Tensor) -> Tensor:
+        dtype = experience.scores.dtype
+        return shaping.overlong_reward(mask, l_max, l_cache, factor, dtype)
+
+    return shape

@@ -1,0 +1,89 @@
+"""Chat messages as tokens, by the tokeniser's template, and which of them the assistant said."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from polopt.data.rows import Message
+from polopt.errors import DataError
+
+Spans = list[tuple[int, int]]
+
+
+class RefusedError(Exception):
+    """The template cannot say these messages; why, in words."""
+
+
+def rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str:
+    """The prompt that the messages make, as text: the assistant is to speak next."""
+    return str(_apply(tokenizer, messages, prompt=True, tokenize=False))
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
+    """The prompt that the messages make, as tokens: the assistant is to speak next."""
+    return list(_apply(tokenizer, messages, prompt=True, tokenize=True)["input_ids"])
+
+
+def conversation(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    stop_ids: Collection[int],
+    end: int,
+) -> tuple[list[int], Spans]:
+    """The tokens of a whole conversation, and the span of every turn of the assistant.
+
+    A turn starts where the prompt before it ends, so that training continues what sampling is
+    given, and goes up to the token that ends it. A template that ends no turn by such a token gets
+    ``end`` after the last one, or the policy would never learn to stop.
+
+    Raises:
+        RefusedError: the template does not continue its own prompt with the answer.
+    """
+    tokens = _full_ids(tokenizer, messages)
+    turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+    starts = [len(_prefix(tokens, prompt_ids(tokenizer, messages[:i]), i)) for i in turns]
+    spans: Spans = []
+    for turn, start, limit in zip(turns, starts, [*starts[1:], len(tokens)], strict=True):
+        stops = (t + 1 for t in range(start, limit) if tokens[t] in stop_ids)
+        stop = next(stops, None)
+        if stop is None:
+            whole = tokens if turn == turns[-1] else _full_ids(tokenizer, messages[: turn + 1])
+            stop = len(_prefix(tokens, whole, turn))
+        spans.append((start, stop))
+    start, stop = spans[-1]
+    tokens = tokens[:stop]
+    if tokens[-1] not in stop_ids:
+        tokens.append(end)
+        spans[-1] = (start, stop + 1)
+    return tokens, spans
+
+
+def _full_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
+    return list(_apply(tokenizer, messages, prompt=False, tokenize=True)["input_ids"])
+
+
+def _prefix(tokens: list[int], beginning: list[int], turn: int) -> list[int]:
+    if tokens[: len(beginning)] != beginning:
+        raise RefusedError(f"renders message {turn + 1} in another way than its prompt announces")
+    return beginning
+
+
+def _apply(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], prompt: bool, tokenize: bool
+) -> Any:  # noqa: ANN401
+    """The template alone places special tokens: a beginning of sequence is never doubled."""
+    if tokenizer.chat_template is None:
+        raise DataError("model.path: the tokeniser has no chat template; data of plain text")
+    try:
+        return tokenizer.apply_chat_template(
+            [dict(message) for message in messages],
+            add_generation_prompt=prompt,
+            tokenize=tokenize,
+            return_dict=True,
+        )
+    except TemplateError as error:
+        raise RefusedError(f"refuses it: {error.message}") from error

@@ -1,0 +1,140 @@
+"""From columns to a row: the fields of prompt and demonstration, as text or as chat messages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from polopt.data.rows import BadRowError, Columns, Fields, Message, Row, Text
+from polopt.recipe import shown
+
+ROLES = ("system", "user", "assistant")
+DEEPEST = 100  # levels of lists and objects in a row: what copies and records of it can follow
+
+
+def accept(where: str, columns: Columns, fields: Fields, demonstrations: bool) -> Row:
+    """The row that the columns hold.
+
+    A prompt is text, or chat messages that end with the user's turn. A demonstration is text after
+    text, text or messages after messages, or one whole conversation in the prompt field; its
+    prompt then ends where the assistant first speaks.
+
+    Args:
+        where: place of the row, for messages.
+        columns: the row as it was read.
+        fields: the columns to read.
+        demonstrations: whether the row must hold one.
+
+    Raises:
+        BadRowError: which field is wrong, how, and what is allowed.
+    """
+    if not isinstance(columns, dict) or _deeper_than(columns, DEEPEST):
+        detail = f"is nested too deeply; at most {DEEPEST} levels"
+        raise BadRowError(where, "nested too deeply", detail)
+    prompt = _text(where, columns, fields.prompt)
+    if not demonstrations:
+        if not isinstance(prompt, str):
+            _check_turns(where, fields.prompt, prompt, last="user")
+        return Row(where, prompt, None, columns, fields)
+    if not isinstance(prompt, str) and fields.completion not in columns:
+        prompt, completion = _divided(where, fields.prompt, prompt)
+        return Row(where, prompt, completion, columns, fields)
+    completion = _text(where, columns, fields.completion)
+    if isinstance(prompt, str):
+        if not isinstance(completion, str):
+            detail = "is a list of messages; text, as the prompt is text"
+            raise BadRowError(where, "wrong type", detail, fields.completion)
+        return Row(where, prompt, completion, columns, fields)
+    _check_turns(where, fields.prompt, prompt, last="user")
+    if isinstance(completion, str):
+        completion = ({"role": "assistant", "content": completion},)
+    _check_turns(where, fields.completion, (*prompt, *completion), last="assistant")
+    return Row(where, prompt, completion, columns, fields)
+
+
+def _text(where: str, columns: Columns, name: str) -> Text:
+    """A field as text or as messages, not yet in relation to each other."""
+    if name not in columns:
+        near = get_close_matches(name, columns, 1)
+        known = f"did you mean {near[0]}?" if near else f"columns: {', '.join(columns) or 'none'}"
+        raise BadRowError(where, "missing field", f"is missing; {known}", name)
+    value = columns[name]
+    if isinstance(value, str):
+        _check_string(where, name, value)
+        return value
+    if not isinstance(value, list):
+        kind, reason = ("null", "null") if value is None else (shown(value), "wrong type")
+        raise BadRowError(where, reason, f"is {kind}; text or a list of chat messages", name)
+    if not value:
+        raise BadRowError(where, "empty field", "is an empty list; at least one message", name)
+    return tuple(_message(where, name, number, item) for number, item in enumerate(value, 1))
+
+
+def _check_string(where: str, name: str, value: str, part: str = "") -> None:
+    if not value.strip():
+        raise BadRowError(where, "empty field", f"{part}is empty; at least one character", name)
+    if "\0" in value:
+        detail = f"{part}has a NUL character at {value.index(chr(0))}; text without one"
+        raise BadRowError(where, "NUL character", detail, name)
+
+
+def _message(where: str, name: str, number: int, item: Any) -> Message:  # noqa: ANN401
+    """One message, with exactly a role and a content; keys that are null count as absent."""
+    part = f"message {number} "
+    if not isinstance(item, dict):
+        detail = f"{part}is of type {type(item).__name__}; an object with role and content"
+        raise BadRowError(where, "bad message", detail, name)
+    given = {key: value for key, value in item.items() if value is not None}
+    if set(given) != {"role", "content"}:
+        odd = sorted({"role", "content"} - set(given)) or sorted(set(given) - {"role", "content"})
+        problem = "lacks" if odd[0] not in given else "has the unknown key"
+        detail = f"{part}{problem} {shown(odd[0])}; role and content"
+        raise BadRowError(where, "bad message", detail, name)
+    if given["role"] not in ROLES:
+        detail = f"{part}has the unknown role {shown(given['role'])}; {', '.join(ROLES)}"
+        raise BadRowError(where, "unknown role", detail, name)
+    if not isinstance(given["content"], str):
+        detail = f"{part}has a {type(given['content']).__name__} as content; text"
+        raise BadRowError(where, "wrong type", detail, name)
+    _check_string(where, name, given["content"], part)
+    return given
+
+
+def _divided(where: str, name: str, messages: Sequence[Message]) -> tuple[Text, Text]:
+    """A conversation as what comes before the first turn of the assistant, and the rest."""
+    roles = [message["role"] for message in messages]
+    if "assistant" not in roles:
+        detail = "has no turn of the assistant to learn from; at least one, at the end"
+        raise BadRowError(where, "no assistant turn", detail, name)
+    _check_turns(where, name, messages, last="assistant")
+    first = roles.index("assistant")
+    return tuple(messages[:first]), tuple(messages[first:])
+
+
+def _check_turns(where: str, name: str, messages: Sequence[Message], last: str) -> None:
+    """User and assistant take turns, after an optional system message."""
+    roles = [message["role"] for message in messages]
+    start = int(roles[0] == "system")
+    if "user" not in roles:
+        raise BadRowError(where, "no user turn", "has no turn of the user; at least one", name)
+    for place, role in enumerate(roles[start:]):
+        expected = ("user", "assistant")[place % 2]
+        if role != expected:
+            detail = f"message {start + place + 1} is of the {role}, expected {expected}; "
+            detail += "user and assistant in turns, after at most one system message"
+            raise BadRowError(where, "roles out of turn", detail, name)
+    if roles[-1] != last:
+        detail = f"ends with a turn of the {roles[-1]}; the {last} must have the last turn"
+        raise BadRowError(where, "wrong last turn", detail, name)
+
+
+def _deeper_than(value: Any, levels: int) -> bool:  # noqa: ANN401
+    """Whether lists and objects are nested deeper, told without recursion."""
+    layer: list[Any] = [value]
+    for _ in range(levels):
+        inner = [item.values() if isinstance(item, dict) else item for item in layer]
+        layer = [item for items in inner for item in items if isinstance(item, dict | list)]
+        if not layer:
+            return False
+    return True

@@ -1,0 +1,152 @@
+"""From rows to tokens: prompts to sample from, and demonstrations to learn from.
+
+What a policy is trained on begins with exactly the tokens that it is prompted with: text is never
+tokenised across the end of the prompt.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from polopt.data import chat
+from polopt.data.rows import BadRowError, Row, Text
+from polopt.errors import DataError
+from polopt.recipe import shown
+from polopt.types import Prompt
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """A prompt and how to respond to it."""
+
+    prompt: Prompt
+    tokens: NDArray[np.int64]  # [P + T] begins with the tokens of the prompt
+    mask: NDArray[np.bool_]  # [P + T] True on what the policy is to produce, ends of turns too
+    prompt_length: int  # P
+
+
+@dataclass(frozen=True)
+class Tokeniser:
+    """A tokeniser of transformers with the limits of a run.
+
+    Text becomes tokens by the tokeniser's own convention for special tokens, chat messages by its
+    template alone; so a beginning of sequence is never doubled. Text that contains a special token
+    is refused: it would be read as the token, not as text.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    max_prompt_tokens: int | None = None
+    max_tokens: int | None = None  # of a prompt with its demonstration: the model's context
+    stop_ids: tuple[int, ...] = ()  # further tokens that end a response, beside the tokeniser's
+
+    def prompt(self, row: Row, id: int) -> Prompt:
+        """The prompt of a row; ``id`` is its position in the stream or in the evaluation list.
+
+        Raises:
+            BadRowError: a special token in the text, too many tokens, or none.
+            DataError: messages, but no chat template.
+        """
+        self._check_special(row, row.fields.prompt, row.prompt)
+        if isinstance(row.prompt, str):
+            text, tokens = row.prompt, self._prompt_ids(row.prompt)
+        else:
+            with _by_template(row):
+                text = chat.rendered(self.tokenizer, row.prompt)
+                tokens = chat.prompt_ids(self.tokenizer, row.prompt)
+        if not tokens:
+            raise BadRowError(row.where, "empty field", "has no tokens", row.fields.prompt)
+        if self.max_prompt_tokens is not None and len(tokens) > self.max_prompt_tokens:
+            detail = f"has {len(tokens)} tokens; at most {self.max_prompt_tokens}"
+            raise BadRowError(row.where, "prompt too long", detail, row.fields.prompt)
+        return Prompt(id, text, tuple(tokens), row.columns)
+
+    def demonstration(self, row: Row, id: int) -> Demonstration:
+        """Prompt, completion and end of sequence; in a conversation every turn of the assistant.
+
+        The mask is True on the completion and the token that ends it, once for each turn.
+
+        Raises:
+            BadRowError: as ``prompt``; a completion without tokens; more than the context holds.
+            DataError: messages, but no chat template, or no end-of-sequence token.
+        """
+        prompt = self.prompt(row, id)
+        if row.completion is not None:
+            self._check_special(row, row.fields.completion, row.completion)
+        match row.prompt, row.completion:
+            case str(), str() as completion:
+                tokens = [*prompt.tokens, *self._ids(completion, special=False), self._end]
+                spans = [(len(prompt.tokens), len(tokens))]
+            case tuple() as messages, tuple() as turns:
+                stop_ids = {self._end, *self.stop_ids}
+                with _by_template(row):
+                    tokens, spans = chat.conversation(
+                        self.tokenizer, (*messages, *turns), stop_ids, self._end
+                    )
+            case _:
+                raise BadRowError(row.where, "missing field", "is missing", row.fields.completion)
+        if any(end - start < 2 for start, end in spans):
+            raise BadRowError(row.where, "empty field", "has no tokens", row.fields.completion)
+        if self.max_tokens is not None and len(tokens) > self.max_tokens:
+            detail = f"makes {len(tokens)} tokens with its prompt; at most {self.max_tokens}"
+            raise BadRowError(row.where, "demonstration too long", detail, row.fields.completion)
+        mask = np.zeros(len(tokens), dtype=np.bool_)
+        for start, end in spans:
+            mask[start:end] = True
+        return Demonstration(prompt, np.array(tokens, dtype=np.int64), mask, len(prompt.tokens))
+
+    def check(self, row: Row) -> None:
+        """Raise what ``prompt`` or ``demonstration`` would, for ``load_rows``."""
+        if row.completion is None:
+            self.prompt(row, 0)
+        else:
+            self.demonstration(row, 0)
+
+    @cached_property
+    def _special(self) -> re.Pattern[str]:
+        """Any special token; built once, for asking the tokeniser is slow."""
+        added = self.tokenizer.added_tokens_decoder.values()
+        tokens = {*self.tokenizer.all_special_tokens, *(str(t) for t in added if t.special)}
+        return re.compile("|".join(re.escape(token) for token in sorted(tokens) if token) or "(?!)")
+
+    @cached_property
+    def _end(self) -> int:
+        if self.tokenizer.eos_token_id is None:
+            raise DataError("model.path: the tokeniser has no end-of-sequence token")
+        return cast("int", self.tokenizer.eos_token_id)
+
+    def _check_special(self, row: Row, field: str, text: Text) -> None:
+        parts = [text] if isinstance(text, str) else [message["content"] for message in text]
+        for part in parts:
+            found = self._special.search(part)
+            if found:
+                detail = f"contains the special token {shown(found[0])}; text without such tokens"
+                raise BadRowError(row.where, "special token in text", detail, field)
+
+    def _prompt_ids(self, text: str) -> list[int]:
+        """Plain text with the special tokens of the tokeniser's convention around it."""
+        tokens = self._ids(text, special=True)
+        # some tokenisers also end what they are given, but a prompt goes on
+        ended = len(tokens) > 1 and tokens[-1] == self.tokenizer.eos_token_id
+        return tokens[:-1] if ended else tokens
+
+    def _ids(self, text: str, special: bool) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=special)["input_ids"])
+
+
+@contextmanager
+def _by_template(row: Row) -> Generator[None]:
+    """Tell of which row it is that the template cannot say."""
+    try:
+        yield
+    except chat.RefusedError as error:
+        detail = f"cannot be rendered: the chat template {error}"
+        raise BadRowError(row.where, "chat template", detail, row.fields.prompt) from error

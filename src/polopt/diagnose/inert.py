@@ -1,0 +1,63 @@
+"""Settings that are allowed and yet do nothing, or not what their name says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from polopt.algorithms import row
+from polopt.recipe import StageRecipe
+
+
+def inert(stage: StageRecipe) -> list[str]:
+    """One line for each such setting of a resolved stage; the field stands first."""
+    sampled = "prompts" in row(stage.algorithm).requires
+    of_policy = (*_bound(stage), *_kl(stage), *_normalisation(stage)) if sampled else ()
+    return [*of_policy, *_checkpoints(stage)]
+
+
+def _bound(stage: StageRecipe) -> Iterator[str]:
+    """On the first optimiser step after sampling ρ = 1: no bound on it ever bites."""
+    once = stage.update.epochs == 1 and stage.update.minibatches == 1
+    for name in ("clip_low", "clip_high", "dual_clip"):
+        if once and getattr(stage.objective, name) is not None:
+            yield f"objective.{name} has no effect: with 1 epoch and 1 minibatch the ratio is 1"
+
+
+def _kl(stage: StageRecipe) -> Iterator[str]:
+    match stage.kl.placement, stage.kl.estimator:
+        case "loss", "k1":
+            yield (
+                "kl.coefficient has no effect on average: the gradient of k1 in the loss is 0 in "
+                "expectation; k2 or k3, or kl.placement = reward"
+            )
+        case "reward", "k2" | "k3":
+            yield (
+                f"kl.estimator = {stage.kl.estimator} in the reward does not have the gradient of "
+                "the KL divergence; k1 has"
+            )
+        case _:
+            pass
+
+
+def _normalisation(stage: StageRecipe) -> Iterator[str]:
+    by_spread = stage.credit.normalisation in ("group_std", "batch_std")
+    weighted = len(stage.rewards) == 1 and stage.rewards[0].weight not in (0, 1)
+    if by_spread and weighted and stage.kl.placement != "reward":
+        yield (
+            "reward.weight has no effect beyond its sign: credit.normalisation = "
+            f"{stage.credit.normalisation} divides by the spread of the rewards"
+        )
+    if stage.credit.normalisation == "group_std" and stage.rollout.group_size == 2:
+        yield (
+            "rollout.group_size = 2: with group_std the two advantages are the same two numbers "
+            "whatever the rewards, unless they are equal"
+        )
+
+
+def _checkpoints(stage: StageRecipe) -> Iterator[str]:
+    every, steps = stage.run.checkpoint_every, stage.run.steps
+    if every is not None and steps is not None and every > steps:
+        yield (
+            f"run.checkpoint_every = {every} has no effect: the stage ends, and is saved, after "
+            f"{steps} steps"
+        )

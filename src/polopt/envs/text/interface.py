@@ -1,0 +1,44 @@
+"""What every text task offers, and how prompts are divided between training and evaluation."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol
+
+Split = Literal["train", "evaluation"]
+EVALUATION_SHARE = 4  # one prompt in four: few wasted draws for either split, also of slow tasks
+
+
+class TextTask(Protocol):
+    """A source of rows and the verifier of their completions."""
+
+    @property
+    def name(self) -> str:
+        """Its name in a recipe, such as ``chain_sum``."""
+        ...
+
+    def row(self, split: Split, index: int) -> dict[str, Any]:
+        """The row of an index: ``prompt``, ``answer``, and ``completion``, a demonstration.
+
+        A pure function of the seed of the task, ``split`` and ``index``, for every index >= 0.
+        No prompt occurs in both splits, whatever the seed.
+        """
+        ...
+
+    def score(self, completion: str, row: Mapping[str, Any]) -> float:
+        """1.0 where the completion gives exactly the answer of the row, else 0.0."""
+        ...
+
+    def describe(self, completion: str, row: Mapping[str, Any]) -> dict[str, float | None]:
+        """Further metrics of one completion by name; None where one does not apply to it."""
+        ...
+
+
+def split_of(prompt: str) -> Split:
+    """The split that a prompt belongs to: a property of its text alone.
+
+    So the splits are disjoint without any list of prompts, between seeds and between runs too.
+    """
+    digest = hashlib.blake2b(prompt.encode(), digest_size=8).digest()
+    return "train" if int.from_bytes(digest) % EVALUATION_SHARE else "evaluation"

@@ -1,0 +1,45 @@
+"""What the user can fix. Everything else that goes wrong is our bug and raises as it is.
+
+UserError                    one clear line, exit code 2
+├── RecipeError              a field of the recipe: names field, value and what is allowed
+├── DataError                a row of data: names file, line and field
+├── ModelError               a model directory or hub id that cannot be loaded
+├── RewardError              a reward function that broke its contract: names function and row
+├── NonFiniteError           NaN or infinity inside the mask: names site, step and row
+├── MissingExtraError        an optional dependency: names the extra to install
+└── RunDirectoryError        a run directory: exists, missing, owned by another process, disk full
+"""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Something the user can put right; the message is one line that says how."""
+
+
+class RecipeError(UserError, ValueError):
+    """A recipe that cannot be run as it stands."""
+
+
+class DataError(UserError, ValueError):
+    """A row of data that cannot be used as it stands."""
+
+
+class ModelError(UserError, ValueError):
+    """A model that cannot be loaded."""
+
+
+class RewardError(UserError, RuntimeError):
+    """A reward function that broke its contract."""
+
+
+class NonFiniteError(UserError, ArithmeticError):
+    """NaN or infinity where the mathematics needs a number."""
+
+
+class MissingExtraError(UserError, ImportError):
+    """An optional dependency that is not installed."""
+
+
+class RunDirectoryError(UserError, OSError):
+    """A run directory that cannot be used as asked."""

@@ -1,0 +1,48 @@
+"""The reward of the two-legged walking robot."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+BIPED_PRESETS: dict[str, dict[str, float]] = {
+    # MathWorks, "Train Biped Robot to Walk Using Reinforcement Learning Agents"
+    "toolbox": {"sideways_cost": 3.0, "height_cost": 50.0, "effort_cost": 0.02},
+    # github.com/mathworks-robotics/msra-walking-robot, commit b2e17fae
+    "github2d": {"sideways_cost": 1.5, "height_cost": 25.0, "effort_cost": 0.05},
+    "github3d": {"sideways_cost": 1.5, "height_cost": 25.0, "effort_cost": 0.03},
+}
+
+
+def biped_reward(
+    forward_speed: Float[Tensor, "B"],
+    sideways: Float[Tensor, "B"],
+    height_error: Float[Tensor, "B"],
+    torques: Float[Tensor, "B D"],
+    step_seconds: float,
+    episode_seconds: float,
+    *,
+    sideways_cost: float,
+    height_cost: float,
+    effort_cost: float,
+    alive_bonus: float = 25.0,
+) -> Float[Tensor, "B"]:
+    """``v_x - c_y·y² - c_z·ẑ² + c_a·Ts/Tf - c_u·Σ uᵢ²``; costs are one of ``BIPED_PRESETS``.
+
+    Args:
+        forward_speed: v_x in m/s.
+        sideways: y in m.
+        height_error: ẑ, height of the torso less its reference, in m.
+        torques: The previous action, normalised to [-1, 1].
+        step_seconds: Ts.
+        episode_seconds: Tf; a full episode earns ``alive_bonus`` for not having fallen.
+        sideways_cost: c_y in 1/m².
+        height_cost: c_z in 1/m².
+        effort_cost: c_u.
+        alive_bonus: c_a.
+    """
+    return (
+        forward_speed
+        - sideways_cost * sideways.square()
+        - height_cost * height_error.square()
+        + alive_bonus * step_seconds / episode_seconds
+        - effort_cost * torques.square().sum(-1)
+    )

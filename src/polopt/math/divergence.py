@@ -1,0 +1,84 @@
+"""Estimators of ``KL(π‖π_ref)`` from samples of π, and what they are worth in expectation.
+
+Where an estimator stands decides what its gradient is: in the reward k1 is right, in the loss k2
+(2510.01555, 2512.21852); ``expected_estimator`` gives the exact value and gradients of each.
+"""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from polopt.math.ratios import MAX_LOG_RATIO, safe_exp
+
+Estimator: TypeAlias = Callable[[Tensor], Tensor]
+
+
+def k1(log_ratio: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """``k1 = d``, with ``d = log π - log π_ref``: unbiased, signed (Schulman 2020)."""
+    return log_ratio
+
+
+def k2(log_ratio: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """``k2 = d²/2``: biased in value, right in gradient as a loss (Schulman 2020)."""
+    return log_ratio.square() / 2.0
+
+
+def k3(log_ratio: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """``k3 = e⁻ᵈ - 1 + d ≥ 0`` (Schulman 2020; GRPO 2402.03300, Eq. 4).
+
+    As a loss its gradient is that of the forward KL(π_ref‖π). d is clamped to [-20, 20] (rule R3),
+    the value is not: a cap of 10, as others have, stops the gradient below π/π_ref = 0.07.
+    """
+    d = log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    return torch.expm1(-d) + d  # expm1: in float32 the difference is lost for small d otherwise
+
+
+ESTIMATORS: dict[str, Estimator] = {"k1": k1, "k2": k2, "k3": k3}
+
+
+def importance_corrected(
+    estimate: Float[Tensor, "*shape"], log_ratio_old: Float[Tensor, "*shape"]
+) -> Float[Tensor, "*shape"]:
+    """``ρ·k`` with gradient through ρ = π/π_old (DeepSeek-V3.2 2512.02556).
+
+    For samples of π_old, ``∂(ρ·k3)/∂log π = ρ(k3 + 1 - e⁻ᵈ)`` has expectation ∇KL(π‖π_ref).
+    """
+    return safe_exp(log_ratio_old) * estimate
+
+
+def kl_divergence(
+    p: Float[Tensor, "*batch V"], q: Float[Tensor, "*batch V"]
+) -> Float[Tensor, "*batch"]:
+    """``KL(p‖q) = Σ p·log(p/q)`` of full distributions; a term with p = 0 is 0."""
+    return (torch.xlogy(p, p) - torch.xlogy(p, q)).sum(-1)
+
+
+def reverse_kl_gradient(p: Float[Tensor, "V"], q: Float[Tensor, "V"]) -> Float[Tensor, "V"]:
+    """``∂KL(p‖q)/∂z`` for ``p = softmax(z)``: ``p·(log(p/q) - KL(p‖q))``."""
+    return torch.xlogy(p, p) - torch.xlogy(p, q) - p * kl_divergence(p, q)
+
+
+def forward_kl_gradient(p: Float[Tensor, "V"], q: Float[Tensor, "V"]) -> Float[Tensor, "V"]:
+    """``∂KL(q‖p)/∂z`` for ``p = softmax(z)``: ``p - q``."""
+    return p - q
+
+
+def expected_estimator(
+    p: Float[Tensor, "V"], q: Float[Tensor, "V"], estimator: Estimator
+) -> tuple[Float[Tensor, ""], Float[Tensor, "V"], Float[Tensor, "V"]]:
+    """What an estimator of ``KL(p‖q)`` is and does in expectation, with ``p = softmax(z)``.
+
+    Returns:
+        ``E_p[k]``; the gradient in z when k is a loss, ``E_p[k′(d)·∇log p]``; and the gradient when
+        k is a (detached) reward penalty, ``E_p[k·∇log p]``, where ``∇_z log p_a = e_a - p``.
+    """
+    d = (p.log() - q.log()).detach().requires_grad_()
+    with torch.enable_grad():
+        k = estimator(d)
+        (slope,) = torch.autograd.grad(k.sum(), d)
+    k = k.detach()
+    as_loss, as_reward = p * slope, p * k
+    return (p * k).sum(), as_loss - p * as_loss.sum(), as_reward - p * as_reward.sum()

@@ -1,0 +1,71 @@
+"""Methods whose gradient goes through the action: targets, temperature, squashed Gaussians."""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn.functional import softplus
+
+
+def ddpg_target(
+    rewards: Float[Tensor, "B"],
+    terminated: Bool[Tensor, "B"],
+    next_q: Float[Tensor, "B"],
+    gamma: float,
+) -> Float[Tensor, "B"]:
+    """``y = r + γ(1 - terminated)·Q′(s′, μ′(s′))`` (DDPG 1509.02971); a time limit bootstraps."""
+    return rewards + gamma * torch.where(terminated, 0.0, next_q)
+
+
+def sac_target(
+    rewards: Float[Tensor, "B"],
+    terminated: Bool[Tensor, "B"],
+    next_q1: Float[Tensor, "B"],
+    next_q2: Float[Tensor, "B"],
+    next_logp: Float[Tensor, "B"],
+    alpha: float,
+    gamma: float,
+) -> Float[Tensor, "B"]:
+    """``y = r + γ(1 - terminated)[min(Q₁′, Q₂′) - α·log π(a′|s′)]`` (SAC 1812.05905, Eq. 3, 5).
+
+    a′ is freshly sampled from the current policy.
+    """
+    soft_value = torch.minimum(next_q1, next_q2) - alpha * next_logp
+    return ddpg_target(rewards, terminated, soft_value, gamma)
+
+
+def soft_update(
+    target: Float[Tensor, "*shape"], source: Float[Tensor, "*shape"], tau: float
+) -> Float[Tensor, "*shape"]:
+    """``φ′ ← τφ + (1-τ)φ′`` (DDPG 1509.02971); polyak of other libraries is 1-τ."""
+    return target + tau * (source - target)
+
+
+def temperature_loss_log(
+    log_alpha: Float[Tensor, ""], logp: Float[Tensor, "B"], target_entropy: float
+) -> Float[Tensor, ""]:
+    """``-log α·E[sg(log π + H̄)]``: the form of Stable-Baselines3."""
+    return -(log_alpha * (logp + target_entropy).detach()).mean()
+
+
+def temperature_loss_exp(
+    log_alpha: Float[Tensor, ""], logp: Float[Tensor, "B"], target_entropy: float
+) -> Float[Tensor, ""]:
+    """``-α·E[sg(log π + H̄)]`` (SAC 1812.05905, Eq. 18): α times the gradient of the log form."""
+    return -(log_alpha.exp() * (logp + target_entropy).detach()).mean()
+
+
+def tanh_gaussian(
+    u: Float[Tensor, "*batch D"],
+    mean: Float[Tensor, "*batch D"],
+    log_std: Float[Tensor, "*batch D"],
+) -> tuple[Float[Tensor, "*batch D"], Float[Tensor, "*batch"]]:
+    """``a = tanh u``, ``log π(a) = Σ[log N(u) - 2(log 2 - u - softplus(-2u))]`` (SAC, App. C).
+
+    The correction is ``log(1 - tanh²u)`` in a form that does not vanish for large u.
+    """
+    z = (u - mean) * (-log_std).exp()
+    gaussian = -0.5 * z.square() - log_std - 0.5 * math.log(2.0 * math.pi)
+    squash = 2.0 * (math.log(2.0) - u - softplus(-2.0 * u))
+    return u.tanh(), (gaussian - squash).sum(-1)

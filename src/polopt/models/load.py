@@ -1,0 +1,138 @@
+"""A model and its tokeniser from a directory, a hub id, or the built-in ones."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from transformers.utils import logging as transformers_logging
+
+from polopt.errors import ModelError
+from polopt.models import builtin
+
+PREFIX = "builtin:"
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A causal language model and what turns text into its tokens."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    stop_ids: tuple[int, ...]  # tokens that end a response
+
+
+def load(path: str, *, revision: str | None = None, seed: int = 0) -> LanguageModel:
+    """Load in float32 (the optimiser's master weights), in evaluation mode, on the CPU.
+
+    Args:
+        path: ``builtin:NAME``, a directory in Hugging Face layout, or a hub id.
+        revision: commit, branch or tag of a hub model.
+        seed: of the random weights of a built-in model.
+
+    Raises:
+        ModelError: there is no such model, its files are incomplete, or it holds pickles only.
+    """
+    if path.startswith(PREFIX):
+        name = path.removeprefix(PREFIX)
+        if name not in builtin.BUILTIN:
+            near = difflib.get_close_matches(name, builtin.BUILTIN, 1)
+            hint = f"did you mean {PREFIX}{near[0]}?" if near else "allowed: " + ", ".join(
+                PREFIX + known for known in builtin.BUILTIN
+            )
+            raise ModelError(f"model.path: {path!r} is no built-in model; {hint}")
+        return _ready(builtin.model(builtin.BUILTIN[name], seed), builtin.tokenizer())
+    directory = Path(path).expanduser()
+    if directory.exists() or path.startswith((".", "/", "~")):
+        _check_directory(directory)
+        path = str(directory)
+    try:
+        # safetensors only, and no code from the model's repository: weights must not execute.
+        with _quiet():
+            model = AutoModelForCausalLM.from_pretrained(
+                path,
+                revision=revision,
+                dtype=torch.float32,
+                use_safetensors=True,
+                trust_remote_code=False,
+            )
+            tokens = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        reason = " ".join(str(error).split()).split(". ")[0][:160]
+        raise ModelError(f"model.path: {path!r} cannot be loaded: {reason}") from error
+    return _ready(model, tokens)
+
+
+def save(language_model: LanguageModel, directory: Path) -> None:
+    """Write weights, configuration and tokeniser in Hugging Face layout, safetensors only."""
+    with _quiet():
+        language_model.model.save_pretrained(directory)
+        language_model.tokenizer.save_pretrained(directory)
+
+
+def context_length(language_model: LanguageModel) -> int:
+    """Tokens that the model can attend to at once."""
+    return int(getattr(language_model.model.config, "max_position_embeddings", 1 << 30))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the bars and hints of transformers: progress is shown by polopt."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.enable_progress_bar()
+        transformers_logging.set_verbosity(verbosity)
+
+
+def _check_directory(directory: Path) -> None:
+    """Say in one line what is wrong with a model directory, before transformers tries it."""
+    where = f"model.path: {str(directory)!r}"
+    if not directory.is_dir():
+        raise ModelError(f"{where} does not exist" if not directory.exists() else
+                         f"{where} is a file; a directory in Hugging Face layout is needed")
+    if not (directory / "config.json").is_file():
+        raise ModelError(f"{where} has no config.json; a directory in Hugging Face layout is needed")
+    weights = sorted(directory.glob("*.safetensors"))
+    if not weights:
+        pickles = [p.name for p in directory.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".pkl"}]
+        if pickles:
+            raise ModelError(
+                f"{where} holds only pickled weights ({pickles[0]}), which can run code when "
+                "loaded; convert them to safetensors first"
+            )
+        raise ModelError(f"{where} has no *.safetensors weights")
+    for file in weights:
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{where}: {file.name} is damaged or half-written: {error}") from error
+
+
+def _ready(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> LanguageModel:
+    """Agree on padding and on the tokens that end a response; dropout off in every pass."""
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    named = model.generation_config.eos_token_id if model.generation_config else None
+    stop = [named] if isinstance(named, int) else list(named or [])
+    if tokenizer.eos_token_id is not None:
+        stop.append(tokenizer.eos_token_id)
+    if not stop:
+        raise ModelError("model.path: the model names no end-of-sequence token")
+    return LanguageModel(model.eval(), tokenizer, tuple(sorted(set(stop))))

@@ -1,0 +1,45 @@
+"""Objectives: what is minimised, assembled from functions; every loss term has the one reducer."""
+
+from polopt.objective.policy_gradient import (
+    NONE,
+    RATIOS,
+    SEQUENCE_MEAN,
+    SEQUENCE_SUM,
+    TOKEN,
+    Correction,
+    KLTerm,
+    LogRatio,
+    MaskEdit,
+    PolicyObjective,
+    RatioLevel,
+    StepTerms,
+    policy_loss,
+    step_terms,
+)
+from polopt.objective.reduction import Reduction, reduction
+from polopt.objective.supervised import supervised_loss
+from polopt.objective.value import ValueObjective, ValueTerms, value_loss, value_terms
+
+__all__ = [
+    "NONE",
+    "RATIOS",
+    "SEQUENCE_MEAN",
+    "SEQUENCE_SUM",
+    "TOKEN",
+    "Correction",
+    "KLTerm",
+    "LogRatio",
+    "MaskEdit",
+    "PolicyObjective",
+    "RatioLevel",
+    "Reduction",
+    "StepTerms",
+    "ValueObjective",
+    "ValueTerms",
+    "policy_loss",
+    "reduction",
+    "step_terms",
+    "supervised_loss",
+    "value_loss",
+    "value_terms",
+]

@@ -1,0 +1,241 @@
+"""The policy loss: {ratio → surrogate} × correction + KL, aggregated, less the entropy bonus.
+
+What needs the whole optimiser step (every divisor, the masks, the weights) is computed once by
+``step_terms``; ``policy_loss`` of a slice of it returns shares that add up over the micro-batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from polopt.math.divergence import Estimator, importance_corrected, k3
+from polopt.math.ratios import (
+    no_log_ratio,
+    safe_exp,
+    sequence_mean_log_ratio,
+    sequence_sum_log_ratio,
+    token_log_ratio,
+)
+from polopt.math.reduce import Aggregation, masked, row_mean, spread_rows
+from polopt.math.surrogates import Surrogate
+from polopt.objective.reduction import Reduction, reduction
+from polopt.types import Credited, Experience
+
+LogRatio = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""``(logp, logp_old, mask) -> log-ratio[B, T]``."""
+
+Correction = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""``(logp_old, logp_rollout, mask) -> weight[B, T]`` on ℓ, a constant."""
+
+MaskEdit = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""``(logp, logp_old, advantages, mask) -> mask[B, T]``, from the current policy (M2PO)."""
+
+
+@dataclass(frozen=True)
+class RatioLevel:
+    """What one ratio is a ratio of, and the advantage that belongs to it."""
+
+    log_ratio: LogRatio
+    advantages: Callable[[Tensor, Tensor], Tensor]  # (advantages, mask) -> [B, T]
+
+
+def _of_token(advantages: Tensor, mask: Tensor) -> Tensor:
+    return masked(advantages, mask)
+
+
+def _of_sequence(advantages: Tensor, mask: Tensor) -> Tensor:
+    return spread_rows(row_mean(advantages, mask), mask)
+
+
+NONE = RatioLevel(no_log_ratio, _of_token)
+TOKEN = RatioLevel(token_log_ratio, _of_token)
+SEQUENCE_SUM = RatioLevel(sequence_sum_log_ratio, _of_sequence)
+SEQUENCE_MEAN = RatioLevel(sequence_mean_log_ratio, _of_sequence)
+
+RATIOS: dict[str, RatioLevel] = {
+    "none": NONE,
+    "token": TOKEN,
+    "sequence_sum": SEQUENCE_SUM,
+    "sequence_mean": SEQUENCE_MEAN,
+}
+
+
+@dataclass(frozen=True)
+class KLTerm:
+    """KL in the loss, per token, after the correction and with the same aggregation."""
+
+    estimator: Estimator
+    coefficient: float
+    corrected: bool = False  # multiplied by ρ = π/π_old, with gradient (DeepSeek-V3.2)
+
+
+@dataclass(frozen=True)
+class PolicyObjective:
+    """The choices of the objective columns of a row.
+
+    Example: GRPO is ``PolicyObjective(TOKEN, partial(clipped, low=0.2, high=0.2),
+    seq_mean_token_mean, kl=KLTerm(k3, 0.04))``.
+    """
+
+    ratio: RatioLevel
+    surrogate: Surrogate
+    aggregate: Aggregation
+    aggregation_length: int | None = None
+    kl: KLTerm | None = None
+    correction: Correction | None = None
+    mask_edit: MaskEdit | None = None
+    entropy_coefficient: float = 0.0
+
+
+@dataclass(frozen=True)
+class StepTerms:
+    """What one optimiser step knows before any forward pass with gradient. All detached."""
+
+    reduction: Reduction
+    advantages: Tensor  # [B, T] of the level of the ratio
+    logp_old: Tensor | None  # [B, T]
+    logp_ref: Tensor | None  # [B, T]
+    correction: Tensor | None  # [B, T] weight on ℓ
+
+    def rows(self, index: Tensor) -> StepTerms:
+        """The part of some rows, for a micro-batch."""
+        return StepTerms(
+            self.reduction.rows(index),
+            self.advantages[index],
+            None if self.logp_old is None else self.logp_old[index],
+            None if self.logp_ref is None else self.logp_ref[index],
+            None if self.correction is None else self.correction[index],
+        )
+
+
+@torch.no_grad()
+def step_terms(
+    experience: Experience,
+    credited: Credited,
+    objective: PolicyObjective,
+    logp: Tensor | None = None,
+) -> StepTerms:
+    """Everything global of one optimiser step; call it on all rows of the minibatch.
+
+    Args:
+        experience: The rows of the minibatch.
+        credited: The same rows.
+        objective: The choices.
+        logp: ``[B, T]`` of the current policy; only a ``mask_edit`` reads it.
+
+    Raises:
+        ValueError: A tensor that the choices read is missing.
+        NonFiniteError: NaN or infinity inside the mask.
+    """
+    mask = credited.mask
+    if objective.mask_edit is not None:
+        old, new = _read("logp_old", experience.logp_old), _read("logp of the policy", logp)
+        mask = objective.mask_edit(new, old, credited.advantages, mask)
+    reduce = reduction(
+        mask,
+        experience.group,
+        objective.aggregate,
+        objective.aggregation_length,
+        credited.advantages.dtype,
+    )
+    for name in ("logp_old", "logp_ref", "logp_rollout"):
+        x: Tensor | None = getattr(experience, name)
+        if x is not None:
+            reduce.require_finite("objective", name, x)
+    if objective.ratio is not NONE or (objective.kl is not None and objective.kl.corrected):
+        _read("logp_old", experience.logp_old)
+    if objective.kl is not None:
+        _read("logp_ref", experience.logp_ref)
+    correction = None
+    if objective.correction is not None:
+        old = _read("logp_old", experience.logp_old)
+        rollout = _read("logp_rollout", experience.logp_rollout)
+        correction = objective.correction(old, rollout, credited.mask)
+    return StepTerms(
+        reduction=reduce,
+        advantages=objective.ratio.advantages(credited.advantages, mask),
+        logp_old=experience.logp_old,
+        logp_ref=experience.logp_ref,
+        correction=correction,
+    )
+
+
+def policy_loss(
+    logp: Tensor, entropy: Tensor | None, terms: StepTerms, objective: PolicyObjective
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """This micro-batch's share of the loss of the step, and of each metric.
+
+    Shares add up: sum the metrics over the micro-batches of a step, never average them.
+
+    Args:
+        logp: ``[B, T]`` of the current policy, with gradient.
+        entropy: ``[B, T]`` of the current policy; with gradient where it is rewarded.
+        terms: The same rows of ``step_terms``.
+        objective: The choices.
+
+    Returns:
+        The loss, and detached metrics, each a share of the token mean over the step:
+        ``policy_loss``; with logp_old ``ratio_mean`` and ``approx_kl`` (k3 of samples of π_old,
+        KL(π_old‖π)); with logp_ref ``kl_reference`` (k3); ``entropy``; and what the surrogate
+        reports, such as ``clip_fraction_low``, ``clip_fraction_high``, ``dual_clip_fraction``.
+
+    Raises:
+        NonFiniteError: logp or entropy is NaN or infinite inside the mask.
+    """
+    reduce = terms.reduction
+    reduce.require_finite("objective", "logp", logp)
+    logp = masked(logp, reduce.mask)
+    old = logp.detach() if terms.logp_old is None else terms.logp_old  # None: no ratio is taken
+    log_ratio = objective.ratio.log_ratio(logp, old, reduce.mask)
+    loss, events = objective.surrogate(logp, log_ratio, terms.advantages, reduce.mask)
+    if terms.correction is not None:
+        loss = loss * terms.correction
+    total = reduce.loss(loss)
+    metrics = {"policy_loss": total.detach()} | _metrics(logp, log_ratio, terms)
+    metrics |= {name: reduce.mean(where) for name, where in events.items()}
+    if objective.kl is not None:
+        total = total + reduce.loss(_kl(logp, terms, objective.kl))
+    if entropy is not None:
+        reduce.require_finite("objective", "entropy", entropy)
+        metrics["entropy"] = reduce.mean(entropy)
+    if objective.entropy_coefficient:
+        bonus = reduce.loss(_read("entropy", entropy))
+        total = total - objective.entropy_coefficient * bonus
+    return total, metrics
+
+
+def _kl(logp: Tensor, terms: StepTerms, kl: KLTerm) -> Tensor:
+    """``β·k(log π - log π_ref)``, times ρ where it is corrected for samples of π_old."""
+    mask = terms.reduction.mask
+    reference = _read("logp_ref", terms.logp_ref)
+    estimate = kl.estimator(token_log_ratio(logp, reference, mask))
+    if kl.corrected:
+        old = _read("logp_old", terms.logp_old)
+        estimate = importance_corrected(estimate, token_log_ratio(logp, old, mask))
+    return kl.coefficient * estimate
+
+
+def _metrics(logp: Tensor, log_ratio: Tensor, terms: StepTerms) -> dict[str, Tensor]:
+    """Shares of the token means that say how far the policy has moved."""
+    reduce, metrics = terms.reduction, dict[str, Tensor]()
+    logp = logp.detach()
+    if terms.logp_old is not None:
+        moved = token_log_ratio(terms.logp_old, logp, reduce.mask)
+        metrics["ratio_mean"] = reduce.mean(safe_exp(log_ratio))
+        metrics["approx_kl"] = reduce.mean(k3(moved))
+    if terms.logp_ref is not None:
+        metrics["kl_reference"] = reduce.mean(
+            k3(token_log_ratio(logp, terms.logp_ref, reduce.mask))
+        )
+    return metrics
+
+
+def _read(name: str, x: Tensor | None) -> Tensor:
+    """A tensor that the choices read; a wrong assembly is told at once, by its name."""
+    if x is None:
+        raise ValueError(f"the objective reads {name}; none was given")
+    return x

@@ -1,0 +1,79 @@
+"""The critic's loss, by the same reducer as the policy's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from polopt.math.reduce import Aggregation, token_mean
+from polopt.math.values import value_loss as value_error
+from polopt.objective.reduction import Reduction, reduction
+from polopt.types import Credited, Experience
+
+
+@dataclass(frozen=True)
+class ValueObjective:
+    """The choices of a critic's loss."""
+
+    clip: float | None = None  # of the change of V since the rollout
+    aggregate: Aggregation = token_mean
+    aggregation_length: int | None = None
+
+
+@dataclass(frozen=True)
+class ValueTerms:
+    """What one optimiser step of a critic knows before any forward pass with gradient."""
+
+    reduction: Reduction
+    targets: Tensor  # [B, T], never normalised
+    values_old: Tensor  # [B, T]
+
+    def rows(self, index: Tensor) -> ValueTerms:
+        """The part of some rows, for a micro-batch."""
+        return ValueTerms(self.reduction.rows(index), self.targets[index], self.values_old[index])
+
+
+@torch.no_grad()
+def value_terms(
+    experience: Experience, credited: Credited, objective: ValueObjective
+) -> ValueTerms:
+    """Everything global of one optimiser step; call it on all rows of the minibatch.
+
+    Raises:
+        ValueError: The batch has no values or no targets.
+        NonFiniteError: NaN or infinity inside the mask.
+    """
+    if experience.values is None or credited.value_targets is None:
+        raise ValueError("the value loss reads values and value_targets; one of them is missing")
+    reduce = reduction(
+        credited.mask,
+        experience.group,
+        objective.aggregate,
+        objective.aggregation_length,
+        credited.value_targets.dtype,
+    )
+    reduce.require_finite("value loss", "values", experience.values)
+    reduce.require_finite("value loss", "value_targets", credited.value_targets)
+    return ValueTerms(reduce, credited.value_targets, experience.values)
+
+
+def value_loss(
+    values: Tensor, terms: ValueTerms, objective: ValueObjective
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """This micro-batch's share of ``½·max((V-R)², (V_clip-R)²)``, and of its metrics.
+
+    Args:
+        values: ``[B, T]`` of the current critic, with gradient.
+        terms: The same rows of ``value_terms``.
+        objective: The choices.
+
+    Raises:
+        NonFiniteError: A value is NaN or infinite inside the mask.
+    """
+    reduce = terms.reduction
+    reduce.require_finite("value loss", "values", values)
+    loss, bites = value_error(values, terms.values_old, terms.targets, reduce.mask, objective.clip)
+    total = reduce.loss(loss)
+    return total, {"value_loss": total.detach(), "value_clip_fraction": reduce.mean(bites)}

@@ -1,0 +1,58 @@
+"""The recipe: what a run is made of, as TOML and as flags of the same dotted names.
+
+``load`` reads, merges and validates; ``polopt.algorithms.resolve`` lets the row fill in the rest.
+Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from polopt.recipe.contradictions import contradictions
+from polopt.recipe.fields import Leaf, catalogue
+from polopt.recipe.load import dump, load
+from polopt.recipe.messages import Problem, name_in, raise_for, shown
+from polopt.recipe.schema import (
+    KL,
+    Coordination,
+    Credit,
+    Data,
+    Evaluation,
+    Model,
+    Objective,
+    Recipe,
+    Reward,
+    Rollout,
+    Run,
+    Scalar,
+    Section,
+    StageRecipe,
+    Until,
+    Update,
+)
+
+__all__ = [
+    "KL",
+    "Coordination",
+    "Credit",
+    "Data",
+    "Evaluation",
+    "Leaf",
+    "Model",
+    "Objective",
+    "Problem",
+    "Recipe",
+    "Reward",
+    "Rollout",
+    "Run",
+    "Scalar",
+    "Section",
+    "StageRecipe",
+    "Until",
+    "Update",
+    "catalogue",
+    "contradictions",
+    "dump",
+    "load",
+    "name_in",
+    "raise_for",
+    "shown",
+]

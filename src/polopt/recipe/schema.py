@@ -1,0 +1,299 @@
+"""The sections of a recipe: static, typed, no torch.
+
+A field marked ``BY_ROW`` is ``None`` until the row (the algorithm) decides it;
+``polopt.algorithms.resolve`` puts recipe and row together.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+LARGEST = 2**31 - 1  # of every count: what a 32-bit index holds
+BY_ROW = Field(json_schema_extra={"by_row": True})
+
+Positive = Annotated[int, Field(ge=1, le=LARGEST)]
+Count = Annotated[int, Field(ge=0, le=LARGEST)]
+Share = Annotated[float, Field(ge=0, le=1)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Text = Annotated[str, Field(min_length=1)]
+Scalar = bool | Annotated[int, Field(ge=-(2**63), lt=2**63)] | float | str
+
+
+class Section(BaseModel):
+    """A table of the recipe: unknown keys, NaN and silent conversions are refused."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, populate_by_name=True
+    )
+
+
+class Model(Section):
+    """What is trained."""
+
+    path: Text = Field(description="directory, hub id, or builtin:tiny / builtin:small")
+    revision: Text | None = Field(
+        default=None, description="hub commit, branch or tag; default: main"
+    )
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="of weights and compute"
+    )
+
+
+class Data(Section):
+    """Where prompts and demonstrations come from."""
+
+    source: Text = Field(
+        description="task:NAME, reasoning-gym:NAME, hub:NAME, or a .jsonl, .parquet or .csv file"
+    )
+    parameters: dict[str, Scalar] = Field(
+        default_factory=dict[str, Scalar], description="parameters of the task"
+    )
+    split: Text = Field(default="train", description="split of a hub data set")
+    evaluation_source: Text | None = Field(
+        default=None, description="rows to evaluate on; default: rows held out of source"
+    )
+    prompt_field: Text = Field(default="prompt", description="column of prompt or messages")
+    completion_field: Text = Field(default="completion", description="column of demonstration")
+    max_prompt_tokens: Positive | None = Field(
+        default=None, description="longest prompt; default: the model's context less max_new_tokens"
+    )
+    on_bad_row: Literal["error", "skip"] = Field(
+        default="error", description="a row that cannot be used"
+    )
+    max_bad_share: Share = Field(
+        default=0.01, description="share of skipped rows beyond which to abort"
+    )
+
+
+class Reward(Section):
+    """One reward: a verifier of the task, or a function in a local Python file."""
+
+    name: Text | None = Field(
+        default=None, description="in metrics; default: the function, or task"
+    )
+    weight: float = Field(default=1.0, description="factor in the sum of rewards")
+    verifier: Literal["task"] | None = Field(
+        default=None, description="the scorer that the task brings"
+    )
+    file: Text | None = Field(default=None, description="local Python file")
+    function: Text | None = Field(default=None, description="name of the callable in file")
+    timeout: PositiveFloat = Field(default=60.0, description="seconds for one batch of completions")
+    on_error: Literal["stop", "unscorable"] = Field(
+        default="stop",
+        description="what an exception, a hang or a bad value does to the run or the row",
+    )
+
+
+class Rollout(Section):
+    """How responses are sampled."""
+
+    prompts_per_step: Positive = Field(default=16, description="prompts consumed in one step")
+    group_size: Annotated[Positive | None, BY_ROW] = Field(
+        default=None, description="responses to each prompt"
+    )
+    temperature: PositiveFloat = Field(default=1.0, description="logits are divided by it")
+    top_p: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=1.0, description="nucleus; rows that train on samples need 1"
+    )
+    max_new_tokens: Positive = Field(default=48, description="longest response")
+    min_new_tokens: Count = Field(
+        default=0, description="no end of sequence before this many tokens"
+    )
+    stop: tuple[Text, ...] = Field(
+        default=(), description="strings that end a response", strict=False
+    )
+
+
+class Credit(Section):
+    """Which token is praised or blamed, and by how much."""
+
+    returns: Annotated[Literal["outcome", "reward_to_go", "full"] | None, BY_ROW] = Field(
+        default=None, description="return estimator"
+    )
+    gamma: Annotated[Share | None, BY_ROW] = Field(default=None, description="discount")
+    lambda_: Annotated[Share | None, BY_ROW] = Field(
+        default=None, alias="lambda", description="GAE parameter"
+    )
+    baseline: Annotated[
+        Literal["none", "constant", "group_mean", "leave_one_out", "length_weighted"] | None,
+        BY_ROW,
+    ] = Field(default=None, description="what is subtracted from the return")
+    baseline_constant: Annotated[float | None, BY_ROW] = Field(
+        default=None, description="value of the constant baseline"
+    )
+    normalisation: Annotated[
+        Literal["none", "group_std", "group_mean", "batch_std", "batch_z"] | None, BY_ROW
+    ] = Field(default=None, description="what the advantage is divided by")
+    ddof: Annotated[Annotated[int, Field(ge=0, le=1)] | None, BY_ROW] = Field(
+        default=None, description="1: sample standard deviation, 0: population"
+    )
+    epsilon: Annotated[NonNegative | None, BY_ROW] = Field(
+        default=None, description="added to the standard deviation"
+    )
+
+
+class Objective(Section):
+    """The loss: ratio, bound, aggregation."""
+
+    ratio: Annotated[Literal["none", "token", "sequence_sum", "sequence_mean"] | None, BY_ROW] = (
+        Field(default=None, description="level of the importance ratio")
+    )
+    bound: Annotated[Literal["none", "clip"] | None, BY_ROW] = Field(
+        default=None, description="trust region in the loss"
+    )
+    clip_low: Annotated[BelowOne | None, BY_ROW] = Field(
+        default=None, description="ratio is clipped below 1 - clip_low"
+    )
+    clip_high: Annotated[NonNegative | None, BY_ROW] = Field(
+        default=None, description="ratio is clipped above 1 + clip_high"
+    )
+    dual_clip: Annotated[float, Field(gt=1)] | None = Field(
+        default=None,
+        description="bound on the ratio where the advantage is negative; default: none",
+    )
+    aggregation: Annotated[
+        Literal[
+            "token_mean",
+            "seq_mean_token_mean",
+            "seq_mean_token_sum",
+            "seq_mean_token_sum_const",
+            "prompt_mean",
+        ]
+        | None,
+        BY_ROW,
+    ] = Field(default=None, description="how token losses become one number")
+    aggregation_length: Positive | None = Field(
+        default=None, description="constant L of seq_mean_token_sum_const; default: max_new_tokens"
+    )
+    entropy_coefficient: Annotated[NonNegative | None, BY_ROW] = Field(
+        default=None, description="entropy bonus"
+    )
+
+
+class KL(Section):
+    """Regularisation towards the reference."""
+
+    coefficient: Annotated[NonNegative | None, BY_ROW] = Field(
+        default=None, description="beta; 0: no reference is loaded"
+    )
+    estimator: Annotated[Literal["k1", "k2", "k3"] | None, BY_ROW] = Field(
+        default=None, description="of KL(pi, pi_ref)"
+    )
+    placement: Annotated[Literal["reward", "loss"] | None, BY_ROW] = Field(
+        default=None, description="where it acts"
+    )
+
+
+class Update(Section):
+    """The optimiser step."""
+
+    learning_rate: Annotated[PositiveFloat | None, BY_ROW] = Field(
+        default=None, description="peak, after warm-up"
+    )
+    batch_size: Annotated[Positive | None, BY_ROW] = Field(
+        default=None, description="demonstrations a step, where data are given and not sampled"
+    )
+    epochs: Annotated[Positive | None, BY_ROW] = Field(
+        default=None, description="passes over each batch"
+    )
+    minibatches: Annotated[Positive | None, BY_ROW] = Field(
+        default=None, description="optimiser steps in a pass"
+    )
+    micro_batch_tokens: Positive | None = Field(
+        default=None, description="tokens in one forward pass; default: the whole minibatch"
+    )
+    max_grad_norm: PositiveFloat = Field(default=1.0, description="gradient clipping")
+    weight_decay: NonNegative = Field(default=0.0, description="of AdamW")
+    beta1: BelowOne = Field(default=0.9, description="of AdamW")
+    beta2: BelowOne = Field(default=0.999, description="of AdamW")
+    warmup_steps: Count = Field(default=0, description="linear warm-up, in consumed batches")
+    decay: Literal["constant", "linear", "cosine"] = Field(
+        default="constant", description="of the learning rate after warm-up, to 0 at run.steps"
+    )
+
+
+class Coordination(Section):
+    """When generation and training take turns."""
+
+    mode: Literal["alternate"] = Field(default="alternate", description="generate, then train")
+
+
+class Evaluation(Section):
+    """Accuracy on prompts that training never sees."""
+
+    every: Count = Field(
+        default=0, description="steps between evaluations; 0: only before and after"
+    )
+    prompts: Positive = Field(default=512, description="fixed unseen prompts")
+
+
+class Run(Section):
+    """Length, randomness and record of the run."""
+
+    steps: Annotated[Positive | None, BY_ROW] = Field(
+        default=None, description="batches to consume"
+    )
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(
+        default=1, description="the same seed gives the same curve"
+    )
+    directory: Text | None = Field(default=None, description="default: next free runs/NAME-n")
+    device: str = Field(
+        default="auto",
+        pattern=r"^(auto|cpu|cuda(:\d{1,4})?|mps)$",
+        description="where",
+        json_schema_extra={"allowed": "auto, cpu, cuda, cuda:N or mps"},
+    )
+    threads: Positive | None = Field(
+        default=None, description="torch threads; default: torch decides"
+    )
+    checkpoint_every: Positive | None = Field(
+        default=None, description="steps; default: a tenth of steps"
+    )
+    keep: Positive = Field(default=2, description="newest checkpoints to keep, beside the best")
+    track: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field(
+        default=(), description="trackers beside metrics.jsonl", strict=False
+    )
+
+
+class Until(Section):
+    """A criterion that ends a stage before its steps."""
+
+    metric: Text = Field(description="a metric of evaluation, such as accuracy")
+    at_least: float = Field(description="the stage ends when the metric reaches it")
+
+
+class StageRecipe(Section):
+    """One stage: its algorithm and every section, shared ones filled in."""
+
+    name: str
+    inherited: frozenset[str] = Field(
+        default=frozenset(), exclude=True, repr=False
+    )  # stand outside it
+    algorithm: Text = Field(description="a row; polopt algorithms lists them")
+    start: Text | None = Field(
+        default=None,
+        alias="from",
+        description="stage whose weights to start from; default: the one before",
+    )
+    until: Until | None = None
+    model: Model
+    data: Data
+    rewards: tuple[Reward, ...] = Field(default=(), strict=False)
+    rollout: Rollout = Rollout()
+    credit: Credit = Credit()
+    objective: Objective = Objective()
+    kl: KL = KL()
+    update: Update = Update()
+    coordination: Coordination = Coordination()
+    evaluation: Evaluation = Evaluation()
+    run: Run = Run()
+
+
+class Recipe(Section):
+    """A run: one stage or several, in order."""
+
+    stages: tuple[StageRecipe, ...] = Field(min_length=1)

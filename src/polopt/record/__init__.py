@@ -1,0 +1,11 @@
+"""The run directory: config.json, environment.json, metrics.jsonl, samples.jsonl, summary.json."""
+
+from polopt.record.directory import (
+    RunDirectory,
+    create,
+    next_free,
+    open_existing,
+)
+from polopt.record.files import disk_errors, write_json
+
+__all__ = ["RunDirectory", "create", "disk_errors", "next_free", "open_existing", "write_json"]

@@ -1,0 +1,134 @@
+"""A run directory: made whole before torch loads, owned by one process, appended to by lines."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+from filelock import FileLock, Timeout
+
+from polopt.errors import RunDirectoryError
+from polopt.record.files import disk_errors, sync, write_json
+
+LINES = ("metrics", "samples", "warnings")
+
+
+class RunDirectory:
+    """An owned run directory; use it as a context manager.
+
+    Raises:
+        RunDirectoryError: another process owns it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self._lock = FileLock(path / ".lock", timeout=0)
+        self._files: dict[str, BinaryIO] = {}
+
+    def __enter__(self) -> RunDirectory:
+        owner = self.path / ".owner"
+        try:
+            self._lock.acquire()
+        except Timeout as error:
+            who = owner.read_text(encoding="utf-8").strip() if owner.exists() else "another process"
+            raise RunDirectoryError(f"{self.path}: in use by {who}") from error
+        owner.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
+        for name in LINES:
+            self._files[name] = (self.path / f"{name}.jsonl").open("ab")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+        (self.path / ".owner").unlink(missing_ok=True)
+        self._lock.release()
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What was resolved when the run was made."""
+        return json.loads((self.path / "config.json").read_text(encoding="utf-8"))
+
+    def append(self, name: str, line: Mapping[str, Any]) -> None:
+        """Add one line to ``name``.jsonl; readers of a running run see it at once."""
+        file = self._files[name]
+        with disk_errors(self.path / f"{name}.jsonl"):
+            file.write(json.dumps(line, allow_nan=False, ensure_ascii=False).encode() + b"\n")
+            file.flush()
+
+    def offsets(self) -> dict[str, int]:
+        """Bytes in each line file, made durable: a checkpoint is never ahead of its record."""
+        for name, file in self._files.items():
+            with disk_errors(self.path / f"{name}.jsonl"):
+                os.fsync(file.fileno())
+        return {name: file.tell() for name, file in self._files.items()}
+
+    def truncate(self, offsets: Mapping[str, int]) -> None:
+        """Forget the lines that were written after a checkpoint; no offset: all of them."""
+        for name, file in self._files.items():
+            file.truncate(offsets.get(name, 0))
+            file.seek(0, os.SEEK_END)
+
+
+def create(path: Path, config: Mapping[str, Any], environment: Mapping[str, Any]) -> Path:
+    """Make a run directory with its configuration in one step: it exists whole or not at all.
+
+    Raises:
+        RunDirectoryError: it exists, or cannot be made.
+    """
+    if path.exists() or path.is_symlink():
+        resumable = (path / "config.json").is_file()
+        hint = f"continue it with: polopt resume {path}" if resumable else "name another one"
+        raise RunDirectoryError(f"run.directory: {str(path)!r} exists; {hint}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with disk_errors(path):
+            temporary.mkdir()
+            (temporary / "checkpoints").mkdir()
+            write_json(temporary / "environment.json", environment)
+            write_json(temporary / "config.json", config)
+            temporary.rename(path)
+            sync(path.parent)
+    except RunDirectoryError:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise RunDirectoryError(
+            f"run.directory: {str(path)!r} cannot be made: {error.strerror}"
+        ) from error
+    return path
+
+
+def open_existing(path: Path) -> RunDirectory:
+    """The run directory at ``path``.
+
+    Raises:
+        RunDirectoryError: there is none, with the reason.
+    """
+    if not path.is_dir():
+        raise RunDirectoryError(f"{path}: no such run directory; start one with: polopt train")
+    if not (path / "config.json").is_file():
+        raise RunDirectoryError(f"{path}: not a run directory, it has no config.json")
+    return RunDirectory(path)
+
+
+def next_free(name: str, root: Path = Path("runs")) -> Path:
+    """``runs/NAME-1``, or the first number that is free."""
+    number = 1
+    while (root / f"{name}-{number}").exists():
+        number += 1
+    return root / f"{name}-{number}"

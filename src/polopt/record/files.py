@@ -1,0 +1,51 @@
+"""Writing so that a kill or a full disk leaves either the old file or the new one."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from polopt.errors import RunDirectoryError
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def sync(path: Path) -> None:
+    """Make a file, or the names in a directory, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, value: Any) -> None:  # noqa: ANN401
+    """Replace ``path`` by ``value`` as JSON, in one step."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with disk_errors(path):
+        temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        sync(temporary)
+        temporary.replace(path)
+        sync(path.parent)
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk into one line that says where and how much is free."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        existing = next(p for p in (path, *path.parents) if p.exists())
+        free = shutil.disk_usage(existing).free
+        raise RunDirectoryError(
+            f"{path}: cannot be written, the disk or the file limit is full ({free:,} bytes free); "
+            "make room and resume the run: the last checkpoint is whole"
+        ) from error

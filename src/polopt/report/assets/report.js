@@ -1,0 +1,211 @@
+"use strict";
+// Draws the plots and lets the reader walk through the training samples.
+// All text is set by textContent; the numbers come from the JSON block of the page.
+
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const GAP = "\u202f"; // narrow, between number and unit
+  const HEIGHT = 190;
+  const COLOURS = 6;
+  const drawn = new Map(); // figure element -> { plot, rows }
+  let shownStage = -1; // position in data.stages; -1: all
+
+  const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const colour = (i) => css(`--c${i % COLOURS}`);
+
+  function number(value) {
+    if (Math.abs(value) >= 10000) return Math.round(value).toLocaleString("en");
+    return String(Number(value.toPrecision(4)));
+  }
+
+  function written(value, unit) {
+    if (value === null || value === undefined) return "–";
+    if (unit === "share") return `${(100 * value).toFixed(1)}${GAP}%`;
+    return unit === "seconds" ? `${number(value)}${GAP}s` : number(value);
+  }
+
+  // Rows in which at least one line of the plot has a value, within the stage that is shown.
+  function rowsOf(spec) {
+    return [...data.steps.keys()].filter(
+      (row) =>
+        (shownStage === -1 || data.stage[row] === shownStage) &&
+        spec.lines.some((line) => line.values[row] !== null),
+    );
+  }
+
+  // What uPlot draws: each line once for each stage, so that no line runs from one stage into the
+  // next. Stacked lines are sums of themselves and all lines after them.
+  function pieces(spec, rows) {
+    const heights = spec.lines.map((line) => rows.map((row) => line.values[row]));
+    for (let i = heights.length - 1; spec.stacked && i >= 0; i--) {
+      heights[i] = heights[i].map((value, at) => (value ?? 0) + (heights[i + 1]?.[at] ?? 0));
+    }
+    return spec.lines.flatMap((line, i) =>
+      data.stages.map((_, stage) => {
+        const values = heights[i].map((value, at) => (data.stage[rows[at]] === stage ? value : null));
+        const known = values.filter((value) => value !== null).length;
+        return { values, known, look: look(spec, i, line.points || known < 3) };
+      }),
+    ).filter((piece) => piece.known > 0);
+  }
+
+  function look(spec, i, points) {
+    const stroke = colour(i);
+    if (points) {
+      const fill = i % 2 ? stroke : css("--surface"); // hollow ones show what they lie on
+      return { stroke, paths: () => null, points: { show: true, size: 7, width: 1.5, fill } };
+    }
+    return {
+      stroke,
+      width: spec.stacked ? 1 : 1.75,
+      fill: spec.stacked ? stroke : undefined,
+      paths: spec.stacked ? uPlot.paths.stepped({ align: -1 }) : undefined,
+      dash: i >= COLOURS ? [5, 4] : undefined,
+      points: { show: false },
+      spanGaps: true,
+    };
+  }
+
+  function heights(spec) {
+    return (plot, low, high) => {
+      if (low === null || low === undefined) return [0, 1];
+      if (spec.unit === "number" && low !== 0 && !spec.stacked) {
+        return uPlot.rangeNum(low, high, 0.1, true);
+      }
+      return [Math.min(0, low), Math.max(spec.top ?? 0, high * 1.05) || 1];
+    };
+  }
+
+  // The bounds between stages, with the names of the stages, behind the lines.
+  function drawStages(plot) {
+    if (data.stages.length < 2) return;
+    const { ctx, bbox } = plot;
+    ctx.save();
+    ctx.font = `${11 * devicePixelRatio}px system-ui, sans-serif`;
+    ctx.textAlign = "left";
+    ctx.textBaseline = "bottom";
+    data.stages.forEach((stage, i) => {
+      const left = Math.max(plot.valToPos(stage.start, "x", true), bbox.left);
+      const right = Math.min(plot.valToPos(stage.end, "x", true), bbox.left + bbox.width);
+      if (right <= left) return;
+      if (i % 2 === 1) {
+        ctx.fillStyle = css("--band");
+        ctx.fillRect(left, bbox.top, right - left, bbox.height);
+      }
+      ctx.fillStyle = css("--muted");
+      if (ctx.measureText(stage.name).width < right - left) {
+        ctx.fillText(stage.name, left, bbox.top - 2 * devicePixelRatio);
+      }
+    });
+    ctx.restore();
+  }
+
+  function options(figure, spec, rows, drawings, width) {
+    const axis = {
+      stroke: css("--muted"),
+      font: "11px system-ui, sans-serif",
+      grid: { stroke: css("--line"), width: 1 },
+      ticks: { show: false },
+    };
+    const tick = (value) =>
+      spec.unit === "share" ? `${number(100 * value)}${GAP}%` : written(value, spec.unit);
+    return {
+      width,
+      height: HEIGHT,
+      legend: { show: false },
+      padding: [data.stages.length > 1 ? 18 : 8, 18, 0, 0],
+      scales: {
+        x: { time: false, range: (plot, low, high) => (low === high ? [low - 1, high + 1] : [low, high]) },
+        y: { range: heights(spec) },
+      },
+      axes: [
+        { ...axis, grid: { show: false }, values: (plot, steps) => steps.map(String), size: 22, gap: 4, incrs: [1, 2, 5, 10, 20, 25, 50, 100, 200, 250, 500, 1000, 2000, 5000, 10000, 100000] },
+        {
+          ...axis,
+          gap: 6,
+          space: 32,
+          values: (plot, ticks) => ticks.map(tick),
+          size: (plot, ticks) => 16 + 6.4 * Math.max(3, ...(ticks ?? []).map((text) => text.length)),
+        },
+      ],
+      series: [{}, ...drawings.map((piece) => piece.look)],
+      cursor: {
+        y: false,
+        points: { size: 8, width: 0, fill: (plot, i) => drawings[i - 1].look.stroke },
+        drag: { x: true, y: false },
+        sync: { key: "step", scales: ["x", null], filters: { pub: (type) => type === "mousemove" || type === "mouseleave" } },
+      },
+      hooks: { drawClear: [drawStages], setCursor: [(plot) => read(figure, spec, rows, plot.cursor.idx)] },
+    };
+  }
+
+  // Write the values at a row (null: the latest ones) above the plot.
+  function read(figure, spec, rows, at) {
+    const row = rows[at];
+    const stage = data.stages.length > 1 ? `, ${data.stages[data.stage[row]]?.name}` : "";
+    figure.querySelector(".at").textContent = row === undefined ? "latest" : `step ${data.steps[row]}${stage}`;
+    figure.querySelectorAll(".line b").forEach((place, i) => {
+      const { values } = spec.lines[i];
+      const latest = rows.findLast((each) => values[each] !== null);
+      place.textContent = written(values[row ?? latest], spec.unit);
+    });
+  }
+
+  function draw(figure) {
+    const spec = data.plots[Number(figure.dataset.plot)];
+    const rows = rowsOf(spec);
+    drawn.get(figure)?.destroy();
+    drawn.delete(figure);
+    figure.hidden = rows.length === 0;
+    if (figure.hidden) return;
+    const place = figure.querySelector(".canvas");
+    const drawings = pieces(spec, rows);
+    const columns = [rows.map((row) => data.steps[row]), ...drawings.map((piece) => piece.values)];
+    drawn.set(figure, new uPlot(options(figure, spec, rows, drawings, place.clientWidth), columns, place));
+    read(figure, spec, rows, null);
+  }
+
+  const figures = () => [...document.querySelectorAll("figure.plot")].filter((each) => !each.closest("details:not([open])"));
+  const drawAll = () => figures().forEach(draw);
+
+  function watchPlots() {
+    drawAll();
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
+    addEventListener("resize", () => {
+      for (const [figure, plot] of drawn) {
+        plot.setSize({ width: figure.querySelector(".canvas").clientWidth, height: HEIGHT });
+      }
+    });
+    for (const details of document.querySelectorAll("#curves details")) details.addEventListener("toggle", drawAll);
+    const buttons = [...document.querySelectorAll("button[data-stage]")];
+    for (const button of buttons) {
+      button.addEventListener("click", () => {
+        shownStage = Number(button.dataset.stage);
+        for (const each of buttons) each.setAttribute("aria-pressed", String(each === button));
+        drawAll();
+      });
+    }
+  }
+
+  function watchSamples() {
+    const steps = [...document.querySelectorAll(".training-step")];
+    if (steps.length < 2) return;
+    const slider = document.getElementById("slider");
+    const show = (position) => {
+      const at = Math.min(Math.max(position, 0), steps.length - 1);
+      slider.value = String(at);
+      slider.setAttribute("aria-valuetext", `step ${steps[at].dataset.step}`);
+      steps.forEach((step, i) => { step.hidden = i !== at; });
+      document.getElementById("previous").disabled = at === 0;
+      document.getElementById("next").disabled = at === steps.length - 1;
+    };
+    document.getElementById("controls").hidden = false;
+    slider.addEventListener("input", () => show(Number(slider.value)));
+    document.getElementById("previous").addEventListener("click", () => show(Number(slider.value) - 1));
+    document.getElementById("next").addEventListener("click", () => show(Number(slider.value) + 1));
+    show(0);
+  }
+
+  watchPlots();
+  watchSamples();
+})();

@@ -1,0 +1,200 @@
+"""What the page says about each metric: the one table of titles, sentences and labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+Unit = Literal["number", "share", "seconds"]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One plot: metrics that share a scale, and a sentence for somebody who sees it first."""
+
+    title: str
+    sentence: str
+    lines: dict[str, str]  # metric: label; "task/*" takes every metric left with that prefix
+    unit: Unit = "number"
+    top: float | None = None  # the scale reaches at least here
+    stacked: bool = False  # lines are parts of a whole
+
+
+# Shown in this order. A metric belongs to the first plot that names it.
+PLOTS = (
+    Plot(
+        "Reward",
+        "What the reward function gave the sampled responses, on average. It should rise; a "
+        "standard deviation near 0 means that all responses earn the same and nothing is left "
+        "to learn from.",
+        {"reward/mean": "mean", "reward/std": "standard deviation"},
+    ),
+    Plot(
+        "Accuracy",
+        "Share of responses that are right. Trust the points: they come from prompts that "
+        "training never sees. If only the line rises, the policy memorises its prompts.",
+        {
+            "accuracy": "training prompts",
+            "eval/accuracy": "unseen prompts",
+            "eval/accuracy_greedy": "unseen, greedy",
+            "eval/worked_accuracy": "unseen, worked out",
+        },
+        unit="share",
+        top=1.0,
+    ),
+    Plot(
+        "Loss",
+        "What the optimiser lowers. On demonstrations it should fall steadily. In policy "
+        "optimisation it hovers around 0 and says little: look at reward and accuracy instead.",
+        {"policy/loss": "loss"},
+    ),
+    Plot(
+        "KL divergence",
+        "How far the policy has moved: from the reference, and from the policy that sampled the "
+        "responses. Slow growth is learning; a sudden jump means the updates are too large.",
+        {
+            "kl/reference": "from the reference",
+            "kl/behaviour": "from the sampling policy",
+            "policy/approx_kl": "within the update",
+        },
+    ),
+    Plot(
+        "Entropy",
+        "How undecided the policy is about its next token. It falls while the policy learns what "
+        "pays; if it reaches 0 early, the policy stops exploring and reward stalls.",
+        {"policy/entropy": "nats a token"},
+    ),
+    Plot(
+        "Response length",
+        "Tokens in a response, on average. Growth is fine where longer answers earn more; growth "
+        "without reward is rambling, and a collapse often means the reward is being gamed.",
+        {"response/length": "tokens"},
+    ),
+    Plot(
+        "Clip fraction",
+        "Share of tokens whose change of probability hit the bound and was held back. A few per "
+        "cent is normal; much more means that a step tries to move too far.",
+        {"policy/clip_fraction": "clipped tokens"},
+        unit="share",
+    ),
+    Plot(
+        "Gradient norm",
+        "Size of the update before clipping. It should stay in one range; spikes point to an "
+        "unstable step, and a steady 0 means that nothing is learned.",
+        {"policy/grad_norm": "before clipping"},
+    ),
+    Plot(
+        "What the task measures",
+        "Figures that the task reports about the responses. They often show how the policy earns "
+        "its reward, for example by writing out the steps.",
+        {"task/*": ""},
+    ),
+    Plot(
+        "Other evaluation figures",
+        "Measured on prompts that training never sees.",
+        {"eval/*": ""},
+    ),
+    Plot(
+        "Responses that teach nothing",
+        "Share of groups whose responses all earned the same, of responses cut at the length "
+        "limit, and of responses that could not be scored. All of it is sampling time wasted.",
+        {
+            "degenerate_groups": "groups with equal rewards",
+            "response/truncated": "cut at the length limit",
+            "unscorable": "could not be scored",
+        },
+        unit="share",
+    ),
+    Plot(
+        "Learning rate",
+        "How large a step the optimiser may take. It follows the schedule of the recipe: warm-up, "
+        "then constant or decaying.",
+        {"policy/learning_rate": "learning rate"},
+    ),
+    Plot(
+        "Time in each step",
+        "Seconds a step spent on each of its parts. The largest part is where a faster machine "
+        "or a smaller setting helps; single spikes are evaluations and checkpoints.",
+        {
+            "time/rollout": "sampling",
+            "time/reward": "scoring",
+            "time/update": "updating",
+            "time/evaluate": "evaluating",
+            "time/checkpoint": "saving",
+        },
+        unit="seconds",
+        stacked=True,
+    ),
+)
+
+# Shown folded, with whatever the table does not know.
+FOLDED = (
+    Plot(
+        "Importance ratio",
+        "Probability of the sampled tokens now, divided by that at sampling, on average. It should "
+        "stay close to 1; far from 1 the update no longer fits its data.",
+        {"policy/ratio_mean": "mean ratio"},
+    ),
+    Plot("Tokens", "Tokens that went into the step.", {"tokens": "tokens"}),
+    Plot(
+        "Time of the whole step",
+        "Seconds from the start of a step to its end; its parts are in the plot above.",
+        {"time/step": "whole step"},
+        unit="seconds",
+    ),
+)
+
+UNKNOWN_METRIC = "A metric of this run for which this page has no explanation."
+
+# The columns of a row, in the words of somebody who sees them first.
+COLUMNS = {
+    "rollout": "where the responses come from",
+    "returns": "what a response is credited with",
+    "baseline": "what the return is compared with",
+    "normalisation": "what the advantage is divided by",
+    "ratio": "how new and old policy are compared",
+    "bound": "what limits one update",
+    "kl": "what holds the policy near the reference",
+    "aggregation": "how token losses become one number",
+    "update": "how the weights move",
+    "roles": "which models take part",
+    "extra_losses": "what else is added to the loss",
+    "coordination": "when sampling and training take turns",
+}
+
+# The parts of a step, for the bars that show where the time went.
+PARTS = {name.removeprefix("time/"): label for name, label in PLOTS[-1].lines.items()}
+
+_BOOKKEEPING = ("step", "stage", "stage_step")
+
+
+def arrange(metrics: list[str]) -> tuple[list[Plot], list[Plot]]:
+    """Sort metrics into plots: the main ones, and the folded ones by prefix.
+
+    Every metric appears in exactly one plot; a plot without metrics is left out.
+    """
+    left = [name for name in metrics if name not in _BOOKKEEPING]
+    spared = {name for plot in FOLDED for name in plot.lines}
+    main = [_take(plot, left, spared) for plot in PLOTS]
+    folded = [_take(plot, left, set()) for plot in FOLDED]
+    folded += [Plot(name, UNKNOWN_METRIC, {name: name}) for name in left]
+    folded = [plot for plot in folded if plot.lines]
+    return [plot for plot in main if plot.lines], sorted(folded, key=_prefix)
+
+
+def _take(plot: Plot, left: list[str], spared: set[str]) -> Plot:
+    """``plot`` with those of its metrics that are in ``left``, which loses them."""
+    lines: dict[str, str] = {}
+    for pattern, label in plot.lines.items():
+        if pattern.endswith("/*"):
+            names = [n for n in left if n.startswith(pattern[:-1]) and n not in spared]
+            lines |= {name: name[len(pattern) - 1 :].replace("_", " ") for name in names}
+        elif pattern in left:
+            lines[pattern] = label
+    left[:] = [name for name in left if name not in lines]
+    return replace(plot, lines=lines)
+
+
+def _prefix(plot: Plot) -> str:
+    name = next(iter(plot.lines))
+    return name.split("/", 1)[0] if "/" in name else ""

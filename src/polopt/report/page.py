@@ -1,0 +1,178 @@
+"""The page: what the template needs, and a policy that lets nothing else run.
+
+Everything is inside the one file. The content security policy names the hashes of our script and
+style and forbids the rest, so that model output could not run even if it were not escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2.utils import htmlsafe_json_dumps
+from markupsafe import Markup
+
+from polopt.report.explain import COLUMNS, PARTS
+from polopt.report.headline import headline
+from polopt.report.plots import draw
+from polopt.report.read import Row, RunRecord
+from polopt.report.samples import compare, training
+from polopt.report.text import duration, number, percent, setting, visible
+
+
+@dataclass(frozen=True)
+class Warned:
+    """A warning, however often it came."""
+
+    message: str
+    stage: str
+    first: int | None  # step
+    last: int | None
+    times: int
+
+
+def render(record: RunRecord) -> str:
+    """The page about ``record`` as HTML."""
+    stages = record.config["stages"]
+    script, style = _script(), _style()
+    curves = draw(record.metrics)
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            name=_name(record),
+            version=str(record.config.get("polopt", "")),
+            policy=_policy(script, style),
+            script=Markup(script),
+            style=Markup(style),
+            data=htmlsafe_json_dumps(curves.data, allow_nan=False, separators=(",", ":")),
+            head=headline(record),
+            stages=stages,
+            columns=COLUMNS,
+            parts=PARTS,
+            curves=curves,
+            comparisons=compare(record.samples),
+            training=training(record.samples),
+            warnings=_warnings(record.warnings),
+            unreadable=record.unreadable,
+            settings=_settings(stages),
+            environment=_facts(record.environment),
+            packages=record.environment.get("packages") or {},
+            commands=_commands(record),
+        )
+    )
+
+
+@cache
+def _environment() -> Environment:
+    def shown(value: object) -> object:
+        return visible(value) if type(value) is str else value  # Markup is ours and stays
+
+    environment = Environment(
+        loader=PackageLoader("polopt.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "duration": duration,
+        "number": number,
+        "percent": percent,
+        "setting": setting,
+    }
+    return environment
+
+
+def _asset(name: str) -> str:
+    return (files("polopt.report") / "assets" / name).read_text(encoding="utf-8")
+
+
+def _script() -> str:
+    licence = _asset("uPlot.LICENSE.txt")
+    return f"\n/*\n{licence}\n*/\n{_asset('uPlot.iife.min.js')}\n{_asset('report.js')}"
+
+
+def _style() -> str:
+    return f"\n{_asset('uPlot.min.css')}\n{_asset('report.css')}"
+
+
+def _policy(script: str, style: str) -> str:
+    def digest(text: str) -> str:
+        return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+    return (
+        f"default-src 'none'; script-src 'sha256-{digest(script)}'; "
+        f"style-src 'sha256-{digest(style)}'; img-src data:; base-uri 'none'; form-action 'none'; "
+        "require-trusted-types-for 'script'; trusted-types 'none'"
+    )
+
+
+def _warnings(rows: Iterable[Row]) -> list[Warned]:
+    grouped: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        grouped.setdefault((row["message"], str(row.get("stage", ""))), []).append(row)
+    warned: list[Warned] = []
+    for (message, stage), same in grouped.items():
+        steps = [row["step"] for row in same if isinstance(row.get("step"), int)]
+        first, last = min(steps, default=None), max(steps, default=None)
+        warned.append(Warned(message, stage, first, last, len(same)))
+    return warned
+
+
+def _settings(stages: list[Row]) -> list[tuple[str, list[str | None]]]:
+    """Every dotted field with its value in each stage; None: the stage has no such field."""
+    tables: list[Row] = [stage.get("settings") or {} for stage in stages]
+    fields = dict.fromkeys(field for table in tables for field in table)
+    return [
+        (field, [setting(t[field]) if field in t else None for t in tables]) for field in fields
+    ]
+
+
+def _facts(environment: Row) -> list[tuple[str, str]]:
+    """The environment but for the packages, one line each."""
+    facts: list[tuple[str, str]] = []
+    for name, value in environment.items():
+        if name == "git":
+            value = _revision(value)
+        if name != "packages":
+            facts.append((name, setting(value)))
+    return facts
+
+
+def _revision(git: object) -> str:
+    if not isinstance(git, dict):
+        return "not in a repository"
+    changed = " with uncommitted changes" if git.get("dirty") else ""
+    return f"{git.get('revision', 'unknown')}{changed}"
+
+
+def _commands(record: RunRecord) -> list[tuple[str, str]]:
+    """What to type next, with the reason."""
+    directory = shlex.quote(str(record.directory))
+    if record.summary is None:
+        first = ("Continue this run where it stopped", f"polopt resume {directory}")
+    else:
+        first = ("Measure the trained policy", f"polopt eval {directory}")
+    return [
+        first,
+        (f"Run the recipe {_name(record)} again, with the settings below", _again(record)),
+        ("Write this page again", f"polopt report {directory}"),
+    ]
+
+
+def _again(record: RunRecord) -> str:
+    seed = (record.config["stages"][-1].get("settings") or {}).get("run.seed")
+    flag = "" if seed is None else f" --run.seed {seed}"
+    return f"polopt train {shlex.quote(_name(record) + '.toml')}{flag}"
+
+
+def _name(record: RunRecord) -> str:
+    return str(record.config.get("name") or record.directory.name)

@@ -1,0 +1,141 @@
+"""From metrics to what the page draws: plots with their numbers, thinned and rounded."""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, TypeGuard
+
+from polopt.report.explain import Plot, arrange
+from polopt.report.read import Row
+from polopt.report.text import with_unit
+
+MAX_POINTS = 3_000  # a line; more cannot be told apart on a screen, and the page must stay small
+DIGITS = 6  # significant digits of a plotted number
+
+Column = list[float | None]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """All that is plotted. Lines are named on the page by their label, in ``data`` by position."""
+
+    main: list[Figure]
+    folded: list[Figure]
+    data: dict[str, Any]  # for the script: stages, steps, stage of each, plots
+    steps_per_point: int  # 1: every step is a point
+    not_finite: list[str]  # "policy/loss at step 12"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One plot on the page."""
+
+    index: int  # in data["plots"]
+    title: str
+    sentence: str
+    lines: list[tuple[str, str]]  # label, last value as text
+    summary: str  # the curve in words, for those who cannot see it
+
+
+def draw(metrics: list[Row]) -> Curves:
+    """Sort ``metrics`` into plots, and prepare their numbers for the script."""
+    points, width = _thin(metrics, MAX_POINTS)
+    names = list(dict.fromkeys(name for row in points for name in row if is_number(row[name])))
+    main, folded = arrange(names)
+    plots = main + folded
+    columns = {name: _column(points, name) for name in names}
+    stages = _spans(metrics)
+    order = {stage["name"]: position for position, stage in enumerate(stages)}
+    figures = [_figure(index, plot, columns) for index, plot in enumerate(plots)]
+    return Curves(
+        main=figures[: len(main)],
+        folded=figures[len(main) :],
+        data={
+            "stages": stages,
+            "steps": [row["step"] for row in points],
+            "stage": [order[_stage(row)] for row in points],
+            "plots": [_numbers(plot, columns) for plot in plots],
+        },
+        steps_per_point=width,
+        not_finite=[
+            f"{name} at step {row['step']}"
+            for row in metrics
+            for name, value in row.items()
+            if isinstance(value, float) and not math.isfinite(value)
+        ],
+    )
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether ``value`` is a finite number, and so can be drawn."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= sys.float_info.max
+
+
+def _thin(metrics: list[Row], limit: int) -> tuple[list[Row], int]:
+    """Means over as many steps of one stage as brings the rows down to about ``limit``."""
+    width = math.ceil(len(metrics) / limit) or 1
+    if width == 1:
+        return metrics, 1
+    points: list[Row] = []
+    for _, stage in groupby(metrics, key=_stage):
+        rows = list(stage)
+        points += [_mean(rows[i : i + width]) for i in range(0, len(rows), width)]
+    return points, width
+
+
+def _mean(rows: list[Row]) -> Row:
+    mean = dict(rows[-1])
+    for name in {name for row in rows for name in row} - {"step", "stage", "stage_step"}:
+        values = [row[name] for row in rows if is_number(row.get(name))]
+        if values:
+            mean[name] = sum(values) / len(values)
+    return mean
+
+
+def _column(points: list[Row], name: str) -> Column:
+    values = (row.get(name) for row in points)
+    return [float(f"{v:.{DIGITS}g}") if is_number(v) else None for v in values]
+
+
+def _spans(metrics: list[Row]) -> list[dict[str, Any]]:
+    """First and last step of each stage that has begun; a stage starts where the last one ends."""
+    spans: list[dict[str, Any]] = []
+    for name in dict.fromkeys(_stage(row) for row in metrics):
+        steps = [row["step"] for row in metrics if _stage(row) == name]
+        start = spans[-1]["end"] if spans else steps[0]
+        spans.append({"name": name, "start": start, "end": steps[-1]})
+    return spans
+
+
+def _stage(row: Row) -> str:
+    return str(row.get("stage", ""))
+
+
+def _numbers(plot: Plot, columns: dict[str, Column]) -> dict[str, Any]:
+    return {
+        "unit": plot.unit,
+        "top": plot.top,
+        "stacked": plot.stacked,
+        "lines": [
+            {"values": columns[name], "points": name.startswith("eval/")} for name in plot.lines
+        ],
+    }
+
+
+def _figure(index: int, plot: Plot, columns: dict[str, Column]) -> Figure:
+    lines: list[tuple[str, str]] = []
+    words: list[str] = []
+    for name, label in plot.lines.items():
+        values = [value for value in columns[name] if value is not None]
+        first, last, low, high = (
+            with_unit(value, plot.unit)
+            for value in (values[0], values[-1], min(values), max(values))
+        )
+        lines.append((label, last))
+        words.append(f"{label} from {first} to {last}, lowest {low}, highest {high}")
+    return Figure(index, plot.title, plot.sentence, lines, f"{plot.title}: {'; '.join(words)}.")

@@ -1,0 +1,124 @@
+"""Read a run directory: plain JSON in, plain dicts and lists out.
+
+A run may still be going on, or have died: ``summary.json`` may be missing, the line files may be
+empty, and the last line of one may be half written. None of this is an error.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from polopt.errors import RunDirectoryError
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run directory says, as plain dicts and lists."""
+
+    directory: Path
+    config: Row  # config.json
+    environment: Row  # environment.json; empty if missing
+    metrics: list[Row]  # one a stage and step, in the order of the steps
+    samples: list[Row]  # in the order of the file
+    warnings: list[Row]  # in the order of the file
+    summary: Row | None  # summary.json; None: the run has not finished
+    unreadable: list[str] = field(default_factory=list[str])  # "metrics.jsonl line 12"
+
+
+def load(run_directory: Path) -> RunRecord:
+    """Read the run in ``run_directory``.
+
+    Raises:
+        RunDirectoryError: it is no run directory, or one of its files is not what it should be.
+    """
+    directory = Path(run_directory)
+    config = _object(directory / "config.json")
+    if config is None:
+        raise RunDirectoryError(f"{directory}: not a run directory, it has no config.json")
+    _check_stages(directory, config)
+    metrics, torn_metrics = _rows(directory / "metrics.jsonl", {"step": int})
+    samples, torn_samples = _rows(
+        directory / "samples.jsonl", {"step": int, "kind": str, "prompt": str, "completion": str}
+    )
+    warnings, torn_warnings = _rows(directory / "warnings.jsonl", {"message": str})
+    return RunRecord(
+        directory=directory,
+        config=config,
+        environment=_object(directory / "environment.json") or {},
+        metrics=_one_per_step(metrics),
+        samples=samples,
+        warnings=warnings,
+        summary=_object(directory / "summary.json"),
+        unreadable=torn_metrics + torn_samples + torn_warnings,
+    )
+
+
+def _check_stages(directory: Path, config: Row) -> None:
+    """Every stage needs a name; the page shows whatever else is there."""
+    stages = config.get("stages")
+    if not isinstance(stages, list) or not all(
+        isinstance(stage, dict) and isinstance(stage.get("name"), str) for stage in stages
+    ):
+        config_file = directory / "config.json"
+        raise RunDirectoryError(f"{config_file}: stages must be a list of objects with a name")
+
+
+def _object(path: Path) -> Row | None:
+    """The JSON object in ``path``, None if there is no such file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise RunDirectoryError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise RunDirectoryError(f"{path} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise RunDirectoryError(f"{path} must hold a JSON object")
+    return value
+
+
+def _rows(path: Path, required: Mapping[str, type]) -> tuple[list[Row], list[str]]:
+    """The objects of a line file, and the places of lines that are none.
+
+    A last line without its line end is still being written and is left out in silence.
+    """
+    rows: list[Row] = []
+    unreadable: list[str] = []
+    try:
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                row = _row(line, required)
+                if row is not None:
+                    rows.append(row)
+                elif line.endswith(b"\n") and line.strip():
+                    unreadable.append(f"{path.name} line {number}")
+    except FileNotFoundError:
+        pass  # nothing was recorded yet
+    except OSError as error:
+        raise RunDirectoryError(f"cannot read {path}: {error.strerror}") from error
+    return rows, unreadable
+
+
+def _row(line: bytes, required: Mapping[str, type]) -> Row | None:
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict):
+        return None
+    return row if all(type(row.get(key)) is kind for key, kind in required.items()) else None
+
+
+def _one_per_step(rows: list[Row]) -> list[Row]:
+    """Lines of the same stage and step become one; where they differ the later one wins."""
+    merged: dict[tuple[object, int], Row] = {}
+    for row in rows:
+        merged.setdefault((str(row.get("stage")), row["step"]), {}).update(row)
+    return sorted(merged.values(), key=lambda row: row["step"])

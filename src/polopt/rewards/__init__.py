@@ -1,0 +1,7 @@
+"""Reward functions: any callable, called with care."""
+
+from polopt.rewards.check import first_batch_report
+from polopt.rewards.functions import from_file, from_verifier
+from polopt.rewards.score import RewardSpec, Scored, score
+
+__all__ = ["RewardSpec", "Scored", "first_batch_report", "from_file", "from_verifier", "score"]

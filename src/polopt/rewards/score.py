@@ -1,0 +1,162 @@
+"""Scoring a batch: several weighted rewards for each completion, and what became of each.
+
+A failure is never a reward of 0: it stops the run or leaves the completion unscored, as asked.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from polopt.errors import RewardError
+from polopt.rewards.arguments import offered, wanted
+from polopt.rewards.call import Raised, call, one_line
+from polopt.rewards.values import Problem, values
+from polopt.types import Outcome, Prompt
+
+Result = float | None | Problem
+
+
+@dataclass(frozen=True)
+class RewardSpec:
+    """One reward and how to treat it."""
+
+    name: str  # in metrics and messages
+    function: Callable[..., Any]  # called by name with what its signature asks for
+    weight: float = 1.0  # factor in the sum
+    timeout: float = 60.0  # seconds for one batch
+    on_error: Literal["stop", "unscorable"] = "stop"  # what a failure does to the run or the row
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What one completion earned."""
+
+    reward: float  # sum of weight * part over the parts that apply; NaN: could not be scored
+    parts: dict[str, float]  # by name; absent: did not apply, NaN: failed
+    outcome: Outcome
+
+
+def score(
+    prompts: Sequence[Prompt],
+    completions: Sequence[str],
+    completion_ids: Sequence[Sequence[int]],
+    specs: Sequence[RewardSpec],
+    seed: int,
+) -> list[Scored]:
+    """Score a batch of completions; prompt i belongs to completion i.
+
+    A function is called once for the batch, by keyword, with copies of those of ``prompts`` (text),
+    ``completions`` (text), ``completion_ids`` (tokens) and the data columns that its signature
+    declares; it returns one number or None (does not apply) for each completion. See ``call`` for
+    how it is kept in bounds.
+
+    The reward is Σ weight·part over the parts that apply, NaN where none applies or one failed. The
+    outcome is that of the failure: ``error`` for an exception or a value of the wrong kind or
+    number, ``timeout``, ``memory``, ``unscorable`` for a number that is not finite or where no part
+    applies. Otherwise the first reward that applies decides, so a verifier comes first: ``ok`` from
+    1.0 upwards, the most a verifier gives, else ``wrong``.
+
+    Args:
+        prompts: of the completions, with their data columns.
+        completions: text.
+        completion_ids: tokens.
+        specs: the rewards; names differ.
+        seed: of the global generators during each call, so that a function that draws from them
+            gives the same rewards in the same place of the same run.
+
+    Raises:
+        RewardError: a function asks for a column that is not there, or fails with ``on_error``
+            "stop"; one line with function, row and reason.
+    """
+    if not len(prompts) == len(completions) == len(completion_ids):
+        raise ValueError("prompts, completions and completion_ids differ in length")
+    if not completions:
+        return []
+    batch = offered(prompts, completions, completion_ids)
+    found = {spec.name: _results(spec, batch, len(completions), seed) for spec in specs}
+    return [
+        _scored(specs, {name: results[row] for name, results in found.items()})
+        for row in range(len(completions))
+    ]
+
+
+def _scored(specs: Sequence[RewardSpec], results: Mapping[str, Result]) -> Scored:
+    parts = {
+        name: float("nan") if isinstance(result, Problem) else result
+        for name, result in results.items()
+        if result is not None
+    }
+    if not parts:
+        return Scored(float("nan"), parts, Outcome.UNSCORABLE)
+    reward = sum(spec.weight * parts[spec.name] for spec in specs if spec.name in parts)
+    problems = [result for result in results.values() if isinstance(result, Problem)]
+    if problems:
+        return Scored(float("nan"), parts, problems[0].outcome)
+    return Scored(reward, parts, Outcome.OK if next(iter(parts.values())) >= 1 else Outcome.WRONG)
+
+
+def _results(
+    spec: RewardSpec, batch: Mapping[str, list[Any]], count: int, seed: int
+) -> list[Result]:
+    """What one function said about each completion."""
+    answer = call(spec.function, wanted(spec.name, spec.function, batch), spec.timeout, seed)
+    if isinstance(answer, Raised):
+        found = Problem(_outcome(answer), _told(spec.function, answer))
+    else:
+        found = values(answer.value, count)
+    results: list[Result] = [found] * count if isinstance(found, Problem) else [*found]
+    if spec.on_error == "unscorable":
+        return results
+    for row, result in enumerate(results):
+        if isinstance(result, Problem):
+            raised = answer.error if isinstance(answer, Raised) and not answer.late else None
+            alone = row if result is not found else _culprit(spec, batch, count, seed, raised)
+            where = f"rows 0 to {count - 1}" if alone is None else f"row {alone}"
+            raise RewardError(f"reward {spec.name!r}: {where}: {result.text}") from raised
+    return results
+
+
+def _culprit(
+    spec: RewardSpec,
+    batch: Mapping[str, list[Any]],
+    count: int,
+    seed: int,
+    raised: BaseException | None,
+) -> int | None:
+    """The first row that raises the same kind of error when scored alone, just to name it."""
+    deadline = time.monotonic() + spec.timeout
+    for row in range(count if raised is not None else 0):
+        alone = {name: [items[row]] for name, items in batch.items()}
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return None
+        answer = call(spec.function, wanted(spec.name, spec.function, alone), left, seed)
+        if isinstance(answer, Raised):
+            return row if type(answer.error) is type(raised) and not answer.late else None
+    return None
+
+
+def _outcome(answer: Raised) -> Outcome:
+    if answer.late:
+        return Outcome.TIMEOUT
+    return Outcome.MEMORY if isinstance(answer.error, MemoryError) else Outcome.ERROR
+
+
+def _told(function: Callable[..., Any], answer: Raised) -> str:
+    """The exception on one line, with the last line of the function's own file that it passed."""
+    if answer.late:
+        return str(answer.error)
+    text = "raised " + one_line(answer.error)
+    while isinstance(function, functools.partial):
+        function = function.func
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    frames = traceback.extract_tb(answer.error.__traceback__)
+    own = [frame for frame in frames if code and frame.filename == code.co_filename]
+    return f"{text} ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else text

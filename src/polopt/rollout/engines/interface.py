@@ -1,0 +1,44 @@
+"""What every engine offers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from polopt.types import Group, Prompt, Sampling
+
+
+@dataclass(frozen=True)
+class Request:
+    """``count`` responses to one prompt. (run seed, ticket, sample index) decide the draws."""
+
+    ticket: int
+    prompt: Prompt
+    count: int
+    sampling: Sampling
+
+
+class Engine(Protocol):
+    """Generates groups of responses; many prompts decode together.
+
+    Each token carries the log-prob of the distribution it was drawn from and the version of the
+    policy that drew it, both from the engine itself.
+    """
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Queue work."""
+        ...
+
+    def poll(self) -> list[Group]:
+        """Groups that are done, [] when nothing is queued; blocks while there is work."""
+        ...
+
+    def update(self, version: int) -> None:
+        """Serve the weights of this version from now on."""
+        ...
+
+    @property
+    def version(self) -> int:
+        """Of the weights being served."""
+        ...

@@ -1,0 +1,93 @@
+"""Groups of responses as tensors, and what they say about the rollout."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from polopt.types import Batch, Experience, Finish, Metrics, Outcome, Sample, TokenRows
+
+UNTRAINED = {Finish.ABORTED, Finish.ERROR}
+
+
+def experience(batch: Batch, *, pad_id: int, device: torch.device) -> Experience:
+    """The batch as tensors, rows in ticket order: prompts left-padded, responses right-padded."""
+    rows = [(group.ticket, sample) for group in batch.groups for sample in group.samples]
+    samples = [sample for _, sample in rows]
+    prompt_width = max(sample.prompt_length for sample in samples)
+    width = max(len(sample.tokens) - sample.prompt_length for sample in samples)
+    tokens = np.full((len(rows), prompt_width + width), pad_id, dtype=np.int64)
+    attention = np.zeros(tokens.shape, dtype=np.bool_)
+    for row, sample in enumerate(samples):
+        start = prompt_width - sample.prompt_length
+        tokens[row, start : start + len(sample.tokens)] = sample.tokens
+        attention[row, start : start + len(sample.tokens)] = True
+    sampling = samples[0].sampling
+    return Experience(
+        mask=_tensor(_responses([s.mask for s in samples], samples, width, False), device),
+        group=torch.tensor([ticket for ticket, _ in rows], device=device),
+        scores=torch.tensor(
+            [float("nan") if s.finish in UNTRAINED else s.reward for s in samples],
+            dtype=torch.float32,
+            device=device,
+        ),
+        logp_rollout=_tensor(
+            _responses([s.logp_rollout for s in samples], samples, width, np.nan), device
+        ),
+        truncated=torch.tensor([s.finish is Finish.LENGTH for s in samples], device=device),
+        tokens=TokenRows(
+            tokens=_tensor(tokens, device),
+            attention=_tensor(attention, device),
+            prompt_width=prompt_width,
+            temperature=sampling.temperature,
+            min_new_tokens=sampling.min_new_tokens,
+        ),
+    )
+
+
+def rollout_metrics(batch: Batch) -> Metrics:
+    """Rewards, accuracy, lengths and policy lag of a batch of sampled groups."""
+    samples = [sample for group in batch.groups for sample in group.samples]
+    rewards = [s.reward for s in samples if s.reward == s.reward]
+    lags = [batch.taken_at - span.version for s in samples for span in s.spans]
+    metrics: Metrics = {
+        "response/length": statistics.fmean(len(s.tokens) - s.prompt_length for s in samples),
+        "response/truncated": statistics.fmean(s.finish is Finish.LENGTH for s in samples),
+        "lag/mean": statistics.fmean(lags),
+        "lag/max": float(max(lags)),
+        "tokens": float(sum(int(s.mask.sum()) for s in samples)),
+    }
+    if rewards:
+        metrics["reward/mean"] = statistics.fmean(rewards)
+        metrics["reward/std"] = statistics.pstdev(rewards)
+    for name in sorted({name for s in samples for name in s.parts}):
+        values = [s.parts[name] for s in samples if name in s.parts]
+        metrics[f"reward/{name}"] = statistics.fmean(values)
+    judged = [s.outcome for s in samples if s.outcome in (Outcome.OK, Outcome.WRONG)]
+    if judged:
+        metrics["accuracy"] = statistics.fmean(outcome is Outcome.OK for outcome in judged)
+    return metrics
+
+
+def _responses(
+    per_token: Sequence[NDArray[np.bool_]] | Sequence[NDArray[np.float32]],
+    samples: Sequence[Sample],
+    width: int,
+    fill: float | bool,
+) -> NDArray[np.bool_] | NDArray[np.float32]:
+    """Response columns of a per-token quantity, right-padded to [B, T]."""
+    out = np.full((len(samples), width), fill, dtype=per_token[0].dtype)
+    for row, (values, sample) in enumerate(zip(per_token, samples, strict=True)):
+        response = values[sample.prompt_length :]
+        out[row, : len(response)] = response
+    return out
+
+
+def _tensor(
+    array: NDArray[np.bool_] | NDArray[np.float32] | NDArray[np.int64], device: torch.device
+) -> torch.Tensor:
+    return torch.from_numpy(array).to(device)

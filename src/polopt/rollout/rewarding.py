@@ -1,0 +1,109 @@
+"""Rewards for sampled groups: the verifier of the task, the user's functions, or both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from polopt.envs.text import TextTask
+from polopt.errors import RecipeError
+from polopt.recipe import Reward, StageRecipe
+from polopt.rewards import RewardSpec, from_file, score
+from polopt.rollout.text import TextSource
+from polopt.seeding import derive
+from polopt.types import Group, Sample
+
+RewardFunction = Callable[..., Any]
+Judge = Callable[[Sequence[Group]], list[Group]]
+
+
+def specs(
+    stage: StageRecipe, task: TextTask | None, given: RewardFunction | None = None
+) -> list[RewardSpec]:
+    """What the stage's answers are scored by.
+
+    Args:
+        stage: resolved.
+        task: of the data source; its verifier is ``verifier = "task"``, and the default.
+        given: a function from Python, which takes the place of the recipe's rewards.
+
+    Raises:
+        RecipeError: the data have no verifier of their own and no reward is named.
+        RewardError: a reward file that cannot be used.
+    """
+    if given is not None:
+        return [RewardSpec(_name(given), given)]
+    if not stage.rewards:
+        return [] if task is None else [RewardSpec(task.name, _verifier(task))]
+    return [_spec(reward, task, stage.data.source) for reward in stage.rewards]
+
+
+def judge(source: TextSource, rewards: Sequence[RewardSpec], seed: int) -> Judge:
+    """A function that fills in reward, parts and outcome of every sample."""
+    tokenizer = source.tokeniser.tokenizer
+
+    def judged(groups: Sequence[Group]) -> list[Group]:
+        if not groups or not rewards:
+            return list(groups)
+        pairs = [(group.prompt, sample) for group in groups for sample in group.samples]
+        responses = [sample.tokens[sample.prompt_length :].tolist() for _, sample in pairs]
+        scored = score(
+            [prompt for prompt, _ in pairs],
+            tokenizer.batch_decode(responses, skip_special_tokens=True),
+            responses,
+            rewards,
+            seed=derive(seed, "reward", groups[0].ticket),
+        )
+        samples = iter(
+            replace(sample, reward=s.reward, parts=s.parts, outcome=s.outcome)
+            for (_, sample), s in zip(pairs, scored, strict=True)
+        )
+        return [
+            replace(group, samples=tuple(next(samples) for _ in group.samples)) for group in groups
+        ]
+
+    return judged
+
+
+def text_of(source: TextSource) -> Callable[[Sample], str]:
+    """The response of a sample as text, without special tokens."""
+    tokenizer = source.tokeniser.tokenizer
+
+    def text(sample: Sample) -> str:
+        response = sample.tokens[sample.prompt_length :].tolist()
+        return str(tokenizer.decode(response, skip_special_tokens=True))
+
+    return text
+
+
+def _spec(reward: Reward, task: TextTask | None, source: str) -> RewardSpec:
+    if reward.verifier is not None:
+        if task is None:
+            raise RecipeError(
+                f"reward.verifier: {source!r} brings no verifier; name a file and a function"
+            )
+        function: RewardFunction = _verifier(task)
+        name = reward.name or task.name
+    else:
+        assert reward.file is not None and reward.function is not None, "checked by the schema"
+        function = from_file(Path(reward.file), reward.function)
+        name = reward.name or reward.function
+    return RewardSpec(name, function, reward.weight, reward.timeout, reward.on_error)
+
+
+def _verifier(task: TextTask) -> RewardFunction:
+    """The task's scorer in the shape of a reward function."""
+
+    def verify(completions: list[str], **columns: list[Any]) -> list[float]:
+        return [
+            task.score(completion, {name: values[i] for name, values in columns.items()})
+            for i, completion in enumerate(completions)
+        ]
+
+    return verify
+
+
+def _name(function: RewardFunction) -> str:
+    return getattr(function, "__name__", type(function).__name__)

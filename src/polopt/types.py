@@ -1,0 +1,168 @@
+"""What crosses a boundary between stages: frozen dataclasses, each field documented once.
+
+Shapes: B responses, T response columns (prompt tokens are never in T), P prompt columns.
+Three policies, never two: the behaviour policy sampled the data (``logp_rollout``), the proximal
+one anchors the ratio (``logp_old``), the current one is being trained (``logp``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+Metrics = dict[str, float]
+
+
+def _take(record: Experience | Credited, index: torch.Tensor) -> dict[str, Any]:
+    """The fields of a dataclass that have rows, each with those rows alone."""
+    values = {f.name: getattr(record, f.name) for f in fields(record)}
+    taken = {name: v[index] for name, v in values.items() if isinstance(v, torch.Tensor)}
+    return taken | {name: v.rows(index) for name, v in values.items() if isinstance(v, TokenRows)}
+
+
+class Finish(StrEnum):
+    """Why a response ended. Aborted and failed responses are never trained on."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    ABORTED = "aborted"
+    ERROR = "error"
+
+
+class Outcome(StrEnum):
+    """What became of scoring one response. An infrastructure error is never a reward of 0."""
+
+    OK = "ok"
+    WRONG = "wrong"
+    ERROR = "error"
+    TIMEOUT = "timeout"
+    MEMORY = "memory"
+    OUTPUT_LIMIT = "output_limit"
+    UNSCORABLE = "unscorable"
+    INFRA_ERROR = "infra_error"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt of a data source.
+
+    Example: ``Prompt(7, "3+8-9=", (20, 25, ...), {"prompt": "3+8-9=", "answer": "2"})``
+    """
+
+    id: int  # place in the endless stream (training) or in the fixed list (evaluation)
+    text: str
+    tokens: tuple[int, ...]
+    columns: Mapping[str, Any] = field(default_factory=dict[str, Any])  # every column of the row
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """The distribution that was sampled; needed to recompute the same one."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_new_tokens: int = 48
+    min_new_tokens: int = 0
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Span:
+    """Which policy version produced ``tokens[start:end]``; stamped where the token is sampled."""
+
+    version: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sequence: a prompt and a response, token in, token out."""
+
+    tokens: NDArray[np.int64]  # [P + T] prompt and response; text is never re-tokenised
+    mask: NDArray[np.bool_]  # [P + T] True where the policy produced the token
+    logp_rollout: NDArray[np.float32]  # [P + T] behaviour log-prob; NaN where mask is False
+    prompt_length: int
+    spans: tuple[Span, ...] = ()
+    finish: Finish = Finish.STOP
+    sampling: Sampling = field(default_factory=Sampling)
+    reward: float = float("nan")  # NaN: could not be scored
+    parts: Mapping[str, float] = field(default_factory=dict[str, float])  # each reward by name
+    outcome: Outcome = Outcome.UNSCORABLE
+
+
+@dataclass(frozen=True)
+class Group:
+    """The responses to one prompt; advantages are a property of a group."""
+
+    ticket: int  # place in the prompt stream; seeds the sampling and orders the batch
+    prompt: Prompt
+    samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the learners consume in one step."""
+
+    groups: tuple[Group, ...]  # sorted by ticket
+    taken_at: int  # policy version at take
+
+
+@dataclass(frozen=True)
+class TokenRows:
+    """A batch as tensors for a forward pass: prompts left-padded, responses right-padded."""
+
+    tokens: torch.Tensor  # [B, P + T] int64
+    attention: torch.Tensor  # [B, P + T] bool, True at real tokens
+    prompt_width: int  # P; response column t is token column P + t
+    temperature: float = 1.0  # of the sampler: logits are divided by it in every pass
+    min_new_tokens: int = 0  # of the sampler: no end of sequence before this column
+
+    def rows(self, index: torch.Tensor) -> TokenRows:
+        """The same for some of the rows."""
+        return replace(self, tokens=self.tokens[index], attention=self.attention[index])
+
+
+@dataclass(frozen=True)
+class Experience:
+    """One batch as the mathematics sees it. A field never changes meaning.
+
+    Values where ``mask`` is False are never read and may be NaN (rule R1).
+    """
+
+    mask: torch.Tensor  # [B, T] bool, True where the policy produced the token
+    group: torch.Tensor  # [B] int64, prompt identity; rows of a group need not be adjacent
+    scores: torch.Tensor  # [B] outcome reward; NaN = could not be scored
+    logp_rollout: torch.Tensor | None = None  # [B, T] of the sampler
+    logp_old: torch.Tensor | None = None  # [B, T] trainer weights at the start of the update
+    logp_ref: torch.Tensor | None = None  # [B, T] of the reference
+    values: torch.Tensor | None = None  # [B, T] V(s_t), state before token t
+    last_values: torch.Tensor | None = None  # [B] V after the last token; None = 0
+    greedy_scores: torch.Tensor | None = None  # [B] reward of the greedy response to the prompt
+    truncated: torch.Tensor | None = None  # [B] bool, cut by the length limit
+    tokens: TokenRows | None = None  # for the actors; the mathematics never reads it
+
+    def rows(self, index: torch.Tensor) -> Experience:
+        """The same for some of the rows."""
+        return replace(self, **_take(self, index))
+
+
+@dataclass(frozen=True)
+class Credited:
+    """Advantages, and who takes part in the loss. All of it is detached."""
+
+    advantages: torch.Tensor  # [B, T], 0 outside mask
+    mask: torch.Tensor  # [B, T] bool, tokens that enter the loss and its divisors
+    valid: torch.Tensor  # [B] bool, False: row left the denominators (R4, R5, R7)
+    value_targets: torch.Tensor | None = None  # [B, T] for a critic, never normalised
+    metrics: Metrics = field(default_factory=dict[str, float])
+
+    def rows(self, index: torch.Tensor) -> Credited:
+        """The same for some of the rows; the metrics stay those of the whole."""
+        return replace(self, **_take(self, index))

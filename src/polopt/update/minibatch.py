@@ -1,0 +1,151 @@
+"""First-order updates: epochs of minibatches, each split into micro-batches that fit.
+
+Divisors are counted over the whole minibatch before it is split (``terms``), so the split, the
+padding and the order of rows leave the gradient unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from polopt.errors import NonFiniteError
+from polopt.recipe import Update
+from polopt.roles import Actor
+from polopt.roles.policies.token import Quantity, Scores
+from polopt.seeding import derive
+from polopt.types import Credited, Experience, Metrics
+from polopt.update.schedule import learning_rate
+
+STATE_FILE = "optimizer.safetensors"
+
+
+class Terms(Protocol):
+    """What a loss needs beside the live scores, divisors included; can be cut into rows."""
+
+    def rows(self, index: Tensor) -> Terms:
+        """The same for some of the rows."""
+        ...
+
+
+T = TypeVar("T", bound=Terms)
+
+
+@dataclass(frozen=True)
+class Loss(Generic[T]):
+    """A loss that adds up over micro-batches: what it wants, its terms, and itself."""
+
+    want: AbstractSet[Quantity]
+    terms: Callable[[Experience, Credited], T]  # once a minibatch, over all of its rows
+    value: Callable[[Scores, T], tuple[Tensor, dict[str, Tensor]]]  # once a micro-batch
+
+
+class FirstOrder(Generic[T]):
+    """AdamW on an actor (Loshchilov & Hutter 2019), with gradient clipping by global norm."""
+
+    def __init__(
+        self, actor: Actor, loss: Loss[T], settings: Update, *, steps: int, seed: int, name: str
+    ) -> None:
+        self.actor, self.loss, self.settings = actor, loss, settings
+        self.steps, self.seed, self.name = steps, seed, name
+        self.optimiser_steps = 0
+        self._named = dict(actor.language_model.model.named_parameters())
+        decayed = [p for p in self._named.values() if p.ndim > 1]
+        plain = [p for p in self._named.values() if p.ndim <= 1]  # norms and biases
+        self._optimiser = torch.optim.AdamW(
+            [
+                {"params": decayed, "weight_decay": settings.weight_decay},
+                {"params": plain, "weight_decay": 0.0},
+            ],
+            lr=0.0,
+            betas=(settings.beta1, settings.beta2),
+            fused=True,
+        )
+
+    def update(self, experience: Experience, credited: Credited, step: int) -> Metrics:
+        """Consume one batch; ``step`` batches were consumed before it."""
+        rate = learning_rate(self.settings, step, self.steps)
+        for group in self._optimiser.param_groups:
+            group["lr"] = rate
+        totals: Metrics = {}
+        minibatches = list(self._minibatches(experience, step))
+        for index in minibatches:
+            for name, value in self._optimise(experience, credited, index, step).items():
+                totals[name] = totals.get(name, 0.0) + value / len(minibatches)
+        totals["learning_rate"] = rate
+        return {f"{self.name}/{name}": value for name, value in totals.items()}
+
+    def _minibatches(self, experience: Experience, step: int) -> Iterator[Tensor]:
+        """Row indices of each optimiser step, in a new order every epoch."""
+        rows = experience.mask.shape[0]
+        count = self.settings.minibatches or 1
+        for epoch in range(self.settings.epochs or 1):
+            if count == 1:
+                yield torch.arange(rows)
+                continue
+            generator = torch.Generator().manual_seed(derive(self.seed, "minibatch", step, epoch))
+            yield from torch.randperm(rows, generator=generator).tensor_split(count)
+
+    def _optimise(
+        self, experience: Experience, credited: Credited, index: Tensor, step: int
+    ) -> Metrics:
+        """One optimiser step on the rows ``index``."""
+        experience, credited = experience.rows(index), credited.rows(index)
+        tokens = experience.tokens
+        assert tokens is not None
+        terms = self.loss.terms(experience, credited)
+        self._optimiser.zero_grad(set_to_none=True)
+        totals: dict[str, Tensor] = {}
+        for micro in self._micro_batches(experience):
+            scores = self.actor.score(tokens.rows(micro), self.loss.want)
+            loss, metrics = self.loss.value(scores, terms.rows(micro))
+            loss.backward()
+            for name, value in {"loss": loss.detach(), **metrics}.items():
+                totals[name] = totals[name] + value if name in totals else value
+        norm = torch.nn.utils.clip_grad_norm_(self._named.values(), self.settings.max_grad_norm)
+        values = {name: float(value) for name, value in totals.items()}
+        values["grad_norm"] = float(norm)
+        if not torch.isfinite(norm):
+            raise NonFiniteError(
+                f"{self.name}: the gradient norm of step {step + 1} is {float(norm)}; the weights "
+                "were left as they are (lower update.learning_rate or update.max_grad_norm)"
+            )
+        if norm > 0:  # no signal, no step: momentum and weight decay would move the weights
+            self._optimiser.step()
+            self.optimiser_steps += 1
+        return values
+
+    def _micro_batches(self, experience: Experience) -> Iterator[Tensor]:
+        """Row indices of each forward pass, at most ``micro_batch_tokens`` padded tokens."""
+        assert experience.tokens is not None
+        rows, width = experience.tokens.tokens.shape
+        budget = self.settings.micro_batch_tokens
+        size = rows if budget is None else max(1, budget // width)
+        return iter(torch.arange(rows).split(size))
+
+    def save(self, directory: Path) -> dict[str, int]:
+        """Write the optimiser's tensors; return its counters."""
+        state = {
+            f"{name}.{key}": tensor.detach().cpu().contiguous()
+            for name, parameter in self._named.items()
+            for key, tensor in self._optimiser.state.get(parameter, {}).items()
+        }
+        save_file(state, directory / STATE_FILE)
+        return {"optimiser_steps": self.optimiser_steps}
+
+    def load(self, directory: Path, counters: dict[str, int]) -> None:
+        """Take up what :meth:`save` wrote."""
+        state = load_file(directory / STATE_FILE)
+        for full_name, tensor in state.items():
+            name, key = full_name.rsplit(".", 1)
+            parameter = self._named[name]
+            # Adam's step counter stays where the fused kernel wants it; moments follow the weight.
+            self._optimiser.state[parameter][key] = tensor.to(parameter.device)
+        self.optimiser_steps = counters["optimiser_steps"]

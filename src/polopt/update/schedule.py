@@ -1,0 +1,22 @@
+"""The learning rate as a pure function of progress, so that a resumed run needs no state."""
+
+from __future__ import annotations
+
+import math
+
+from polopt.recipe import Update
+
+
+def learning_rate(update: Update, step: int, steps: int) -> float:
+    """Rate for the batch that takes the run from ``step`` to ``step + 1``.
+
+    Linear warm-up: peak · (step + 1) / warmup_steps; then constant, or to 0 at ``steps``:
+    linear 1 − p, cosine ½ (1 + cos πp), p the share of the way after warm-up.
+    """
+    peak = update.learning_rate
+    assert peak is not None, "resolved by the row"
+    if step < update.warmup_steps:
+        return peak * (step + 1) / update.warmup_steps
+    way = min(1.0, (step - update.warmup_steps) / max(1, steps - update.warmup_steps))
+    factor = {"constant": 1.0, "linear": 1.0 - way, "cosine": 0.5 * (1 + math.cos(math.pi * way))}
+    return peak * factor[update.decay]

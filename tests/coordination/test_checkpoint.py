@@ -1,0 +1,129 @@
+"""A checkpoint is whole or not there, whatever happens while it is written."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from polopt.coordination import checkpoint
+
+
+def write(text: str):
+    def files(directory: Path) -> None:
+        (directory / "model.safetensors").write_text(text)
+        (directory / "policy").mkdir()
+        (directory / "policy" / "optimizer.safetensors").write_text(text * 2)
+
+    return files
+
+
+def test_saved_verified_and_linked(tmp_path: Path) -> None:
+    path = checkpoint.save(tmp_path, 3, {"a": 1}, write("w"))
+    assert path.name == "step_3"
+    assert checkpoint.verified(path)
+    assert checkpoint.read_state(path) == {"a": 1}
+    assert os.readlink(tmp_path / "last") == "step_3"
+    assert sorted(json.loads((path / "MANIFEST.json").read_text())["files"]) == [
+        "model.safetensors",
+        "policy/optimizer.safetensors",
+        "state.json",
+    ]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "policy/optimizer.safetensors", "state.json",
+                                  "MANIFEST.json"])
+@pytest.mark.parametrize("damage", ["empty", "half", "flip", "gone"])
+def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, name: str, damage: str) -> None:
+    checkpoint.save(tmp_path, 1, {}, write("old weights"))
+    path = checkpoint.save(tmp_path, 2, {}, write("new weights"))
+    file = path / name
+    content = file.read_bytes()
+    if damage == "gone":
+        file.unlink()
+    else:
+        flipped = bytes([content[0] ^ 1]) + content[1:]
+        file.write_bytes({"empty": b"", "half": content[: len(content) // 2], "flip": flipped}[damage])
+    newest = checkpoint.newest(tmp_path)
+    assert newest is not None and newest.name == "step_1"
+
+
+def test_highest_step_wins_by_number(tmp_path: Path) -> None:
+    for step in (2, 10, 9):
+        checkpoint.save(tmp_path, step, {}, write("w"))
+    newest = checkpoint.newest(tmp_path)
+    assert newest is not None and newest.name == "step_10"
+
+
+def test_no_checkpoint(tmp_path: Path) -> None:
+    assert checkpoint.newest(tmp_path) is None
+
+
+def test_a_failing_write_leaves_the_one_before(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, 1, {}, write("w"))
+
+    def fails(directory: Path) -> None:
+        (directory / "model.safetensors").write_text("half")
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        checkpoint.save(tmp_path, 2, {}, fails)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last", "step_1"]
+    assert os.readlink(tmp_path / "last") == "step_1"
+
+
+def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, 1, {"n": 1}, write("a"))
+    path = checkpoint.save(tmp_path, 1, {"n": 2}, write("b"))
+    assert checkpoint.read_state(path) == {"n": 2}
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+def test_prune_keeps_newest_and_pinned_and_clears_leftovers(tmp_path: Path) -> None:
+    for step in range(1, 6):
+        checkpoint.save(tmp_path, step, {}, write("w"))
+    shutil.copytree(tmp_path / "step_1", tmp_path / ".tmp-9-1")
+    checkpoint.prune(tmp_path, keep=2, pinned={"step_2"})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last", "step_2", "step_4", "step_5"]
+
+
+CALLS = ["fsync", "replace", "rename", "symlink"]
+
+
+@pytest.mark.parametrize("fatal", range(24))
+def test_death_at_any_system_call_leaves_a_whole_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fatal: int
+) -> None:
+    """Every fsync, rename and link of a save in turn is the last thing that happens."""
+    checkpoint.save(tmp_path, 1, {"n": 1}, write("old"))
+    done = 0
+
+    class Dead(BaseException):
+        pass
+
+    def counted(function):
+        def call(*args, **kwargs):
+            nonlocal done
+            done += 1
+            if done > fatal:
+                raise Dead
+            return function(*args, **kwargs)
+
+        return call
+
+    for name in CALLS:
+        monkeypatch.setattr(os, name, counted(getattr(os, name)))
+    monkeypatch.setattr(shutil, "rmtree", lambda *a, **k: None)  # a dead process cleans nothing
+    try:
+        checkpoint.save(tmp_path, 2, {"n": 2}, write("new"))
+        died = False
+    except Dead:
+        died = True
+    monkeypatch.undo()
+    assert died == (fatal < done) or not died
+    newest = checkpoint.newest(tmp_path)
+    assert newest is not None
+    assert checkpoint.read_state(newest) in ({"n": 1}, {"n": 2})
+    assert checkpoint.verified(tmp_path / "last")
+    assert died or newest.name == "step_2"

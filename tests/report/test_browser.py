@@ -1,0 +1,297 @@
+"""The page in a real browser: it draws, it moves, it fits, and it runs nothing but its own."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import hostile
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+from sample_run import lines, write_run
+from test_page import inject
+
+from polopt.report import write
+
+pytestmark = pytest.mark.browser
+
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+WATCH = """
+window.ran = [];
+for (const name of ["alert", "confirm", "prompt", "open"]) {
+  window[name] = () => { window.ran.push(name); };
+}
+window.violations = [];
+document.addEventListener("securitypolicyviolation", (event) => {
+  window.violations.push(`${event.violatedDirective} ${event.blockedURI} ${event.sample}`);
+});
+"""
+
+
+class Opened:
+    """A page that notes everything it should not do."""
+
+    def __init__(self, page: Page, path: Path) -> None:
+        self.page = page
+        page.add_init_script(WATCH)
+        page.on("console", lambda m: self.problems.append(f"{m.type}: {m.text}"))
+        page.on("pageerror", lambda error: self.problems.append(f"error: {error}"))
+        page.on("dialog", lambda dialog: (self.problems.append("dialog"), dialog.dismiss()))
+        page.on("request", lambda request: self.requests.append(request.url))
+        self.open(path)
+
+    def open(self, path: Path) -> None:
+        """Go to a report with a clean record."""
+        self.problems: list[str] = []
+        self.requests: list[str] = []
+        self.uri = path.as_uri()
+        self.page.goto(self.uri)
+
+    def check(self) -> None:
+        """Nothing was said, blocked, fetched or run."""
+        assert self.problems == []
+        assert self.page.evaluate("window.violations") == []
+        assert self.page.evaluate("window.ran") == []
+        assert [url for url in self.requests if not url.startswith("data:")] == [self.uri]
+        assert self.page.url.split("#")[0] == self.uri
+
+    def fits(self) -> bool:
+        """Whether nothing reaches beyond the right edge of the window."""
+        return self.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    executable = shutil.which("chromium")
+    if executable is None:
+        pytest.fail("the browser tests need chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(write_run(tmp_path_factory.mktemp("report") / "quickstart-1"))
+
+
+def show(browser: Browser, path: Path, **context: Any) -> Opened:
+    settings = {"viewport": {"width": 1280, "height": 900}, "color_scheme": "light", **context}
+    return Opened(browser.new_context(**settings).new_page(), path)
+
+
+@pytest.fixture
+def opened(browser: Browser, report: Path) -> Iterator[Opened]:
+    opened = show(browser, report)
+    yield opened
+    opened.check()
+    opened.page.context.close()
+
+
+def unfold(page: Page) -> None:
+    for summary in page.locator("details > summary").all():
+        summary.click()
+
+
+def test_every_plot_is_drawn_and_tells_its_values_where_one_points(opened: Opened) -> None:
+    page = opened.page
+    unfold(page)
+    figures = page.locator("figure.plot").all()
+    assert len(figures) == 16
+    for figure in figures:
+        title = figure.locator("h3").inner_text()
+        assert figure.locator("canvas").count() == 1, title
+        assert inked(figure), title
+        assert figure.locator(".at").inner_text() == "latest"
+        figure.locator(".u-over").scroll_into_view_if_needed()
+        figure.locator(".u-over").hover()
+        assert figure.locator(".at").inner_text().startswith("step "), title
+        values = figure.locator(".line b").all_inner_texts()
+        assert any(value != "–" for value in values), title
+        page.mouse.move(0, 0)
+        assert figure.locator(".at").inner_text() == "latest"
+
+
+def inked(figure: Any) -> bool:
+    """Whether the canvas of a plot shows more than one colour."""
+    return figure.locator("canvas").evaluate(
+        """canvas => {
+          const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+          return new Set(new Uint32Array(data.buffer)).size > 2;
+        }"""
+    )
+
+
+def test_pointing_at_one_plot_reads_all_of_them_at_the_same_step(opened: Opened) -> None:
+    page = opened.page
+    reward = page.locator("figure.plot").nth(0)
+    reward.locator(".u-over").hover()
+    step = reward.locator(".at").inner_text()
+    assert step.endswith(", rl")
+    for title in ("Loss", "Entropy", "Learning rate"):
+        figure = page.locator("figure.plot", has=page.get_by_role("heading", name=title))
+        assert figure.locator(".at").inner_text() == step
+
+
+def test_a_value_is_the_recorded_one(browser: Browser, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", sft_steps=2, rl_steps=2)
+    rows = [{"step": s, "stage": "rl", "reward/mean": s / 8, "accuracy": 0.5} for s in (1, 2, 3)]
+    lines(run / "metrics.jsonl", rows)
+    opened = show(browser, write(run))
+    reward = opened.page.locator("figure.plot").nth(0)
+    assert reward.locator(".line b").inner_text() == "0.375"  # the latest
+    reward.locator(".u-over").hover()  # in the middle
+    assert reward.locator(".at").inner_text() == "step 2"
+    assert reward.locator(".line b").inner_text() == "0.25"
+    opened.check()
+
+
+def test_a_stage_can_be_shown_alone(opened: Opened) -> None:
+    page = opened.page
+    reward, loss = (
+        page.locator("figure.plot", has=page.get_by_role("heading", name=name, exact=True))
+        for name in ("Reward", "Loss")
+    )
+    page.get_by_role("button", name="sft").click()
+    assert not reward.is_visible() and loss.is_visible()
+    loss.locator(".u-over").hover()
+    assert loss.locator(".at").inner_text().endswith(", sft")
+    page.get_by_role("button", name="rl", exact=True).click()
+    assert reward.is_visible()
+    loss.locator(".u-over").hover()
+    assert loss.locator(".at").inner_text().endswith(", rl")
+    assert page.locator("[aria-pressed=true]").all_inner_texts() == ["rl"]
+    page.get_by_role("button", name="All stages").click()
+    assert page.locator("figure.plot canvas:visible").count() == 12
+
+
+def test_training_samples_are_browsed_by_step(opened: Opened) -> None:
+    page = opened.page
+    headings = page.locator(".training-step:visible h3")
+    assert headings.all_inner_texts() == ["Step 181 rl"]
+    page.get_by_role("button", name="Later step").click()
+    assert headings.all_inner_texts() == ["Step 182 rl"]
+    slider = page.get_by_role("slider", name="Training step")
+    slider.press("End")
+    assert headings.all_inner_texts() == ["Step 220 rl"]
+    assert slider.get_attribute("aria-valuetext") == "step 220"
+    assert page.get_by_role("button", name="Later step").is_disabled()
+
+
+def test_before_and_after_stand_side_by_side_and_below_each_other_on_a_phone(
+    opened: Opened,
+) -> None:
+    def corners() -> list[tuple[float, float]]:
+        sides = opened.page.locator(".sides").first.locator("> div").all()
+        boxes = [side.bounding_box() for side in sides]
+        return [(box["x"], box["y"]) for box in boxes if box]
+
+    before, after = corners()
+    assert before[1] == after[1] and before[0] < after[0]
+    opened.page.set_viewport_size({"width": 390, "height": 844})
+    before, after = corners()
+    assert before[0] == after[0] and before[1] < after[1]
+
+
+@pytest.mark.parametrize("width", [1280, 768, 390, 320])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_needs_horizontal_scrolling(
+    browser: Browser, report: Path, width: int, scheme: str
+) -> None:
+    opened = show(browser, report, viewport={"width": width, "height": 844}, color_scheme=scheme)
+    assert opened.fits()
+    unfold(opened.page)
+    assert opened.fits()
+    opened.check()
+    opened.page.context.close()
+
+
+def test_plots_follow_the_width_of_the_window(opened: Opened) -> None:
+    page = opened.page
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.wait_for_function("document.querySelector('canvas').clientWidth < 390")
+    assert opened.fits()
+
+
+def test_dark_mode_has_other_colours_also_in_the_plots(opened: Opened) -> None:
+    def colours() -> tuple[str, str, str]:
+        page = opened.page
+        ground, ink = (
+            page.evaluate(f"getComputedStyle(document.body).{name}")
+            for name in ("backgroundColor", "color")
+        )
+        return ground, ink, page.locator("canvas").first.evaluate("c => c.toDataURL()")
+
+    light = colours()
+    opened.page.emulate_media(color_scheme="dark")
+    dark = colours()
+    assert all(one != other for one, other in zip(light, dark, strict=True))
+
+
+def test_the_page_has_an_outline(opened: Opened) -> None:
+    page = opened.page
+    assert page.locator("h1").count() == 1
+    levels = page.locator("h1, h2, h3, h4").evaluate_all("all => all.map(h => +h.tagName[1])")
+    for above, below in pairwise(levels):
+        assert below <= above + 1
+    for link in page.locator("nav a").all():
+        assert page.locator(link.get_attribute("href") or "").count() == 1
+    assert page.locator("th:not([scope])").count() == 0
+    assert page.locator("[role=img]:not([aria-label])").count() == 0
+
+
+def test_hostile_text_does_nothing(opened: Opened, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", sft_steps=2, rl_steps=2, prompts=1)
+    for text in hostile.STRINGS:
+        inject(run, text)
+        opened.open(write(run))
+        unfold(opened.page)
+        assert opened.page.locator("figure.plot canvas").count() == 3, text
+        opened.page.locator(".u-over").first.hover()
+        opened.check()
+
+
+def test_long_words_and_many_stages_do_not_widen_the_page(browser: Browser, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", sft_steps=2, rl_steps=2, prompts=1)
+    inject(run, "w" * 500)
+    config = json.loads((run / "config.json").read_text())
+    config["stages"] *= 3
+    (run / "config.json").write_text(json.dumps(config))
+    opened = show(browser, write(run), viewport={"width": 390, "height": 844})
+    unfold(opened.page)
+    assert opened.fits()
+    opened.check()
+
+
+def test_an_unfinished_run_opens(browser: Browser, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", sft_steps=4, rl_steps=3, finished=False)
+    opened = show(browser, write(run))
+    assert opened.page.locator("figure.plot canvas:visible").count() == 12
+    (run / "metrics.jsonl").write_text("")
+    (run / "samples.jsonl").write_text("")
+    empty = show(browser, write(run))
+    assert empty.page.locator("canvas").count() == 0
+    opened.check()
+    empty.check()
+
+
+def test_a_long_run_opens_quickly(browser: Browser, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", sft_steps=500, rl_steps=1_500, samples_per_step=8)
+    opened = show(browser, write(run))
+    milliseconds = opened.page.evaluate(
+        "performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd"
+    )
+    assert opened.page.locator("figure.plot canvas:visible").count() == 12
+    assert milliseconds < 5_000
+    opened.check()

@@ -1,0 +1,94 @@
+"""Every metric finds exactly one plot."""
+
+from collections import Counter
+
+from polopt.report.explain import COLUMNS, FOLDED, PLOTS, UNKNOWN_METRIC, arrange
+
+CONTRACT = [
+    "reward/mean",
+    "reward/std",
+    "accuracy",
+    "degenerate_groups",
+    "unscorable",
+    "response/length",
+    "response/truncated",
+    "policy/loss",
+    "policy/entropy",
+    "policy/clip_fraction",
+    "policy/ratio_mean",
+    "policy/approx_kl",
+    "policy/grad_norm",
+    "policy/learning_rate",
+    "kl/reference",
+    "kl/behaviour",
+    "task/worked",
+    "eval/accuracy",
+    "eval/accuracy_greedy",
+    "eval/worked_accuracy",
+    "tokens",
+    "time/rollout",
+    "time/reward",
+    "time/update",
+    "time/evaluate",
+    "time/checkpoint",
+    "time/step",
+]
+
+
+def placed(names: list[str]) -> Counter[str]:
+    main, folded = arrange(names)
+    return Counter(name for plot in main + folded for name in plot.lines)
+
+
+def test_every_known_metric_is_explained_and_shown_once() -> None:
+    assert placed(CONTRACT) == Counter(CONTRACT)
+    main, folded = arrange(CONTRACT)
+    assert UNKNOWN_METRIC not in [plot.sentence for plot in main + folded]
+
+
+def test_unknown_metrics_are_shown_too_grouped_by_prefix() -> None:
+    unknown = ["debug/a", "debug/b", "odd", "time/other", "policy/new", "task/x", "eval/y", "/", ""]
+    assert placed(unknown) == Counter(unknown)
+    main, folded = arrange(unknown)
+    assert [plot.title for plot in main] == ["What the task measures", "Other evaluation figures"]
+    titles = ["odd", "/", "", "debug/a", "debug/b", "policy/new", "time/other"]
+    assert [plot.title for plot in folded] == titles
+
+
+def test_bookkeeping_is_not_plotted() -> None:
+    assert arrange(["step", "stage", "stage_step"]) == ([], [])
+
+
+def test_the_main_plots_come_in_the_order_of_the_table() -> None:
+    main, _ = arrange(list(reversed(CONTRACT)))
+    order = [plot.title for plot in PLOTS]
+    assert [plot.title for plot in main] == [t for t in order if t != "Other evaluation figures"]
+    assert order[:2] == ["Reward", "Accuracy"]
+
+
+def test_every_plot_has_a_sentence_that_ends() -> None:
+    for plot in (*PLOTS, *FOLDED):
+        assert plot.sentence.endswith(".") and len(plot.sentence) < 240, plot.title
+
+
+def test_no_metric_is_named_twice_in_the_table() -> None:
+    names = Counter(name for plot in (*PLOTS, *FOLDED) for name in plot.lines)
+    assert max(names.values()) == 1
+
+
+def test_the_columns_of_a_row_are_explained() -> None:
+    columns = [
+        "rollout",
+        "returns",
+        "baseline",
+        "normalisation",
+        "ratio",
+        "bound",
+        "kl",
+        "aggregation",
+        "update",
+        "roles",
+        "extra_losses",
+        "coordination",
+    ]
+    assert list(COLUMNS) == columns

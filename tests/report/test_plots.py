@@ -1,0 +1,85 @@
+"""What is drawn is what was recorded."""
+
+import json
+import math
+
+import pytest
+
+from polopt.report.plots import MAX_POINTS, draw, is_number
+
+
+def lines_of(curves, title):
+    figure = next(f for f in curves.main if f.title == title)
+    return [line["values"] for line in curves.data["plots"][figure.index]["lines"]]
+
+
+def test_values_stand_at_their_steps_and_missing_ones_are_null() -> None:
+    curves = draw(
+        [
+            {"step": 1, "stage": "sft", "policy/loss": 2.0},
+            {"step": 1, "stage": "rl", "stage_step": 0, "eval/accuracy": 0.5},
+            {"step": 2, "stage": "rl", "policy/loss": 0.25, "accuracy": 0.75},
+        ]
+    )
+    assert curves.data["steps"] == [1, 1, 2]
+    assert curves.data["stage"] == [0, 1, 1]
+    assert lines_of(curves, "Loss") == [[2.0, None, 0.25]]
+    assert lines_of(curves, "Accuracy") == [[None, None, 0.75], [None, 0.5, None]]
+    assert curves.data["stages"] == [
+        {"name": "sft", "start": 1, "end": 1},
+        {"name": "rl", "start": 1, "end": 2},
+    ]
+
+
+def test_evaluation_is_drawn_as_points_and_time_is_stacked() -> None:
+    curves = draw([{"step": 1, "accuracy": 1.0, "eval/accuracy": 1.0, "time/update": 2.0}])
+    accuracy, time = curves.data["plots"]
+    assert [line["points"] for line in accuracy["lines"]] == [False, True]
+    assert time["stacked"] and not accuracy["stacked"]
+
+
+def test_no_metrics_no_plots() -> None:
+    curves = draw([])
+    assert curves.main == curves.folded == []
+    assert curves.data == {"stages": [], "steps": [], "stage": [], "plots": []}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_values_that_are_not_finite_are_named_and_not_drawn(value: float) -> None:
+    curves = draw([{"step": 1, "policy/loss": 1.0}, {"step": 2, "policy/loss": value}])
+    assert curves.not_finite == ["policy/loss at step 2"]
+    assert lines_of(curves, "Loss") == [[1.0, None]]
+    json.dumps(curves.data, allow_nan=False)
+
+
+@pytest.mark.parametrize("value", [None, "0.5", True, [1], {}, math.nan, 10**400])
+def test_only_finite_numbers_are_numbers(value: object) -> None:
+    assert not is_number(value)
+
+
+def test_a_long_run_is_thinned_to_means_that_do_not_cross_stages() -> None:
+    steps = 2 * MAX_POINTS
+    metrics = [
+        {"step": step, "stage": "sft" if step <= 7 else "rl", "policy/loss": float(step)}
+        for step in range(1, steps + 1)
+    ]
+    metrics[1]["eval/accuracy"] = 0.5  # a value on one step of a pair survives as it is
+    curves = draw(metrics)
+    assert curves.steps_per_point == 2
+    assert len(curves.data["steps"]) <= MAX_POINTS + 2
+    assert curves.data["steps"][:6] == [2, 4, 6, 7, 9, 11]
+    assert lines_of(curves, "Loss")[0][:6] == [1.5, 3.5, 5.5, 7.0, 8.5, 10.5]
+    assert lines_of(curves, "Accuracy")[0][:2] == [0.5, None]
+
+
+def test_numbers_are_rounded_to_six_digits() -> None:
+    curves = draw([{"step": 1, "policy/loss": 0.123456789}, {"step": 2, "policy/loss": 1e-9 / 3}])
+    assert lines_of(curves, "Loss") == [[0.123457, 3.33333e-10]]
+
+
+def test_a_curve_is_also_told_in_words() -> None:
+    curves = draw([{"step": s, "accuracy": a} for s, a in ((1, 0.5), (2, 0.25), (3, 0.75))])
+    summary = curves.main[0].summary.replace("\u202f", " ")
+    assert summary == (
+        "Accuracy: training prompts from 50.0 % to 75.0 %, lowest 25.0 %, highest 75.0 %."
+    )

@@ -1,0 +1,107 @@
+"""Which responses are shown, and what is said about those that are not."""
+
+from itertools import pairwise
+
+import pytest
+
+from polopt.report.samples import MAX_TEXT, MAX_TRAINING, compare, training
+
+
+def row(kind: str, step: int, completion: str, reward: float | None = 1.0, **more: object):
+    base = {"kind": kind, "step": step, "stage": "rl", "prompt": "1+1=", "ticket": 0}
+    return {**base, "completion": completion, "reward": reward, **more}
+
+
+def test_before_and_after_meet_at_their_prompt() -> None:
+    (comparison,) = compare(
+        [
+            row("before", 0, "3", 0.0),
+            row("before", 0, "x", 0.0, ticket=1, prompt="2+2="),
+            row("before", 0, "2", 1.0),
+            row("train", 1, "never here"),
+            row("after", 9, "4", 1.0, ticket=1, prompt="2+2="),
+            row("after", 9, "2", 1.0),
+        ]
+    )
+    assert [pair.prompt.shown for pair in comparison.pairs] == ["1+1=", "2+2="]
+    first, second = comparison.pairs
+    assert [a.text.shown for a in first.before.answers] == ["3", "2"]
+    assert [a.text.shown for a in first.after.answers] == ["2"]
+    assert [a.text.shown for a in second.after.answers] == ["4"]
+    assert first.before.mean_reward == 0.5
+    assert (comparison.before, comparison.after) == (pytest.approx(1 / 3), 1.0)
+
+
+def test_each_stage_that_records_before_is_a_comparison_of_its_own() -> None:
+    stages = ["sft", "rl"]
+    found = compare([row(k, 0, "x", stage=s) for s in stages for k in ("before", "after")])
+    assert [c.stage for c in found] == stages
+    # before one stage and after another belong together
+    (whole,) = compare([row("before", 0, "a", stage="sft"), row("after", 9, "b", stage="rl")])
+    assert whole.pairs[0].before.count == whole.pairs[0].after.count == 1
+
+
+def test_before_without_after_is_shown() -> None:
+    (comparison,) = compare([row("before", 0, "3")])
+    assert comparison.after is None
+    assert comparison.pairs[0].after.answers == []
+
+
+def test_equal_responses_are_shown_once_with_their_number() -> None:
+    (comparison,) = compare([row("before", 0, "3"), row("before", 0, "4"), row("before", 0, "3")])
+    answers = comparison.pairs[0].before.answers
+    assert [(a.text.shown, a.times) for a in answers] == [("3", 2), ("4", 1)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "reward", "tone", "marks"),
+    [
+        ({"reward": 1.0}, "1", "good", ()),
+        ({"reward": 0.0}, "0", "bad", ()),
+        ({"reward": -0.5}, "-0.5", "bad", ()),
+        ({"reward": None, "outcome": "infra_error"}, "none", "none", ("infra error",)),
+        ({"reward": 0.0, "finish": "length"}, "0", "bad", ("cut at the length limit",)),
+        ({"finish": "aborted"}, "1", "good", ("aborted",)),
+        ({"finish": "stop", "outcome": "ok"}, "1", "good", ()),
+        ({"parts": {"task": 1.0}}, "1", "good", ()),
+        (
+            {"parts": {"task": 1.0, "format": 0.25, "tone": None}},
+            "1",
+            "good",
+            ("task 1", "format 0.25", "tone none"),
+        ),
+    ],
+)
+def test_what_is_said_about_a_response(fields, reward, tone, marks) -> None:
+    (comparison,) = compare([row("before", 0, "x", **fields)])
+    (answer,) = comparison.pairs[0].before.answers
+    assert (answer.reward, answer.tone, answer.marks) == (reward, tone, marks)
+
+
+def test_training_samples_stand_by_step() -> None:
+    shown = training([row("train", 2, "b"), row("train", 1, "a"), row("before", 0, "no")])
+    assert [step.step for step in shown.steps] == [1, 2]
+    assert (shown.shown, shown.all_samples, shown.all_steps) == (2, 2, 2)
+
+
+def test_long_texts_are_cut_and_counted() -> None:
+    shown = training([row("train", 1, "x" * (MAX_TEXT + 5))])
+    text = shown.steps[0].prompts[0][1].answers[0].text
+    assert (len(text.shown), text.cut) == (MAX_TEXT, 5)
+
+
+def test_too_many_steps_are_thinned_evenly_and_the_last_one_stays() -> None:
+    text = "y" * 1_000
+    steps = 3 * MAX_TRAINING // len(text)
+    shown = training([row("train", step, f"{text}{step}") for step in range(1, steps + 1)])
+    kept = [step.step for step in shown.steps]
+    assert kept[-1] == steps and len(kept) > steps // 6
+    assert len({b - a for a, b in pairwise(kept)}) == 1
+    assert shown.all_samples == steps and shown.shown == len(kept)
+
+
+def test_a_huge_step_keeps_some_of_its_prompts() -> None:
+    shown = training(
+        [row("train", 1, "<" * MAX_TEXT, ticket=t, prompt=str(t)) for t in range(1_000)]
+    )
+    assert 0 < shown.shown < 50 and shown.all_samples == 1_000
