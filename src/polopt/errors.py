@@ -43,3 +43,18 @@ class MissingExtraError(UserError, ImportError):
 
 class RunDirectoryError(UserError, OSError):
     """A run directory that cannot be used as asked."""
+
+
+class Stopped(Exception):  # noqa: N818 - not an error: somebody asked, and the run has saved
+    """The run was asked to stop by a signal and has saved its state."""
+
+    def __init__(self, directory: str, step: int, signal_number: int) -> None:
+        super().__init__(f"stopped and saved at step {step}; go on with: polopt resume {directory}")
+        self.exit_code = 128 + signal_number  # 143 for SIGTERM, as shells have it
+
+
+def one_line(text: object, length: int = 200) -> str:
+    """What others wrote, fit for a message: one line, no control characters, not too long."""
+    words = " ".join(str(text).split())
+    escaped = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
+    return "".join(escaped)[:length]

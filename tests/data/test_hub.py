@@ -20,9 +20,7 @@ def folder(tmp_path, monkeypatch):
     folder.mkdir()
     datasets.Dataset.from_list(ROWS).to_parquet(folder / "train.parquet")
     test = [*ROWS[:2], {"prompt": "unseen", "answer": ""}]
-    datasets.Dataset.from_list(test).to_json(folder / "test.jsonl")
     datasets.Dataset.from_list(test).to_parquet(folder / "test.parquet")
-    (folder / "test.jsonl").unlink()
     yield folder
     datasets.enable_progress_bars()
 

@@ -93,7 +93,12 @@ def test_other_field_names(tmp_path):
         ("blank.jsonl", b"\n \n", "blank.jsonl: has no rows"),
         ("empty.csv", b"", "empty.csv: has no rows"),
         ("header.csv", b"prompt,completion\n", "header.csv: has no rows"),
-        ("twice.csv", b"prompt,prompt\na,b\n", "twice.csv:1: two columns have the same name"),
+        (
+            "twice.csv",
+            b"prompt,prompt\na,b\n",
+            'twice.csv:1: two columns have the same name, "prompt"',
+        ),
+        ("latin.csv", b"prompt,\xff\na,b\n", "latin.csv:1: the header is not UTF-8"),
         ("empty.parquet", b"", "empty.parquet:1: cannot be read as Parquet"),
         ("text.parquet", b"hello" * 20, "text.parquet:1: cannot be read as Parquet"),
         ("one.jsonl", b'{"prompt": "a", "completion": "b"}\n' * 3, "all 3 rows have the same"),

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polopt.errors import RecipeError
-from polopt.recipe import catalogue, dump, load
+from polopt.recipe import catalogue, dump, load, standalone
 
 ONE: dict[str, Any] = {
     "algorithm": "grpo",
@@ -166,6 +166,14 @@ def test_dump_reads_back() -> None:
         recipe = load(table)
         assert dump(load(dump(recipe))) == dump(recipe)
         assert load(dump(recipe)) == recipe or len(recipe.stages) > 1  # what was shared is not
+
+
+def test_a_stage_stands_alone() -> None:
+    rl = load(TWO).stages[1]
+    (alone,) = load(standalone(rl)).stages
+    assert (alone.name, alone.start) == ("train", None)
+    assert alone.update == rl.update
+    assert alone.run == rl.run
 
 
 def test_every_leaf_of_the_catalogue_can_be_read_and_explained() -> None:

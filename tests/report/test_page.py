@@ -146,9 +146,11 @@ def test_what_ran_is_shown(tmp_path: Path) -> None:
     for stage in json.loads((run / "config.json").read_text())["stages"]:
         for cell in stage["row"]:
             assert cell["choice"] in text and cell["equation"] in text and cell["file"] in text
+            assert cell["column"].replace("_", " ") in text
         for field in stage["settings"]:
             assert field in text
     assert "clip_low = 0.2" in text
+    assert "This method has none of: extra losses." in text
     for expected in ("2.13.0", "0f3c5d7e9a1b with uncommitted changes", "update.max_grad_norm"):
         assert expected in text
     assert "steps 16 to 35, 2 times" in text

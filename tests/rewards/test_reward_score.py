@@ -84,6 +84,7 @@ MISBEHAVIOURS = {
     "memory": (raising(MemoryError("4 GB")), Outcome.MEMORY, "MemoryError: 4 GB"),
     "recursion": (endless_recursion, E, "RecursionError"),
     "lines in message": (raising(ValueError("a\nb\r\nc")), E, "ValueError: a b c"),
+    "escape sequences": (raising(ValueError("\x1b[2Ja")), E, "ValueError: \\x1b[2Ja"),
     "long message": (raising(ValueError("x" * 10**6)), E, "ValueError: xxx"),
     "message fails": (raising(Unprintable()), E, "Unprintable"),
     "sleeps": (lambda: time.sleep(5 * TIMEOUT), Outcome.TIMEOUT, "no answer within 0.2 s"),

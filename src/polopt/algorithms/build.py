@@ -105,9 +105,7 @@ def common(parts: Parts, *, demonstrations: bool) -> Common:
     )
 
 
-def sampled_stage(
-    parts: Parts, loss: Callable[[Common], Loss[Any]], credit: Callable[[Common], Credit]
-) -> Stage:
+def sampled_stage(parts: Parts, loss: Loss[Any], credit: Credit) -> Stage:
     """A stage that samples groups, credits their tokens and takes first-order steps."""
     shared = common(parts, demonstrations=False)
     recipe = parts.recipe
@@ -120,17 +118,16 @@ def sampled_stage(
         Ledger(recipe.rollout.prompts_per_step),
         Sampled(shared.text.prompt, recipe.rollout.group_size, shared.sampling, scored),
     )
-    rule = credit(shared)
     return _stage(
         shared,
         source,
         prepare=prepare(shared),
-        credit=lambda batch: assign(batch, rule),
-        loss=loss(shared),
+        credit=lambda tensors: assign(tensors, credit),
+        loss=loss,
     )
 
 
-def demonstrated_stage(parts: Parts, loss: Callable[[Common], Loss[Any]]) -> Stage:
+def demonstrated_stage(parts: Parts, loss: Loss[Any]) -> Stage:
     """A stage that learns from given responses, every token of them alike."""
     shared = common(parts, demonstrations=True)
     assert parts.recipe.update.batch_size is not None, "resolved by the row"
@@ -139,7 +136,7 @@ def demonstrated_stage(parts: Parts, loss: Callable[[Common], Loss[Any]]) -> Sta
         return demonstrated(place, shared.text.demonstration(place))
 
     source = OfflineSource(group, parts.recipe.update.batch_size)
-    return _stage(shared, source, prepare=shared.tensors, credit=_alike, loss=loss(shared))
+    return _stage(shared, source, prepare=shared.tensors, credit=_alike, loss=loss)
 
 
 def prepare(shared: Common) -> Callable[[Batch], Experience]:
@@ -216,7 +213,7 @@ def _stage(
     """What is the same for every row: learner, evaluation, lengths."""
     parts, recipe, run = shared.parts, shared.parts.recipe, shared.parts.recipe.run
     steps = run.steps
-    assert steps is not None and run.checkpoint_every is not None, "resolved"
+    assert steps is not None, "resolved by the row"
     learner = FirstOrder(
         shared.actor,
         loss,
@@ -235,17 +232,17 @@ def _stage(
         credit=credit,
         learners=(learner,),
         save_model=lambda path: save(parts.language_model, path),
-        evaluate=_examiner(shared),
+        evaluate=examiner(shared),
         describe=_describer(shared),
         evaluate_every=recipe.evaluation.every,
-        checkpoint_every=run.checkpoint_every,
+        checkpoint_every=run.checkpoint_every or max(1, steps // 10),
         until=None if until is None else Until(until.metric, until.at_least),
         compare=parts.compare and bool(shared.rewards),
         seed=run.seed,
     )
 
 
-def _examiner(shared: Common) -> Callable[[bool], Evaluation] | None:
+def examiner(shared: Common, answers: int = 1) -> Callable[[bool], Evaluation] | None:
     """Evaluation by the task's verifier if there is one, else by the rewards; None without any."""
     task = shared.text.task
     own = specs(shared.parts.recipe.model_copy(update={"rewards": ()}), task)
@@ -258,6 +255,7 @@ def _examiner(shared: Common) -> Callable[[bool], Evaluation] | None:
         score=judge(shared.text, rewards, shared.parts.recipe.run.seed),
         text=text_of(shared.text),
         describe=shared.text.describe,
+        answers=answers,
     )
     return lambda greedy: evaluate(examination, greedy=greedy)
 
@@ -304,6 +302,8 @@ def _alike(experience: Experience) -> Credited:
     """Every token of every row counts the same: A = 1."""
     advantages = experience.mask.to(torch.float32)
     return Credited(advantages, experience.mask, experience.mask.any(-1))
+
+
 def _given(tensor: torch.Tensor | None) -> torch.Tensor:
     assert tensor is not None, "asked for"
     return tensor

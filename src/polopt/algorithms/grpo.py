@@ -7,7 +7,13 @@ Shao et al. 2024, DeepSeekMath, arXiv:2402.03300, Eq. 3; KL estimator Eq. 4.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from polopt.algorithms.row import Row
+
+if TYPE_CHECKING:
+    from polopt.algorithms.build import Parts
+    from polopt.coordination.stage import Stage
 
 ROW = Row(
     name="grpo",
@@ -55,3 +61,10 @@ ROW = Row(
     coordination="alternate",
     roles=("actor", "reference"),
 )
+
+
+def build(parts: Parts) -> Stage:
+    """Sample groups, centre and scale their rewards, take clipped policy-gradient steps."""
+    from polopt.algorithms.build import credit_of, policy_gradient, sampled_stage
+
+    return sampled_stage(parts, policy_gradient(parts.recipe), credit_of(parts.recipe))

@@ -7,7 +7,13 @@ The warm start of Ouyang et al. 2022, InstructGPT, arXiv:2203.02155, section 3.5
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from polopt.algorithms.row import Row
+
+if TYPE_CHECKING:
+    from polopt.algorithms.build import Parts
+    from polopt.coordination.stage import Stage
 
 ROW = Row(
     name="sft",
@@ -43,3 +49,10 @@ ROW = Row(
     rollout="dataset",
     coordination="offline",
 )
+
+
+def build(parts: Parts) -> Stage:
+    """Read demonstrations, raise the likelihood of every token of them."""
+    from polopt.algorithms.build import demonstrated_stage, likelihood
+
+    return demonstrated_stage(parts, likelihood(parts.recipe))

@@ -13,15 +13,11 @@ import torch
 
 from polopt.coordination import checkpoint
 from polopt.coordination.stage import Event, Observer, Stage, Until
-from polopt.errors import RecipeError
+from polopt.errors import RecipeError, Stopped
 from polopt.record import RunDirectory
 from polopt.rollout.evaluation import Evaluation
 from polopt.seeding import derive
 from polopt.types import Metrics
-
-
-class Stopped(Exception):  # noqa: N818 - not an error: the run was asked to stop and has saved
-    """The run was asked to stop, and has saved its state."""
 
 
 @dataclass
@@ -46,7 +42,7 @@ class Setting:
     run: RunDirectory
     keep: int
     observe: Observer
-    stop_requested: Callable[[], bool]
+    stop_requested: Callable[[], int]  # the signal that asked for it, 0: nobody
 
 
 def run_stage(stage: Stage, progress: Progress, setting: Setting) -> None:
@@ -101,11 +97,12 @@ def _evaluate_when_due(
     due = stage.evaluate_every and progress.stage_step % stage.evaluate_every == 0
     if not due and not (stage.compare and last):
         return
-    evaluation = _evaluate(stage, progress, setting, label="after" if last else "")
+    label = "after" if last and stage.compare else ""
+    evaluation = _evaluate(stage, progress, setting, label)
     reached = _reached(stage.until, evaluation)
-    if reached is not None and not last:
+    if reached is not None:
         progress.ended[stage.name] = reached
-        if stage.compare:
+        if stage.compare and not last:
             evaluation = _evaluate(stage, progress, setting, label="after")
     line |= _named(evaluation)
     _keep_best(stage, progress, setting, evaluation)
@@ -129,7 +126,7 @@ def _evaluate(stage: Stage, progress: Progress, setting: Setting, label: str) ->
     with _timed() as watch:
         evaluation = stage.evaluate(bool(label))
     _add_seconds(progress, stage.name, {"time/evaluate": watch.seconds})
-    if label and stage.compare:
+    if label:
         progress.evaluations[label] = {
             "metrics": dict(evaluation.metrics),
             "intervals": {name: list(pair) for name, pair in evaluation.intervals.items()},
@@ -158,7 +155,7 @@ def _save_when_due(stage: Stage, progress: Progress, setting: Setting) -> None:
     if stopping or ((best or progress.stage_step % stage.checkpoint_every == 0) and not at_end):
         save(stage, progress, setting)
     if stopping:
-        raise Stopped
+        raise Stopped(str(setting.run.path), progress.step, stopping)
 
 
 def save(stage: Stage, progress: Progress, setting: Setting) -> None:

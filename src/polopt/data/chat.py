@@ -30,21 +30,31 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) 
 
 def conversation(
     tokenizer: PreTrainedTokenizerBase,
-    messages: Sequence[Message],
+    prompt: Sequence[Message],
+    completion: Sequence[Message],
     stop_ids: Collection[int],
     end: int,
 ) -> tuple[list[int], Spans]:
-    """The tokens of a whole conversation, and the span of every turn of the assistant.
+    """The tokens of a conversation, and the span of every turn of the assistant in ``completion``.
 
     A turn starts where the prompt before it ends, so that training continues what sampling is
     given, and goes up to the token that ends it. A template that ends no turn by such a token gets
     ``end`` after the last one, or the policy would never learn to stop.
 
+    Args:
+        tokenizer: with a chat template.
+        prompt: messages up to the first turn to learn.
+        completion: the messages from there on; the last is of the assistant.
+        stop_ids: tokens that end a response.
+        end: the one to end the last turn with where the template has none.
+
     Raises:
         RefusedError: the template does not continue its own prompt with the answer.
     """
+    messages = (*prompt, *completion)
     tokens = _full_ids(tokenizer, messages)
-    turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+    answers = range(len(prompt), len(messages))
+    turns = [i for i in answers if messages[i]["role"] == "assistant"]
     starts = [len(_prefix(tokens, prompt_ids(tokenizer, messages[:i]), i)) for i in turns]
     spans: Spans = []
     for turn, start, limit in zip(turns, starts, [*starts[1:], len(tokens)], strict=True):

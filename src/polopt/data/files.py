@@ -6,6 +6,7 @@ import codecs
 import csv
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,7 +15,8 @@ import pyarrow as arrow
 import pyarrow.parquet as parquet
 
 from polopt.data.rows import BadRowError, Read
-from polopt.errors import DataError
+from polopt.errors import DataError, one_line
+from polopt.recipe import shown
 
 
 def read(name: str, field: str = "data.source") -> Iterator[Read]:
@@ -94,8 +96,7 @@ def _csv(path: Path) -> Iterator[Read]:
             header = next(lines, None)
             if header is None:
                 return
-            if len(set(header)) < len(header):
-                raise DataError(f"{path}:1: two columns have the same name: {header}")
+            _check_header(path, header)
             line = lines.line_num + 1
             for cells in lines:
                 if cells:
@@ -106,6 +107,14 @@ def _csv(path: Path) -> Iterator[Read]:
         raise DataError(f"{path}:{line}: is not CSV: {error}; close every quote") from error
     finally:
         csv.field_size_limit(limit)
+
+
+def _check_header(path: Path, header: list[str]) -> None:
+    twice = [name for name, count in Counter(header).items() if count > 1]
+    if twice:
+        raise DataError(f"{path}:1: two columns have the same name, {shown(twice[0])}")
+    if isinstance(_cells(f"{path}:1", header, header), BadRowError):
+        raise DataError(f"{path}:1: the header is not UTF-8; save it as UTF-8")
 
 
 def _cells(where: str, header: list[str], cells: list[str]) -> dict[str, Any] | BadRowError:
@@ -130,8 +139,9 @@ def _parquet(path: Path) -> Iterator[Read]:
                     where = f"{path}:{number}"
                     yield where, _record(where, batch, index)
     except (arrow.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise DataError(f"{path}:{number + 1}: cannot be read as Parquet: {reason}") from error
+        raise DataError(
+            f"{path}:{number + 1}: cannot be read as Parquet: {one_line(error)}"
+        ) from error
 
 
 def _record(

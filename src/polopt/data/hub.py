@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import cast
 
 from polopt.data.rows import Columns, Read
-from polopt.errors import DataError
+from polopt.errors import DataError, one_line
 
 PREFIX = "hub:"
 # hub:openai/gsm8k, hub:openai/gsm8k:main (a configuration), hub:openai/gsm8k:main[test] (a split)
@@ -36,7 +36,6 @@ def read(source: str, split: str, field: str = "data.source") -> Iterator[Read]:
         # data sets are files here: no code of a repository is run
         data = load_dataset(match["name"], match["configuration"], split=match["split"] or split)
     except (DatasetsError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(f"{field}: {source!r} cannot be loaded: {reason}") from error
+        raise DataError(f"{field}: {source!r} cannot be loaded: {one_line(error)}") from error
     for number, columns in enumerate(cast("Iterable[Columns]", data), 1):
         yield f"{source}:{number}", columns

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from polopt.errors import DataError
+from polopt.errors import DataError, one_line
 
 Columns = Mapping[str, Any]
 Message = Mapping[str, str]  # {"role": "user", "content": "3+8-9="}
@@ -18,7 +18,7 @@ class BadRowError(DataError):
 
     def __init__(self, where: str, reason: str, detail: str, field: str | None = None) -> None:
         named = f"field {field!r}: " if field else ""
-        super().__init__(f"{where}: {named}{detail}")
+        super().__init__(f"{where}: {named}{one_line(detail)}")
         self.reason = reason  # a few words to count by
 
 

@@ -89,7 +89,7 @@ class Tokeniser:
                 stop_ids = {self._end, *self.stop_ids}
                 with _by_template(row):
                     tokens, spans = chat.conversation(
-                        self.tokenizer, (*messages, *turns), stop_ids, self._end
+                        self.tokenizer, messages, turns, stop_ids, self._end
                     )
             case _:
                 raise BadRowError(row.where, "missing field", "is missing", row.fields.completion)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from polopt.recipe.contradictions import contradictions
 from polopt.recipe.fields import Leaf, catalogue
-from polopt.recipe.load import dump, load
+from polopt.recipe.load import dump, load, standalone
 from polopt.recipe.messages import Problem, name_in, raise_for, shown
 from polopt.recipe.schema import (
     KL,
@@ -55,4 +55,5 @@ __all__ = [
     "name_in",
     "raise_for",
     "shown",
+    "standalone",
 ]

@@ -15,7 +15,7 @@ from polopt.recipe.contradictions import contradictions
 from polopt.recipe.fields import nearest
 from polopt.recipe.flags import Flags
 from polopt.recipe.messages import Problem, field_name, raise_for
-from polopt.recipe.schema import Recipe
+from polopt.recipe.schema import Recipe, StageRecipe
 from polopt.recipe.stages import ONLY, StageTables, Table, misplaced, split
 
 Location = list[str | int]
@@ -71,11 +71,7 @@ def read(path: Path) -> Table:
 
 def dump(recipe: Recipe) -> Table:
     """The recipe as plain tables that ``load`` reads back: what was set, and no ``None``."""
-    tables: dict[str, Table] = {}
-    for stage in recipe.stages:
-        table = stage.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
-        name = table.pop("name")
-        tables[name] = {key: value for key, value in table.items() if value != {}}
+    tables = {stage.name: _table(stage) for stage in recipe.stages}
     if list(tables) == [ONLY]:
         return tables[ONLY]
     runs = [table.pop("run", {}) for table in tables.values()]
@@ -86,6 +82,16 @@ def dump(recipe: Recipe) -> Table:
         if "steps" in run and "steps" not in shared:  # else: what differs follows from steps
             table["run"] = {"steps": run["steps"]}
     return {"run": shared, "stage": tables}
+
+
+def standalone(stage: StageRecipe) -> Table:
+    """One stage as the tables of a recipe of its own, to be loaded with other flags."""
+    return {key: value for key, value in _table(stage).items() if key not in ("from", "until")}
+
+
+def _table(stage: StageRecipe) -> Table:
+    table = stage.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
+    return {key: value for key, value in table.items() if key != "name" and value != {}}
 
 
 def _has(table: Table, key: str, value: object) -> bool:

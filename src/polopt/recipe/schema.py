@@ -296,4 +296,4 @@ class StageRecipe(Section):
 class Recipe(Section):
     """A run: one stage or several, in order."""
 
-    stages: tuple[StageRecipe, ...] = Field(min_length=1)
+    stages: tuple[StageRecipe, ...] = Field(min_length=1, strict=False)

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from polopt.errors import one_line
+
 GRACE = 0.1  # seconds that a coroutine is given to end by itself after the deadline has passed
 LINE = 240  # characters
 
@@ -71,7 +73,7 @@ def call(
     with undisturbed(seed):
         thread = threading.Thread(target=target, name="polopt reward", daemon=True)
         thread.start()
-        thread.join(timeout)
+        thread.join(min(timeout, threading.TIMEOUT_MAX))
     if not outcome:
         return Raised(TimeoutError(f"no answer within {timeout:g} s"), late=True)
     return outcome[0]
@@ -82,10 +84,9 @@ async def _awaited(value: Awaitable[Any], timeout: float) -> Any:  # noqa: ANN40
         return await value
 
 
-def one_line(error: BaseException) -> str:
-    """An exception as ``ValueError: what it says``, whatever that is."""
-    lines = "".join(traceback.format_exception_only(error)).split()
-    return " ".join(lines)[:LINE]
+def told(error: BaseException) -> str:
+    """An exception as ``ValueError: what it says``, even where it cannot say it."""
+    return one_line("".join(traceback.format_exception_only(error)), LINE)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from polopt.errors import RewardError
-from polopt.rewards.call import one_line, undisturbed
+from polopt.rewards.call import told, undisturbed
 
 
 def from_file(path: str, function: str) -> Callable[..., Any]:
@@ -63,5 +63,5 @@ def _run(file: Path) -> ModuleType:
             spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise RewardError(f"reward.file: {str(file)!r} cannot be run: {one_line(error)}") from error
+        raise RewardError(f"reward.file: {str(file)!r} cannot be run: {told(error)}") from error
     return module

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from polopt.errors import RewardError
 from polopt.rewards.arguments import offered, wanted
-from polopt.rewards.call import Raised, call, one_line
+from polopt.rewards.call import Raised, call, told
 from polopt.rewards.values import Problem, values
 from polopt.types import Outcome, Prompt
 
@@ -153,7 +153,7 @@ def _told(function: Callable[..., Any], answer: Raised) -> str:
     """The exception on one line, with the last line of the function's own file that it passed."""
     if answer.late:
         return str(answer.error)
-    text = "raised " + one_line(answer.error)
+    text = "raised " + told(answer.error)
     while isinstance(function, functools.partial):
         function = function.func
     code = getattr(inspect.unwrap(function), "__code__", None)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from scipy.stats import binomtest
+from scipy.stats import binomtest, sem, t
 
 from polopt.rollout.engines import Engine, Request
 from polopt.types import Finish, Group, Metrics, Outcome, Prompt, Sample, Sampling
@@ -35,18 +35,20 @@ class Examination:
     score: Callable[[Sequence[Group]], list[Group]]  # rewards and outcomes filled in
     text: Callable[[Sample], str]
     describe: Callable[[str, Mapping[str, Any]], Mapping[str, float | None]]
+    answers: int = 1  # sampled to each prompt
 
 
 def evaluate(examination: Examination, *, greedy: bool) -> Evaluation:
-    """Sample one answer to each prompt; with ``greedy``, also take the most likely one.
+    """Sample answers to each prompt; with ``greedy``, also take the most likely one.
 
-    Accuracy is the share of right answers among those that could be judged, with its Wilson
-    interval.
+    Accuracy is the share of right answers among those that could be judged; with k > 1 answers,
+    pass@k is the share of prompts with a right one among them (Chen et al. 2021, 2107.03374, with
+    n = k).
     """
-    sampled = _answers(examination, examination.sampling)
+    sampled = _answers(examination, examination.sampling, examination.answers)
     metrics, intervals = _figures(examination, sampled, suffix="")
     if greedy:
-        most_likely = _answers(examination, replace(examination.sampling, temperature=0.0))
+        most_likely = _answers(examination, replace(examination.sampling, temperature=0.0), 1)
         more, more_intervals = _figures(examination, most_likely, suffix="_greedy")
         metrics |= more
         intervals |= more_intervals
@@ -64,6 +66,22 @@ def proportion(right: int, count: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
+def _marks(group: Group) -> list[bool]:
+    """Right or wrong, for the answers to one prompt that could be judged."""
+    outcomes = [sample.outcome for sample in group.samples]
+    return [outcome is Outcome.OK for outcome in outcomes if outcome in (Outcome.OK, Outcome.WRONG)]
+
+
+def _mean_interval(marks: Sequence[Sequence[bool]]) -> tuple[float, float]:
+    """95 % interval of the accuracy from the means of the prompts: their answers go together."""
+    means_of_prompts = [statistics.fmean(group) for group in marks]
+    mean, error = statistics.fmean(means_of_prompts), sem(means_of_prompts)
+    if not error > 0:
+        return mean, mean
+    low, high = t.interval(0.95, len(marks) - 1, loc=mean, scale=error)
+    return max(0.0, float(low)), min(1.0, float(high))
+
+
 def sample_line(group: Group, sample: Sample, text: Callable[[Sample], str]) -> dict[str, Any]:
     """One answer as a line of samples.jsonl."""
     return {
@@ -78,9 +96,9 @@ def sample_line(group: Group, sample: Sample, text: Callable[[Sample], str]) -> 
     }
 
 
-def _answers(examination: Examination, sampling: Sampling) -> list[Group]:
+def _answers(examination: Examination, sampling: Sampling, count: int) -> list[Group]:
     engine = examination.engine
-    engine.submit([Request(i, p, 1, sampling) for i, p in enumerate(examination.prompts)])
+    engine.submit([Request(i, p, count, sampling) for i, p in enumerate(examination.prompts)])
     groups = list[Group]()
     while finished := engine.poll():
         groups.extend(finished)
@@ -95,11 +113,17 @@ def _figures(
     samples = [sample for _, sample in pairs]
     metrics: Metrics = {}
     intervals: dict[str, tuple[float, float]] = {}
-    judged = [s.outcome for s in samples if s.outcome in (Outcome.OK, Outcome.WRONG)]
-    if judged:
-        right = sum(outcome is Outcome.OK for outcome in judged)
-        metrics["accuracy" + suffix] = right / len(judged)
-        intervals["accuracy" + suffix] = proportion(right, len(judged))
+    marks = [_marks(group) for group in groups if _marks(group)]
+    if marks:
+        right, judged = sum(map(sum, marks)), sum(map(len, marks))
+        metrics["accuracy" + suffix] = right / judged
+        intervals["accuracy" + suffix] = (
+            proportion(right, judged) if judged == len(marks) else _mean_interval(marks)
+        )
+    if examination.answers > 1 and not suffix and marks:
+        passed = sum(any(group) for group in marks)
+        metrics[f"pass@{examination.answers}"] = passed / len(marks)
+        intervals[f"pass@{examination.answers}"] = proportion(passed, len(marks))
     rewards = [s.reward for s in samples if not math.isnan(s.reward)]
     if rewards:
         metrics["reward" + suffix] = statistics.fmean(rewards)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from polopt.envs.text import TextTask
 from polopt.errors import RecipeError
 from polopt.recipe import Reward, StageRecipe
-from polopt.rewards import RewardSpec, from_file, score
+from polopt.rewards import RewardSpec, from_file, from_verifier, score
 from polopt.rollout.text import TextSource
 from polopt.seeding import derive
 from polopt.types import Group, Sample
@@ -36,7 +35,7 @@ def specs(
     if given is not None:
         return [RewardSpec(_name(given), given)]
     if not stage.rewards:
-        return [] if task is None else [RewardSpec(task.name, _verifier(task))]
+        return [] if task is None else [RewardSpec(task.name, from_verifier(task.score))]
     return [_spec(reward, task, stage.data.source) for reward in stage.rewards]
 
 
@@ -84,25 +83,13 @@ def _spec(reward: Reward, task: TextTask | None, source: str) -> RewardSpec:
             raise RecipeError(
                 f"reward.verifier: {source!r} brings no verifier; name a file and a function"
             )
-        function: RewardFunction = _verifier(task)
+        function: RewardFunction = from_verifier(task.score)
         name = reward.name or task.name
     else:
         assert reward.file is not None and reward.function is not None, "checked by the schema"
-        function = from_file(Path(reward.file), reward.function)
+        function = from_file(reward.file, reward.function)
         name = reward.name or reward.function
     return RewardSpec(name, function, reward.weight, reward.timeout, reward.on_error)
-
-
-def _verifier(task: TextTask) -> RewardFunction:
-    """The task's scorer in the shape of a reward function."""
-
-    def verify(completions: list[str], **columns: list[Any]) -> list[float]:
-        return [
-            task.score(completion, {name: values[i] for name, values in columns.items()})
-            for i, completion in enumerate(completions)
-        ]
-
-    return verify
 
 
 def _name(function: RewardFunction) -> str:

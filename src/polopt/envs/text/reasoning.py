@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from polopt.envs.text.interface import Split, split_of
-from polopt.errors import MissingExtraError, RecipeError
+from polopt.errors import MissingExtraError, RecipeError, one_line
 from polopt.recipe import shown
 
 PREFIX = "reasoning-gym:"
@@ -102,9 +102,8 @@ def load(dataset: str, parameters: Mapping[str, Any], seed: int) -> ReasoningGym
         if isinstance(error, RecipeError):
             raise
         given = ", ".join(f"{key} = {shown(value)}" for key, value in task.parameters)
-        reason = " ".join(str(error).split())
         raise RecipeError(
-            f"data.parameters: {task.name} refuses {given or 'its defaults'}: {reason}"
+            f"data.parameters: {task.name} refuses {given or 'its defaults'}: {one_line(error)}"
         ) from error
     return task
 

@@ -1,0 +1,189 @@
+"""Everything the command line does, as functions. Torch loads inside them, after validation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from polopt import record
+from polopt.algorithms import describe, resolve, row, settings
+from polopt.errors import RecipeError, RunDirectoryError
+from polopt.recipe import Recipe, load as load_recipe
+from polopt.record.environment import environment
+
+if TYPE_CHECKING:
+    from polopt.coordination.stage import Observer
+    from polopt.api.policy import Policy
+    from polopt.rollout.evaluation import Evaluation
+
+RecipeSource = str | Path | Mapping[str, Any]
+Flags = Sequence[str] | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run."""
+
+    directory: Path
+    summary: Mapping[str, Any]  # summary.json
+    report: Path
+
+
+def train(
+    recipe: RecipeSource,
+    *,
+    flags: Flags = (),
+    reward: Callable[..., Any] | None = None,
+    observers: Sequence[Observer] = (),
+) -> Run:
+    """Run a recipe in a new run directory.
+
+    Args:
+        recipe: a TOML file, or the same tables as a mapping.
+        flags: override fields by dotted name, as words (``["--run.seed", "7"]``) or a mapping.
+        reward: a function from Python in the place of the recipe's rewards; it is called by
+            keyword with those of ``prompts``, ``completions``, ``completion_ids`` and the data
+            columns that it declares, and returns one number or None for each completion.
+        observers: called with every :class:`polopt.coordination.stage.Event`.
+
+    Raises:
+        UserError: what the user can put right, in one line.
+    """
+    resolved = resolve(load_recipe(recipe, flags), own_reward=reward is not None)
+    name = Path(recipe).stem if isinstance(recipe, str | Path) else resolved.stages[0].algorithm
+    chosen = resolved.stages[0].run.directory
+    directory = Path(chosen) if chosen else record.next_free(name)
+    record.create(directory, _config(name, resolved, reward), environment())
+    return _execute(directory, reward, observers)
+
+
+def resume(
+    directory: str | Path,
+    *,
+    flags: Flags = (),
+    reward: Callable[..., Any] | None = None,
+    observers: Sequence[Observer] = (),
+) -> Run:
+    """Continue a run from its last checkpoint, or from the beginning where it reached none.
+
+    Args:
+        directory: of the run.
+        flags: only ``run.steps``, which may make the last stage longer.
+        reward: the function that the run was started with, if it came from Python.
+        observers: called with every event.
+    """
+    from polopt.api.extend import extend
+
+    path = Path(directory)
+    config = record.open_existing(path).config
+    if config["reward_from_python"] and reward is None:
+        raise RecipeError(
+            f"{path}: the reward {config['reward_from_python']!r} came from Python; resume with "
+            "polopt.resume(directory, reward=...)"
+        )
+    extend(path, config, flags)
+    return _execute(path, reward, observers)
+
+
+def quickstart(flags: Flags = (), *, observers: Sequence[Observer] = ()) -> Run:
+    """Train a small model on this machine: the packaged quickstart recipe."""
+    return train(packaged("quickstart"), flags=flags, observers=observers)
+
+
+def evaluate(
+    model_or_run: str | Path, *, flags: Flags = (), k: int = 1
+) -> Evaluation:
+    """Accuracy, and pass@k, on prompts that training never sees.
+
+    Args:
+        model_or_run: a run directory (its last weights and its data), a model directory or a hub
+            id (``data.source`` must then be given).
+        flags: override fields of the recipe, such as ``data.source`` or ``evaluation.prompts``.
+        k: answers to each prompt.
+    """
+    from polopt.api.examine import examine
+
+    target = Path(model_or_run)
+    if (target / "config.json").is_file() and (target / "checkpoints").is_dir():
+        last = target / "checkpoints" / "last"
+        if not last.exists():
+            raise RunDirectoryError(f"{target}: the run has no checkpoint yet")
+        tables = _tables_of(target)
+        tables["model"]["path"] = str(last)
+    else:
+        tables = {"algorithm": "grpo", "model": {"path": str(model_or_run)}, "data": {}}
+    return examine(resolve(load_recipe(tables, flags), own_reward=True).stages[-1], k)
+
+
+def load(run: str | Path) -> Policy:
+    """The trained policy of a run, for use."""
+    from polopt.api.policy import load as load_policy
+
+    return load_policy(Path(run))
+
+
+def check(recipe: RecipeSource, flags: Flags = ()) -> list[dict[str, Any]]:
+    """Validate a recipe; for each stage its settings, what follows from them, and what is inert."""
+    from polopt.diagnose.check import check as checked
+
+    return checked(recipe, flags)
+
+
+def report(runs: Sequence[str | Path]) -> list[Path]:
+    """Write ``report.html`` into each run directory and return the paths."""
+    from polopt.report import write
+
+    return [write(Path(run)) for run in runs]
+
+
+def packaged(name: str) -> Path:
+    """The path of a recipe that comes with polopt."""
+    return Path(str(files("polopt") / "recipes" / f"{name}.toml"))
+
+
+def _config(
+    name: str, recipe: Recipe, reward: Callable[..., Any] | None
+) -> dict[str, Any]:
+    from polopt import __version__
+
+    return {
+        "polopt": __version__,
+        "name": name,
+        "reward_from_python": None if reward is None else getattr(reward, "__name__", "reward"),
+        "stages": [
+            {
+                "name": stage.name,
+                "algorithm": stage.algorithm,
+                "summary": row(stage.algorithm).summary,
+                "row": describe(stage),
+                "settings": settings(stage),
+            }
+            for stage in recipe.stages
+        ],
+        "recipe": recipe.model_dump(mode="json", by_alias=True),
+    }
+
+
+def _tables_of(run: Path) -> dict[str, Any]:
+    """The last stage of a run as tables that can be loaded again."""
+    from polopt.recipe import dump
+
+    config = record.open_existing(run).config
+    recipe = Recipe.model_validate_json(json.dumps(config["recipe"]))
+    return dump(Recipe(stages=recipe.stages[-1:]))
+
+
+def _execute(
+    directory: Path, reward: Callable[..., Any] | None, observers: Sequence[Observer]
+) -> Run:
+    from polopt.api.execute import execute
+    from polopt.report import write
+
+    with record.open_existing(directory) as run:
+        summary = execute(run, reward, observers)
+        page = write(directory)
+    return Run(directory, summary, page)

@@ -1,0 +1,32 @@
+"""Evaluation of a model outside of a run."""
+
+from __future__ import annotations
+
+import torch
+
+from polopt.algorithms.build import Parts, common, examiner
+from polopt.coordination.progress import progress
+from polopt.errors import RecipeError
+from polopt.models import load
+from polopt.recipe import StageRecipe
+from polopt.rollout.evaluation import Evaluation
+from polopt.seeding import derive
+
+
+def examine(stage: StageRecipe, k: int) -> Evaluation:
+    """Sample ``k`` answers to each evaluation prompt of a resolved stage, and the greedy one.
+
+    Raises:
+        RecipeError: nothing says which answers are right.
+    """
+    if stage.run.threads is not None:
+        torch.set_num_threads(stage.run.threads)
+    model = load(
+        stage.model.path, revision=stage.model.revision, seed=derive(stage.run.seed, "model")
+    )
+    with progress() as observe:
+        parts = Parts(stage, model, lambda: model, observe, compare=True)
+        found = examiner(common(parts, demonstrations=False), answers=k)
+    if found is None:
+        raise RecipeError("reward: nothing says which answers are right; name a reward")
+    return found(True)

@@ -1,0 +1,195 @@
+"""From a run directory to a finished run: build each stage, put back what a checkpoint holds."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from polopt.algorithms.build import Parts
+from polopt.coordination import checkpoint
+from polopt.coordination.loop import Progress, Setting, restore, run_stage
+from polopt.coordination.progress import progress as progress_shown
+from polopt.coordination.stage import Event, Observer, Stage
+from polopt.coordination.track import trackers
+from polopt.errors import RecipeError
+from polopt.models import LanguageModel, load
+from polopt.recipe import Recipe, StageRecipe
+from polopt.record import RunDirectory, write_json
+from polopt.seeding import derive
+
+
+def execute(
+    run: RunDirectory, reward: Callable[..., Any] | None, observers: Sequence[Observer]
+) -> dict[str, Any]:
+    """Run what is left of a run and return its summary."""
+    config = run.config
+    recipe = Recipe.model_validate_json(json.dumps(config["recipe"]))
+    with ExitStack() as stack:
+        stop_requested = stack.enter_context(_signals())
+        first = recipe.stages[0].run
+        if first.threads is not None:
+            torch.set_num_threads(first.threads)
+        device = _device(first.device)
+        heard = [stack.enter_context(progress_shown()), *observers]
+        heard += trackers(first.track, run.path, config, stack)
+
+        def observe(event: Event) -> None:
+            if event.kind == "warning":
+                run.append("warnings", event.values)
+            for observer in heard:
+                observer(event)
+
+        setting = Setting(run, first.keep, observe, stop_requested)
+        progress = _run_stages(run, recipe, setting, device, reward)
+        summary = _summary(recipe, progress)
+        write_json(run.path / "summary.json", summary)
+        observe(Event("summary", summary))
+    return summary
+
+
+def _run_stages(
+    run: RunDirectory,
+    recipe: Recipe,
+    setting: Setting,
+    device: torch.device,
+    reward: Callable[..., Any] | None,
+) -> Progress:
+    """Every stage from where the newest checkpoint stands."""
+    newest = checkpoint.newest(run.checkpoints)
+    state: dict[str, Any] = {} if newest is None else checkpoint.read_state(newest)
+    progress = Progress(**state.get("progress", {}))
+    run.truncate(state.get("offsets", {}))
+    _reopen_last_stage(recipe, progress)
+    for index in range(progress.stage, len(recipe.stages)):
+        stage_recipe = recipe.stages[index]
+        inside = newest is not None and progress.stage_step > 0
+        start = _start(run, stage_recipe, progress)
+        model = _language_model(str(newest) if inside else start, stage_recipe, device)
+        parts = Parts(
+            recipe=stage_recipe,
+            language_model=model,
+            reference=lambda start=start, own=stage_recipe: _language_model(start, own, device),
+            observe=setting.observe,
+            compare=index == len(recipe.stages) - 1,
+            reward=reward,
+        )
+        stage: Stage = importlib.import_module(
+            f"polopt.algorithms.{stage_recipe.algorithm}"
+        ).build(parts)
+        if inside and newest is not None:
+            restore(stage, newest, state)
+            setting.observe(Event("message", {"text": f"resuming from {newest.name}"}))
+        run_stage(stage, progress, setting)
+    return progress
+
+
+def _reopen_last_stage(recipe: Recipe, progress: Progress) -> None:
+    """A finished run whose last stage has been made longer goes on inside that stage."""
+    last = recipe.stages[-1]
+    done = progress.stage_steps.get(last.name)
+    longer = done is not None and last.run.steps is not None and done < last.run.steps
+    if progress.stage == len(recipe.stages) and longer and progress.ended[last.name] == "steps":
+        assert done is not None
+        progress.stage, progress.stage_step = progress.stage - 1, done
+        del progress.ended[last.name]
+
+
+def _start(run: RunDirectory, stage: StageRecipe, progress: Progress) -> str:
+    """Where the stage's first weights are: the end of another stage, or the model itself."""
+    if stage.start is None:
+        return stage.model.path
+    return str(run.checkpoints / progress.stage_ends[stage.start])
+
+
+def _language_model(path: str, stage: StageRecipe, device: torch.device) -> LanguageModel:
+    seed = derive(stage.run.seed, "model")
+    loaded = load(path, revision=stage.model.revision, seed=seed)
+    loaded.model.to(device)  # pyright: ignore[reportArgumentType] - torch's overloads
+    return loaded
+
+
+def _device(name: str) -> torch.device:
+    """The device of a recipe; ``auto`` is the first accelerator there is.
+
+    Raises:
+        RecipeError: a device that this machine does not have.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    count = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    available = count.get(device.type, 1)
+    if (device.index or 0) >= available:
+        raise RecipeError(
+            f"run.device: {name!r} is not there; this machine has {available} of that kind"
+        )
+    return device
+
+
+def _summary(recipe: Recipe, progress: Progress) -> dict[str, Any]:
+    """The final figures, with their intervals."""
+    figures: dict[str, Any] = {}
+    for when, evaluation in progress.evaluations.items():
+        for name, value in evaluation["metrics"].items():
+            figures[f"{name}_{when}"] = value
+            if name in evaluation["intervals"]:
+                figures[f"{name}_{when}_interval"] = evaluation["intervals"][name]
+    kinds = {kind for seconds in progress.seconds.values() for kind in seconds}
+    seconds = {
+        kind: sum(one.get(kind, 0.0) for one in progress.seconds.values()) for kind in sorted(kinds)
+    }
+    return {
+        **figures,
+        "evaluation_prompts": recipe.stages[-1].evaluation.prompts,
+        "seed": recipe.stages[0].run.seed,
+        "steps": progress.step,
+        "best": progress.best or None,
+        "stages": [
+            {
+                "name": stage.name,
+                "algorithm": stage.algorithm,
+                "steps": progress.stage_steps[stage.name],
+                "ended": progress.ended[stage.name],
+                "seconds": _total(progress.seconds.get(stage.name, {})),
+            }
+            for stage in recipe.stages
+        ],
+        "seconds": seconds,
+    }
+
+
+def _total(seconds: dict[str, float]) -> float:
+    """Steps, and what happens between them; the parts of a step are in the step already."""
+    return sum(seconds.get(kind, 0.0) for kind in ("step", "compare", "checkpoint"))
+
+
+@contextmanager
+def _signals() -> Iterator[Callable[[], int]]:
+    """Remember a request to stop; the second one is the default: at once."""
+    asked = 0
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: 0  # only the main thread may handle signals
+        return
+
+    def remember(number: int, _: object) -> None:
+        nonlocal asked
+        asked = number
+        signal.signal(number, before[number])
+
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number in numbers:
+        signal.signal(number, remember)
+    try:
+        yield lambda: asked
+    finally:
+        for number in numbers:
+            signal.signal(number, before[number])

@@ -1,0 +1,56 @@
+"""What may change when a run is resumed: the last stage may be made longer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from polopt.errors import RecipeError
+from polopt.recipe import Recipe
+from polopt.record import write_json
+
+Flags = Sequence[str] | Mapping[str, Any]
+
+
+def extend(run: Path, config: dict[str, Any], flags: Flags) -> None:
+    """Write the new length of the last stage into config.json.
+
+    Raises:
+        RecipeError: another field, no whole number, or fewer steps than the run was made for.
+    """
+    if not flags:
+        return
+    steps = _steps(flags)
+    stage = config["recipe"]["stages"][-1]
+    if steps < stage["run"]["steps"]:
+        raise RecipeError(
+            f"run.steps: {steps} is not allowed; a resumed run can only be made longer than "
+            f"{stage['run']['steps']}"
+        )
+    stage["run"]["steps"] = steps
+    config["stages"][-1]["settings"]["run.steps"] = steps
+    Recipe.model_validate_json(json.dumps(config["recipe"]))
+    write_json(run / "config.json", config)
+
+
+def _steps(flags: Flags) -> int:
+    given = dict(flags) if isinstance(flags, Mapping) else _words(flags)
+    for name in given:
+        if name != "run.steps":
+            raise RecipeError(f"{name}: cannot change when a run is resumed; only run.steps can")
+    value = str(given["run.steps"])
+    if not value.isdecimal():
+        raise RecipeError(f"run.steps: {value!r} is not allowed; a whole number >= 1")
+    return int(value)
+
+
+def _words(words: Sequence[str]) -> dict[str, str]:
+    """``--name value`` and ``--name=value``."""
+    pairs: dict[str, str] = {}
+    rest = iter(words)
+    for word in rest:
+        name, equals, value = word.removeprefix("--").partition("=")
+        pairs[name] = value if equals else next(rest, "")
+    return pairs

@@ -1,0 +1,110 @@
+"""A progress bar for people, plain lines where nobody watches."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from polopt.coordination.stage import Event, Observer
+
+SHOWN = (  # metric, label; the first few that a line has
+    ("reward/mean", "reward"),
+    ("accuracy", "accuracy"),
+    ("policy/loss", "loss"),
+    ("policy/entropy", "entropy"),
+    ("response/length", "length"),
+)
+SECONDS_BETWEEN_LINES = 10.0
+
+
+@contextmanager
+def progress() -> Iterator[Observer]:
+    """An observer that shows how far a run is, on stderr."""
+    if not sys.stderr.isatty():
+        yield _Lines()
+        return
+    console = Console(stderr=True)
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}"),
+        console=console,
+    ) as bar:
+        yield _Bar(bar).observe
+
+
+class _Bar:
+    """One bar a stage, with the newest figures behind it."""
+
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
+        self._task: TaskID | None = None
+        self._accuracy = ""
+
+    def observe(self, event: Event) -> None:
+        values = event.values
+        if event.kind == "stage":
+            name = f"{values['name']} ({values['algorithm']})"
+            self._task = self._bar.add_task(
+                name, total=values["steps"], completed=values["step"], figures=""
+            )
+        elif event.kind == "metrics" and self._task is not None:
+            self._accuracy = _evaluated(values) or self._accuracy
+            self._bar.update(
+                self._task,
+                completed=values["stage_step"],
+                figures=f"{_figures(values)} {self._accuracy}",
+            )
+        elif event.kind in ("message", "warning"):
+            self._bar.console.print(values["text"], markup=False, highlight=False)
+
+
+class _Lines:
+    """A line when something happens, and every few seconds in between."""
+
+    def __init__(self, write: Callable[[str], object] = sys.stderr.write) -> None:
+        self._write = write
+        self._steps: Mapping[str, Any] = {}
+        self._last = 0.0
+
+    def __call__(self, event: Event) -> None:
+        values = event.values
+        if event.kind == "stage":
+            self._steps = values
+            self._write(f"{values['name']}: {values['algorithm']}, {values['steps']} steps\n")
+        elif event.kind in ("message", "warning"):
+            self._write(f"{values['text']}\n")
+        elif event.kind == "metrics":
+            evaluated = _evaluated(values)
+            if not evaluated and time.monotonic() - self._last < SECONDS_BETWEEN_LINES:
+                return
+            self._last = time.monotonic()
+            place = f"{values['stage']} {values['stage_step']}/{self._steps.get('steps', '?')}"
+            self._write(f"{place}  {_figures(values)} {evaluated}\n".rstrip() + "\n")
+
+
+def _figures(values: Mapping[str, Any]) -> str:
+    found = [f"{label} {values[name]:.3f}" for name, label in SHOWN if name in values]
+    return "  ".join(found[:4])
+
+
+def _evaluated(values: Mapping[str, Any]) -> str:
+    accuracy = values.get("eval/accuracy")
+    return "" if accuracy is None else f" evaluation accuracy {accuracy:.3f}"

@@ -1,0 +1,290 @@
+"""What each command takes and prints; the work behind it is stood in for."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from polopt.cli import main
+from polopt.cli.commands import polopt as group
+from polopt.errors import RunDirectoryError
+
+RECIPE = 'algorithm = "grpo"\n[model]\npath = "builtin:tiny"\n[data]\nsource = "task:chain_sum"\n'
+COMMANDS = "quickstart train resume eval algorithms show check conformance report doctor".split()  # noqa: SIM905
+SUMMARY = {
+    "accuracy_before": 0.48,
+    "accuracy_before_interval": [0.44, 0.52],
+    "accuracy_after": 0.9725,
+    "accuracy_after_interval": [0.955, 0.984],
+    "accuracy_greedy_before": 0.5,
+    "accuracy_greedy_after": 1.0,
+    "stages": [
+        {"name": "sft", "algorithm": "sft", "steps": 9, "ended": "steps", "seconds": 61.25},
+        {"name": "rl", "algorithm": "grpo", "steps": 40, "ended": "steps", "seconds": 37.0},
+    ],
+}
+
+
+@dataclass
+class Api:
+    """Stands in for ``polopt.api``: remembers the calls, answers with a finished run."""
+
+    directory: Path
+    calls: list[tuple[Any, ...]] = field(default_factory=list)
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*values: Any, **named: Any) -> Any:
+            self.calls.append((name, *values, named))
+            if name == "report":
+                return [Path(run) / "report.html" for run in values[0]]
+            if name == "evaluate":
+                figures = {"accuracy": 0.5, "pass@4": 0.75}
+                return SimpleNamespace(metrics=figures, intervals={"accuracy": (0.4, 0.6)})
+            return SimpleNamespace(directory=self.directory)
+
+        return call
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Api:
+    (tmp_path / "summary.json").write_text(json.dumps(SUMMARY), encoding="utf-8")
+    (tmp_path / "report.html").touch()
+    stand_in = Api(tmp_path)
+    monkeypatch.setitem(sys.modules, "polopt.api", stand_in)  # type: ignore[arg-type]
+    monkeypatch.setattr("polopt.api", stand_in, raising=False)
+    return stand_in
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> str:
+    (tmp_path / "r.toml").write_text(RECIPE, encoding="utf-8")
+    return str(tmp_path / "r.toml")
+
+
+def test_the_commands_of_the_design() -> None:
+    assert list(group.commands) == COMMANDS
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
+def test_help_answers_in_a_second_without_torch(command: list[str]) -> None:
+    program = (
+        "import sys; from polopt.cli import main; code = main(sys.argv[1:]); "
+        "assert not {'torch', 'transformers', 'numpy'} & sys.modules.keys(); sys.exit(code)"
+    )
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", program, *command, "--help"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(" ".join(["Usage: polopt", *command]))
+    assert time.perf_counter() - start < 3  # a second, on a machine that is also busy
+
+
+def test_help_of_train_lists_every_field(capsys: pytest.CaptureFixture[str]) -> None:
+    from polopt.recipe import catalogue
+
+    assert main(["train", "--help"]) == 0
+    text = capsys.readouterr().out
+    for name in catalogue():
+        assert f"--{name} " in text or f"--{name}\n" in text
+    assert "[the row decides]" in " ".join(text.split())
+    assert "update: the optimiser step:" in text
+    assert max(map(len, text.splitlines())) <= 90
+
+
+def test_without_a_command_there_is_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    assert "quickstart" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["trian"], "No such command 'trian'. Did you mean 'train'?"),
+        (["algorithms", "--jsn"], "No such option '--jsn'. Did you mean '--json'?"),
+        (["--versoin"], "No such option '--versoin'. Did you mean '--version'?"),
+        (["train"], "RECIPE: missing; the path of a TOML file"),
+        (["check"], "RECIPE: missing; the path of a TOML file"),
+        (["resume"], "RUN: missing; the directory of a run"),
+        (["eval", "--k", "0", "run"], "Invalid value for '--k': 0 is not in the range x>=1."),
+        (["show"], "Missing argument 'NAME'."),
+        (["show", "gpro"], 'NAME: "gpro" is not allowed; did you mean grpo? there are sft, grpo'),
+        (["report"], "Missing argument 'RUN...'."),
+        (["quickstart", "now"], "'now' is not a flag; a flag is --section.field value"),
+    ],
+)
+def test_a_wrong_call_gets_one_line(
+    words: list[str], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", f"error: {line}\n")
+
+
+def test_train_hands_over_and_prints_the_end(
+    api: Api, recipe: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "--run.seed", "7", recipe, "--update.learning_rate=1e-4"]) == 0
+    flags = ["--run.seed", "7", "--update.learning_rate=1e-4"]
+    assert api.calls == [("train", recipe, {"flags": flags})]
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["accuracy", "0.480", "0.440", "to", "0.520", "0.973", "0.955", "to", "0.984"] in lines
+    assert ["accuracy_greedy", "0.500", "1.000"] in lines
+    assert ["sft", "sft", "9", "steps", "61.25"] in lines
+    assert ["report:", str(api.directory / "report.html")] in lines
+
+
+@pytest.mark.parametrize(
+    ("words", "call"),
+    [
+        (["quickstart", "--run.seed", "2"], ("quickstart", ["--run.seed", "2"], {})),
+        (["resume", "runs/a", "--run.steps=9"], ("resume", "runs/a", {"flags": ["--run.steps=9"]})),
+    ],
+)
+def test_other_runs_hand_over_and_print_json(
+    words: list[str], call: tuple[Any, ...], api: Api, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words, "--json"]) == 0
+    assert api.calls == [call]
+    assert json.loads(capsys.readouterr().out) == {"directory": str(api.directory), **SUMMARY}
+
+
+def test_eval(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", "run", "--k", "4", "--evaluation.prompts", "8"]) == 0
+    assert api.calls == [("evaluate", "run", {"flags": ["--evaluation.prompts", "8"], "k": 4})]
+    assert "0.4 to 0.6" in capsys.readouterr().out
+    assert main(["eval", "run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0] == {
+        "figure": "accuracy",
+        "value": 0.5,
+        "interval": [0.4, 0.6],
+    }
+
+
+def test_report(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", "a", "b"]) == 0
+    assert api.calls == [("report", (Path("a"), Path("b")), {})]
+    assert capsys.readouterr().out.split() == ["a/report.html", "b/report.html"]
+
+
+def test_what_the_user_can_fix_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RunDirectoryError("runs/a: disk full\n  12 bytes needed")
+
+    stand_in = ModuleType("polopt.api")
+    stand_in.resume = fail  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "polopt.api", stand_in)
+    monkeypatch.setattr("polopt.api", stand_in, raising=False)
+    assert main(["resume", "runs/a"]) == 2
+    assert capsys.readouterr().err == "error: runs/a: disk full 12 bytes needed\n"
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("ours"), SystemExit(143)])
+def test_bugs_and_exits_travel(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    stand_in = ModuleType("polopt.api")
+    stand_in.resume = fail  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "polopt.api", stand_in)
+    monkeypatch.setattr("polopt.api", stand_in, raising=False)
+    with pytest.raises(type(error)):
+        main(["resume", "runs/a"])
+
+
+def test_an_interrupt_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("polopt.algorithms.table", interrupt)
+    assert main(["algorithms"]) == 130
+    assert capsys.readouterr().err.strip() == "interrupted"
+
+
+def test_algorithms(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["algorithms"]) == 0
+    text = capsys.readouterr().out
+    assert "seq_mean_token_mean" in text
+    assert "…" not in text
+    assert main(["algorithms", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {"name", "bound", "kl", "file", "extra_losses"} <= rows[0].keys()
+
+
+def test_algorithms_on_a_narrow_screen(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("polopt.cli.output.fits", lambda *_: False)
+    assert main(["algorithms"]) == 0
+    assert "clipped ratio" in capsys.readouterr().out
+
+
+def test_show(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "grpo"]) == 0
+    text = capsys.readouterr().out
+    for part in ("arXiv:2402.03300", "group_std", "src/polopt/math/reduce.py", "clip(ρ"):
+        assert part in text
+    assert all(line == line.rstrip() for line in text.splitlines())
+    assert main(["show", "grpo", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["column"] == "rollout"
+
+
+def test_check(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", recipe, "--rollout.group_size", "4"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["rollout.group_size", "4", "recipe"] in lines
+    assert ["kl.coefficient", "0.04", "row"] in lines
+    assert ["responses_per_step", "64"] in lines
+    assert ["note:", "objective.clip_low", "has", "no", "effect:"] in [line[:5] for line in lines]
+    assert main(["check", recipe, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["settings"]["rollout.group_size"] == 8
+
+
+@pytest.mark.parametrize(("failures", "code"), [((), 0), (("gae/a: 1 is not 2",), 1)])
+def test_conformance(
+    failures: tuple[str, ...],
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = SimpleNamespace(passed=3, failures=failures, unserved=("ou_noise",) if code else ())
+    asked: list[Any] = []
+    stand_in = SimpleNamespace(run=lambda path: asked.append(path) or found)
+    monkeypatch.setitem(sys.modules, "polopt.diagnose.conformance", stand_in)  # type: ignore[arg-type]
+    monkeypatch.setattr("polopt.diagnose.conformance", stand_in, raising=False)
+    assert main(["conformance", "golden.json"]) == code
+    assert asked == [Path("golden.json")]
+    text = capsys.readouterr().out.splitlines()
+    assert text[-1] == f"3 passed, {len(failures)} failed"
+    assert text[: len(failures)] == list(failures)
+    assert main(["conformance", "--json"]) == code
+    assert json.loads(capsys.readouterr().out)["passed"] == 3
+
+
+def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json"]) == 0
+    found = {one["subject"]: one for one in json.loads(capsys.readouterr().out)}
+    assert found["python"]["value"].startswith(".".join(map(str, sys.version_info[:3])))
+    assert found.keys() >= {"torch", "memory", "disk", "extra ray"}
+
+
+def test_an_old_terminal_gets_question_marks() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from polopt.cli import main; main(['show', 'grpo'])"],
+        capture_output=True, timeout=60, check=True,
+        env={"PYTHONIOENCODING": "ascii", "PATH": ""},
+    )  # fmt: skip
+    assert b"?" in done.stdout

@@ -1,0 +1,54 @@
+"""Settings that are allowed and do nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from polopt.algorithms import resolve
+from polopt.diagnose.check import check
+from polopt.diagnose.inert import inert
+from polopt.recipe import load
+
+GRPO: dict[str, Any] = {
+    "algorithm": "grpo",
+    "model": {"path": "builtin:tiny"},
+    "data": {"source": "task:chain_sum"},
+}
+TWICE = {"update.epochs": 2}  # so that the ratio moves and the clip can bite
+
+
+@pytest.mark.parametrize(
+    ("flags", "starts"),
+    [
+        ({}, ["objective.clip_low has no effect", "objective.clip_high has no effect"]),
+        (TWICE, []),
+        ({"update.minibatches": 2}, []),
+        ({"objective.bound": "none"}, []),
+        ({**TWICE, "kl.estimator": "k1"}, ["kl.coefficient has no effect on average"]),
+        ({**TWICE, "kl.estimator": "k1", "kl.placement": "reward"}, []),
+        ({**TWICE, "kl.placement": "reward"}, ["kl.estimator = k3 in the reward"]),
+        ({**TWICE, "kl.coefficient": 0.0}, []),
+        ({**TWICE, "reward.verifier": "task", "reward.weight": 2.0}, ["reward.weight has no"]),
+        ({**TWICE, "rollout.group_size": 2}, ["rollout.group_size = 2"]),
+        ({**TWICE, "run.checkpoint_every": 500}, ["run.checkpoint_every = 500 has no effect"]),
+        ({"algorithm": "sft"}, []),
+    ],
+)
+def test_inert(flags: dict[str, Any], starts: list[str]) -> None:
+    lines = inert(resolve(load(GRPO, flags)).stages[0])
+    assert [line[: len(start)] for line, start in zip(lines, starts, strict=True)] == starts
+
+
+def test_check_says_who_decided() -> None:
+    (one,) = check(GRPO, {"update.epochs": 2})
+    decided = one["decided_by"]
+    assert decided["update.epochs"] == "recipe"
+    assert decided["update.minibatches"] == "row"
+    assert decided["update.beta1"] == "default"
+    assert decided.keys() == one["settings"].keys()
+    assert one["settings"]["rewards"] == [
+        {"weight": 1.0, "verifier": "task", "timeout": 60.0, "on_error": "stop"}
+    ]
+    assert one["derived"]["optimiser_steps_per_batch"] == 2
