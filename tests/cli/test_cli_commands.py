@@ -133,8 +133,8 @@ def test_a_wrong_call_gets_one_line(
 def test_train_hands_over_and_prints_the_end(
     api: Api, recipe: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["train", "--run.seed", "7", recipe, "--update.learning_rate=1e-4"]) == 0
-    flags = ["--run.seed", "7", "--update.learning_rate=1e-4"]
+    assert main(["train", "--run.seed=7", recipe, "--update.learning_rate", "1e-4"]) == 0
+    flags = ["--run.seed=7", "--update.learning_rate", "1e-4"]
     assert api.calls == [("train", recipe, {"flags": flags})]
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["accuracy", "0.480", "0.440", "to", "0.520", "0.973", "0.955", "to", "0.984"] in lines
@@ -227,9 +227,14 @@ def test_algorithms(capsys: pytest.CaptureFixture[str]) -> None:
 def test_algorithms_on_a_narrow_screen(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("polopt.cli.output.fits", lambda *_: False)
-    assert main(["algorithms"]) == 0
-    assert "clipped ratio" in capsys.readouterr().out
+    from rich.console import Console
+
+    for width, wide in ((80, False), (400, True)):
+        monkeypatch.setattr("polopt.cli.output.console", lambda width=width: Console(width=width))
+        assert main(["algorithms"]) == 0
+        text = capsys.readouterr().out
+        assert ("seq_mean_token_mean" in text) is wide
+        assert ("clipped ratio" in " ".join(text.split())) is not wide
 
 
 def test_show(capsys: pytest.CaptureFixture[str]) -> None:

@@ -80,7 +80,7 @@ BAD_LINES = {
     ),
     "no field at all": (b"{}\n", "missing field", "field 'prompt': is missing; columns: none"),
     "other fields": (b'{"x": 1, "y": 2}\n', "missing field", "is missing; columns: x, y"),
-    "line ends in names": (b'{"a\\nb\\u001b": 1}\n', "missing field", "columns: a\\nb\\x1b"),
+    "line ends in names": (b'{"a\\nb\\u001b": 1}\n', "missing field", "columns: a b\\x1b"),
     "long names": (line({"x" * 10_000: 1}), "missing field", "is missing; columns: xxx"),
     "missing completion": (
         b'{"prompt": "a"}\n',

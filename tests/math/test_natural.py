@@ -108,3 +108,19 @@ def test_the_bandit_gradient_is_that_of_the_expected_value():
     values = vector(1, 2, 0.5)
     (z.softmax(-1) * values).sum().backward()
     assert torch.allclose(policy_gradient(z.detach().softmax(-1), values), z.grad)
+
+
+def test_a_step_within_the_region_that_makes_it_worse_is_shortened():
+    # L = x - 100x² and KL = x²/2000: the full step √(2·.01/.001) = 4.47 is worse than 0 until
+    # x < .01, which .5⁹·4.47 = .0087 is the first to be
+    start = vector(0)
+    got = trust_region_step(
+        lambda x: (x - 100 * x.square()).sum(),
+        lambda x: x.square().sum() / 2000,
+        start,
+        delta=0.01,
+        backtrack=0.5,
+    )
+    assert got.accepted
+    assert got.backtracks == 9
+    assert got.parameters.item() == pytest.approx(0.5**9 * 20**0.5)

@@ -124,10 +124,12 @@ def test_gspo_gradient_by_hand():
 
 
 def test_sequence_ratios_take_the_row_mean_of_the_advantage():
-    uneven = torch.tensor([[1.0, 2.0, 6.0], [-1.0, -2.0, NAN]], dtype=torch.float64)
+    # of both signs, so that the clip would treat the tokens of a row differently
+    uneven = torch.tensor([[9.0, -3.0, 3.0], [2.0, -5.0, NAN]], dtype=torch.float64)
     even = torch.tensor([[3.0] * 3, [-1.5, -1.5, NAN]], dtype=torch.float64)
     for level in (SEQUENCE_MEAN, SEQUENCE_SUM):
-        objective = PolicyObjective(level, CLIP, seq_mean_token_mean)
+        bound = partial(clipped, low=0.01, high=0.01)
+        objective = PolicyObjective(level, bound, seq_mean_token_mean)
         left, right = (loss_of(objective, advantages=a) for a in (uneven, even))
         assert left[0] == pytest.approx(right[0])
         assert torch.allclose(left[1], right[1])

@@ -62,6 +62,18 @@ def test_by_hand():
     assert loss.item() == pytest.approx(0.3125)
 
 
+def test_the_clip_is_around_the_values_of_the_rollout():
+    # V moved by .9 from its rollout value and counts as moved by .2; the target is 1 above: ½(.8)²
+    experience, credited, _ = batch((1,))
+    credited = Credited(
+        credited.advantages, credited.mask, credited.valid, value_targets=experience.values + 1.0
+    )
+    terms = value_terms(experience, credited, ValueObjective(0.2))
+    loss, metrics = value_loss(experience.values + 0.9, terms, ValueObjective(0.2))
+    assert loss.item() == pytest.approx(0.32)
+    assert metrics["value_clip_fraction"].item() == 1.0
+
+
 def test_bad_numbers_and_missing_tensors():
     experience, credited, values = batch((2, 2))
     terms = value_terms(experience, credited, ValueObjective())

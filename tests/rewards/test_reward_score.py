@@ -269,6 +269,18 @@ def test_only_declared_arguments_are_passed():
     assert seen["rest"]["level"] == [2, 2, 2]
 
 
+def test_tokens_come_as_lists_of_int():
+    got = []
+    spec = RewardSpec("r", lambda completion_ids: got.extend(completion_ids) or [0.0])
+    score([Prompt(0, "", (), {})], [""], [np.array([5, 6])], [spec], 0)
+    assert got == [[5, 6]] and type(got[0]) is list and type(got[0][0]) is int
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_timeout_may_be_as_long_as_one_likes(kind):
+    assert rewards(as_function(lambda: [1.0] * COUNT, kind), timeout=1e300) == [1.0] * COUNT
+
+
 def test_a_column_that_some_rows_lack_is_none_there():
     prompts = [Prompt(0, "a", (), {"x": 1}), Prompt(1, "b", (), {})]
     got = []

@@ -101,7 +101,7 @@ def _without_effect(recipe: Recipe, filled: list[_Filled]) -> Iterator[Problem]:
             shared = field in one.stage.inherited
             elsewhere = any(field in o.given and field not in o.idle for o in filled)
             name = name_in(recipe, index, field)
-            if name in seen:
+            if (shared and elsewhere) or name in seen:
                 continue
             seen.add(name)
             value = one.values[field]

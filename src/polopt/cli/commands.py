@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -68,10 +69,6 @@ def train(words: tuple[str, ...], as_json: bool) -> None:
     """
     targets, flags = split(words)
     recipe = one(targets, "RECIPE", "the path of a TOML file")
-    from polopt.algorithms import resolve
-    from polopt.recipe import load
-
-    resolve(load(recipe, flags))  # what is wrong with it is said before torch is imported
     from polopt import api
     from polopt.cli import summary
 
@@ -106,16 +103,15 @@ def evaluate(words: tuple[str, ...], k: int, as_json: bool) -> None:
     from polopt.cli import output
 
     found = api.evaluate(target, flags=flags, k=k)
-    figures = [
-        {"figure": name, "value": value, "interval": found.intervals.get(name)}
-        for name, value in found.metrics.items()
-    ]
+    figures = [(name, value, found.intervals.get(name)) for name, value in found.metrics.items()]
     if as_json:
-        output.write_json(figures)
+        output.write_json(
+            [dict(zip(("figure", "value", "interval"), f, strict=True)) for f in figures]
+        )
         return
     rows = [
-        (one["figure"], one["value"], " to ".join(map(output.text, one["interval"] or ())))
-        for one in figures
+        (name, value, f"{output.text(span[0])} to {output.text(span[1])}" if span else "")
+        for name, value, span in figures
     ]
     output.table(("figure", "value", "95 % interval"), rows)
 
@@ -157,11 +153,11 @@ def show(name: str, as_json: bool) -> None:
     output.table(("column", "choice", "equation, settings, file"), [_entry(one) for one in entries])
 
 
-def _entry(entry: dict[str, object]) -> tuple[object, object, str]:
+def _entry(entry: Mapping[str, Any]) -> tuple[str, str, str]:
     from polopt.cli import output
 
-    settings = output.text(entry["settings"]) if entry["settings"] else ""
-    lines = [str(line) for line in (entry["equation"], settings, entry["file"]) if line]
+    settings = [f"{field} = {output.text(value)}" for field, value in entry["settings"].items()]
+    lines = [line for line in (entry["equation"], *settings, entry["file"]) if line]
     return entry["column"], entry["choice"], "\n".join([*lines, ""])
 
 

@@ -9,7 +9,7 @@ from typing import TextIO
 import click
 
 from polopt.cli.commands import polopt
-from polopt.errors import UserError
+from polopt.errors import Stopped, UserError
 
 DONE, FIXABLE, INTERRUPTED = 0, 2, 130  # a command returns 1 itself where a check failed
 
@@ -22,6 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = polopt.main(arguments, prog_name="polopt", standalone_mode=False)
     except UserError as error:
         return _fail(str(error))
+    except Stopped as stopped:
+        sys.stderr.write(f"{stopped}\n")
+        return stopped.exit_code
     except click.ClickException as error:
         return _fail(error.format_message())
     except click.Abort:

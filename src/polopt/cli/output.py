@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 _WIDE = 4096  # nothing is wrapped or cut where there is no screen
@@ -30,7 +31,8 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str =
 def fits(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> bool:
     """Whether the table stands on the screen without folding."""
     screen = console()
-    return screen.measure(_table(columns, rows, "")).maximum <= screen.width
+    unbounded = screen.options.update(width=_WIDE)
+    return Measurement.get(screen, unbounded, _table(columns, rows, "")).maximum <= screen.width
 
 
 def write_json(value: Any) -> None:  # noqa: ANN401

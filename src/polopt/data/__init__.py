@@ -1,4 +1,13 @@
-"""Sources of prompts and demonstrations: read, checked, divided, ordered, tokenised."""
+"""Sources of prompts and demonstrations: read, checked, divided, ordered, tokenised.
+
+Files and the hub, and tasks, give the same ``Rows``::
+
+    tokeniser = Tokeniser(tokenizer, max_prompt_tokens=200)
+    rows = load_rows(recipe.data, 512, seed, check=tokeniser.check)  # or, for a task,
+    rows = generated("task:chain_sum", task.row, 512)
+    order = PromptStream(rows.size, seed)
+    prompt = tokeniser.prompt(rows.train[order(position)], id=position)
+"""
 
 from polopt.data.load import generated, load_rows
 from polopt.data.rows import BadRowError, Report, Row, Rows

@@ -3,8 +3,6 @@
 import pytest
 import torch
 
-from polopt.math.auxiliary import negative_log_likelihood, regularised_reward
-from polopt.math.biped import BIPED_PRESETS, biped_reward
 from polopt.math.divergence import k1, k3
 from polopt.math.shaping import (
     kl_penalty,
@@ -63,24 +61,3 @@ def test_spreading_keeps_the_sum_or_grows_with_length():
 @pytest.mark.parametrize("spread", [spread_discounted, spread_normalised, spread_uniform])
 def test_an_empty_row_stays_empty(spread):
     assert spread(SCORES, MASK, 0.9)[2].tolist() == [0] * 4
-
-
-def test_pretraining_term_by_hand():
-    logp = torch.tensor([[-2.0, -1.0], [-0.6, NAN]], dtype=torch.float64)
-    assert negative_log_likelihood(logp, ~torch.isnan(logp)).item() == pytest.approx(1.2)
-    # rewards 1, .2; log-ratios 2, .5; β = .02: mean(.96, .19)
-    r, rl, sft = (
-        torch.tensor(x, dtype=torch.float64) for x in ([1, 0.2], [-20, -15], [-22, -15.5])
-    )
-    assert regularised_reward(r, rl, sft, 0.02).item() == pytest.approx(0.575)
-
-
-def test_the_walking_reward_by_hand():
-    # .4 - 3·.01 - 50·.0004 + 25·.025/10 - .02·(.25+.25+1+1+.04) = .3617
-    state = [torch.tensor([x], dtype=torch.float64) for x in (0.4, 0.1, 0.02)]
-    torques = torch.tensor([[0.5, -0.5, 1.0, -1.0, 0.0, 0.2]], dtype=torch.float64)
-    got = biped_reward(*state, torques, 0.025, 10.0, **BIPED_PRESETS["toolbox"])
-    assert got.item() == pytest.approx(0.3617)
-    # 3-D model: .4 - 1.5·.01 - 25·.0004 + .0625 - .03·2.54
-    got = biped_reward(*state, torques, 0.025, 10.0, **BIPED_PRESETS["github3d"])
-    assert got.item() == pytest.approx(0.3613)
