@@ -206,7 +206,7 @@ def test_shared_fields_reach_the_stages_that_use_them() -> None:
     sft, rl = resolve(load(staged, ["--credit.epsilon", "0.5"])).stages
     assert (sft.rollout.temperature, rl.rollout.temperature) == (0.7, 0.7)
     assert (sft.update.batch_size, rl.update.batch_size) == (16, None)
-    assert (sft.evaluation.every, rl.evaluation.every) == (0, 30)  # 30 is beyond 20 steps
+    assert (sft.evaluation.every, rl.evaluation.every) == (30, 30)
     assert "rollout.group_size" not in settings_of(sft)
     assert (sft.credit.epsilon, rl.credit.epsilon) == (None, 0.5)
     assert (sft.start, rl.start) == (None, "sft")

@@ -206,6 +206,18 @@ def test_an_evaluation_source(tmp_path):
     assert found.report.overlapping == 2
 
 
+def test_bad_rows_of_an_evaluation_source_are_counted(tmp_path):
+    path = write(tmp_path / "e.jsonl", [{"prompt": "x", "completion": "c"}, {"prompt": None}])
+    train = write(tmp_path / "rows.jsonl")
+    found = load(train, evaluation_source=str(path), on_bad_row="skip", max_bad_share=0.5)
+    assert found.report.lines() == [
+        f"{train}: 25 rows, 25 to train on, 1 evaluation prompts",
+        "data.evaluation_source: skipped null 1",
+    ]
+    with pytest.raises(DataError, match=r"e\.jsonl:2: field 'prompt': is null"):
+        load(train, evaluation_source=str(path))
+
+
 def test_an_evaluation_source_that_leaves_nothing_or_is_missing(tmp_path):
     path = write(tmp_path / "rows.jsonl")
     with pytest.raises(DataError, match="none is left to train"):

@@ -182,11 +182,18 @@ def test_the_row_that_raises_is_named_with_file_and_line():
     assert isinstance(error.value.__cause__, ZeroDivisionError)
 
 
+def test_a_batch_of_one_names_its_row():
+    for body in (raising(ValueError()), lambda: "a"):
+        spec = RewardSpec("r", lambda body=body: body())
+        with pytest.raises(RewardError, match="reward 'r': row 0: "):
+            score([Prompt(0, "", (), {})], [""], [[]], [spec], 0)
+
+
 def test_what_only_a_batch_raises_is_told_of_all_rows():
     def at_most_two(completions):
         return [1.0] * len(completions) if len(completions) < 3 else [][1]
 
-    with pytest.raises(RewardError, match="rows 0 to 2: raised IndexError"):
+    with pytest.raises(RewardError, match="rows 0 to 2 together: raised IndexError"):
         scored(functools.partial(at_most_two), on_error="stop")
 
 

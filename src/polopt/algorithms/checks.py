@@ -84,12 +84,6 @@ def _reuse(stage: StageRecipe) -> Iterator[Finding]:
 
 
 def _lengths(stage: StageRecipe) -> Iterator[Finding]:
-    assert stage.run.steps is not None
-    if stage.update.warmup_steps >= stage.run.steps:
-        yield (
-            "update.warmup_steps",
-            f"{stage.update.warmup_steps} is not allowed; less than run.steps = {stage.run.steps}",
-        )
     if stage.until is not None and stage.evaluation.every == 0:
         yield (
             "evaluation.every",

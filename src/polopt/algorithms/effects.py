@@ -78,11 +78,6 @@ NEEDS: Mapping[str, Need] = {
     "objective.aggregation_length": _is("objective.aggregation", "seq_mean_token_sum_const"),
     "kl.estimator": _WITH_KL,
     "kl.placement": _WITH_KL,
-    "evaluation.every": Need(
-        "run.steps",
-        lambda v: v["run.steps"] is None or v["evaluation.every"] <= v["run.steps"],
-        "at least as many steps",
-    ),
 }
 
 

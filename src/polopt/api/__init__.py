@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -10,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from polopt import record
+from polopt.api.recorded import recorded
 from polopt.algorithms import describe, resolve, row, settings
 from polopt.errors import RecipeError, RunDirectoryError
-from polopt.recipe import Recipe, load as load_recipe
+from polopt.recipe import Recipe, dump, standalone
+from polopt.recipe import load as load_recipe
 from polopt.record.environment import environment
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def evaluate(
         last = target / "checkpoints" / "last"
         if not last.exists():
             raise RunDirectoryError(f"{target}: the run has no checkpoint yet")
-        tables = _tables_of(target)
+        tables = standalone(recorded(record.open_existing(target).config).stages[-1])
         tables["model"]["path"] = str(last)
     else:
         tables = {"algorithm": "grpo", "model": {"path": str(model_or_run)}, "data": {}}
@@ -164,17 +165,8 @@ def _config(
             }
             for stage in recipe.stages
         ],
-        "recipe": recipe.model_dump(mode="json", by_alias=True),
+        "recipe": dump(recipe),  # tables that load() reads back
     }
-
-
-def _tables_of(run: Path) -> dict[str, Any]:
-    """The last stage of a run as tables that can be loaded again."""
-    from polopt.recipe import dump
-
-    config = record.open_existing(run).config
-    recipe = Recipe.model_validate_json(json.dumps(config["recipe"]))
-    return dump(Recipe(stages=recipe.stages[-1:]))
 
 
 def _execute(

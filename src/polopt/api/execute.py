@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 
 from polopt.algorithms.build import Parts
+from polopt.api.recorded import recorded
 from polopt.coordination import checkpoint
 from polopt.coordination.loop import Progress, Setting, restore, run_stage
 from polopt.coordination.progress import progress as progress_shown
@@ -31,7 +31,7 @@ def execute(
 ) -> dict[str, Any]:
     """Run what is left of a run and return its summary."""
     config = run.config
-    recipe = Recipe.model_validate_json(json.dumps(config["recipe"]))
+    recipe = recorded(config)
     with ExitStack() as stack:
         stop_requested = stack.enter_context(_signals())
         first = recipe.stages[0].run

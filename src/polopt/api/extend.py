@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from polopt.algorithms import settings
+from polopt.api.recorded import recorded
 from polopt.errors import RecipeError
-from polopt.recipe import Recipe
+from polopt.recipe import dump
 from polopt.record import write_json
 
 Flags = Sequence[str] | Mapping[str, Any]
@@ -23,15 +24,16 @@ def extend(run: Path, config: dict[str, Any], flags: Flags) -> None:
     if not flags:
         return
     steps = _steps(flags)
-    stage = config["recipe"]["stages"][-1]
-    if steps < stage["run"]["steps"]:
+    last = recorded(config).stages[-1]
+    assert last.run.steps is not None, "resolved"
+    if steps < last.run.steps:
         raise RecipeError(
             f"run.steps: {steps} is not allowed; a resumed run can only be made longer than "
-            f"{stage['run']['steps']}"
+            f"{last.run.steps}"
         )
-    stage["run"]["steps"] = steps
-    config["stages"][-1]["settings"]["run.steps"] = steps
-    Recipe.model_validate_json(json.dumps(config["recipe"]))
+    longer = recorded(config, {f"{last.name}.run.steps": steps})
+    config["recipe"] = dump(longer)
+    config["stages"][-1]["settings"] = settings(longer.stages[-1])
     write_json(run / "config.json", config)
 
 

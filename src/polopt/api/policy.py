@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from polopt import record
+from polopt.api.recorded import recorded
 from polopt.errors import RunDirectoryError
 from polopt.models import LanguageModel
 from polopt.models import load as load_model
-from polopt.recipe import Recipe
 from polopt.rollout.engines import LocalEngine, Request
 from polopt.types import Prompt, Sampling
 
@@ -54,5 +53,5 @@ def load(run: Path) -> Policy:
     last = run / "checkpoints" / "last"
     if not last.exists():
         raise RunDirectoryError(f"{run}: the run has no checkpoint yet")
-    rollout = Recipe.model_validate_json(json.dumps(config["recipe"])).stages[-1].rollout
+    rollout = recorded(config).stages[-1].rollout
     return Policy(load_model(str(last)), Sampling(max_new_tokens=rollout.max_new_tokens))

@@ -57,11 +57,12 @@ def load_rows(
 
     cap = data.max_bad_share if data.on_bad_row == "skip" else None
     rows, skipped = usable(data.source, _read(data, data.source, "data.source"), taken, cap)
+    others_skipped: dict[str, int] = {}
     if data.evaluation_source is None:
         held_out = _held_out(data.source, rows, evaluation_prompts, seed)
     else:
         found = _read(data, data.evaluation_source, "data.evaluation_source")
-        others, _ = usable(data.evaluation_source, found, taken, cap)
+        others, others_skipped = usable(data.evaluation_source, found, taken, cap)
         held_out = _chosen(others, evaluation_prompts, seed)
     train = [row for row in rows if _key(row.prompt) not in held_out]
     if not train:
@@ -72,6 +73,7 @@ def load_rows(
         skipped=skipped,
         train=len(train),
         evaluation=len(held_out),
+        evaluation_skipped=others_skipped,
         overlapping=len(rows) - len(train),
     )
     return Rows(train, len(train), tuple(held_out.values()), report)

@@ -63,6 +63,7 @@ class Report:
     skipped: Mapping[str, int] = field(default_factory=dict[str, int])  # bad rows by reason
     train: int | None = None  # rows to train on; None: without end
     evaluation: int = 0  # fixed unseen prompts
+    evaluation_skipped: Mapping[str, int] = field(default_factory=dict[str, int])  # of its source
     overlapping: int = 0  # rows left out of training because evaluation uses their prompt
 
     def lines(self) -> list[str]:
@@ -73,8 +74,12 @@ class Report:
         found += f", {self.evaluation} evaluation prompts"
         if self.overlapping:
             found += f" (kept out of training: {self.overlapping} rows)"
-        bad = [f"{self.source}: skipped {counted(self.skipped)}"] if self.skipped else []
-        return [found, *bad]
+        lines = [found]
+        if self.skipped:
+            lines.append(f"{self.source}: skipped {counted(self.skipped)}")
+        if self.evaluation_skipped:
+            lines.append(f"data.evaluation_source: skipped {counted(self.evaluation_skipped)}")
+        return lines
 
 
 @dataclass(frozen=True)

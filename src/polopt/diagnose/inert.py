@@ -12,7 +12,7 @@ def inert(stage: StageRecipe) -> list[str]:
     """One line for each such setting of a resolved stage; the field stands first."""
     sampled = "prompts" in row(stage.algorithm).requires
     of_policy = (*_bound(stage), *_kl(stage), *_normalisation(stage)) if sampled else ()
-    return [*of_policy, *_checkpoints(stage)]
+    return [*of_policy, *_lengths(stage)]
 
 
 def _bound(stage: StageRecipe) -> Iterator[str]:
@@ -54,10 +54,19 @@ def _normalisation(stage: StageRecipe) -> Iterator[str]:
         )
 
 
-def _checkpoints(stage: StageRecipe) -> Iterator[str]:
-    every, steps = stage.run.checkpoint_every, stage.run.steps
-    if every is not None and steps is not None and every > steps:
+def _lengths(stage: StageRecipe) -> Iterator[str]:
+    steps = stage.run.steps
+    assert steps is not None, "resolved"
+    saved, evaluated = stage.run.checkpoint_every or 0, stage.evaluation.every
+    if saved > steps:
         yield (
-            f"run.checkpoint_every = {every} has no effect: the stage ends, and is saved, after "
+            f"run.checkpoint_every = {saved} has no effect: the stage ends, and is saved, after "
             f"{steps} steps"
+        )
+    if evaluated > steps:
+        yield f"evaluation.every = {evaluated} has no effect: the stage ends after {steps} steps"
+    if stage.update.warmup_steps >= steps:
+        yield (
+            f"update.warmup_steps = {stage.update.warmup_steps}: the learning rate never reaches "
+            f"update.learning_rate in {steps} steps"
         )

@@ -118,7 +118,7 @@ def _results(
         if isinstance(result, Problem):
             raised = answer.error if isinstance(answer, Raised) and not answer.late else None
             alone = row if result is not found else _culprit(spec, batch, count, seed, raised)
-            where = f"rows 0 to {count - 1}" if alone is None else f"row {alone}"
+            where = f"row {alone}" if alone is not None else f"rows 0 to {count - 1} together"
             raise RewardError(f"reward {spec.name!r}: {where}: {result.text}") from raised
     return results
 
@@ -131,6 +131,8 @@ def _culprit(
     raised: BaseException | None,
 ) -> int | None:
     """The first row that raises the same kind of error when scored alone, just to name it."""
+    if count == 1:
+        return 0
     deadline = time.monotonic() + spec.timeout
     for row in range(count if raised is not None else 0):
         alone = {name: [items[row]] for name, items in batch.items()}

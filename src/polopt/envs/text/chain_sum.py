@@ -44,8 +44,9 @@ class ChainSum:
     def row(self, split: Split, index: int) -> dict[str, Any]:
         """The problem of an index, its answer and a demonstration, direct or worked out."""
         source = random.Random(f"{self.name}/{self.seed}/{split}/{index}")
+        weights = [1 / (1 + digit) for digit in range(self.parameters.modulus)]
         while True:
-            digits = [source.randrange(self.parameters.modulus) for _ in range(self._terms)]
+            digits = source.choices(range(len(weights)), weights, k=self._terms)
             signs = [source.choice("+-") for _ in range(self._terms - 1)]
             problem = "".join(f"{s}{d}" for s, d in zip(["", *signs], digits, strict=True)) + "="
             if split_of(problem) == split:

@@ -47,7 +47,7 @@ def score(
             position_ids=positions,
             use_cache=False,
             logits_to_keep=width + 1,  # the column before the response predicts its first token
-        ).logits[:, :-1]
+        ).logits[:, -width - 1 : -1]
     logits = logits.float() / rows.temperature
     if rows.min_new_tokens and stop_ids:
         forbidden = torch.zeros_like(logits, dtype=torch.bool)

@@ -2,7 +2,8 @@
 
 A prompt is read once for its whole group, rows that finished leave the batch, and results do not
 depend on which rows are decoded together: draws are seeded per row, the cache is ragged, and the
-batch never falls below a size at which CPU matrix kernels change their bits.
+batch never falls below a size at which CPU matrix kernels change their bits. (Mixtures of experts
+are the exception: how many rows meet in an expert is up to the batch, and so are the last bits.)
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from typing import cast
 import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import DynamicCache, PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from polopt.errors import ModelError
-from polopt.models import LanguageModel
+from polopt.models import LanguageModel, context_length
 from polopt.rollout.engines.cache import RaggedCache, blocks, ragged
 from polopt.rollout.engines.interface import Request
+from polopt.rollout.engines.proof import prove
 from polopt.rollout.engines.sampler import draw, processed_logits, uniforms
 from polopt.types import Finish, Group, Sample, Sampling, Span
 
@@ -40,7 +42,11 @@ def _row_independent_attention(device: str) -> AbstractContextManager[None]:
 
 
 class LocalEngine:
-    """Generation in this process on the weights of ``language_model`` (an alias, no copy)."""
+    """Generation in this process on the weights of ``language_model`` (an alias, no copy).
+
+    Raises:
+        ModelError: an architecture that cannot be decoded with a ragged cache.
+    """
 
     def __init__(self, language_model: LanguageModel, *, seed: int, autocast: bool = False) -> None:
         self._language_model = language_model
@@ -48,6 +54,7 @@ class LocalEngine:
         self._autocast = autocast
         self._queue: list[Request] = []
         self._version = 0
+        prove(self, language_model, autocast=autocast)
 
     @property
     def version(self) -> int:
@@ -67,14 +74,16 @@ class LocalEngine:
         if not self._queue:
             return []
         sampling = self._queue[0].sampling
-        taken = list[Request]()
+        taken, left = list[Request](), list[Request]()
         rows = 0
         for request in self._queue:
             fits = not taken or rows + request.count <= MAX_ROWS
             if request.sampling == sampling and fits:
                 taken.append(request)
                 rows += request.count
-        self._queue = [request for request in self._queue if request not in taken]
+            else:
+                left.append(request)
+        self._queue = left
         device = self._language_model.model.device.type
         with (
             torch.inference_mode(),
@@ -96,6 +105,7 @@ class _Decode:
     """The state of one batch of rows while it is decoded."""
 
     def __init__(self, language_model: LanguageModel, requests: list[Request], seed: int) -> None:
+        self.language_model = language_model
         self.model = language_model.model
         self.tokenizer: PreTrainedTokenizerBase = language_model.tokenizer
         self.sampling: Sampling = requests[0].sampling
@@ -129,7 +139,9 @@ class _Decode:
     def _prefill(self, prompts: list[tuple[int, ...]], source: torch.Tensor) -> RaggedCache:
         """Read every prompt once, all but its last token, which the first step feeds."""
         longest = max(len(prompt) for prompt in prompts)
+        _check_window(self.model, longest + self.limit)
         width = -(-longest // PREFILL_BLOCK) * PREFILL_BLOCK
+        width = min(width, context_length(self.language_model))
         pad = cast(int, self.tokenizer.pad_token_id)
         padded = torch.full((len(prompts), width), pad, device=self.model.device)
         for row, prompt in enumerate(prompts):
@@ -158,11 +170,14 @@ class _Decode:
 
     def _step(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """One token for every slot and its log-prob."""
-        mask = self.cache.at(self.position)
+        visible = self.cache.at(self.position)
         logits = self.model(
             input_ids=self.next[:, None],
             position_ids=self.position[:, None],
-            attention_mask=mask,
+            # Added to the scores: what every attention, eager ones too, takes a mask for.
+            attention_mask=torch.zeros(visible.shape, device=visible.device).masked_fill(
+                ~visible, -torch.inf
+            ),
             past_key_values=self.cache,
             use_cache=True,
         ).logits[:, -1]
@@ -203,6 +218,20 @@ class _Decode:
         keep = torch.argsort(~going, stable=True)[: max(count, minimum_rows())]
         self.cache.keep(keep)
         self.live, self.next, self.position = self.live[keep], self.next[keep], self.position[keep]
+
+
+def _check_window(model: PreTrainedModel, columns: int) -> None:
+    """Refuse rows that outgrow a sliding window or a chunk: the ragged cache shows every column."""
+    config = model.config.get_text_config()
+    if set(getattr(config, "layer_types", None) or ()) == {"full_attention"}:
+        return
+    names = ("sliding_window", "attention_chunk_size", "window_size")
+    widths = [width for name in names if isinstance(width := getattr(config, name, None), int)]
+    if widths and min(widths) < columns:
+        raise ModelError(
+            f"model.path: the model looks back {min(widths)} tokens; prompt and response may take "
+            f"{columns}, and the local engine needs all of them in view"
+        )
 
 
 def _check_full_attention(cache: DynamicCache, width: int) -> None:

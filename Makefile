@@ -1,0 +1,52 @@
+# Every target sets itself up: `make install` makes .venv once, the others depend on it.
+#   make PYTHON=python3.12 install      chooses the interpreter of a new .venv
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+NEEDS_3_11 := import sys; sys.exit(sys.version_info < (3, 11) and "polopt needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; name another one: make PYTHON=python3.12 install")
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart test test-slow test-browser test-gpu check docs clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
+
+install: $(INSTALLED) ## make or reuse .venv, with everything the other targets need
+
+# A failed `venv` leaves half a directory behind, which would look like a whole one next time.
+$(INSTALLED): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -c '$(NEEDS_3_11)'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
+	@$(BIN)/python -c '$(NEEDS_3_11)'
+	@echo "installing into .venv; the first time takes some minutes"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[dev]' -c constraints.txt
+	@touch $@
+
+quickstart: $(INSTALLED) ## train a small model on this machine, in minutes
+	@$(BIN)/polopt quickstart
+
+test: $(INSTALLED) ## the tests
+	@$(BIN)/pytest
+
+test-slow: $(INSTALLED) ## the long proofs
+	@$(BIN)/pytest -m slow
+
+test-browser: $(INSTALLED) ## the report in a real browser; needs chromium
+	@$(BIN)/pytest -m browser
+
+test-gpu: $(INSTALLED) ## what needs a CUDA device
+	@$(BIN)/pytest -m gpu
+
+check: $(INSTALLED) ## style, types, layers
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/pyright
+	@$(BIN)/lint-imports
+
+docs: $(INSTALLED) ## write the generated tables of README.md and docs/
+	@$(BIN)/python docs/generate.py
+
+clean: ## remove .venv and caches; runs stay
+	@rm -rf .venv build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	@find src tests docs benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,143 @@
+"""Writes the tables of README.md and docs/ that follow from the code: ``make docs``.
+
+A table stands between ``<!-- generated: NAME ARGUMENT -->`` and ``<!-- end -->``. The test
+``tests/docs/test_generated.py`` fails where one is out of date.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from polopt.algorithms import INDEX, describe_row, row, table
+from polopt.diagnose import conformance
+from polopt.recipe import Leaf, catalogue
+from polopt.recipe.fields import sections
+
+ROOT = Path(__file__).resolve().parents[1]
+REGION = re.compile(r"(<!-- generated: (\w+) ?([\w.]*) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def pages() -> list[Path]:
+    """Every page that may hold a generated table."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def updated(page: Path) -> str:
+    """The text of a page with its generated tables as they should be."""
+
+    def region(match: re.Match[str]) -> str:
+        start, name, argument, end = match.groups()
+        return f"{start}\n{TABLES[name](page, argument)}\n\n{end}"
+
+    return REGION.sub(region, page.read_text(encoding="utf-8"))
+
+
+def _methods(page: Path, _: str) -> str:
+    """One line for each method: its page, what it is, its choices, its file."""
+    columns = ("normalisation", "ratio", "bound", "kl", "aggregation")
+    lines = [
+        (
+            _link(page, f"docs/methods/{one['name']}.md", one["name"], code=True),
+            one["summary"],
+            *(one[column] for column in columns),
+            _link(page, one["file"], Path(one["file"]).name, code=True),
+        )
+        for one in table()
+    ]
+    return _table(("method", "in a line", *columns, "file"), lines)
+
+
+def _choices(page: Path, name: str) -> str:
+    """The row of a method: every column, its equation and the file that holds it."""
+    lines = [
+        (
+            entry["column"],
+            entry["choice"],
+            _code(entry["equation"]),
+            "<br>".join(_code(f"{k} = {v}") for k, v in entry["settings"].items()),
+            _link(page, entry["file"], Path(entry["file"]).name, code=True),
+        )
+        for entry in describe_row(name)
+    ]
+    return _table(("column", "choice", "equation", "settings", "file"), lines)
+
+
+def _fields(_: Path, section: str) -> str:
+    """The fields of a section; ``stage`` stands for those outside of any."""
+    wanted = "" if section == "stage" else section
+    leaves = [leaf for leaf in catalogue().values() if leaf.name.rpartition(".")[0] == wanted]
+    lines = [
+        (_code(leaf.name), leaf.allowed, _default(leaf), _used_by(leaf.name), leaf.description)
+        for leaf in leaves
+    ]
+    meaning = f"{sections()[section]}\n\n" if wanted else ""
+    columns = ("field", "allowed", "default", "has an effect in", "meaning")
+    return meaning + _table(columns, lines)
+
+
+def _default(leaf: Leaf) -> str:
+    """The default; where the row decides, what each row says."""
+    if leaf.default != "the row decides":
+        return leaf.default if leaf.default in ("", "required", "none") else _code(leaf.default)
+    values = [(name, row(name).defaults.get(leaf.name)) for name in INDEX]
+    return "<br>".join(f"{name}: {_code(value)}" for name, value in values if value is not None)
+
+
+def _used_by(field: str) -> str:
+    """Methods in which the field can have an effect."""
+    asked = field.replace("reward.", "rewards.")  # the table of one reward is a short form
+    names = [name for name in INDEX if row(name).has(asked)]
+    return "all" if len(names) == len(INDEX) else ", ".join(names)
+
+
+def _golden(_: Path, __: str) -> str:
+    """What ``polopt conformance`` says of the packaged cases, operation by operation."""
+    cases = json.loads((files("polopt.diagnose") / "golden.json").read_text())["cases"]
+    found = conformance.run()
+    failing = {line.partition(":")[0] for line in found.failures}
+    counts = Counter(case["op"] for case in cases)
+    failed = Counter(case["op"] for case in cases if case["name"] in failing)
+    lines = [(_code(op), counts[op] - failed[op], failed[op] or "") for op in sorted(counts)]
+    total = f"**{found.passed} passed, {len(found.failures)} failed**"
+    return f"{total}\n\n" + _table(("operation", "passed", "failed"), lines)
+
+
+TABLES: dict[str, Callable[[Path, str], str]] = {
+    "methods": _methods,
+    "choices": _choices,
+    "fields": _fields,
+    "golden": _golden,
+}
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(map(_cell, cells))} |" for cells in lines)
+
+
+def _cell(value: object) -> str:
+    return str(value).replace("|", "\\|")
+
+
+def _code(value: object) -> str:
+    return f"`{value}`" if value != "" else ""
+
+
+def _link(page: Path, target: str, text: str, *, code: bool = False) -> str:
+    """A link from ``page`` to a file named from the root of the repository."""
+    if not target:
+        return ""
+    path = Path(os.path.relpath(ROOT / target, page.parent)).as_posix()
+    return f"[{_code(text) if code else text}]({path})"
+
+
+if __name__ == "__main__":
+    for page in pages():
+        page.write_text(updated(page), encoding="utf-8")

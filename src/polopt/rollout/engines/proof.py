@@ -1,0 +1,58 @@
+"""An engine is held to a plain forward pass before it may serve: wrong numbers are never silent."""
+
+from __future__ import annotations
+
+import torch
+
+from polopt.errors import ModelError, one_line
+from polopt.models import LanguageModel
+from polopt.roles.policies.token import score
+from polopt.rollout.engines.interface import Engine, Request
+from polopt.rollout.groups import experience
+from polopt.types import Batch, Prompt, Sampling
+
+PROMPTS = (1, 5)  # tokens: rows of different lengths
+SAMPLING = Sampling(max_new_tokens=4)
+TOLERANCE = {False: 1e-3, True: 0.25}  # mean |Δ log π| in nats: float32, bfloat16
+
+
+def prove(engine: Engine, language_model: LanguageModel, *, autocast: bool) -> None:
+    """Decode a few tokens and compare their log-probs with those of a pass without a cache.
+
+    Raises:
+        ModelError: the engine cannot decode this architecture.
+    """
+    name = type(language_model.model).__name__
+    try:
+        difference = _difference(engine, language_model, autocast)
+    # Architectures with a state or a position encoding of their own fail in ways of their own.
+    except (IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = one_line(f"{type(error).__name__}: {error}", 120)
+        raise ModelError(f"model.path: the local engine cannot decode {name} ({reason})") from error
+    if not difference <= TOLERANCE[autocast]:
+        raise ModelError(
+            f"model.path: the local engine cannot decode {name}; its log-probs differ from those "
+            f"of a plain forward pass by {difference:.3g} on average"
+        )
+
+
+@torch.no_grad()
+def _difference(engine: Engine, language_model: LanguageModel, autocast: bool) -> float:
+    vocabulary = len(language_model.tokenizer)
+    prompts = [
+        Prompt(i, "", tuple((7 * column + i + 1) % vocabulary for column in range(length)))
+        for i, length in enumerate(PROMPTS)
+    ]
+    engine.submit([Request(prompt.id, prompt, 1, SAMPLING) for prompt in prompts])
+    device = language_model.model.device
+    tensors = experience(Batch(tuple(engine.poll()), 0), pad_id=0, device=device)
+    assert tensors.tokens is not None and tensors.logp_rollout is not None
+    plain = score(
+        language_model.model,
+        tensors.tokens,
+        {"logp"},
+        stop_ids=language_model.stop_ids,
+        autocast=autocast,
+    ).logp
+    assert plain is not None
+    return float((plain - tensors.logp_rollout)[tensors.mask].abs().mean())
