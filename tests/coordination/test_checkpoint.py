@@ -32,8 +32,9 @@ def test_saved_verified_and_linked(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "policy/optimizer.safetensors", "state.json",
-                                  "MANIFEST.json"])
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "policy/optimizer.safetensors", "state.json", "MANIFEST.json"]
+)
 @pytest.mark.parametrize("damage", ["empty", "half", "flip", "gone"])
 def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, name: str, damage: str) -> None:
     checkpoint.save(tmp_path, 1, {}, write("old weights"))
@@ -44,7 +45,9 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, name: str, damage: 
         file.unlink()
     else:
         flipped = bytes([content[0] ^ 1]) + content[1:]
-        file.write_bytes({"empty": b"", "half": content[: len(content) // 2], "flip": flipped}[damage])
+        file.write_bytes(
+            {"empty": b"", "half": content[: len(content) // 2], "flip": flipped}[damage]
+        )
     newest = checkpoint.newest(tmp_path)
     assert newest is not None and newest.name == "step_1"
 

@@ -31,9 +31,10 @@ def simulate(p: int, s: int, w: int, order: str, seed: int, steps: int = 12) -> 
         for ticket in ledger.admit():
             assert ticket.born == ledger.version
             born[ticket.id] = ticket.born
-        assert sum(vars(ledger.stats())[k] for k in ("waiting", "running", "ready", "taken")) <= (
-            s + 1
-        ) * p
+        assert (
+            sum(vars(ledger.stats())[k] for k in ("waiting", "running", "ready", "taken"))
+            <= (s + 1) * p
+        )
         while (claimed := ledger.claim(deadline=1e9)) is not None:
             running.append((claimed.id, claimed.attempt, ledger.version))
         if running and rng.random() < 0.8:

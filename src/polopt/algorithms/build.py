@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -26,7 +26,7 @@ from polopt.objective import (
     supervised_loss,
 )
 from polopt.recipe import StageRecipe
-from polopt.rewards import RewardSpec, first_batch_report
+from polopt.rewards import RewardSpec, Scored, first_batch_report
 from polopt.roles import Actor, frozen
 from polopt.roles.policies.token import Quantity
 from polopt.rollout.dataset import demonstrated
@@ -69,7 +69,7 @@ class Common:
     @property
     def pad_id(self) -> int:
         """The token that fills rows up."""
-        return int(self.text.tokeniser.tokenizer.pad_token_id or 0)
+        return cast(int, self.text.tokeniser.tokenizer.pad_token_id)
 
     def engine(self, purpose: str) -> LocalEngine:
         """An engine whose draws are the purpose's own; of evaluation, the same in every stage."""
@@ -291,7 +291,9 @@ def _reporting_once(judged: Judge, shared: Common, observe: Observer) -> Judge:
         result = judged(groups)
         if not told:
             told = True
-            for line in first_batch_report([s for g in result for s in g.samples], names):
+            samples = [sample for group in result for sample in group.samples]
+            scored = [Scored(s.reward, dict(s.parts), s.outcome) for s in samples]
+            for line in first_batch_report(scored, names):
                 observe(Event("message", {"text": line}))
         return result
 

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from polopt import record
-from polopt.api.recorded import recorded
 from polopt.algorithms import describe, resolve, row, settings
+from polopt.api.recorded import recorded
 from polopt.errors import RecipeError, RunDirectoryError
 from polopt.recipe import Recipe, dump, standalone
 from polopt.recipe import load as load_recipe
 from polopt.record.environment import environment
 
 if TYPE_CHECKING:
-    from polopt.coordination.stage import Observer
     from polopt.api.policy import Policy
+    from polopt.coordination.stage import Observer
     from polopt.rollout.evaluation import Evaluation
 
 RecipeSource = str | Path | Mapping[str, Any]
@@ -95,9 +95,7 @@ def quickstart(flags: Flags = (), *, observers: Sequence[Observer] = ()) -> Run:
     return train(packaged("quickstart"), flags=flags, observers=observers)
 
 
-def evaluate(
-    model_or_run: str | Path, *, flags: Flags = (), k: int = 1
-) -> Evaluation:
+def evaluate(model_or_run: str | Path, *, flags: Flags = (), k: int = 1) -> Evaluation:
     """Accuracy, and pass@k, on prompts that training never sees.
 
     Args:
@@ -146,9 +144,7 @@ def packaged(name: str) -> Path:
     return Path(str(files("polopt") / "recipes" / f"{name}.toml"))
 
 
-def _config(
-    name: str, recipe: Recipe, reward: Callable[..., Any] | None
-) -> dict[str, Any]:
+def _config(name: str, recipe: Recipe, reward: Callable[..., Any] | None) -> dict[str, Any]:
     from polopt import __version__
 
     return {

@@ -5,9 +5,8 @@ from __future__ import annotations
 import importlib
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -81,9 +80,9 @@ def _run_stages(
             compare=index == len(recipe.stages) - 1,
             reward=reward,
         )
-        stage: Stage = importlib.import_module(
-            f"polopt.algorithms.{stage_recipe.algorithm}"
-        ).build(parts)
+        stage: Stage = importlib.import_module(f"polopt.algorithms.{stage_recipe.algorithm}").build(
+            parts
+        )
         if inside and newest is not None:
             restore(stage, newest, state)
             setting.observe(Event("message", {"text": f"resuming from {newest.name}"}))
@@ -172,7 +171,7 @@ def _total(seconds: dict[str, float]) -> float:
 
 
 @contextmanager
-def _signals() -> Iterator[Callable[[], int]]:
+def _signals() -> Generator[Callable[[], int]]:
     """Remember a request to stop; the second one is the default: at once."""
     asked = 0
     if threading.current_thread() is not threading.main_thread():
@@ -185,7 +184,7 @@ def _signals() -> Iterator[Callable[[], int]]:
         signal.signal(number, before[number])
 
     numbers = (signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.getsignal(number) for number in numbers}
+    before = {int(number): signal.getsignal(number) for number in numbers}
     for number in numbers:
         signal.signal(number, remember)
     try:

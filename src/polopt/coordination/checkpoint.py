@@ -21,9 +21,7 @@ MANIFEST = "MANIFEST.json"
 STATE = "state.json"
 
 
-def save(
-    directory: Path, step: int, state: dict[str, Any], write: Callable[[Path], None]
-) -> Path:
+def save(directory: Path, step: int, state: dict[str, Any], write: Callable[[Path], None]) -> Path:
     """Write ``step_<step>``, verify it, and point ``last`` at it.
 
     Args:

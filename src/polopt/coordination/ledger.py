@@ -63,7 +63,7 @@ class Ledger:
         self._ended_above: set[int] = set()
         self._next = 0
         self.version = 0
-        self.ended = {end: 0 for end in End}
+        self.ended = dict.fromkeys(End, 0)
 
     @property
     def lag_bound(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -47,8 +47,17 @@ class Setting:
 
 def run_stage(stage: Stage, progress: Progress, setting: Setting) -> None:
     """Run a stage from where ``progress`` stands to its end; its end is a checkpoint."""
-    setting.observe(Event("stage", {"name": stage.name, "algorithm": stage.algorithm,
-                                    "steps": stage.steps, "step": progress.stage_step}))
+    setting.observe(
+        Event(
+            "stage",
+            {
+                "name": stage.name,
+                "algorithm": stage.algorithm,
+                "steps": stage.steps,
+                "step": progress.stage_step,
+            },
+        )
+    )
     stage.source.publish(progress.step)
     if stage.compare and progress.stage_step == 0:
         evaluation = _evaluate(stage, progress, setting, label="before")
@@ -89,9 +98,7 @@ def _step(stage: Stage, progress: Progress, setting: Setting) -> None:
     _save_when_due(stage, progress, setting)
 
 
-def _evaluate_when_due(
-    stage: Stage, progress: Progress, setting: Setting, line: Metrics
-) -> None:
+def _evaluate_when_due(stage: Stage, progress: Progress, setting: Setting, line: Metrics) -> None:
     """Evaluate every so many steps and at the end, and end the stage when its criterion is met."""
     last = progress.stage_step == stage.steps
     due = stage.evaluate_every and progress.stage_step % stage.evaluate_every == 0
@@ -116,7 +123,11 @@ def _reached(until: Until | None, evaluation: Evaluation) -> str | None:
         names = ", ".join(sorted(evaluation.metrics))
         raise RecipeError(f"until.metric: {until.metric!r} is not evaluated; there are: {names}")
     value = evaluation.metrics[until.metric]
-    return f"{until.metric} {value:.3f} reached {until.at_least:g}" if value >= until.at_least else None
+    return (
+        f"{until.metric} {value:.3f} reached {until.at_least:g}"
+        if value >= until.at_least
+        else None
+    )
 
 
 def _evaluate(stage: Stage, progress: Progress, setting: Setting, label: str) -> Evaluation:
@@ -217,7 +228,7 @@ class _Watch:
 
 
 @contextmanager
-def _timed() -> Iterator[_Watch]:
+def _timed() -> Generator[_Watch]:
     watch, start = _Watch(), time.perf_counter()
     yield watch
     watch.seconds = time.perf_counter() - start

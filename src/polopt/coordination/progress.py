@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,7 +32,7 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 @contextmanager
-def progress() -> Iterator[Observer]:
+def progress() -> Generator[Observer]:
     """An observer that shows how far a run is, on stderr."""
     if not sys.stderr.isatty():
         yield _Lines()

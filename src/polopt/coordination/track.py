@@ -14,7 +14,9 @@ from polopt.errors import MissingExtraError
 Log = Callable[[Mapping[str, float], int], None]
 
 
-def trackers(names: Sequence[str], run: Path, config: Mapping[str, Any], stack: ExitStack) -> list[Observer]:
+def trackers(
+    names: Sequence[str], run: Path, config: Mapping[str, Any], stack: ExitStack
+) -> list[Observer]:
     """An observer for each tracker; ``stack`` closes them.
 
     Raises:
@@ -40,7 +42,9 @@ def _observer(log: Log) -> Observer:
 
 
 def _tensorboard(run: Path, _: Mapping[str, Any], stack: ExitStack) -> Log:
-    writer = _module("torch.utils.tensorboard", "tensorboard").SummaryWriter(str(run / "tensorboard"))
+    writer = _module("torch.utils.tensorboard", "tensorboard").SummaryWriter(
+        str(run / "tensorboard")
+    )
     stack.callback(writer.close)
 
     def log(numbers: Mapping[str, float], step: int) -> None:
@@ -54,7 +58,11 @@ def _wandb(run: Path, config: Mapping[str, Any], stack: ExitStack) -> Log:
     module = _module("wandb", "wandb")
     # The run directory names the run, so that a resumed run goes on in the same curve.
     tracked = module.init(
-        project="polopt", name=run.name, id=_identity(run), resume="allow", dir=str(run),
+        project="polopt",
+        name=run.name,
+        id=_identity(run),
+        resume="allow",
+        dir=str(run),
         config=dict(config),
     )
     stack.callback(tracked.finish)

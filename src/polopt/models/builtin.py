@@ -28,6 +28,7 @@ BUILTIN = {
     "small": Size(hidden=128, layers=2, heads=4, feed_forward=512, context=1024),  # quickstart
 }
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
+TOKENS = (PAD, BOS, EOS, *sorted(pre_tokenizers.ByteLevel.alphabet()))
 # Readable on purpose: role, newline, text; the turn of the assistant ends with EOS.
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{{ message['role'] + '\\n' }}"
@@ -39,8 +40,7 @@ CHAT_TEMPLATE = (
 
 def tokenizer() -> PreTrainedTokenizerFast:
     """A tokeniser of bytes: 256 of them, and padding, beginning and end of sequence."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: i for i, token in enumerate([PAD, BOS, EOS, *alphabet])}
+    vocabulary = {token: i for i, token in enumerate(TOKENS)}
     backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
@@ -57,9 +57,8 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 def model(size: Size, seed: int) -> LlamaForCausalLM:
     """A model with random weights; the same seed gives the same weights."""
-    tokens = tokenizer()
     config = LlamaConfig(
-        vocab_size=len(tokens),
+        vocab_size=len(TOKENS),
         hidden_size=size.hidden,
         num_hidden_layers=size.layers,
         num_attention_heads=size.heads,
@@ -67,9 +66,9 @@ def model(size: Size, seed: int) -> LlamaForCausalLM:
         intermediate_size=size.feed_forward,
         max_position_embeddings=size.context,
         tie_word_embeddings=True,
-        pad_token_id=tokens.pad_token_id,
-        bos_token_id=tokens.bos_token_id,
-        eos_token_id=tokens.eos_token_id,
+        pad_token_id=TOKENS.index(PAD),
+        bos_token_id=TOKENS.index(BOS),
+        eos_token_id=TOKENS.index(EOS),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

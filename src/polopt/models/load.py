@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,6 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-
 from transformers.utils import logging as transformers_logging
 
 from polopt.errors import ModelError
@@ -49,8 +48,10 @@ def load(path: str, *, revision: str | None = None, seed: int = 0) -> LanguageMo
         name = path.removeprefix(PREFIX)
         if name not in builtin.BUILTIN:
             near = difflib.get_close_matches(name, builtin.BUILTIN, 1)
-            hint = f"did you mean {PREFIX}{near[0]}?" if near else "allowed: " + ", ".join(
-                PREFIX + known for known in builtin.BUILTIN
+            hint = (
+                f"did you mean {PREFIX}{near[0]}?"
+                if near
+                else "allowed: " + ", ".join(PREFIX + known for known in builtin.BUILTIN)
             )
             raise ModelError(f"model.path: {path!r} is no built-in model; {hint}")
         return _ready(builtin.model(builtin.BUILTIN[name], seed), builtin.tokenizer())
@@ -88,7 +89,7 @@ def context_length(language_model: LanguageModel) -> int:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet() -> Generator[None]:
     """Without the bars and hints of transformers: progress is shown by polopt."""
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
@@ -104,13 +105,20 @@ def _check_directory(directory: Path) -> None:
     """Say in one line what is wrong with a model directory, before transformers tries it."""
     where = f"model.path: {str(directory)!r}"
     if not directory.is_dir():
-        raise ModelError(f"{where} does not exist" if not directory.exists() else
-                         f"{where} is a file; a directory in Hugging Face layout is needed")
+        raise ModelError(
+            f"{where} does not exist"
+            if not directory.exists()
+            else f"{where} is a file; a directory in Hugging Face layout is needed"
+        )
     if not (directory / "config.json").is_file():
-        raise ModelError(f"{where} has no config.json; a directory in Hugging Face layout is needed")
+        raise ModelError(
+            f"{where} has no config.json; a directory in Hugging Face layout is needed"
+        )
     weights = sorted(directory.glob("*.safetensors"))
     if not weights:
-        pickles = [p.name for p in directory.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".pkl"}]
+        pickles = [
+            p.name for p in directory.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".pkl"}
+        ]
         if pickles:
             raise ModelError(
                 f"{where} holds only pickled weights ({pickles[0]}), which can run code when "
@@ -127,12 +135,12 @@ def _check_directory(directory: Path) -> None:
 
 def _ready(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> LanguageModel:
     """Agree on padding and on the tokens that end a response; dropout off in every pass."""
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
     named = model.generation_config.eos_token_id if model.generation_config else None
-    stop = [named] if isinstance(named, int) else list(named or [])
-    if tokenizer.eos_token_id is not None:
-        stop.append(tokenizer.eos_token_id)
+    stop = {named} if isinstance(named, int) else set(named or [])
+    if isinstance(tokenizer.eos_token_id, int):
+        stop.add(tokenizer.eos_token_id)
     if not stop:
         raise ModelError("model.path: the model names no end-of-sequence token")
-    return LanguageModel(model.eval(), tokenizer, tuple(sorted(set(stop))))
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(min(stop))
+    return LanguageModel(model.eval(), tokenizer, tuple(sorted(stop)))

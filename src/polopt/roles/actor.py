@@ -30,7 +30,7 @@ class Actor:
         )
 
     def log_probs(self, rows: TokenRows, micro_batch_rows: int = 128) -> torch.Tensor:
-        """log π of every response token, [B, T], without gradient."""
+        """Log π of every response token, [B, T], without gradient."""
         with torch.no_grad():
             parts = list[torch.Tensor]()
             for start in range(0, rows.tokens.shape[0], micro_batch_rows):

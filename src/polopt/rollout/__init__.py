@@ -1,0 +1,1 @@
+"""Collecting responses: groups from an engine, demonstrations from data, answers to examine."""

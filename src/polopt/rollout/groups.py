@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from polopt.types import Batch, Experience, Finish, Metrics, Outcome, Sample, TokenRows
 
+S = TypeVar("S", np.bool_, np.float32)
 UNTRAINED = {Finish.ABORTED, Finish.ERROR}
 
 
@@ -74,11 +76,8 @@ def rollout_metrics(batch: Batch) -> Metrics:
 
 
 def _responses(
-    per_token: Sequence[NDArray[np.bool_]] | Sequence[NDArray[np.float32]],
-    samples: Sequence[Sample],
-    width: int,
-    fill: float | bool,
-) -> NDArray[np.bool_] | NDArray[np.float32]:
+    per_token: Sequence[NDArray[S]], samples: Sequence[Sample], width: int, fill: float | bool
+) -> NDArray[S]:
     """Response columns of a per-token quantity, right-padded to [B, T]."""
     out = np.full((len(samples), width), fill, dtype=per_token[0].dtype)
     for row, (values, sample) in enumerate(zip(per_token, samples, strict=True)):

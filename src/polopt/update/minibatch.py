@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, Self, TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -30,7 +30,7 @@ STATE_FILE = "optimizer.safetensors"
 class Terms(Protocol):
     """What a loss needs beside the live scores, divisors included; can be cut into rows."""
 
-    def rows(self, index: Tensor) -> Terms:
+    def rows(self, index: Tensor) -> Self:
         """The same for some of the rows."""
         ...
 

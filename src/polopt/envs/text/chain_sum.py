@@ -44,6 +44,8 @@ class ChainSum:
     def row(self, split: Split, index: int) -> dict[str, Any]:
         """The problem of an index, its answer and a demonstration, direct or worked out."""
         source = random.Random(f"{self.name}/{self.seed}/{split}/{index}")
+        # Small digits come more often. Of uniform ones a sum says nothing about either of its
+        # operands alone, and a model sits on a plateau until it happens to read both at once.
         weights = [1 / (1 + digit) for digit in range(self.parameters.modulus)]
         while True:
             digits = source.choices(range(len(weights)), weights, k=self._terms)

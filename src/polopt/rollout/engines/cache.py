@@ -7,9 +7,11 @@ up. Columns come in blocks of 64 for the same reason (vector kernels treat a tai
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from transformers import Cache, DynamicCache
-from transformers.cache_utils import CacheLayerMixin
+from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
 BLOCK = 64
 
@@ -26,7 +28,7 @@ class RaggedLayer(CacheLayerMixin):
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
         super().__init__()
-        self.keys, self.values = keys, values
+        self.key_columns, self.value_columns = keys, values
         self.is_initialized = True
         self.positions = torch.zeros(keys.shape[0], dtype=torch.long, device=keys.device)
         self.visible = keys.shape[2]
@@ -39,9 +41,9 @@ class RaggedLayer(CacheLayerMixin):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write one column a row, [B, heads, 1, d], and return the visible columns."""
         rows = torch.arange(key_states.shape[0], device=key_states.device)
-        self.keys[rows, :, self.positions] = key_states[:, :, 0]
-        self.values[rows, :, self.positions] = value_states[:, :, 0]
-        return self.keys[:, :, : self.visible], self.values[:, :, : self.visible]
+        self.key_columns[rows, :, self.positions] = key_states[:, :, 0]
+        self.value_columns[rows, :, self.positions] = value_states[:, :, 0]
+        return self.key_columns[:, :, : self.visible], self.value_columns[:, :, : self.visible]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Length and offset; unused, the engine brings its own mask."""
@@ -53,38 +55,44 @@ class RaggedLayer(CacheLayerMixin):
 
     def get_max_length(self) -> int:
         """Columns there are."""
-        return self.keys.shape[2]
+        return self.key_columns.shape[2]
 
 
 class RaggedCache(Cache):
     """The layers of :class:`RaggedLayer`, moved together."""
 
     def __init__(self, layers: list[RaggedLayer]) -> None:
-        super().__init__(layers=layers)
+        super().__init__(layers=[*layers])
+        self.rows = layers
 
     def at(self, positions: torch.Tensor) -> torch.Tensor:
         """Point every row at the column it writes next and return its mask [B, 1, 1, columns]."""
-        visible = min(blocks(int(positions.max()) + 1), self.layers[0].get_max_length())
-        for layer in self.layers:
+        visible = min(blocks(int(positions.max()) + 1), self.rows[0].get_max_length())
+        for layer in self.rows:
             layer.positions, layer.visible = positions, visible
         columns = torch.arange(visible, device=positions.device)
         return (columns[None, :] <= positions[:, None])[:, None, None, :]
 
     def keep(self, rows: torch.Tensor) -> None:
         """Let the other rows go."""
-        for layer in self.layers:
-            layer.keys, layer.values = layer.keys[rows], layer.values[rows]
+        for layer in self.rows:
+            layer.key_columns = layer.key_columns[rows]
+            layer.value_columns = layer.value_columns[rows]
 
 
 def ragged(prefilled: DynamicCache, rows: torch.Tensor, columns: int) -> RaggedCache:
     """Repeat the prompts' columns for the rows that continue them, with room to grow."""
-    layers = list[RaggedLayer]()
-    for layer in prefilled.layers:
-        room = columns - layer.keys.shape[2]
-        grow = torch.nn.functional.pad
-        layers.append(
-            RaggedLayer(
-                grow(layer.keys[rows], (0, 0, 0, room)), grow(layer.values[rows], (0, 0, 0, room))
-            )
-        )
-    return RaggedCache(layers)
+
+    def grown(states: torch.Tensor) -> torch.Tensor:
+        room = columns - states.shape[2]
+        return torch.nn.functional.pad(states[rows], (0, 0, 0, room))
+
+    layers = [cast(DynamicLayer, layer) for layer in prefilled.layers]
+    return RaggedCache(
+        [RaggedLayer(grown(_full(layer.keys)), grown(_full(layer.values))) for layer in layers]
+    )
+
+
+def _full(states: torch.Tensor | None) -> torch.Tensor:
+    assert states is not None, "checked when the prompts were read"
+    return states

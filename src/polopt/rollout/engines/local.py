@@ -2,8 +2,9 @@
 
 A prompt is read once for its whole group, rows that finished leave the batch, and results do not
 depend on which rows are decoded together: draws are seeded per row, the cache is ragged, and the
-batch never falls below a size at which CPU matrix kernels change their bits. (Mixtures of experts
-are the exception: how many rows meet in an expert is up to the batch, and so are the last bits.)
+batch comes in sizes at which CPU kernels keep their bits. (The last bits of a mixture of experts
+depend on the batch all the same, for that decides how many rows meet in an expert; so do those of
+any model where 3, 5 or 6 threads cut long vectors anywhere.)
 """
 
 from __future__ import annotations
@@ -28,15 +29,21 @@ from polopt.types import Finish, Group, Sample, Sampling, Span
 
 MAX_ROWS = 512  # decoded together; more wait for the next poll
 PREFILL_BLOCK = 16
+ROW_BLOCK = 16
 COMPACT_BELOW = 0.75  # share of live rows below which the finished ones leave
 
 
-def minimum_rows() -> int:
-    """Below 4 rows a thread, CPU matrix kernels give other bits; twice that to be safe."""
-    return max(16, 8 * torch.get_num_threads())
+def padded(rows: int) -> int:
+    """How many rows are decoded for ``rows`` that are wanted; the fillers repeat one of them.
+
+    CPU matrix kernels give other bits below 4 rows a thread (twice that to be safe), and vector
+    kernels in what is left over from whole blocks of 16 or 32 numbers.
+    """
+    least = max(rows, 8 * torch.get_num_threads())
+    return -(-least // ROW_BLOCK) * ROW_BLOCK
 
 
-def _row_independent_attention(device: str) -> AbstractContextManager[None]:
+def _row_independent_attention(device: str) -> AbstractContextManager[object]:
     """The CPU's flash kernel gives a row other bits on another thread; plain products do not."""
     return sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext()
 
@@ -129,7 +136,7 @@ class _Decode:
         self.logp = torch.zeros(self.rows, self.limit, device=device)
         self.length = torch.zeros(self.rows, dtype=torch.long, device=device)
         self.stopped = torch.zeros(self.rows, dtype=torch.bool, device=device)
-        filler = [0] * max(0, minimum_rows() - self.rows)
+        filler = [0] * (padded(self.rows) - self.rows)
         self.live = torch.tensor([*range(self.rows), *filler], device=device)  # row of each slot
         source = torch.tensor(self.owner, device=device)[self.live]
         self.cache = self._prefill(prompts, source)
@@ -149,7 +156,6 @@ class _Decode:
         cache = DynamicCache()
         # Padding stands after the text, so the causal mask alone keeps it out.
         self.model(input_ids=padded, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        _check_full_attention(cache, width)
         return ragged(cache, source, blocks(max(longest + self.limit, width)))
 
     def run(self) -> list[_Response]:
@@ -200,7 +206,7 @@ class _Decode:
         if self.sampling.stop:
             self._stop_at_strings(rows)
         self.next = token
-        room = self.cache.layers[0].get_max_length() - 1
+        room = self.cache.rows[0].get_max_length() - 1
         self.position = torch.where(going, self.position + 1, self.position).clamp(max=room)
 
     def _stop_at_strings(self, rows: torch.Tensor) -> None:
@@ -210,12 +216,12 @@ class _Decode:
                 self.stopped[row] = True
 
     def _compact(self) -> None:
-        """Let finished rows leave when enough of them have, never below the minimum."""
+        """Let finished rows leave when enough of them have."""
         going = ~self.stopped[self.live]
-        count = int(going.sum())
-        if count > COMPACT_BELOW * len(self.live) or len(self.live) <= minimum_rows():
+        count = padded(int(going.sum()))
+        if count > COMPACT_BELOW * len(self.live):
             return
-        keep = torch.argsort(~going, stable=True)[: max(count, minimum_rows())]
+        keep = torch.argsort(~going, stable=True)[:count]
         self.cache.keep(keep)
         self.live, self.next, self.position = self.live[keep], self.next[keep], self.position[keep]
 
@@ -232,14 +238,6 @@ def _check_window(model: PreTrainedModel, columns: int) -> None:
             f"model.path: the model looks back {min(widths)} tokens; prompt and response may take "
             f"{columns}, and the local engine needs all of them in view"
         )
-
-
-def _check_full_attention(cache: DynamicCache, width: int) -> None:
-    """Refuse layers that forget or compress the past: the ragged cache holds every column."""
-    for layer in cache.layers:
-        keys = getattr(layer, "keys", None)
-        if keys is None or keys.shape[2] != width:
-            raise ModelError("model.path: the local engine needs full attention in every layer")
 
 
 def _groups(requests: list[Request], responses: list[_Response], version: int) -> list[Group]:

@@ -1,0 +1,66 @@
+"""Small models with random, peaked distributions, and prompts of random tokens."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from polopt.models import LanguageModel, builtin
+from polopt.rollout.engines import LocalEngine, Request
+from polopt.types import Group, Prompt, Sampling
+
+TOKENIZER = builtin.tokenizer()
+STOP = TOKENIZER.eos_token_id
+VOCABULARY = len(TOKENIZER)
+SHARED = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 48,
+    "max_position_embeddings": 256,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+
+def peaked(model: torch.nn.Module, factor: float = 3.0) -> torch.nn.Module:
+    """Larger weights: a random model that is sure of itself, as a trained one is."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(factor)
+    return model.eval()
+
+
+def builtin_model(name: str = "tiny", seed: int = 0) -> LanguageModel:
+    return LanguageModel(peaked(builtin.model(builtin.BUILTIN[name], seed)), TOKENIZER, (STOP,))
+
+
+def of_architecture(kind: str, **settings: object) -> LanguageModel:
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **settings)
+    return LanguageModel(peaked(AutoModelForCausalLM.from_config(config)), TOKENIZER, (STOP,))
+
+
+def prompt(id: int, length: int) -> Prompt:
+    tokens = np.random.default_rng(id).integers(3, VOCABULARY, length)
+    return Prompt(id, "", tuple(int(token) for token in tokens))
+
+
+def request(id: int, length: int, count: int = 1, sampling: Sampling | None = None) -> Request:
+    return Request(id, prompt(id, length), count, sampling or Sampling(max_new_tokens=24))
+
+
+def generated(engine: LocalEngine, requests: list[Request]) -> dict[int, Group]:
+    """Every group by its ticket."""
+    engine.submit(requests)
+    groups: dict[int, Group] = {}
+    while finished := engine.poll():
+        for group in finished:
+            assert group.ticket not in groups
+            groups[group.ticket] = group
+    return groups

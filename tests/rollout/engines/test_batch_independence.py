@@ -1,0 +1,108 @@
+"""A response is the same, bit for bit, whatever else is decoded beside it."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from random_models import SHARED, builtin_model, generated, of_architecture, request
+
+from polopt.rollout.engines import LocalEngine, Request
+from polopt.types import Group, Sample
+
+LENGTHS = [1, 2, 3, 15, 16, 17, 31, 33, 47, 64, 65, 90, 127, 128, 129]  # around every block size
+
+
+def assert_same(one: Sample, other: Sample) -> None:
+    assert one.tokens.tolist() == other.tokens.tolist()
+    assert one.logp_rollout.tobytes() == other.logp_rollout.tobytes()
+    assert one.finish == other.finish
+
+
+def assert_same_groups(some: dict[int, Group], all_: dict[int, Group]) -> None:
+    for ticket, group in some.items():
+        for sample, expected in zip(group.samples, all_[ticket].samples, strict=False):
+            assert_same(sample, expected)
+
+
+@pytest.fixture(scope="module", params=["tiny", "small", "qwen3"])
+def language_model(request):
+    if request.param == "qwen3":
+        return of_architecture("qwen3", **SHARED, head_dim=8)
+    return builtin_model(request.param)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_bits_do_not_depend_on_the_batch(language_model, threads: int) -> None:
+    torch.set_num_threads(threads)
+    requests = [request(i, length, count=1 + i % 4) for i, length in enumerate(LENGTHS)]
+    engine = LocalEngine(language_model, seed=5)
+    together = generated(engine, requests)
+    lengths = {len(s.tokens) for g in together.values() for s in g.samples}
+    assert len(lengths) > 5, "rows that stop at different times"
+    assert_same_groups(generated(engine, requests[::-1]), together)
+    for i in (0, 4, 9, 14):
+        assert_same_groups(generated(engine, [requests[i]]), together)
+    rng = random.Random(threads)
+    for _ in range(3):
+        some = rng.sample(requests, rng.randrange(2, len(requests)))
+        assert_same_groups(generated(engine, some), together)
+
+
+@pytest.mark.parametrize("length", [1, 20])
+def test_a_group_of_one_has_the_first_of_a_group_of_many(language_model, length: int) -> None:
+    engine = LocalEngine(language_model, seed=5)
+    many = generated(engine, [request(3, length, count=40)])[3]
+    for count in (1, 2, 5, 17):
+        few = generated(engine, [request(3, length, count=count)])[3]
+        for sample, expected in zip(few.samples, many.samples, strict=False):
+            assert_same(sample, expected)
+    assert len({s.tokens.tobytes() for s in many.samples}) > 1
+
+
+def test_more_rows_than_fit_are_decoded_in_several_polls() -> None:
+    engine = LocalEngine(builtin_model(), seed=5)
+    requests = [request(i, 1 + i % 20, count=100) for i in range(13)]
+    engine.submit(requests)
+    polls = []
+    while finished := engine.poll():
+        polls.append(finished)
+    assert [len(poll) for poll in polls] == [5, 5, 3]  # 500 of 512 rows fit
+    everything = {group.ticket: group for poll in polls for group in poll}
+    assert sorted(everything) == list(range(13))
+    assert_same_groups(generated(engine, [requests[7]]), everything)
+
+
+def test_one_request_larger_than_a_poll_is_decoded_whole() -> None:
+    engine = LocalEngine(builtin_model(), seed=5)
+    large = generated(engine, [request(0, 4, count=520)])[0]
+    assert len(large.samples) == 520
+    assert_same_groups(generated(engine, [request(0, 4, count=3)]), {0: large})
+
+
+def test_the_same_request_twice_is_answered_twice() -> None:
+    engine = LocalEngine(builtin_model(), seed=5)
+    twin = request(0, 4, count=300)
+    engine.submit([twin, twin])
+    one, two = engine.poll(), engine.poll()
+    assert_same(one[0].samples[0], two[0].samples[0])
+    assert engine.poll() == []
+
+
+def test_draws_depend_on_seed_ticket_and_sample_alone() -> None:
+    language_model = builtin_model()
+
+    def tokens(seed: int, ticket: int) -> list[list[int]]:
+        same = request(1, 8)  # the same prompt under every ticket
+        group = generated(
+            LocalEngine(language_model, seed=seed), [Request(ticket, same.prompt, 2, same.sampling)]
+        )[ticket]
+        return [sample.tokens.tolist() for sample in group.samples]
+
+    base = tokens(1, 1)
+    torch.manual_seed(99)
+    np.random.seed(99)
+    assert tokens(1, 1) == base
+    assert tokens(2, 1) != base
+    assert tokens(1, 2) != base
+    assert base[0] != base[1]
