@@ -14,6 +14,8 @@ from polopt.coordination.offline import OfflineSource
 from polopt.coordination.sources import InlineSource, RolloutSource, Sampled
 from polopt.coordination.stage import Evaluation, Event, Observer, Stage, Until
 from polopt.credit import Credit, assign, kl_penalty, terminal
+from polopt.errors import RecipeError
+from polopt.math.statistics import drift
 from polopt.models import LanguageModel, save
 from polopt.objective import (
     KLTerm,
@@ -122,7 +124,7 @@ def sampled_stage(parts: Parts, loss: Loss[Any], credit: Credit) -> Stage:
         shared,
         source,
         prepare=prepare(shared),
-        credit=lambda tensors: assign(tensors, credit),
+        credit=lambda tensors: _with_drift(tensors, assign(tensors, credit)),
         loss=loss,
     )
 
@@ -222,7 +224,12 @@ def _stage(
         seed=derive(run.seed, recipe.name, "update"),
         name="policy",
     )
-    until = recipe.until
+    examine, until = examiner(shared), recipe.until
+    if examine is None and recipe.evaluation.every:
+        raise RecipeError(
+            f"evaluation.every: {recipe.evaluation.every} is not allowed where nothing says which "
+            f"answers to {recipe.data.source} are right; name a reward, or 0"
+        )
     return Stage(
         name=recipe.name,
         algorithm=recipe.algorithm,
@@ -232,13 +239,12 @@ def _stage(
         credit=credit,
         learners=(learner,),
         save_model=lambda path: save(parts.language_model, path),
-        evaluate=examiner(shared),
+        evaluate=examine,
         describe=_describer(shared),
         evaluate_every=recipe.evaluation.every,
         checkpoint_every=run.checkpoint_every or max(1, steps // 10),
         until=None if until is None else Until(until.metric, until.at_least),
         compare=parts.compare and bool(shared.rewards),
-        seed=run.seed,
     )
 
 
@@ -298,6 +304,15 @@ def _reporting_once(judged: Judge, shared: Common, observe: Observer) -> Judge:
         return result
 
     return judge_and_tell
+
+
+def _with_drift(experience: Experience, credited: Credited) -> Credited:
+    """How far the policy to be updated is from the one that sampled: 0 where weights arrived."""
+    if experience.logp_old is None or experience.logp_rollout is None:
+        return credited
+    found = drift(experience.logp_old, experience.logp_rollout, experience.mask)
+    metrics = {"behaviour/kl": float(found.k3), "behaviour/ess": float(found.ess_fraction)}
+    return replace(credited, metrics=credited.metrics | metrics)
 
 
 def _alike(experience: Experience) -> Credited:

@@ -9,14 +9,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from polopt.coordination import checkpoint
 from polopt.coordination.stage import Event, Observer, Stage, Until
 from polopt.errors import RecipeError, Stopped
 from polopt.record import RunDirectory
 from polopt.rollout.evaluation import Evaluation
-from polopt.seeding import derive
 from polopt.types import Metrics
 
 
@@ -74,8 +71,6 @@ def run_stage(stage: Stage, progress: Progress, setting: Setting) -> None:
 def _step(stage: Stage, progress: Progress, setting: Setting) -> None:
     """Consume one batch: collect, credit, update, publish, record."""
     start = time.perf_counter()
-    # Reward functions and dropout may use the global generators: they start from the place.
-    torch.manual_seed(derive(stage.seed, stage.name, "step", progress.stage_step))
     batch = stage.source.next_batch()
     with _timed() as update:
         experience = stage.prepare(batch)

@@ -56,7 +56,6 @@ class Stage:
     checkpoint_every: int = 1
     until: Until | None = None
     compare: bool = False  # evaluate before and after: the stage that the summary is about
-    seed: int = 0
 
 
 @dataclass(frozen=True)

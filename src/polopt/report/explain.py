@@ -53,8 +53,8 @@ PLOTS = (
         "How far the policy has moved: from the reference, and from the policy that sampled the "
         "responses. Slow growth is learning; a sudden jump means the updates are too large.",
         {
-            "kl/reference": "from the reference",
-            "kl/behaviour": "from the sampling policy",
+            "policy/kl_reference": "from the reference",
+            "behaviour/kl": "from the sampling policy",
             "policy/approx_kl": "within the update",
         },
     ),
@@ -74,7 +74,11 @@ PLOTS = (
         "Clip fraction",
         "Share of tokens whose change of probability hit the bound and was held back. A few per "
         "cent is normal; much more means that a step tries to move too far.",
-        {"policy/clip_fraction": "clipped tokens"},
+        {
+            "policy/clip_fraction_high": "from above, praised",
+            "policy/clip_fraction_low": "from below, blamed",
+            "policy/dual_clip_fraction": "by the dual clip",
+        },
         unit="share",
     ),
     Plot(
@@ -101,7 +105,7 @@ PLOTS = (
         {
             "degenerate_groups": "groups with equal rewards",
             "response/truncated": "cut at the length limit",
-            "unscorable": "could not be scored",
+            "excluded_rows": "without a score or a rival",
         },
         unit="share",
     ),
