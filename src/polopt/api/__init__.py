@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from polopt import record
-from polopt.algorithms import describe, resolve, row, settings
+from polopt.algorithms import derived, describe, resolve, row, settings
+from polopt.algorithms.effects import given
 from polopt.api.recorded import recorded
+from polopt.diagnose.inert import inert
 from polopt.errors import RecipeError, RunDirectoryError
 from polopt.recipe import Recipe, dump, standalone
 from polopt.recipe import load as load_recipe
@@ -54,11 +56,12 @@ def train(
     Raises:
         UserError: what the user can put right, in one line.
     """
-    resolved = resolve(load_recipe(recipe, flags), own_reward=reward is not None)
+    written = load_recipe(recipe, flags)
+    resolved = resolve(written, own_reward=reward is not None)
     name = Path(recipe).stem if isinstance(recipe, str | Path) else resolved.stages[0].algorithm
     chosen = resolved.stages[0].run.directory
     directory = Path(chosen) if chosen else record.next_free(name)
-    record.create(directory, _config(name, resolved, reward), environment())
+    record.create(directory, _config(name, written, resolved, reward), environment())
     return _execute(directory, reward, observers)
 
 
@@ -144,7 +147,9 @@ def packaged(name: str) -> Path:
     return Path(str(files("polopt") / "recipes" / f"{name}.toml"))
 
 
-def _config(name: str, recipe: Recipe, reward: Callable[..., Any] | None) -> dict[str, Any]:
+def _config(
+    name: str, written: Recipe, resolved: Recipe, reward: Callable[..., Any] | None
+) -> dict[str, Any]:
     from polopt import __version__
 
     return {
@@ -158,10 +163,12 @@ def _config(name: str, recipe: Recipe, reward: Callable[..., Any] | None) -> dic
                 "summary": row(stage.algorithm).summary,
                 "row": describe(stage),
                 "settings": settings(stage),
+                "derived": derived(stage),
+                "inert": inert(stage, given(own)),  # of what the user stated
             }
-            for stage in recipe.stages
+            for own, stage in zip(written.stages, resolved.stages, strict=True)
         ],
-        "recipe": dump(recipe),  # tables that load() reads back
+        "recipe": dump(resolved),  # tables that load() reads back
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import signal
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -54,6 +54,15 @@ def execute(
     return summary
 
 
+def _announce(config: Mapping[str, Any], observe: Observer) -> None:
+    """What follows from the recipe's numbers, and which of them do nothing."""
+    for stage in config["stages"]:
+        counts = ", ".join(f"{k.replace('_', ' ')} {v:,}" for k, v in stage["derived"].items())
+        observe(Event("message", {"text": f"{stage['name']}: {counts}"}))
+        for line in stage["inert"]:
+            observe(Event("warning", {"step": 0, "stage": stage["name"], "message": line}))
+
+
 def _run_stages(
     run: RunDirectory,
     recipe: Recipe,
@@ -66,6 +75,8 @@ def _run_stages(
     state: dict[str, Any] = {} if newest is None else checkpoint.read_state(newest)
     progress = Progress(**state.get("progress", {}))
     run.truncate(state.get("offsets", {}))
+    if newest is None:
+        _announce(run.config, setting.observe)
     _reopen_last_stage(recipe, progress)
     for index in range(progress.stage, len(recipe.stages)):
         stage_recipe = recipe.stages[index]

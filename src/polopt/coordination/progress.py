@@ -72,8 +72,8 @@ class _Bar:
                 completed=values["stage_step"],
                 figures=f"{_figures(values)} {self._accuracy}",
             )
-        elif event.kind in ("message", "warning"):
-            self._bar.console.print(values["text"], markup=False, highlight=False)
+        elif text := _said(event):
+            self._bar.console.print(text, markup=False, highlight=False)
 
 
 class _Lines:
@@ -89,8 +89,8 @@ class _Lines:
         if event.kind == "stage":
             self._steps = values
             self._write(f"{values['name']}: {values['algorithm']}, {values['steps']} steps\n")
-        elif event.kind in ("message", "warning"):
-            self._write(f"{values['text']}\n")
+        elif text := _said(event):
+            self._write(f"{text}\n")
         elif event.kind == "metrics":
             evaluated = _evaluated(values)
             if not evaluated and time.monotonic() - self._last < SECONDS_BETWEEN_LINES:
@@ -98,6 +98,13 @@ class _Lines:
             self._last = time.monotonic()
             place = f"{values['stage']} {values['stage_step']}/{self._steps.get('steps', '?')}"
             self._write(f"{place}  {_figures(values)} {evaluated}\n".rstrip() + "\n")
+
+
+def _said(event: Event) -> str:
+    """A message as it is, a warning as one."""
+    if event.kind == "warning":
+        return f"warning: {event.values['message']}"
+    return str(event.values["text"]) if event.kind == "message" else ""
 
 
 def _figures(values: Mapping[str, Any]) -> str:

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 
 from polopt.algorithms import row
 from polopt.recipe import StageRecipe
 
 
-def inert(stage: StageRecipe) -> list[str]:
-    """One line for each such setting of a resolved stage; the field stands first."""
+def inert(stage: StageRecipe, of: AbstractSet[str] | None = None) -> list[str]:
+    """One line for each such setting of a resolved stage; the field stands first.
+
+    Args:
+        stage: resolved.
+        of: only these fields; default: all.
+    """
     sampled = "prompts" in row(stage.algorithm).requires
     of_policy = (*_bound(stage), *_kl(stage), *_normalisation(stage)) if sampled else ()
-    return [*of_policy, *_lengths(stage)]
+    lines = [*of_policy, *_lengths(stage)]
+    return [line for line in lines if of is None or line.split()[0].strip(":") in of]
 
 
 def _bound(stage: StageRecipe) -> Iterator[str]:

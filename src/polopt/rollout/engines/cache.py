@@ -41,8 +41,10 @@ class RaggedLayer(CacheLayerMixin):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write one column a row, [B, heads, 1, d], and return the visible columns."""
         rows = torch.arange(key_states.shape[0], device=key_states.device)
-        self.key_columns[rows, :, self.positions] = key_states[:, :, 0]
-        self.value_columns[rows, :, self.positions] = value_states[:, :, 0]
+        # Under autocast one step may leave float32 what another leaves bfloat16.
+        keys, values = self.key_columns, self.value_columns
+        keys[rows, :, self.positions] = key_states[:, :, 0].to(keys.dtype)
+        values[rows, :, self.positions] = value_states[:, :, 0].to(values.dtype)
         return self.key_columns[:, :, : self.visible], self.value_columns[:, :, : self.visible]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from polopt.types import Batch, Prompt, Sampling
 
 PROMPTS = (1, 5)  # tokens: rows of different lengths
 SAMPLING = Sampling(max_new_tokens=4)
-TOLERANCE = {False: 1e-3, True: 0.25}  # mean |Δ log π| in nats: float32, bfloat16
+TOLERANCE = {False: 5e-4, True: 0.25}  # mean |Δ log π| in nats: float32, bfloat16
 
 
 def prove(engine: Engine, language_model: LanguageModel, *, autocast: bool) -> None:
