@@ -1,6 +1,6 @@
 """Draws metrics of one stage of a run, one panel for each argument, into an SVG or PNG file.
 
-    python benchmarks/curve.py RUN STAGE docs/methods/img/grpo.svg accuracy,eval/accuracy task/worked
+    python benchmarks/curve.py RUN STAGE grpo.svg accuracy,eval/accuracy task/worked
 
 Metrics of evaluation are points, the others lines. Needs matplotlib, which is in the dev extra.
 """

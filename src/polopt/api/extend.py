@@ -24,14 +24,16 @@ def extend(run: Path, config: dict[str, Any], flags: Flags) -> None:
     if not flags:
         return
     steps = _steps(flags)
-    last = recorded(config).stages[-1]
+    stages = recorded(config).stages
+    last = stages[-1]
     assert last.run.steps is not None, "resolved"
     if steps < last.run.steps:
         raise RecipeError(
             f"run.steps: {steps} is not allowed; a resumed run can only be made longer than "
             f"{last.run.steps}"
         )
-    longer = recorded(config, {f"{last.name}.run.steps": steps})
+    field = "run.steps" if len(stages) == 1 else f"{last.name}.run.steps"
+    longer = recorded(config, {field: steps})
     config["recipe"] = dump(longer)
     config["stages"][-1]["settings"] = settings(longer.stages[-1])
     write_json(run / "config.json", config)

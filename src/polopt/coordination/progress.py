@@ -35,7 +35,7 @@ SECONDS_BETWEEN_LINES = 10.0
 def progress() -> Generator[Observer]:
     """An observer that shows how far a run is, on stderr."""
     if not sys.stderr.isatty():
-        yield _Lines()
+        yield _Lines(sys.stderr.write)
         return
     console = Console(stderr=True)
     with Progress(
@@ -79,7 +79,7 @@ class _Bar:
 class _Lines:
     """A line when something happens, and every few seconds in between."""
 
-    def __init__(self, write: Callable[[str], object] = sys.stderr.write) -> None:
+    def __init__(self, write: Callable[[str], object]) -> None:
         self._write = write
         self._steps: Mapping[str, Any] = {}
         self._last = 0.0

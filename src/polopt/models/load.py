@@ -7,6 +7,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,7 +19,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from polopt.errors import ModelError
+from polopt.errors import ModelError, one_line
 from polopt.models import builtin
 
 PREFIX = "builtin:"
@@ -59,21 +60,36 @@ def load(path: str, *, revision: str | None = None, seed: int = 0) -> LanguageMo
     if directory.exists() or path.startswith((".", "/", "~")):
         _check_directory(directory)
         path = str(directory)
+    return _ready(*_from_files(path, revision))
+
+
+def _from_files(path: str, revision: str | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model and tokeniser by transformers, whole or not at all."""
     try:
         # safetensors only, and no code from the model's repository: weights must not execute.
         with _quiet():
-            model = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(  # with what it found: a pair
                 path,
                 revision=revision,
                 dtype=torch.float32,
                 use_safetensors=True,
                 trust_remote_code=False,
+                ignore_mismatched_sizes=True,  # told below, by name
+                output_loading_info=True,
             )
             tokens = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        reason = " ".join(str(error).split()).split(". ")[0][:160]
+    except Exception as error:  # whatever transformers makes of files that are not ours
+        reason = one_line(f"{type(error).__name__}: {error}".split(". ")[0], 160)
         raise ModelError(f"model.path: {path!r} cannot be loaded: {reason}") from error
-    return _ready(model, tokens)
+    model, found = loaded
+    lacking = sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
+    if lacking:  # transformers would fill them with random numbers
+        more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+        raise ModelError(
+            f"model.path: the weights in {path!r} lack {lacking[0]}{more} in the shape that "
+            "config.json says"
+        )
+    return model, tokens
 
 
 def save(language_model: LanguageModel, directory: Path) -> None:

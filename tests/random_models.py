@@ -40,6 +40,22 @@ def builtin_model(name: str = "tiny", seed: int = 0) -> LanguageModel:
     return LanguageModel(peaked(builtin.model(builtin.BUILTIN[name], seed)), TOKENIZER, (STOP,))
 
 
+def always(*tokens: int) -> LanguageModel:
+    """A model that says one of these tokens, whatever came before, with equal probability."""
+    model = builtin.model(builtin.BUILTIN["tiny"], 0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        model.lm_head.weight = torch.nn.Parameter(torch.zeros_like(model.lm_head.weight))
+        # The final norm turns any state into its own weight: a constant.
+        model.model.embed_tokens.weight = torch.nn.Parameter(
+            torch.ones_like(model.model.embed_tokens.weight)
+        )
+        model.model.norm.weight.fill_(1.0)
+        model.lm_head.weight[list(tokens)] = 50.0 / model.config.hidden_size
+    return LanguageModel(model.eval(), TOKENIZER, (STOP,))
+
+
 def of_architecture(kind: str, **settings: object) -> LanguageModel:
     torch.manual_seed(0)
     config = AutoConfig.for_model(kind, **settings)

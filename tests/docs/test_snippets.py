@@ -1,0 +1,186 @@
+"""Every command and every block of code in the documentation runs.
+
+The blocks of a page run in their order in one directory: a block with a title is written to that
+file, and what follows may use it. Python blocks of a page share their names, as in a notebook. A
+text block below a command that ends with an error is the error.
+"""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from fenced import PAGES, ROOT, Block, blocks, commands, name
+
+import polopt
+from polopt.cli import main
+
+QUICK = "--evaluation.prompts 8 --run.threads 1"
+
+# What a page says, and the shorter form that runs here.
+SHORTER = {
+    # commands
+    "polopt quickstart": "polopt quickstart --model.path builtin:tiny --sft.run.steps 2 "
+    "--rl.run.steps 2 --evaluation.every 1 --evaluation.prompts 32",
+    "polopt quickstart --run.seed 2 --run.directory runs/second": "polopt quickstart "
+    "--run.seed 2 --run.directory runs/second --model.path builtin:tiny --sft.run.steps 2 "
+    "--rl.run.steps 2 --evaluation.every 1 --evaluation.prompts 32",
+    "polopt train my_recipe.toml": "polopt train my_recipe.toml --model.path builtin:tiny "
+    f"--run.steps 2 --rollout.max_new_tokens 8 {QUICK}",
+    "polopt resume runs/my_recipe-1 --run.steps 400": "polopt resume runs/my_recipe-1 "
+    "--run.steps 3",
+    "polopt train recipe.toml --rollout.group_size 4": "polopt train recipe.toml "
+    f"--rollout.group_size 4 {QUICK}",
+    "polopt train sft.toml": f"polopt train sft.toml --run.steps 2 {QUICK}",
+    "polopt train grpo.toml": "polopt train grpo.toml --warm.run.steps 2 --rl.run.steps 2 "
+    "--warm.evaluation.every 1 --evaluation.prompts 8",
+    # parts of Python blocks
+    '"run": {"steps": 60}': '"evaluation": {"prompts": 8}, "run": {"steps": 2}',
+    '"run": {"steps": 40,': '"evaluation": {"prompts": 8}, "run": {"steps": 2,',
+    '"run.steps": 42': '"run.steps": 3',
+}
+
+NOT_RUN = {
+    "pip install .": "would change the environment that runs the tests",
+    ".venv/bin/pip install -e '.[dev,tasks]'": "likewise",
+    ".venv/bin/pip list --format=freeze --exclude polopt --exclude pip | sed 's/+[^+]*$//' "
+    "> constraints.txt": "would pin what happens to be installed",
+    ".venv/bin/pre-commit install": "would change the repository",
+}
+
+Names = dict[str, object]
+
+# A fragment of a recipe is completed by this one before it is checked.
+COMPLETION = {
+    "algorithm": "grpo",
+    "model": {"path": "builtin:tiny"},
+    "data": {"source": "task:chain_sum"},
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A directory that looks like a clone to what the pages run."""
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
+    (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    known = set(sys.modules)
+    yield tmp_path
+    for module in set(sys.modules) - known:  # reward files of one page are not those of another
+        if module.startswith(("my_reward", "polopt_reward_file")):
+            del sys.modules[module]
+
+
+def pages_with_blocks() -> list[Path]:
+    return [page for page in PAGES if blocks(page)]
+
+
+@pytest.mark.parametrize("page", pages_with_blocks(), ids=name)
+def test_page(page: Path, clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names: Names = {"__name__": "__main__"}
+    failed = False
+    for block in blocks(page):
+        assert block.language in RUN, f"{block.where}: say what {block.language!r} is"
+        said = capsys.readouterr().err
+        if failed and block.language == "text":
+            assert said.splitlines()[-1] == block.text.strip(), block.where
+        try:
+            RUN[block.language](block, names)
+        except BaseException as error:
+            error.add_note(f"in {block.where}")
+            raise
+        failed = block.language == "bash" and commands(block)[-1][1] != 0
+
+
+def test_no_entry_is_left_over() -> None:
+    """A table that speaks of commands which no page has hides what is not tested."""
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    assert [old for old in (*SHORTER, *NOT_RUN) if old not in text] == []
+
+
+def run_bash(block: Block, _: Names) -> None:
+    assert commands(block), f"{block.where}: no command"
+    for command, expected in commands(block):
+        if command not in NOT_RUN:
+            code = run_command(SHORTER.get(command, command))
+            assert code == expected, f"{block.where}: {command!r} ended with {code}"
+
+
+def run_command(command: str) -> int:
+    words = shlex.split(command)
+    match words[0]:
+        case "polopt":  # the function behind the entry point, in this process: torch loads once
+            return main(words[1:])
+        case "make":  # what the targets do is the work of the other tests
+            return process(["make", "-n", *words[1:]], ROOT)
+        case "python":
+            return process([sys.executable, *words[1:]], Path())
+        case "cmp" | "sha256sum":
+            return process(words, Path())
+        case program:
+            raise AssertionError(f"{program}: how is it run? Or say in NOT_RUN why it is not")
+
+
+def process(words: list[str], directory: Path) -> int:
+    environment = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL")}
+    return subprocess.run(words, cwd=directory, env=environment, check=False).returncode
+
+
+def run_python(block: Block, names: Names) -> None:
+    code = block.text
+    for old, new in SHORTER.items():
+        code = code.replace(old, new)
+    if block.title:
+        Path(block.title).write_text(code, encoding="utf-8")
+    exec(compile(code, block.where, "exec"), names if not block.title else {})
+
+
+def run_toml(block: Block, _: Names) -> None:
+    table = tomllib.loads(block.text)
+    if block.title:
+        Path(block.title).write_text(block.text, encoding="utf-8")
+        assert polopt.check(block.title)
+        return
+    fragment = {**COMPLETION, **table}
+    fragment["data"] = {**COMPLETION["data"], **table.get("data", {})}
+    assert polopt.check(fragment)
+
+
+def run_json(block: Block, _: Names) -> None:
+    lines = block.text.splitlines() if block.language == "jsonl" else [block.text]
+    for line in lines:
+        json.loads(line)
+    if block.title:
+        Path(block.title).write_text(block.text, encoding="utf-8")
+
+
+def shown(block: Block, _: Names) -> None:
+    """Output and equations: nothing to run."""
+    assert block.text.strip()
+
+
+RUN: dict[str, Callable[[Block, Names], None]] = {
+    "bash": run_bash,
+    "python": run_python,
+    "toml": run_toml,
+    "json": run_json,
+    "jsonl": run_json,
+    "text": shown,
+    "math": shown,
+}
