@@ -80,3 +80,17 @@ def generated(engine: LocalEngine, requests: list[Request]) -> dict[int, Group]:
             assert group.ticket not in groups
             groups[group.ticket] = group
     return groups
+
+
+def absolute_positions() -> LanguageModel:
+    """GPT-2: a token's place in the row is an input, so padding must not move it."""
+    return of_architecture(
+        "gpt2",
+        vocab_size=VOCABULARY,
+        n_embd=32,
+        n_layer=2,
+        n_head=4,
+        n_positions=256,
+        bos_token_id=1,
+        eos_token_id=2,
+    )

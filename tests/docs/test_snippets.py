@@ -42,7 +42,7 @@ SHORTER = {
     "polopt train grpo.toml": "polopt train grpo.toml --warm.run.steps 2 --rl.run.steps 2 "
     "--warm.evaluation.every 1 --evaluation.prompts 8",
     # parts of Python blocks
-    '"run": {"steps": 60}': '"evaluation": {"prompts": 8}, "run": {"steps": 2}',
+    '"run": {"steps": 60,': '"evaluation": {"prompts": 8}, "run": {"steps": 2,',
     '"run": {"steps": 40,': '"evaluation": {"prompts": 8}, "run": {"steps": 2,',
     '"run.steps": 42': '"run.steps": 3',
 }

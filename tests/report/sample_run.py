@@ -112,6 +112,7 @@ def _config(name: str, sft_steps: int, rl_steps: int) -> dict[str, Any]:
     return {
         "polopt": "0.1.0",
         "name": name,
+        "command": "polopt quickstart --run.seed=1",
         "stages": [
             stage("sft", "sft", {**shared, "update.learning_rate": 1e-3, "run.steps": sft_steps}),
             stage(

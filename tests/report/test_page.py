@@ -180,7 +180,7 @@ def test_a_finished_run_is_not_told_to_resume(tmp_path: Path) -> None:
     text = Skeleton(page(run)).text
     assert "polopt resume" not in text
     assert f"polopt eval '{run}'" in text
-    assert "polopt train quickstart.toml --run.seed 1" in text
+    assert "polopt quickstart --run.seed=1" in text
 
 
 def test_torn_and_lost_lines_are_mentioned(tmp_path: Path) -> None:

@@ -11,7 +11,15 @@ from polopt.models import LanguageModel, load
 from polopt.roles import Actor, frozen
 from polopt.roles.policies.token import score
 from polopt.types import TokenRows
-from random_models import STOP, TOKENIZER, VOCABULARY, always, builtin_model, peaked
+from random_models import (
+    STOP,
+    TOKENIZER,
+    VOCABULARY,
+    absolute_positions,
+    always,
+    builtin_model,
+    peaked,
+)
 
 A, B, C = (TOKENIZER(text)["input_ids"][0] for text in "abc")
 
@@ -92,8 +100,9 @@ def test_impossible_tokens_leave_gradients_finite() -> None:
 
 
 @pytest.mark.parametrize(("left", "right"), [(0, 3), (5, 0), (64, 1)])
-def test_padding_changes_nothing(left: int, right: int) -> None:
-    language_model = builtin_model()
+@pytest.mark.parametrize("make", [builtin_model, absolute_positions])
+def test_padding_changes_nothing(make, left: int, right: int) -> None:
+    language_model = make()
     narrow = of(language_model, SOME, "logp", "entropy")
     wide = of(language_model, wider(SOME, left, right), "logp", "entropy")
     columns = SOME_MASK.shape[1]

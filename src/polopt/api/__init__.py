@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from polopt import record
 from polopt.algorithms import derived, describe, resolve, row, settings
 from polopt.algorithms.effects import given
+from polopt.api.extend import extend, flag_values
 from polopt.api.recorded import recorded
 from polopt.diagnose.inert import inert
 from polopt.errors import RecipeError, RunDirectoryError
@@ -61,7 +63,8 @@ def train(
     name = Path(recipe).stem if isinstance(recipe, str | Path) else resolved.stages[0].algorithm
     chosen = resolved.stages[0].run.directory
     directory = Path(chosen) if chosen else record.next_free(name)
-    record.create(directory, _config(name, written, resolved, reward), environment())
+    config = _config(name, written, resolved, reward)
+    record.create(directory, config | {"command": _command(recipe, flags)}, environment())
     return _execute(directory, reward, observers)
 
 
@@ -80,8 +83,6 @@ def resume(
         reward: the function that the run was started with, if it came from Python.
         observers: called with every event.
     """
-    from polopt.api.extend import extend
-
     path = Path(directory)
     config = record.open_existing(path).config
     if config["reward_from_python"] and reward is None:
@@ -145,6 +146,16 @@ def report(runs: Sequence[str | Path]) -> list[Path]:
 def packaged(name: str) -> Path:
     """The path of a recipe that comes with polopt."""
     return Path(str(files("polopt") / "recipes" / f"{name}.toml"))
+
+
+def _command(recipe: RecipeSource, flags: Flags) -> str | None:
+    """What to type to run the same again, in a new directory; None for a recipe from Python."""
+    if isinstance(recipe, Mapping):
+        return None
+    given = flag_values(flags)
+    words = [f"--{name}={value}" for name, value in given.items() if name != "run.directory"]
+    start = ["quickstart"] if Path(recipe) == packaged("quickstart") else ["train", str(recipe)]
+    return shlex.join(["polopt", *start, *words])
 
 
 def _config(

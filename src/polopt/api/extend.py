@@ -10,6 +10,7 @@ from polopt.algorithms import settings
 from polopt.api.recorded import recorded
 from polopt.errors import RecipeError
 from polopt.recipe import dump
+from polopt.recipe.flags import pairs
 from polopt.record import write_json
 
 Flags = Sequence[str] | Mapping[str, Any]
@@ -39,8 +40,13 @@ def extend(run: Path, config: dict[str, Any], flags: Flags) -> None:
     write_json(run / "config.json", config)
 
 
+def flag_values(flags: Flags) -> dict[str, Any]:
+    """Flags by dotted name, from the words of a command line or a mapping."""
+    return dict(flags) if isinstance(flags, Mapping) else dict(pairs(list(flags)))
+
+
 def _steps(flags: Flags) -> int:
-    given = dict(flags) if isinstance(flags, Mapping) else _words(flags)
+    given = flag_values(flags)
     for name in given:
         if name != "run.steps":
             raise RecipeError(f"{name}: cannot change when a run is resumed; only run.steps can")
@@ -48,13 +54,3 @@ def _steps(flags: Flags) -> int:
     if not value.isdecimal():
         raise RecipeError(f"run.steps: {value!r} is not allowed; a whole number >= 1")
     return int(value)
-
-
-def _words(words: Sequence[str]) -> dict[str, str]:
-    """``--name value`` and ``--name=value``."""
-    pairs: dict[str, str] = {}
-    rest = iter(words)
-    for word in rest:
-        name, equals, value = word.removeprefix("--").partition("=")
-        pairs[name] = value if equals else next(rest, "")
-    return pairs

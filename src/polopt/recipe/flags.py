@@ -20,19 +20,24 @@ def parse(flags: Flags, stages: Iterable[str] = ()) -> list[tuple[str | None, li
     parsed as TOML unless the field is a string; a mapping holds dotted names and finished values.
 
     Raises:
-        RecipeError: a word that is no flag, or a flag without a value.
+        RecipeError: see ``pairs``.
     """
-    pairs = list(flags.items()) if isinstance(flags, Mapping) else _pairs(list(flags))
+    given = list(flags.items()) if isinstance(flags, Mapping) else pairs(list(flags))
     parsed: list[tuple[str | None, list[str], Any]] = []
-    for name, value in pairs:
+    for name, value in given:
         stage, path = _target(str(name), set(stages))
         typed = value if isinstance(flags, Mapping) else _typed(".".join(path), value)
         parsed.append((stage, path, typed))
     return parsed
 
 
-def _pairs(words: list[str]) -> list[tuple[str, str]]:
-    pairs: list[tuple[str, str]] = []
+def pairs(words: list[str]) -> list[tuple[str, str]]:
+    """The words of a command line as (dotted name, text of the value), in order.
+
+    Raises:
+        RecipeError: a word that is no flag, or a flag without a value.
+    """
+    found: list[tuple[str, str]] = []
     rest = iter(words)
     for word in rest:
         name, equals, value = word.removeprefix("--").partition("=")
@@ -43,8 +48,8 @@ def _pairs(words: list[str]) -> list[tuple[str, str]]:
             if following is None or following.startswith("--"):
                 raise RecipeError(f"--{field_name((name,))}: needs a value")
             value = following
-        pairs.append((name, value))
-    return pairs
+        found.append((name, value))
+    return found
 
 
 def _target(name: str, stages: set[str]) -> tuple[str | None, list[str]]:

@@ -161,17 +161,12 @@ def _commands(record: RunRecord) -> list[tuple[str, str]]:
         first = ("Continue this run where it stopped", f"polopt resume {directory}")
     else:
         first = ("Measure the trained policy", f"polopt eval {directory}")
+    again = record.config.get("command")  # none: the recipe came from Python
     return [
         first,
-        (f"Run the recipe {_name(record)} again, with the settings below", _again(record)),
+        *([("Run the same again, in a new directory", str(again))] if again else []),
         ("Write this page again", f"polopt report {directory}"),
     ]
-
-
-def _again(record: RunRecord) -> str:
-    seed = (record.config["stages"][-1].get("settings") or {}).get("run.seed")
-    flag = "" if seed is None else f" --run.seed {seed}"
-    return f"polopt train {shlex.quote(_name(record) + '.toml')}{flag}"
 
 
 def _name(record: RunRecord) -> str:

@@ -112,7 +112,7 @@ class FirstOrder(Generic[T]):
         norm = torch.nn.utils.clip_grad_norm_(self._named.values(), self.settings.max_grad_norm)
         values = {name: float(value) for name, value in totals.items()}
         values["grad_norm"] = float(norm)
-        if False:
+        if not torch.isfinite(norm):
             raise NonFiniteError(
                 f"{self.name}: the gradient norm of step {step + 1} is {float(norm)}; the weights "
                 "were left as they are (lower update.learning_rate or update.max_grad_norm)"

@@ -1,0 +1,134 @@
+"""Groups as tensors, by hand."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from polopt.data import Demonstration
+from polopt.rollout.dataset import demonstrated
+from polopt.rollout.groups import experience, rollout_metrics
+from polopt.types import Batch, Finish, Group, Outcome, Prompt, Sample, Sampling, Span
+
+CPU = torch.device("cpu")
+NAN = float("nan")
+
+
+def sample(tokens: list[int], prompt_length: int, reward: float = 0.0, **fields) -> Sample:
+    response = np.arange(len(tokens)) >= prompt_length
+    logp = np.where(response, -0.5 * np.arange(len(tokens)), np.nan).astype(np.float32)
+    return Sample(
+        tokens=np.array(tokens),
+        mask=response,
+        logp_rollout=logp,
+        prompt_length=prompt_length,
+        spans=(Span(3, prompt_length, len(tokens)),),
+        sampling=Sampling(0.7, min_new_tokens=1),
+        reward=reward,
+        **fields,
+    )
+
+
+def group(ticket: int, *samples: Sample) -> Group:
+    return Group(ticket, Prompt(ticket, "p", (5,)), samples)
+
+
+BATCH = Batch(
+    (
+        group(4, sample([5, 11, 12, 2], 1, 1.0, outcome=Outcome.OK)),
+        group(
+            6,
+            sample([6, 7, 8, 13, 2], 3, 0.0, outcome=Outcome.WRONG, finish=Finish.LENGTH),
+            sample([6, 7, 8, 14], 3, NAN, outcome=Outcome.TIMEOUT),
+        ),
+    ),
+    taken_at=5,
+)
+
+
+def test_prompts_stand_on_the_left_and_responses_on_the_right() -> None:
+    tensors = experience(BATCH, pad_id=9, device=CPU)
+    assert tensors.tokens.tokens.tolist() == [
+        [9, 9, 5, 11, 12, 2],
+        [6, 7, 8, 13, 2, 9],
+        [6, 7, 8, 14, 9, 9],
+    ]
+    assert tensors.tokens.attention.int().tolist() == [
+        [0, 0, 1, 1, 1, 1],
+        [1, 1, 1, 1, 1, 0],
+        [1, 1, 1, 1, 0, 0],
+    ]
+    assert tensors.tokens.prompt_width == 3
+    assert tensors.mask.int().tolist() == [[1, 1, 1], [1, 1, 0], [1, 0, 0]]
+    assert tensors.group.tolist() == [4, 6, 6]
+    assert tensors.truncated.tolist() == [False, True, False]
+    assert (tensors.tokens.temperature, tensors.tokens.min_new_tokens) == (0.7, 1)
+
+
+def test_log_probs_of_the_sampler_are_those_of_the_responses() -> None:
+    logp = experience(BATCH, pad_id=9, device=CPU).logp_rollout
+    expected = [[-0.5, -1.0, -1.5], [-1.5, -2.0, NAN], [-1.5, NAN, NAN]]
+    assert torch.allclose(logp, torch.tensor(expected), equal_nan=True)
+
+
+@pytest.mark.parametrize("finish", [Finish.ABORTED, Finish.ERROR])
+def test_what_did_not_end_by_itself_has_no_score(finish: Finish) -> None:
+    cut = replace(BATCH.groups[0].samples[0], finish=finish)
+    scores = experience(Batch((group(0, cut),), 0), pad_id=0, device=CPU).scores
+    assert torch.isnan(scores).tolist() == [True]
+    assert experience(BATCH, pad_id=9, device=CPU).scores[:2].tolist() == [1.0, 0.0]
+
+
+def test_rows_of_tensors_are_those_rows() -> None:
+    tensors = experience(BATCH, pad_id=9, device=CPU)
+    some = tensors.rows(torch.tensor([2, 0]))
+    assert some.group.tolist() == [6, 4]
+    assert some.tokens.tokens.tolist() == [[6, 7, 8, 14, 9, 9], [9, 9, 5, 11, 12, 2]]
+    assert some.tokens.prompt_width == 3
+
+
+def test_metrics_by_hand() -> None:
+    metrics = rollout_metrics(BATCH)
+    assert metrics == pytest.approx(
+        {
+            "response/length": (3 + 2 + 1) / 3,
+            "response/truncated": 1 / 3,
+            "lag/mean": 2.0,
+            "lag/max": 2.0,
+            "tokens": 6.0,
+            "reward/mean": 0.5,  # of the two that could be scored
+            "reward/std": 0.5,
+            "accuracy": 0.5,
+        }
+    )
+
+
+def test_metrics_of_rewards_by_name() -> None:
+    one = sample([5, 2], 1, 1.0, parts={"style": 0.5, "length": 2.0})
+    other = sample([5, 2], 1, 1.0, parts={"style": 1.0})
+    metrics = rollout_metrics(Batch((group(0, one, other),), 3))
+    assert metrics["reward/style"] == 0.75
+    assert metrics["reward/length"] == 2.0
+    assert "accuracy" not in metrics  # nobody judged
+
+
+def test_nothing_scored_is_no_reward_of_zero() -> None:
+    metrics = rollout_metrics(Batch((group(0, sample([5, 2], 1, NAN)),), 3))
+    assert not any(name.startswith("reward") for name in metrics)
+
+
+def test_a_demonstration_is_a_group_of_one_without_a_sampler() -> None:
+    mask = np.array([False, True, True])
+    prompt = Prompt(8, "p", (5,))
+    given = Demonstration(prompt, np.array([5, 6, 2]), mask, 1)
+    found = demonstrated(8, given)
+    assert found.ticket == 8
+    assert found.prompt is prompt
+    (one,) = found.samples
+    assert one.mask is mask
+    assert one.spans == ()
+    assert math.isnan(one.reward) and np.isnan(one.logp_rollout).all()
+    tensors = experience(Batch((found,), 0), pad_id=0, device=CPU)
+    assert tensors.mask.tolist() == [[True, True]]
