@@ -86,15 +86,27 @@ def _default(leaf: Leaf) -> str:
     """The default; where the row decides, what each row says."""
     if leaf.default != "the row decides":
         return leaf.default if leaf.default in ("", "required", "none") else _code(leaf.default)
-    values = [(name, row(name).defaults.get(leaf.name)) for name in INDEX]
-    return "<br>".join(f"{name}: {_code(value)}" for name, value in values if value is not None)
+    rows: dict[Any, list[str]] = {}
+    for name in INDEX:
+        value = row(name).defaults.get(leaf.name)
+        if value is not None and row(name).has(leaf.name):
+            rows.setdefault(str(value), []).append(name)
+    if not rows:
+        return ""
+    most = max(rows, key=lambda value: len(rows[value]))  # the others are the exceptions
+    rest = [f"{', '.join(names)}: {_code(v)}" for v, names in rows.items() if v != most]
+    common = _code(most) if sum(map(len, rows.values())) > 1 else f"{rows[most][0]}: {_code(most)}"
+    return "<br>".join([common, *rest])
 
 
 def _used_by(field: str) -> str:
     """Methods in which the field can have an effect."""
     asked = field.replace("reward.", "rewards.")  # the table of one reward is a short form
     names = [name for name in INDEX if row(name).has(asked)]
-    return "all" if len(names) == len(INDEX) else ", ".join(names)
+    others = [name for name in INDEX if name not in names]
+    if len(names) <= len(others):
+        return ", ".join(names)
+    return f"all but {', '.join(others)}" if others else "all"
 
 
 def _golden(_: Path, __: str) -> str:

@@ -142,6 +142,7 @@ class Experience:
     logp_rollout: torch.Tensor | None = None  # [B, T] of the sampler
     logp_old: torch.Tensor | None = None  # [B, T] trainer weights at the start of the update
     logp_ref: torch.Tensor | None = None  # [B, T] of the reference
+    logp: torch.Tensor | None = None  # [B, T] before the optimiser step; where a loss needs it
     values: torch.Tensor | None = None  # [B, T] V(s_t), state before token t
     last_values: torch.Tensor | None = None  # [B] V after the last token; None = 0
     greedy_scores: torch.Tensor | None = None  # [B] reward of the greedy response to the prompt

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from polopt.algorithms import INDEX
 from polopt.cli import main
 from polopt.cli.commands import polopt as group
 from polopt.errors import RunDirectoryError
@@ -117,7 +118,10 @@ def test_without_a_command_there_is_help(capsys: pytest.CaptureFixture[str]) -> 
         (["resume"], "RUN: missing; the directory of a run"),
         (["eval", "--k", "0", "run"], "Invalid value for '--k': 0 is not in the range x>=1."),
         (["show"], "Missing argument 'NAME'."),
-        (["show", "gpro"], 'NAME: "gpro" is not allowed; did you mean grpo? there are sft, grpo'),
+        (
+            ["show", "gpro"],
+            'NAME: "gpro" is not allowed; did you mean gspo or grpo? there are ' + ", ".join(INDEX),
+        ),
         (["report"], "Missing argument 'RUN...'."),
         (["quickstart", "now"], "'now' is not a flag; a flag is --section.field value"),
     ],

@@ -76,4 +76,4 @@ def test_allowed_in_words() -> None:
     assert allowed(["run", "device"]) == "auto, cpu, cuda, cuda:N or mps"
     assert allowed(["rewards", 0, "verifier"]) == "task"
     assert allowed(["nothing", "here"]) == "nothing"
-    assert members(["kl"]) == ["coefficient", "estimator", "placement"]
+    assert members(["until"]) == ["at_least", "metric"]

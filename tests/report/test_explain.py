@@ -79,11 +79,14 @@ def test_no_metric_is_named_twice_in_the_table() -> None:
 def test_the_columns_of_a_row_are_explained() -> None:
     columns = [
         "rollout",
+        "shaping",
         "returns",
         "baseline",
         "normalisation",
         "ratio",
         "bound",
+        "mask",
+        "correction",
         "kl",
         "aggregation",
         "update",

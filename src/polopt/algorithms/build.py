@@ -13,7 +13,15 @@ from polopt.coordination.ledger import Ledger
 from polopt.coordination.offline import OfflineSource
 from polopt.coordination.sources import InlineSource, RolloutSource, Sampled
 from polopt.coordination.stage import Evaluation, Event, Observer, Stage, Until
-from polopt.credit import Credit, assign, kl_penalty, terminal
+from polopt.credit import (
+    Credit,
+    assign,
+    every_row,
+    kl_penalty,
+    overlong,
+    terminal,
+    untruncated,
+)
 from polopt.errors import RecipeError
 from polopt.math.statistics import drift
 from polopt.models import LanguageModel, save
@@ -129,6 +137,11 @@ def sampled_stage(parts: Parts, loss: Loss[Any], credit: Credit) -> Stage:
     )
 
 
+def critic_free_stage(parts: Parts) -> Stage:
+    """The stage of every row without a critic: its columns say all that is its own."""
+    return sampled_stage(parts, policy_gradient(parts.recipe), credit_of(parts.recipe))
+
+
 def demonstrated_stage(parts: Parts, loss: Loss[Any]) -> Stage:
     """A stage that learns from given responses, every token of them alike."""
     shared = common(parts, demonstrations=True)
@@ -159,6 +172,11 @@ def prepare(shared: Common) -> Callable[[Batch], Experience]:
 def credit_of(recipe: StageRecipe) -> Credit:
     """The credit columns of a resolved stage."""
     shapers = [terminal()]
+    if recipe.credit.overlong_penalty:
+        assert recipe.credit.overlong_buffer is not None, "resolved"
+        longest = float(recipe.rollout.max_new_tokens)
+        buffer = longest * recipe.credit.overlong_buffer
+        shapers.append(overlong(longest, buffer, recipe.credit.overlong_penalty))
     if recipe.kl.coefficient and recipe.kl.placement == "reward":
         shapers.append(kl_penalty(recipe.kl.coefficient, chosen("estimator", recipe)))
     return Credit(
@@ -166,29 +184,44 @@ def credit_of(recipe: StageRecipe) -> Credit:
         returns=chosen("returns", recipe),
         baseline=chosen("baseline", recipe),
         normalise=chosen("normalisation", recipe),
+        keep=untruncated if recipe.credit.drop_truncated else every_row,
     )
 
 
-def policy_gradient(recipe: StageRecipe) -> Loss[StepTerms]:
-    """The objective columns of a resolved stage, as a loss of the actor's scores."""
+def objective_of(recipe: StageRecipe) -> PolicyObjective:
+    """The objective columns of a resolved stage."""
     kl = None
     if recipe.kl.coefficient and recipe.kl.placement == "loss":
-        kl = KLTerm(chosen("estimator", recipe), recipe.kl.coefficient)
-    objective = PolicyObjective(
+        kl = KLTerm(
+            chosen("estimator", recipe),
+            recipe.kl.coefficient,
+            corrected=bool(recipe.kl.importance_corrected),
+        )
+    return PolicyObjective(
         ratio=chosen("ratio", recipe),
         surrogate=chosen("bound", recipe),
         aggregate=chosen("aggregation", recipe),
         aggregation_length=recipe.objective.aggregation_length,
         kl=kl,
+        correction=chosen("correction", recipe),
+        mask_edit=chosen("mask", recipe),
         entropy_coefficient=recipe.objective.entropy_coefficient or 0.0,
     )
+
+
+def policy_gradient(recipe: StageRecipe) -> Loss[StepTerms]:
+    """The same as a loss of the actor's scores."""
+    objective = objective_of(recipe)
     want: set[Quantity] = {"logp", "entropy"}
     return Loss(
         want=want,
-        terms=lambda experience, credited: step_terms(experience, credited, objective),
+        terms=lambda experience, credited: step_terms(
+            experience, credited, objective, experience.logp
+        ),
         value=lambda scores, terms: policy_loss(
             _given(scores.logp), scores.entropy, terms, objective
         ),
+        needs_logp=objective.mask_edit is not None,
     )
 
 

@@ -11,6 +11,11 @@ Finding = tuple[str, str]  # field and text
 
 GROUP_BASELINES = ("group_mean", "leave_one_out", "length_weighted")
 GROUP_NORMALISATIONS = ("group_std", "group_mean", "batch_std")  # all centre on the group mean
+LEVELS = {
+    "opsm": "token",
+    "gmpo": "token",
+    "opmd": "sequence_sum",
+}  # the one level of the ratio that a bound takes
 
 
 def findings(row: Row, stage: StageRecipe, *, own_reward: bool) -> Iterator[Finding]:
@@ -19,6 +24,8 @@ def findings(row: Row, stage: StageRecipe, *, own_reward: bool) -> Iterator[Find
         yield from _sampler(row, stage)
         yield from _group(stage)
         yield from _centring(stage)
+        yield from _levels(stage)
+        yield from _ranges(stage)
         yield from _reuse(stage)
     if "reward" in row.requires and not stage.rewards and not own_reward:
         yield "reward", f'missing; {row.name} needs verifier = "task", or file and function'
@@ -61,6 +68,34 @@ def _centring(stage: StageRecipe) -> Iterator[Finding]:
         yield "credit.baseline", f"{shown(credit.baseline)} has no effect {because} a group itself"
     if credit.returns != "outcome":
         yield "credit.returns", f"{shown(credit.returns)} has no effect {because} whole responses"
+
+
+def _levels(stage: StageRecipe) -> Iterator[Finding]:
+    """Some bounds are defined for one level of the ratio only."""
+    objective = stage.objective
+    level = LEVELS.get(objective.bound or "none")
+    if level and objective.ratio != level:
+        yield (
+            "objective.ratio",
+            f"{shown(objective.ratio)} is not allowed with objective.bound = {objective.bound}; "
+            f"it must be {level}",
+        )
+    if objective.mask != "none" and objective.ratio == "none":
+        yield (
+            "objective.mask",
+            f"{shown(objective.mask)} has no effect with objective.ratio = none; it needs a ratio",
+        )
+
+
+def _ranges(stage: StageRecipe) -> Iterator[Finding]:
+    """Lower ends are at most upper ends."""
+    one = stage.objective
+    for field, low, upper, high in (
+        ("weight_min", one.weight_min, "weight_max", one.weight_max),
+        ("correction_low", one.correction_low, "correction_high", one.correction_high),
+    ):
+        if low is not None and high is not None and low > high:
+            yield f"objective.{field}", f"{low} is not allowed; at most objective.{upper} = {high}"
 
 
 def _reuse(stage: StageRecipe) -> Iterator[Finding]:

@@ -34,6 +34,7 @@ class Choice:
 _CREDIT, _OBJECTIVE = "polopt.credit.", "polopt.objective.policy_gradient:"
 _MATH = "polopt.math."
 _SPREAD = {"ddof": "credit.ddof", "eps": "credit.epsilon"}
+_CAPS = {"low": "objective.correction_low", "high": "objective.correction_high"}
 
 CHOICES: Mapping[str, Mapping[str, Choice]] = {
     "rollout": {
@@ -137,6 +138,75 @@ CHOICES: Mapping[str, Mapping[str, Choice]] = {
                 "dual": "objective.dual_clip",
             },
         ),
+        "opsm": Choice(
+            _MATH + "surrogates:clipped_unless_stale",
+            "as clip; ℓ = 0 where A < 0 and 1/n Σₜ (log π_old - log π)ₜ > δ",
+            arguments={
+                "low": "objective.clip_low",
+                "high": "objective.clip_high",
+                "drift": "objective.drift",
+            },
+        ),
+        "gmpo": Choice(
+            _MATH + "surrogates:gmpo",
+            "ℓ = -A exp(1/n Σₜ cₜ), cₜ = log ρₜ clipped to [-ε_low, ε_high] where that lowers A cₜ",
+            arguments={"low": "objective.clip_low", "high": "objective.clip_high"},
+        ),
+        "cispo": Choice(
+            _MATH + "surrogates:cispo",
+            "ℓ = -w A log π, w = clip(ρ, w_min, w_max) held constant",
+            arguments={
+                "weight_min": "objective.weight_min",
+                "weight_max": "objective.weight_max",
+            },
+        ),
+        "sapo": Choice(
+            _MATH + "surrogates:sapo",
+            "ℓ = -A 4/τ σ(τ (ρ - 1)), τ by the sign of A",
+            arguments={
+                "tau_positive": "objective.tau_positive",
+                "tau_negative": "objective.tau_negative",
+            },
+        ),
+        "opmd": Choice(
+            _MATH + "surrogates:opmd",
+            "Σₜ ℓ = -A log π(y) + τ/2 (log ρ)²",
+            arguments={"tau": "objective.tau"},
+        ),
+    },
+    "mask": {
+        "none": Choice(_OBJECTIVE + "EVERY_TOKEN", "every token of every response"),
+        "m2po": Choice(
+            _MATH + "corrections:m2po_mask",
+            "drop the largest (log ρ)² where A log ρ > 0, until their mean ≤ τ",
+            arguments={"tau": "objective.second_moment"},
+        ),
+    },
+    "correction": {
+        "none": Choice(_OBJECTIVE + "UNCORRECTED", "w = 1"),
+        "token_tis": Choice(
+            _MATH + "corrections:token_truncated",
+            "w = clip(uₜ, low, high), uₜ = π_old / π_rollout",
+            arguments=_CAPS,
+        ),
+        "token_mask": Choice(
+            _MATH + "corrections:token_masked",
+            "w = uₜ where low ≤ uₜ ≤ high, else 0",
+            arguments=_CAPS,
+        ),
+        "sequence_tis": Choice(
+            _MATH + "corrections:sequence_truncated", "w = clip(Πₜ uₜ, low, high)", arguments=_CAPS
+        ),
+        "sequence_mask": Choice(
+            _MATH + "corrections:sequence_masked",
+            "w = Πₜ uₜ where low ≤ Πₜ uₜ ≤ high, else 0",
+            arguments=_CAPS,
+        ),
+        "sequence_geometric_mask": Choice(
+            _MATH + "corrections:sequence_geometric_masked",
+            "w = uₜ where low ≤ exp(1/n Σₜ log uₜ) ≤ high, else 0",
+            arguments=_CAPS,
+        ),
     },
     "estimator": {
         "k1": Choice(_MATH + "divergence:k1", "k1 = d, with d = log π - log π_ref"),
@@ -175,6 +245,13 @@ CHOICES: Mapping[str, Mapping[str, Choice]] = {
         "actor": Choice("polopt.roles.actor:Actor", "π, the policy that is trained"),
         "reference": Choice("polopt.roles.reference:frozen", "π_ref, the weights of the start"),
     },
+    "shaping": {
+        "overlong": Choice(
+            _CREDIT + "shaping:overlong",
+            "r ← r - p · (share of the buffer that the response fills)",
+            _MATH + "shaping:overlong_penalty",
+        ),
+    },
     "extra_losses": {
         "entropy": Choice(_OBJECTIVE + "policy_loss", "L ← L - c H(π)"),
     },
@@ -195,6 +272,8 @@ FIELDS = {
     "normalisation": "credit.normalisation",
     "ratio": "objective.ratio",
     "bound": "objective.bound",
+    "mask": "objective.mask",
+    "correction": "objective.correction",
     "estimator": "kl.estimator",
     "placement": "kl.placement",
     "aggregation": "objective.aggregation",

@@ -15,6 +15,7 @@ Entry = dict[str, Any]
 COLUMNS_OF_CREDIT = ("returns", "baseline", "normalisation")
 _NUMBERS = {
     "rollout": ("rollout.group_size", "rollout.prompts_per_step", "rollout.temperature"),
+    "shaping": ("credit.overlong_penalty", "credit.overlong_buffer"),
     "kl": ("kl.coefficient",),
     "aggregation": ("objective.aggregation_length",),
     "update": ("update.learning_rate", "update.epochs", "update.minibatches", "update.batch_size"),
@@ -61,12 +62,17 @@ def _summary(one: Row) -> Entry:
 
 def _entries(one: Row, values: Mapping[str, Any]) -> list[Entry]:
     roles = [name for name in one.roles if name != "reference" or values.get("kl.coefficient")]
+    masked, corrected = _chosen("mask", values), _chosen("correction", values)
+    shaped = bool(values.get("credit.overlong_penalty"))
     entropy = ["entropy"] if values.get("objective.entropy_coefficient") else []
     return [
         _entry("rollout", one.rollout, values),
+        *([_entry("shaping", "overlong", values)] if shaped else []),
         *(_entry(name, _chosen(name, values), values) for name in COLUMNS_OF_CREDIT),
         _entry("ratio", _chosen("ratio", values), values),
         _bound(values),
+        *([_entry("mask", masked, values)] if masked not in (None, "none") else []),
+        *([_entry("correction", corrected, values)] if corrected not in (None, "none") else []),
         _kl(values),
         _entry("aggregation", _chosen("aggregation", values), values),
         _entry("update", one.update, values),
@@ -100,10 +106,12 @@ def _kl(values: Mapping[str, Any]) -> Entry:
         return _line("kl", "none", None, {})
     estimator, placement = values["kl.estimator"], values["kl.placement"]
     choice = CHOICES["estimator"][estimator]
-    where = CHOICES["placement"][placement]
-    equation = f"{where.equation}, {choice.equation}"
-    numbers = _given(values, _NUMBERS["kl"])
-    return {**_line("kl", f"{estimator} in {placement}", choice, numbers), "equation": equation}
+    where = CHOICES["placement"][placement].equation
+    numbers, name = _given(values, _NUMBERS["kl"]), f"{estimator} in {placement}"
+    if placement == "loss" and values.get("kl.importance_corrected"):
+        where, name = where.replace("β k", "β ρₜ k"), f"ρ {name}"
+    equation = f"{where}, {choice.equation}"
+    return {**_line("kl", name, choice, numbers), "equation": equation}
 
 
 def _given(values: Mapping[str, Any], fields: tuple[str, ...]) -> dict[str, Any]:

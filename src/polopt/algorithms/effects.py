@@ -54,6 +54,9 @@ def _any_rows(values: Values) -> bool:
     return not all(source.startswith(WITH_VERIFIER) for source in _sources(values))
 
 
+_CORRECTED = Need(
+    "objective.correction", lambda v: v["objective.correction"] != "none", "a correction"
+)
 _WITH_KL = Need("kl.coefficient", lambda values: bool(values["kl.coefficient"]), "a value above 0")
 
 NEEDS: Mapping[str, Need] = {
@@ -69,15 +72,28 @@ NEEDS: Mapping[str, Need] = {
     "data.max_bad_share": _is("data.on_bad_row", "skip"),
     "credit.gamma": _is("credit.returns", "reward_to_go", "full"),
     "credit.baseline_constant": _is("credit.baseline", "constant"),
+    "credit.overlong_buffer": Need(
+        "credit.overlong_penalty", lambda v: bool(v["credit.overlong_penalty"]), "a value above 0"
+    ),
     "credit.ddof": _is("credit.normalisation", *SPREAD),
     "credit.epsilon": _is("credit.normalisation", *SPREAD, "group_mean"),
     "objective.bound": _is("objective.ratio", "token", "sequence_sum", "sequence_mean"),
-    "objective.clip_low": _is("objective.bound", "clip"),
-    "objective.clip_high": _is("objective.bound", "clip"),
+    "objective.clip_low": _is("objective.bound", "clip", "opsm", "gmpo"),
+    "objective.clip_high": _is("objective.bound", "clip", "opsm", "gmpo"),
     "objective.dual_clip": _is("objective.bound", "clip"),
+    "objective.drift": _is("objective.bound", "opsm"),
+    "objective.weight_min": _is("objective.bound", "cispo"),
+    "objective.weight_max": _is("objective.bound", "cispo"),
+    "objective.tau_positive": _is("objective.bound", "sapo"),
+    "objective.tau_negative": _is("objective.bound", "sapo"),
+    "objective.tau": _is("objective.bound", "opmd"),
+    "objective.second_moment": _is("objective.mask", "m2po"),
+    "objective.correction_low": _CORRECTED,
+    "objective.correction_high": _CORRECTED,
     "objective.aggregation_length": _is("objective.aggregation", "seq_mean_token_sum_const"),
     "kl.estimator": _WITH_KL,
     "kl.placement": _WITH_KL,
+    "kl.importance_corrected": _is("kl.placement", "loss"),
 }
 
 

@@ -8,10 +8,28 @@ from importlib import import_module
 from polopt.algorithms.row import Row
 from polopt.errors import RecipeError
 from polopt.recipe import shown
+from polopt.recipe.fields import either
 
 INDEX = {
     "sft": "maximum likelihood of demonstrations: the warm start of the others",
+    "pg": "the reward on every token: the theorem, and nothing else",
+    "reinforce": "reward to go less a baseline; return and baseline are choices",
+    "rloo": "leave-one-out baseline over the KL-shaped reward, no ratio",
     "grpo": "advantages relative to a group of responses, clipped ratio, no critic",
+    "dr_grpo": "GRPO without the division by the spread and by the length",
+    "dapo": "clip-higher, token mean, overlong penalty, no KL; without dynamic sampling",
+    "opo": "length-weighted baseline, exactly on-policy, no KL",
+    "maxrl": "advantages divided by the mean reward of the group: the gradient of log p",
+    "lite_ppo": "group mean, spread of the batch, token mean, clipped ratio",
+    "reinforce_pp": "reward to go with a token-wise KL penalty, normalised over the batch",
+    "reinforce_pp_baseline": "group mean, normalised over the batch, k2 in the loss",
+    "gspo": "one clipped ratio a response: the geometric mean over its tokens",
+    "gmpo": "geometric mean of token ratios, clipped in log space before the mean",
+    "cispo": "capped importance weights held constant: every token keeps its gradient",
+    "sapo": "a sigmoid gate on the ratio in the place of the clip",
+    "kimi_opmd": "centred reward on whole responses, squared log-ratio to the policy before",
+    "m2po": "tokens that moved most leave the loss; the others are not clipped",
+    "dsv32_grpo": "GRPO with importance-corrected KL and a mask for stale bad responses",
 }
 
 
@@ -22,8 +40,8 @@ def row(name: str, field: str = "algorithm") -> Row:
         RecipeError: there is none; names ``field`` and the nearest one.
     """
     if name not in INDEX:
-        near = get_close_matches(name.lower(), INDEX, n=1)
-        advice = f"did you mean {near[0]}? " if near else ""
+        near = get_close_matches(name.lower(), INDEX, n=2)
+        advice = f"did you mean {either(near)}? " if near else ""
         raise RecipeError(
             f"{field}: {shown(name)} is not allowed; {advice}there are {', '.join(INDEX)}"
         )

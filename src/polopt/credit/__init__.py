@@ -1,6 +1,16 @@
 """Credit assignment: from scores to advantages. ``assign`` composes the choices of a row."""
 
-from polopt.credit.assign import Baseline, Credit, Normalise, Returns, Shaper, assign
+from polopt.credit.assign import (
+    Baseline,
+    Credit,
+    Keep,
+    Normalise,
+    Returns,
+    Shaper,
+    assign,
+    every_row,
+    untruncated,
+)
 from polopt.credit.outcome import (
     batch_std,
     batch_z,
@@ -21,6 +31,7 @@ from polopt.credit.temporal import full, gae, outcome, reward_to_go
 __all__ = [
     "Baseline",
     "Credit",
+    "Keep",
     "Normalise",
     "Returns",
     "Shaper",
@@ -28,6 +39,7 @@ __all__ = [
     "batch_std",
     "batch_z",
     "constant",
+    "every_row",
     "full",
     "gae",
     "greedy",
@@ -44,5 +56,6 @@ __all__ = [
     "spread",
     "terminal",
     "unchanged",
+    "untruncated",
     "value",
 ]

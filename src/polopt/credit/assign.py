@@ -31,6 +31,22 @@ Normalise = Callable[[Tensor, Tensor, Experience, Tensor, Tensor], tuple[Tensor,
 the tokens still in the loss, ``scored[B]`` the rows that had a reward at all."""
 
 
+Keep = Callable[[Experience], Tensor]
+"""``experience -> rows[B]`` that take part at all; the others are in no statistic."""
+
+
+def every_row(experience: Experience) -> Tensor:
+    """No row is left out."""
+    return torch.ones_like(experience.group, dtype=torch.bool)
+
+
+def untruncated(experience: Experience) -> Tensor:
+    """Rows cut by the length limit are left out (overlong filtering, DAPO 2503.14476, §3.4)."""
+    if experience.truncated is None:
+        raise ValueError("dropping truncated rows reads truncated; the experience has none")
+    return ~experience.truncated
+
+
 @dataclass(frozen=True)
 class Credit:
     """The choices of the credit column of a row; each is a function, exchanged by passing another.
@@ -42,6 +58,7 @@ class Credit:
     returns: Returns = outcome
     baseline: Baseline = no_baseline
     normalise: Normalise = unchanged
+    keep: Keep = every_row
 
 
 @torch.no_grad()
@@ -60,7 +77,7 @@ def assign(experience: Experience, credit: Credit) -> Credited:
     Raises:
         NonFiniteError: An infinite score, or NaN or infinity inside the mask.
     """
-    scored = _scored(experience)
+    scored = _scored(experience) & credit.keep(experience)
     mask = experience.mask & scored[:, None]
     _check(experience, mask)
 

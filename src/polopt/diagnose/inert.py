@@ -8,6 +8,17 @@ from collections.abc import Set as AbstractSet
 from polopt.algorithms import row
 from polopt.recipe import StageRecipe
 
+AT_RATIO_1 = (  # do nothing there
+    "clip_low",
+    "clip_high",
+    "dual_clip",
+    "drift",
+    "tau_positive",
+    "tau_negative",
+    "tau",
+    "second_moment",
+)
+
 
 def inert(stage: StageRecipe, of: AbstractSet[str] | None = None) -> list[str]:
     """One line for each such setting of a resolved stage; the field stands first.
@@ -17,7 +28,11 @@ def inert(stage: StageRecipe, of: AbstractSet[str] | None = None) -> list[str]:
         of: only these fields; default: all.
     """
     sampled = "prompts" in row(stage.algorithm).requires
-    of_policy = (*_bound(stage), *_kl(stage), *_normalisation(stage)) if sampled else ()
+    of_policy = (
+        (*_bound(stage), *_correction(stage), *_kl(stage), *_normalisation(stage))
+        if sampled
+        else ()
+    )
     lines = [*of_policy, *_lengths(stage)]
     return [line for line in lines if of is None or line.split()[0].strip(":") in of]
 
@@ -25,13 +40,28 @@ def inert(stage: StageRecipe, of: AbstractSet[str] | None = None) -> list[str]:
 def _bound(stage: StageRecipe) -> Iterator[str]:
     """On the first optimiser step after sampling ρ = 1: no bound on it ever bites."""
     once = stage.update.epochs == 1 and stage.update.minibatches == 1
-    for name in ("clip_low", "clip_high", "dual_clip"):
-        if once and getattr(stage.objective, name) is not None:
+    for name in AT_RATIO_1 if once else ():
+        if getattr(stage.objective, name) is not None:
             yield f"objective.{name} has no effect: with 1 epoch and 1 minibatch the ratio is 1"
+
+
+def _correction(stage: StageRecipe) -> Iterator[str]:
+    if stage.objective.correction != "none" and stage.coordination.mode == "alternate":
+        yield (
+            f"objective.correction = {stage.objective.correction} has no effect beyond rounding: "
+            "with coordination.mode = alternate the weights that train are the ones that sample"
+        )
 
 
 def _kl(stage: StageRecipe) -> Iterator[str]:
     match stage.kl.placement, stage.kl.estimator:
+        case "loss", "k2" if stage.kl.importance_corrected:
+            yield (
+                "kl.importance_corrected: multiplied by the ratio, k2 does not have the gradient "
+                "of the KL divergence; k1 and k3 have"
+            )
+        case "loss", _ if stage.kl.importance_corrected:
+            pass
         case "loss", "k1":
             yield (
                 "kl.coefficient has no effect on average: the gradient of k1 in the loss is 0 in "

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from polopt.math.corrections import opsm_mask
 from polopt.math.ratios import safe_exp
 from polopt.math.reduce import lengths, row_mean, spread_rows
 
@@ -71,6 +72,26 @@ def clipped(
         loss = torch.where(stops, ceiling, loss)
         events["dual_clip_fraction"] = stops
     return loss, events
+
+
+def clipped_unless_stale(
+    logp: Float[Tensor, "B T"],
+    log_ratio: Float[Tensor, "B T"],
+    advantages: Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    *,
+    low: float,
+    high: float,
+    drift: float,
+) -> tuple[Float[Tensor, "B T"], Events]:
+    """``clipped``, and 0 where A<0 and ``meanₜ(log π_old - log π) > δ`` (DeepSeek-V3.2 2512.02556).
+
+    Takes token log-ratios. Rows that are left out stay in every divisor.
+    """
+    loss, events = clipped(logp, log_ratio, advantages, mask, low=low, high=high)
+    old, row = torch.zeros_like(log_ratio), row_mean(advantages, mask)
+    keep = spread_rows(opsm_mask(log_ratio, old, row, mask, delta=drift).to(loss.dtype), mask)
+    return loss * keep, events | {"stale_fraction": mask & (keep == 0)}
 
 
 def capped_weight(

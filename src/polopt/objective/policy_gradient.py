@@ -34,6 +34,9 @@ Correction = Callable[[Tensor, Tensor, Tensor], Tensor]
 MaskEdit = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """``(logp, logp_old, advantages, mask) -> mask[B, T]``, from the current policy (M2PO)."""
 
+UNCORRECTED: Correction | None = None  # w = 1
+EVERY_TOKEN: MaskEdit | None = None  # the mask stays as it is
+
 
 @dataclass(frozen=True)
 class RatioLevel:

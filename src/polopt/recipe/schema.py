@@ -134,6 +134,17 @@ class Credit(Section):
     epsilon: Annotated[NonNegative | None, BY_ROW] = Field(
         default=None, description="added to the standard deviation"
     )
+    overlong_penalty: Annotated[NonNegative | None, BY_ROW] = Field(
+        default=None,
+        description="what a response of max_new_tokens loses of its reward; 0: nothing",
+    )
+    overlong_buffer: Annotated[Annotated[float, Field(gt=0, le=1)] | None, BY_ROW] = Field(
+        default=None, description="last share of max_new_tokens, over which the penalty grows"
+    )
+    drop_truncated: bool = Field(
+        default=False,
+        description="responses cut by max_new_tokens leave the batch before any statistic",
+    )
 
 
 class Objective(Section):
@@ -142,18 +153,64 @@ class Objective(Section):
     ratio: Annotated[Literal["none", "token", "sequence_sum", "sequence_mean"] | None, BY_ROW] = (
         Field(default=None, description="level of the importance ratio")
     )
-    bound: Annotated[Literal["none", "clip"] | None, BY_ROW] = Field(
-        default=None, description="trust region in the loss"
-    )
+    bound: Annotated[
+        Literal["none", "clip", "opsm", "gmpo", "cispo", "sapo", "opmd"] | None, BY_ROW
+    ] = Field(default=None, description="trust region in the loss")
     clip_low: Annotated[BelowOne | None, BY_ROW] = Field(
-        default=None, description="ratio is clipped below 1 - clip_low"
+        default=None,
+        description="ratio is clipped below 1 - clip_low; gmpo: its logarithm below -clip_low",
     )
     clip_high: Annotated[NonNegative | None, BY_ROW] = Field(
-        default=None, description="ratio is clipped above 1 + clip_high"
+        default=None,
+        description="ratio is clipped above 1 + clip_high; gmpo: its logarithm above clip_high",
     )
     dual_clip: Annotated[float, Field(gt=1)] | None = Field(
         default=None,
         description="bound on the ratio where the advantage is negative; default: none",
+    )
+    drift: Annotated[PositiveFloat | None, BY_ROW] = Field(
+        default=None,
+        description="opsm: mean of log pi_old - log pi from which a response with negative "
+        "advantage is left out",
+    )
+    weight_min: Annotated[NonNegative | None, BY_ROW] = Field(
+        default=None, description="cispo: least weight of a token, a ratio and not a distance to 1"
+    )
+    weight_max: Annotated[PositiveFloat | None, BY_ROW] = Field(
+        default=None, description="cispo: largest weight of a token"
+    )
+    tau_positive: Annotated[PositiveFloat | None, BY_ROW] = Field(
+        default=None, description="sapo: how fast the gate closes where the advantage is positive"
+    )
+    tau_negative: Annotated[PositiveFloat | None, BY_ROW] = Field(
+        default=None, description="sapo: the same where it is not positive"
+    )
+    tau: Annotated[PositiveFloat | None, BY_ROW] = Field(
+        default=None, description="opmd: weight of the squared log-ratio"
+    )
+    mask: Annotated[Literal["none", "m2po"] | None, BY_ROW] = Field(
+        default=None, description="tokens that leave the loss of an optimiser step"
+    )
+    second_moment: Annotated[PositiveFloat | None, BY_ROW] = Field(
+        default=None, description="m2po: largest mean of the squared log-ratio"
+    )
+    correction: Annotated[
+        Literal[
+            "none",
+            "token_tis",
+            "token_mask",
+            "sequence_tis",
+            "sequence_mask",
+            "sequence_geometric_mask",
+        ]
+        | None,
+        BY_ROW,
+    ] = Field(default=None, description="weight for samples of another policy than pi_old")
+    correction_low: NonNegative = Field(
+        default=0.0, description="least weight, or lower end of what is kept"
+    )
+    correction_high: Annotated[PositiveFloat | None, BY_ROW] = Field(
+        default=None, description="largest weight (2 is usual), or upper end of what is kept"
     )
     aggregation: Annotated[
         Literal[
@@ -185,6 +242,9 @@ class KL(Section):
     )
     placement: Annotated[Literal["reward", "loss"] | None, BY_ROW] = Field(
         default=None, description="where it acts"
+    )
+    importance_corrected: Annotated[bool | None, BY_ROW] = Field(
+        default=None, description="in the loss: the estimate is multiplied by pi / pi_old"
     )
 
 

@@ -153,11 +153,14 @@ UNKNOWN_METRIC = "A metric of this run for which this page has no explanation."
 # The columns of a row, in the words of somebody who sees them first.
 COLUMNS = {
     "rollout": "where the responses come from",
+    "shaping": "what is added to the reward",
     "returns": "what a response is credited with",
     "baseline": "what the return is compared with",
     "normalisation": "what the advantage is divided by",
     "ratio": "how new and old policy are compared",
     "bound": "what limits one update",
+    "mask": "which tokens leave the loss",
+    "correction": "how samples of an older policy are weighed",
     "kl": "what holds the policy near the reference",
     "aggregation": "how token losses become one number",
     "update": "how the weights move",

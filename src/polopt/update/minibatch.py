@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, Protocol, Self, TypeVar
 
@@ -45,6 +45,7 @@ class Loss(Generic[T]):
     want: AbstractSet[Quantity]
     terms: Callable[[Experience, Credited], T]  # once a minibatch, over all of its rows
     value: Callable[[Scores, T], tuple[Tensor, dict[str, Tensor]]]  # once a micro-batch
+    needs_logp: bool = False  # terms read experience.logp: one more forward pass a minibatch
 
 
 class FirstOrder(Generic[T]):
@@ -100,6 +101,8 @@ class FirstOrder(Generic[T]):
         experience, credited = experience.rows(index), credited.rows(index)
         tokens = experience.tokens
         assert tokens is not None
+        if self.loss.needs_logp:
+            experience = replace(experience, logp=self.actor.log_probs(tokens))
         terms = self.loss.terms(experience, credited)
         self._optimiser.zero_grad(set_to_none=True)
         totals: dict[str, Tensor] = {}

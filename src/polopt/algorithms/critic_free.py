@@ -1,0 +1,71 @@
+"""What the rows without a critic have in common: groups of samples, credit, first-order steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from polopt.algorithms.row import Row
+from polopt.recipe import Scalar
+
+USES = frozenset(
+    {
+        "data",
+        "rewards",
+        "rollout",
+        "credit",
+        "objective",
+        "kl",
+        "update",
+        "coordination",
+        "evaluation",
+        "run",
+    }
+)
+IDLE = frozenset({"data.completion_field", "credit.lambda", "update.batch_size"})
+
+# Numbers where a row has none of its own; choices stand in the row, except those that do nothing.
+NUMBERS: Mapping[str, Scalar] = {
+    "rollout.group_size": 8,
+    "credit.gamma": 1.0,
+    "credit.ddof": 1,  # papers are silent; what implementations do inside a group
+    "credit.epsilon": 1e-6,
+    "credit.overlong_penalty": 0.0,
+    "credit.overlong_buffer": 0.2,  # DAPO: 4096 of 20480 tokens
+    "objective.bound": "clip",  # of the ratio, where there is one
+    "objective.clip_low": 0.2,
+    "objective.clip_high": 0.2,
+    "objective.drift": 0.5,
+    "objective.weight_min": 0.0,
+    "objective.weight_max": 5.0,  # ScaleRL, arXiv:2510.13786
+    "objective.tau_positive": 1.0,
+    "objective.tau_negative": 1.05,
+    "objective.tau": 0.1,
+    "objective.mask": "none",
+    "objective.second_moment": 0.04,
+    "objective.correction": "none",
+    "objective.entropy_coefficient": 0.0,
+    "kl.coefficient": 0.0,
+    "kl.estimator": "k2",  # in the loss the one with the gradient of the KL divergence
+    "kl.placement": "loss",
+    "kl.importance_corrected": False,
+    "update.learning_rate": 1e-6,
+    "update.epochs": 1,
+    "update.minibatches": 1,
+    "run.steps": 100,
+}
+
+
+def critic_free(name: str, *, summary: str, source: str, defaults: Mapping[str, Scalar]) -> Row:
+    """A row of the family; ``defaults`` are its own, and stand before those of the family."""
+    return Row(
+        name=name,
+        summary=summary,
+        source=source,
+        requires=frozenset({"prompts", "reward"}),
+        uses=USES,
+        idle=IDLE,
+        defaults={**NUMBERS, **defaults},
+        rollout="groups",
+        coordination="alternate",
+        roles=("actor", "reference"),
+    )

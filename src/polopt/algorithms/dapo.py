@@ -1,0 +1,42 @@
+"""DAPO: clip-higher, a mean over tokens, a penalty for overlong responses, no KL.
+
+    L = 1/N Σᵢₜ max(-ρ A, -clip(ρ, 1-ε_low, 1+ε_high) A),  Aᵢ = (Rᵢ - R̄) / σ
+    Rᵢ = rᵢ - clip((lᵢ - (L_max - L_cache)) / L_cache, 0, 1)
+
+Yu et al. 2025, arXiv:2503.14476, Eq. 8 to 13, without dynamic sampling (Eq. 11).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from polopt.algorithms.critic_free import critic_free
+
+if TYPE_CHECKING:
+    from polopt.algorithms.build import Parts
+    from polopt.coordination.stage import Stage
+
+ROW = critic_free(
+    "dapo",
+    summary="clip-higher, token mean, overlong penalty, no KL; without dynamic sampling",
+    source="Yu et al. 2025, arXiv:2503.14476, Eq. 8 to 13",
+    defaults={
+        "credit.overlong_penalty": 1.0,
+        "credit.returns": "outcome",
+        "credit.baseline": "group_mean",
+        "credit.normalisation": "group_std",
+        "objective.ratio": "token",
+        "objective.bound": "clip",
+        "objective.clip_low": 0.2,
+        "objective.clip_high": 0.28,
+        "objective.aggregation": "token_mean",
+        "update.minibatches": 4,  # with one step a batch the ratio is 1 and the bound does nothing
+    },
+)
+
+
+def build(parts: Parts) -> Stage:
+    """Sample groups, punish length near the limit, take asymmetrically clipped steps."""
+    from polopt.algorithms.build import critic_free_stage
+
+    return critic_free_stage(parts)

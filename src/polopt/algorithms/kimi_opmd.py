@@ -1,0 +1,39 @@
+"""Kimi's mirror descent: the centred reward, and a squared log-ratio to the policy before.
+
+    L = 1/B Σᵢ { -(rᵢ - r̄) log π(yᵢ) + τ/2 (log π(yᵢ) - log π_old(yᵢ))² }
+
+Kimi k1.5, arXiv:2501.12599, Eq. 2 and 3. Whole responses; the optimiser is not reset.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from polopt.algorithms.critic_free import critic_free
+
+if TYPE_CHECKING:
+    from polopt.algorithms.build import Parts
+    from polopt.coordination.stage import Stage
+
+ROW = critic_free(
+    "kimi_opmd",
+    summary="centred reward on whole responses, squared log-ratio to the policy before",
+    source="Kimi k1.5, arXiv:2501.12599, Eq. 2 and 3",
+    defaults={
+        "credit.returns": "outcome",
+        "credit.baseline": "group_mean",
+        "credit.normalisation": "none",
+        "objective.ratio": "sequence_sum",
+        "objective.bound": "opmd",
+        "objective.tau": 0.1,
+        "objective.aggregation": "seq_mean_token_sum",
+        "update.minibatches": 4,  # with one step a batch the ratio is 1 and the bound does nothing
+    },
+)
+
+
+def build(parts: Parts) -> Stage:
+    """Sample groups, centre their rewards, take steps that are pulled back to the policy before."""
+    from polopt.algorithms.build import critic_free_stage
+
+    return critic_free_stage(parts)

@@ -1,0 +1,41 @@
+"""M2PO: no clip; the tokens that moved most leave until the second moment is small.
+
+    L = -1/N' Σ ρ A over the N' tokens that stay
+    of the tokens with A log ρ > 0 the largest (log ρ)² leave until the mean of the rest is ≤ τ
+
+arXiv:2510.01161, Eq. 4. The mask is made anew for every optimiser step.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from polopt.algorithms.critic_free import critic_free
+
+if TYPE_CHECKING:
+    from polopt.algorithms.build import Parts
+    from polopt.coordination.stage import Stage
+
+ROW = critic_free(
+    "m2po",
+    summary="tokens that moved most leave the loss; the others are not clipped",
+    source="M2PO, arXiv:2510.01161, Eq. 4",
+    defaults={
+        "credit.returns": "outcome",
+        "credit.baseline": "group_mean",
+        "credit.normalisation": "group_std",
+        "objective.ratio": "token",
+        "objective.bound": "none",
+        "objective.mask": "m2po",
+        "objective.second_moment": 0.04,
+        "objective.aggregation": "token_mean",
+        "update.minibatches": 4,  # with one step a batch the ratio is 1 and the bound does nothing
+    },
+)
+
+
+def build(parts: Parts) -> Stage:
+    """Sample groups, compare in the group, take unclipped steps on the tokens that stay."""
+    from polopt.algorithms.build import critic_free_stage
+
+    return critic_free_stage(parts)

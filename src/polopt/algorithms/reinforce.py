@@ -1,0 +1,37 @@
+"""REINFORCE: what comes after a token, compared with a baseline.
+
+    L = -1/B Σᵢₜ (Gᵢₜ - b) log π(yᵢₜ | xᵢ, yᵢ,<ₜ),  Gₜ = Σ_{k≥t} γ^{k-t} rₖ
+
+Williams 1992; for language models Ahmadian et al. 2024, arXiv:2402.14740, section 2.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from polopt.algorithms.critic_free import critic_free
+
+if TYPE_CHECKING:
+    from polopt.algorithms.build import Parts
+    from polopt.coordination.stage import Stage
+
+ROW = critic_free(
+    "reinforce",
+    summary="reward to go less a baseline; return and baseline are choices",
+    source="Williams 1992; Ahmadian et al. 2024, arXiv:2402.14740, section 2",
+    defaults={
+        "credit.returns": "reward_to_go",
+        "credit.baseline": "constant",
+        "credit.normalisation": "none",
+        "credit.baseline_constant": 0.5,  # halfway between the rewards 0 and 1
+        "objective.ratio": "none",
+        "objective.aggregation": "seq_mean_token_sum",
+    },
+)
+
+
+def build(parts: Parts) -> Stage:
+    """Sample responses, credit each token with what follows it, less the baseline."""
+    from polopt.algorithms.build import critic_free_stage
+
+    return critic_free_stage(parts)

@@ -1,0 +1,43 @@
+"""REINFORCE++ with a baseline: centred in the group, normalised over the batch.
+
+    Aᵢ = z(rᵢ - r̄ of the group),  z over all tokens of the batch
+    L = 1/B Σᵢ 1/nᵢ Σₜ { max(-ρ A, -clip(ρ, 1-ε, 1+ε) A) + β k2 }
+
+Hu et al. 2025, arXiv:2501.03262, Eq. 6 to 8.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from polopt.algorithms.critic_free import critic_free
+
+if TYPE_CHECKING:
+    from polopt.algorithms.build import Parts
+    from polopt.coordination.stage import Stage
+
+ROW = critic_free(
+    "reinforce_pp_baseline",
+    summary="group mean, normalised over the batch, k2 in the loss",
+    source="Hu et al. 2025, arXiv:2501.03262, Eq. 6 to 8",
+    defaults={
+        "credit.returns": "outcome",
+        "credit.baseline": "group_mean",
+        "credit.normalisation": "batch_z",
+        "credit.ddof": 0,
+        "credit.epsilon": 1e-8,
+        "objective.ratio": "token",
+        "objective.bound": "clip",
+        "objective.aggregation": "seq_mean_token_mean",
+        "kl.coefficient": 0.01,
+        "kl.estimator": "k2",
+        "kl.placement": "loss",
+    },
+)
+
+
+def build(parts: Parts) -> Stage:
+    """Sample groups, centre in the group and normalise over the batch, take clipped steps."""
+    from polopt.algorithms.build import critic_free_stage
+
+    return critic_free_stage(parts)

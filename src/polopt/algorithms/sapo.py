@@ -1,0 +1,40 @@
+"""SAPO: a soft gate on the ratio instead of a clip.
+
+    L = -1/B Σᵢ 1/nᵢ Σₜ A 4/τ σ(τ (ρ - 1)),  τ = τ_positive where A > 0, else τ_negative
+
+Soft adaptive policy optimisation, arXiv:2511.20347. Negative advantages are gated faster.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from polopt.algorithms.critic_free import critic_free
+
+if TYPE_CHECKING:
+    from polopt.algorithms.build import Parts
+    from polopt.coordination.stage import Stage
+
+ROW = critic_free(
+    "sapo",
+    summary="a sigmoid gate on the ratio in the place of the clip",
+    source="SAPO, arXiv:2511.20347",
+    defaults={
+        "credit.returns": "outcome",
+        "credit.baseline": "group_mean",
+        "credit.normalisation": "group_std",
+        "objective.ratio": "token",
+        "objective.bound": "sapo",
+        "objective.tau_positive": 1.0,
+        "objective.tau_negative": 1.05,
+        "objective.aggregation": "seq_mean_token_mean",
+        "update.minibatches": 4,  # with one step a batch the ratio is 1 and the bound does nothing
+    },
+)
+
+
+def build(parts: Parts) -> Stage:
+    """Sample groups, compare in the group, take softly gated steps."""
+    from polopt.algorithms.build import critic_free_stage
+
+    return critic_free_stage(parts)
