@@ -36,7 +36,7 @@ class RunDirectory:
     def __enter__(self) -> RunDirectory:
         owner = self.path / ".owner"
         try:
-            pass
+            self._lock.acquire()
         except Timeout as error:
             who = owner.read_text(encoding="utf-8").strip() if owner.exists() else "another process"
             raise RunDirectoryError(f"{self.path}: in use by {who}") from error
