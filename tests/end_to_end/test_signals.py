@@ -67,29 +67,43 @@ def test_sigterm_saves_and_the_run_goes_on_to_the_same_bits(
     assert_same(run, undisturbed)
 
 
+SLOW_REWARD = """
+import pathlib, time
+
+def score(completions):
+    marker = pathlib.Path(__file__).with_name("inside")
+    if marker.exists():  # the first batch is scored at once, the second never
+        pathlib.Path(__file__).with_name("again").touch()
+        time.sleep(50)
+    marker.touch()
+    return [0.0] * len(completions)
+"""
+SLOW_RECIPE = """
+algorithm = "grpo"
+model.path = "builtin:tiny"
+data.source = "task:chain_sum"
+reward = {{ file = "{file}", function = "score" }}
+rollout = {{ prompts_per_step = 2, group_size = 2, max_new_tokens = 4 }}
+evaluation.prompts = 1
+run = {{ directory = "{run}", checkpoint_every = 1, threads = 1 }}
+"""
+
+
 def test_the_second_sigterm_ends_it_at_once(tmp_path: Path) -> None:
-    reward = tmp_path / "slow.py"
-    reward.write_text(
-        "import pathlib, time\n"
-        "def score(completions):\n"
-        f"    pathlib.Path({str(tmp_path / 'inside')!r}).touch()\n"
-        "    time.sleep(50)\n"
-        "    return [0.0] * len(completions)\n"
-    )
-    words = ("--rl.reward.file", reward, "--rl.reward.function", "score")
-    lengths = ("--sft.run.steps", 2, "--evaluation.prompts", 1, "--run.checkpoint_every", 1)
-    run = tmp_path / "run"
-    process = start("train", SMOKE, "--run.directory", run, *words, *lengths)
-    wait_for(lambda: (tmp_path / "inside").exists() or process.poll() is not None)
+    run, reward, recipe = (tmp_path / name for name in ("run", "slow.py", "slow.toml"))
+    reward.write_text(SLOW_REWARD)
+    recipe.write_text(SLOW_RECIPE.format(file=reward, run=run))
+    process = start("train", recipe)
+    wait_for(lambda: (tmp_path / "again").exists() or process.poll() is not None)
     process.send_signal(signal.SIGTERM)
     time.sleep(0.5)
-    assert process.poll() is None  # it wants to end the step first
+    assert process.poll() is None, process.communicate()  # it wants to end the step first
     process.send_signal(signal.SIGTERM)
     begin = time.monotonic()
     process.communicate(timeout=10)
     assert time.monotonic() - begin < 2.0
     assert process.returncode in TERMINATED
-    assert saved_step(run) == 2
+    assert saved_step(run) == 1  # of the step before
 
 
 def test_sigterm_at_the_end_of_the_last_stage_loses_nothing(tmp_path: Path) -> None:

@@ -108,6 +108,7 @@ def create(path: Path, config: Mapping[str, Any], environment: Mapping[str, Any]
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)  # of a killed process with the same number
         temporary.mkdir()
         (temporary / "checkpoints").mkdir()
         write_json(temporary / "environment.json", environment)
