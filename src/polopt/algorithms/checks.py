@@ -59,7 +59,7 @@ def _group(stage: StageRecipe) -> Iterator[Finding]:
 
 
 def _centring(stage: StageRecipe) -> Iterator[Finding]:
-    """Group normalisations compute the advantage anew from the row totals (ALGORITHMS 3.4)."""
+    """Group normalisations compute the advantage anew from the row totals."""
     credit = stage.credit
     if credit.normalisation not in GROUP_NORMALISATIONS:
         return

@@ -16,7 +16,7 @@ from polopt.api.extend import extend, flag_values
 from polopt.api.recorded import recorded
 from polopt.diagnose.inert import inert
 from polopt.errors import RecipeError, RunDirectoryError
-from polopt.recipe import Recipe, dump, standalone
+from polopt.recipe import Recipe, StageRecipe, dump, standalone
 from polopt.recipe import load as load_recipe
 from polopt.record.environment import environment
 
@@ -65,7 +65,8 @@ def train(
     directory = Path(chosen) if chosen else record.next_free(name)
     config = _config(name, written, resolved, reward)
     record.create(directory, config | {"command": _command(recipe, flags)}, environment())
-    return _execute(directory, reward, observers)
+    with record.open_existing(directory) as run:
+        return _execute(run, reward, observers)
 
 
 def resume(
@@ -83,15 +84,15 @@ def resume(
         reward: the function that the run was started with, if it came from Python.
         observers: called with every event.
     """
-    path = Path(directory)
-    config = record.open_existing(path).config
-    if config["reward_from_python"] and reward is None:
-        raise RecipeError(
-            f"{path}: the reward {config['reward_from_python']!r} came from Python; resume with "
-            "polopt.resume(directory, reward=...)"
-        )
-    extend(path, config, flags)
-    return _execute(path, reward, observers)
+    with record.open_existing(Path(directory)) as run:
+        config = run.config
+        if config["reward_from_python"] and reward is None:
+            raise RecipeError(
+                f"{run.path}: the reward {config['reward_from_python']!r} came from Python; resume "
+                "with polopt.resume(directory, reward=...)"
+            )
+        extend(run.path, config, flags)
+        return _execute(run, reward, observers)
 
 
 def quickstart(flags: Flags = (), *, observers: Sequence[Observer] = ()) -> Run:
@@ -115,10 +116,13 @@ def evaluate(model_or_run: str | Path, *, flags: Flags = (), k: int = 1) -> Eval
         last = target / "checkpoints" / "last"
         if not last.exists():
             raise RunDirectoryError(f"{target}: the run has no checkpoint yet")
-        tables = standalone(recorded(record.open_existing(target).config).stages[-1])
+        config = record.open_existing(target).config
+        tables: dict[str, Any] = _of_evaluation(recorded(config).stages[-1])
         tables["model"]["path"] = str(last)
     else:
-        tables = {"algorithm": "grpo", "model": {"path": str(model_or_run)}, "data": {}}
+        tables = {"model": {"path": str(model_or_run)}, "data": {}}
+    # The row that samples for evaluation alone: what a sampler may do, and training may not.
+    tables["algorithm"] = "sft"
     return examine(resolve(load_recipe(tables, flags), own_reward=True).stages[-1], k)
 
 
@@ -146,6 +150,21 @@ def report(runs: Sequence[str | Path]) -> list[Path]:
 def packaged(name: str) -> Path:
     """The path of a recipe that comes with polopt."""
     return Path(str(files("polopt") / "recipes" / f"{name}.toml"))
+
+
+def _of_evaluation(stage: StageRecipe) -> dict[str, Any]:
+    """The tables of a stage that say what is asked, how it is answered and what is right."""
+    of_training = {
+        "rollout": {"prompts_per_step", "group_size"},
+        "evaluation": {"every"},
+        "run": {"steps", "checkpoint_every", "keep", "track", "directory"},
+    }
+    kept = ("model", "data", "rewards", "rollout", "evaluation", "run")
+    tables = {name: table for name, table in standalone(stage).items() if name in kept}
+    for name, fields in of_training.items():
+        values = tables.get(name, {}).items()
+        tables[name] = {field: value for field, value in values if field not in fields}
+    return tables
 
 
 def _command(recipe: RecipeSource, flags: Flags) -> str | None:
@@ -184,12 +203,10 @@ def _config(
 
 
 def _execute(
-    directory: Path, reward: Callable[..., Any] | None, observers: Sequence[Observer]
+    run: record.RunDirectory, reward: Callable[..., Any] | None, observers: Sequence[Observer]
 ) -> Run:
     from polopt.api.execute import execute
     from polopt.report import write
 
-    with record.open_existing(directory) as run:
-        summary = execute(run, reward, observers)
-        page = write(directory)
-    return Run(directory, summary, page)
+    summary = execute(run, reward, observers)
+    return Run(run.path, summary, write(run.path))

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,11 +15,11 @@ import torch
 from polopt.algorithms.build import Parts
 from polopt.api.recorded import recorded
 from polopt.coordination import checkpoint
-from polopt.coordination.loop import Progress, Setting, restore, run_stage
+from polopt.coordination.loop import Progress, Setting, link_best, restore, run_stage
 from polopt.coordination.progress import progress as progress_shown
 from polopt.coordination.stage import Event, Observer, Stage
 from polopt.coordination.track import trackers
-from polopt.errors import RecipeError
+from polopt.errors import RecipeError, RunDirectoryError
 from polopt.models import LanguageModel, load
 from polopt.recipe import Recipe, StageRecipe
 from polopt.record import RunDirectory, write_json
@@ -35,6 +36,7 @@ def execute(
         stop_requested = stack.enter_context(_signals())
         first = recipe.stages[0].run
         if first.threads is not None:
+            stack.callback(torch.set_num_threads, torch.get_num_threads())
             torch.set_num_threads(first.threads)
         device = _device(first.device)
         heard = [stack.enter_context(progress_shown()), *observers]
@@ -73,11 +75,11 @@ def _run_stages(
     """Every stage from where the newest checkpoint stands."""
     newest = checkpoint.newest(run.checkpoints)
     state: dict[str, Any] = {} if newest is None else checkpoint.read_state(newest)
-    progress = Progress(**state.get("progress", {}))
-    run.truncate(state.get("offsets", {}))
-    if newest is None:
-        _announce(run.config, setting.observe)
+    progress = _put_back(run, newest, state, setting.observe)
     _reopen_last_stage(recipe, progress)
+    if progress.stage == len(recipe.stages):
+        text = f"{run.path} is finished: {progress.step} steps; --run.steps makes it longer"
+        setting.observe(Event("message", {"text": text}))
     for index in range(progress.stage, len(recipe.stages)):
         stage_recipe = recipe.stages[index]
         inside = newest is not None and progress.stage_step > 0
@@ -101,6 +103,20 @@ def _run_stages(
     return progress
 
 
+def _put_back(
+    run: RunDirectory, newest: Path | None, state: Mapping[str, Any], observe: Observer
+) -> Progress:
+    """The progress of a checkpoint, and the record cut back to it."""
+    progress = Progress(**state.get("progress", {}))
+    run.truncate(state.get("offsets", {}))
+    if newest is None:
+        _announce(run.config, observe)
+    else:  # a kill may have come between a checkpoint and its names
+        checkpoint.link(run.checkpoints, "last", newest)
+        link_best(run.checkpoints, progress)
+    return progress
+
+
 def _reopen_last_stage(recipe: Recipe, progress: Progress) -> None:
     """A finished run whose last stage has been made longer goes on inside that stage."""
     last = recipe.stages[-1]
@@ -120,6 +136,13 @@ def _start(run: RunDirectory, stage: StageRecipe, progress: Progress) -> str:
 
 
 def _language_model(path: str, stage: StageRecipe, device: torch.device) -> LanguageModel:
+    """The model that a stage starts from, or its reference.
+
+    Raises:
+        RunDirectoryError: it is a checkpoint, and a damaged one.
+    """
+    if (Path(path) / checkpoint.MANIFEST).exists() and not checkpoint.verified(Path(path)):
+        raise RunDirectoryError(f"{path}: the checkpoint is damaged, and {stage.name} needs it")
     seed = derive(stage.run.seed, "model")
     loaded = load(path, revision=stage.model.revision, seed=seed)
     loaded.model.to(device)  # pyright: ignore[reportArgumentType] - torch's overloads

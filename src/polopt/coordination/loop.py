@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from polopt.coordination import checkpoint
-from polopt.coordination.stage import Event, Observer, Stage, Until
-from polopt.errors import RecipeError, Stopped
+from polopt.coordination.stage import Event, Observer, Stage
+from polopt.errors import Stopped
 from polopt.record import RunDirectory
 from polopt.rollout.evaluation import Evaluation
 from polopt.types import Metrics
@@ -65,7 +65,10 @@ def run_stage(stage: Stage, progress: Progress, setting: Setting) -> None:
     progress.stage_steps[stage.name] = progress.stage_step
     progress.stage_ends[stage.name] = f"step_{progress.step}"
     progress.stage, progress.stage_step = progress.stage + 1, 0
+    stopping = setting.stop_requested()
     save(stage, progress, setting)
+    if stopping:
+        raise Stopped(str(setting.run.path), progress.step, stopping)
 
 
 def _step(stage: Stage, progress: Progress, setting: Setting) -> None:
@@ -101,7 +104,7 @@ def _evaluate_when_due(stage: Stage, progress: Progress, setting: Setting, line:
         return
     label = "after" if last and stage.compare else ""
     evaluation = _evaluate(stage, progress, setting, label)
-    reached = _reached(stage.until, evaluation)
+    reached = _reached(stage, progress, setting, evaluation)
     if reached is not None:
         progress.ended[stage.name] = reached
         if stage.compare and not last:
@@ -110,14 +113,20 @@ def _evaluate_when_due(stage: Stage, progress: Progress, setting: Setting, line:
     _keep_best(stage, progress, setting, evaluation)
 
 
-def _reached(until: Until | None, evaluation: Evaluation) -> str | None:
+def _reached(
+    stage: Stage, progress: Progress, setting: Setting, evaluation: Evaluation
+) -> str | None:
     """The criterion in words if the evaluation meets it."""
+    until = stage.until
     if until is None:
         return None
-    if until.metric not in evaluation.metrics:
+    value = evaluation.metrics.get(until.metric)
+    if value is None:  # a metric may apply to none of the answers; a misspelt one never applies
         names = ", ".join(sorted(evaluation.metrics))
-        raise RecipeError(f"until.metric: {until.metric!r} is not evaluated; there are: {names}")
-    value = evaluation.metrics[until.metric]
+        message = f"until.metric: {until.metric!r} was not measured; there are: {names}"
+        where = {"step": progress.step, "stage": stage.name}
+        setting.observe(Event("warning", where | {"message": message}))
+        return None
     return (
         f"{until.metric} {value:.3f} reached {until.at_least:g}"
         if value >= until.at_least
@@ -131,7 +140,9 @@ def _evaluate(stage: Stage, progress: Progress, setting: Setting, label: str) ->
     setting.observe(Event("message", {"text": f"evaluating {label}".strip()}))
     with _timed() as watch:
         evaluation = stage.evaluate(bool(label))
-    _add_seconds(progress, stage.name, {"time/evaluate": watch.seconds})
+    # What is evaluated inside a step is part of the step's own time; before, there is no step.
+    kind = "compare" if label == "before" else "evaluate"
+    _add_seconds(progress, stage.name, {f"time/{kind}": watch.seconds})
     if label:
         progress.evaluations[label] = {
             "metrics": dict(evaluation.metrics),
@@ -155,10 +166,11 @@ def _keep_best(stage: Stage, progress: Progress, setting: Setting, evaluation: E
 
 def _save_when_due(stage: Stage, progress: Progress, setting: Setting) -> None:
     """A checkpoint every so many steps, at a new best, and when the run was asked to stop."""
+    if stage.name in progress.ended or progress.stage_step == stage.steps:
+        return  # the end of a stage is a checkpoint of its own
     stopping = setting.stop_requested()
     best = progress.best.get("checkpoint") == f"step_{progress.step}"
-    at_end = stage.name in progress.ended or progress.stage_step == stage.steps
-    if stopping or ((best or progress.stage_step % stage.checkpoint_every == 0) and not at_end):
+    if stopping or best or progress.stage_step % stage.checkpoint_every == 0:
         save(stage, progress, setting)
     if stopping:
         raise Stopped(str(setting.run.path), progress.step, stopping)
@@ -183,11 +195,17 @@ def save(stage: Stage, progress: Progress, setting: Setting) -> None:
             "offsets": setting.run.offsets(),
         }
         path = checkpoint.save(directory, progress.step, state, write)
-        if progress.best.get("checkpoint") == path.name:
-            checkpoint.link(directory, "best", path)
-        pinned = {*progress.stage_ends.values(), progress.best.get("checkpoint", "")}
+        link_best(directory, progress)
+        # This one too: a damaged checkpoint of a later step would take its place among the newest.
+        pinned = {path.name, *progress.stage_ends.values(), progress.best.get("checkpoint", "")}
         checkpoint.prune(directory, setting.keep, pinned)
     _add_seconds(progress, stage.name, {"time/checkpoint": watch.seconds})
+
+
+def link_best(directory: Path, progress: Progress) -> None:
+    """Point ``best`` at the most accurate weights so far."""
+    if progress.best:
+        checkpoint.link(directory, "best", directory / progress.best["checkpoint"])
 
 
 def restore(stage: Stage, path: Path, state: dict[str, Any]) -> None:

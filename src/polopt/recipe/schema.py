@@ -39,7 +39,7 @@ class Model(Section):
         default=None, description="hub commit, branch or tag; default: main"
     )
     dtype: Literal["float32", "bfloat16"] = Field(
-        default="float32", description="of weights and compute"
+        default="float32", description="of compute; weights and optimiser stay float32"
     )
 
 

@@ -7,9 +7,10 @@ import os
 import shutil
 import socket
 from collections.abc import Mapping
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -30,7 +31,7 @@ class RunDirectory:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self._lock = FileLock(path / ".lock", timeout=0)
-        self._files: dict[str, BinaryIO] = {}
+        self._files: dict[str, FileIO] = {}
 
     def __enter__(self) -> RunDirectory:
         owner = self.path / ".owner"
@@ -39,9 +40,11 @@ class RunDirectory:
         except Timeout as error:
             who = owner.read_text(encoding="utf-8").strip() if owner.exists() else "another process"
             raise RunDirectoryError(f"{self.path}: in use by {who}") from error
-        owner.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
+        with disk_errors(owner):
+            owner.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
         for name in LINES:
-            self._files[name] = (self.path / f"{name}.jsonl").open("ab")
+            # Unbuffered: a line that a full disk refused is not tried again when the file closes.
+            self._files[name] = (self.path / f"{name}.jsonl").open("ab", buffering=0)
         return self
 
     def __exit__(
@@ -63,10 +66,10 @@ class RunDirectory:
 
     def append(self, name: str, line: Mapping[str, Any]) -> None:
         """Add one line to ``name``.jsonl; readers of a running run see it at once."""
-        file = self._files[name]
+        left = memoryview(json.dumps(line, allow_nan=False, ensure_ascii=False).encode() + b"\n")
         with disk_errors(self.path / f"{name}.jsonl"):
-            file.write(json.dumps(line, allow_nan=False, ensure_ascii=False).encode() + b"\n")
-            file.flush()
+            while left:
+                left = left[self._files[name].write(left) :]
 
     def offsets(self) -> dict[str, int]:
         """Bytes in each line file, made durable: a checkpoint is never ahead of its record."""
@@ -76,9 +79,19 @@ class RunDirectory:
         return {name: file.tell() for name, file in self._files.items()}
 
     def truncate(self, offsets: Mapping[str, int]) -> None:
-        """Forget the lines that were written after a checkpoint; no offset: all of them."""
+        """Forget the lines that were written after a checkpoint; no offset: all of them.
+
+        Raises:
+            RunDirectoryError: a file has lost lines that the checkpoint has seen.
+        """
         for name, file in self._files.items():
-            file.truncate(offsets.get(name, 0))
+            offset = offsets.get(name, 0)
+            if file.seek(0, os.SEEK_END) < offset:
+                raise RunDirectoryError(
+                    f"{self.path / name}.jsonl: has {file.tell():,} bytes, but the last checkpoint "
+                    f"was made when it had {offset:,}; put the missing lines back"
+                )
+            file.truncate(offset)
             file.seek(0, os.SEEK_END)
 
 
@@ -95,21 +108,18 @@ def create(path: Path, config: Mapping[str, Any], environment: Mapping[str, Any]
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with disk_errors(path):
-            temporary.mkdir()
-            (temporary / "checkpoints").mkdir()
-            write_json(temporary / "environment.json", environment)
-            write_json(temporary / "config.json", config)
-            temporary.rename(path)
-            sync(path.parent)
-    except RunDirectoryError:
+        shutil.rmtree(temporary, ignore_errors=True)  # of a killed process with the same number
+        temporary.mkdir()
+        (temporary / "checkpoints").mkdir()
+        write_json(temporary / "environment.json", environment)
+        write_json(temporary / "config.json", config)
+        temporary.rename(path)
+        sync(path.parent)
+    except OSError as error:  # a full disk among them
         shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise RunDirectoryError(
-            f"run.directory: {str(path)!r} cannot be made: {error.strerror}"
-        ) from error
+        cause = error.__cause__ if isinstance(error, RunDirectoryError) else error
+        reason = getattr(cause, "strerror", None) or cause
+        raise RunDirectoryError(f"run.directory: {str(path)!r} cannot be made: {reason}") from error
     return path
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from polopt.errors import RunDirectoryError
 
@@ -28,11 +31,16 @@ def sync(path: Path) -> None:
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401
     """Replace ``path`` by ``value`` as JSON, in one step."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with disk_errors(path):
-        temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        sync(temporary)
-        temporary.replace(path)
-        sync(path.parent)
+    try:
+        with disk_errors(path):
+            temporary.write_text(
+                json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8"
+            )
+            sync(temporary)
+            temporary.replace(path)
+            sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -40,8 +48,8 @@ def disk_errors(path: Path) -> Generator[None]:
     """Turn a full disk into one line that says where and how much is free."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in FULL:
+    except (OSError, SafetensorError) as error:
+        if _number(error) not in FULL:
             raise
         existing = next(p for p in (path, *path.parents) if p.exists())
         free = shutil.disk_usage(existing).free
@@ -49,3 +57,11 @@ def disk_errors(path: Path) -> Generator[None]:
             f"{path}: cannot be written, the disk or the file limit is full ({free:,} bytes free); "
             "make room and resume the run: the last checkpoint is whole"
         ) from error
+
+
+def _number(error: OSError | SafetensorError) -> int | None:
+    """The system's number of an error; safetensors gives it in words alone."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"os error (\d+)", str(error))
+    return int(found[1]) if found else None

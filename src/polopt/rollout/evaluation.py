@@ -118,7 +118,7 @@ def _figures(
         right, judged = sum(map(sum, marks)), sum(map(len, marks))
         metrics["accuracy" + suffix] = right / judged
         intervals["accuracy" + suffix] = (
-            proportion(right, judged) if judged == len(marks) else _mean_interval(marks)
+            _mean_interval(marks) if judged > len(marks) > 1 else proportion(right, judged)
         )
     if examination.answers > 1 and not suffix and marks:
         passed = sum(any(group) for group in marks)

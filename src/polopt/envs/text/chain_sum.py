@@ -46,7 +46,7 @@ class ChainSum:
         source = random.Random(f"{self.name}/{self.seed}/{split}/{index}")
         # Small digits come more often. Of uniform ones a sum says nothing about either of its
         # operands alone, and a model sits on a plateau until it happens to read both at once.
-        weights = [(1 + digit) ** -0.5 for digit in range(self.parameters.modulus)]
+        weights = [1 / (1 + digit) for digit in range(self.parameters.modulus)]
         while True:
             digits = source.choices(range(len(weights)), weights, k=self._terms)
             signs = [source.choice("+-") for _ in range(self._terms - 1)]

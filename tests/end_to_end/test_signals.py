@@ -1,0 +1,144 @@
+"""Asked to stop, a run saves and says how to go on; asked twice, it stops at once."""
+
+import json
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import polopt
+from polopt.coordination import checkpoint
+from runs import SMOKE, assert_same, start
+
+TERMINATED = (143, -signal.SIGTERM)  # a shell shows both as 143
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 120.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.005)
+
+
+def steps_taken(run: Path) -> int:
+    file = run / "metrics.jsonl"
+    return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
+def stop(run: Path, when: Callable[[], bool], number: int = signal.SIGTERM) -> tuple[int, str]:
+    """Start or resume a run, and send it a signal when a condition holds."""
+    begun = (run / "config.json").exists()
+    words = ("resume", run) if begun else ("train", SMOKE, "--run.directory", run)
+    process = start(*words)
+    wait_for(lambda: when() or process.poll() is not None)
+    process.send_signal(number)
+    begin = time.monotonic()
+    _, errors = process.communicate(timeout=60)
+    assert time.monotonic() - begin < 30.0
+    return process.returncode, errors
+
+
+def saved_step(run: Path) -> int:
+    newest = checkpoint.newest(run / "checkpoints")
+    assert newest is not None
+    return checkpoint.read_state(newest)["progress"]["step"]
+
+
+def test_sigterm_saves_and_the_run_goes_on_to_the_same_bits(
+    tmp_path: Path, undisturbed: Path
+) -> None:
+    run = tmp_path / "run"
+    code, errors = stop(run, lambda: steps_taken(run) >= 5)  # inside the first stage
+    assert code == 143
+    step = saved_step(run)
+    assert errors.endswith(f"stopped and saved at step {step}; go on with: polopt resume {run}\n")
+    assert "Traceback" not in errors
+    assert 5 <= step < 30
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == step  # nothing is lost
+    assert [p.name for p in (run / "checkpoints").iterdir() if p.name.startswith(".")] == []
+
+    code, errors = stop(run, lambda: steps_taken(run) >= 34, signal.SIGINT)  # inside the second
+    assert code == 130
+    assert 33 <= saved_step(run) < 42
+    polopt.resume(run)
+    assert_same(run, undisturbed)
+
+
+SLOW_REWARD = """
+import pathlib, time
+
+def score(completions):
+    marker = pathlib.Path(__file__).with_name("inside")
+    if marker.exists():  # the first batch is scored at once, the second never
+        pathlib.Path(__file__).with_name("again").touch()
+        time.sleep(50)
+    marker.touch()
+    return [0.0] * len(completions)
+"""
+SLOW_RECIPE = """
+algorithm = "grpo"
+model.path = "builtin:tiny"
+data.source = "task:chain_sum"
+reward = {{ file = "{file}", function = "score" }}
+rollout = {{ prompts_per_step = 2, group_size = 2, max_new_tokens = 4 }}
+evaluation.prompts = 1
+run = {{ directory = "{run}", checkpoint_every = 1, threads = 1 }}
+"""
+
+
+def test_the_second_sigterm_ends_it_at_once(tmp_path: Path) -> None:
+    run, reward, recipe = (tmp_path / name for name in ("run", "slow.py", "slow.toml"))
+    reward.write_text(SLOW_REWARD)
+    recipe.write_text(SLOW_RECIPE.format(file=reward, run=run))
+    process = start("train", recipe)
+    wait_for(lambda: (tmp_path / "again").exists() or process.poll() is not None)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    assert process.poll() is None, process.communicate()  # it wants to end the step first
+    process.send_signal(signal.SIGTERM)
+    begin = time.monotonic()
+    process.communicate(timeout=10)
+    assert time.monotonic() - begin < 2.0
+    assert process.returncode in TERMINATED
+    assert saved_step(run) == 1  # of the step before
+
+
+def test_sigterm_at_the_end_of_the_last_stage_loses_nothing(tmp_path: Path) -> None:
+    """In this process: the signal comes with the line of the very last step."""
+    from runs import BRIEF, metrics, weights
+
+    def terminate(event) -> None:
+        if event.kind == "metrics" and event.values["step"] == 8:
+            signal.raise_signal(signal.SIGTERM)
+
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    polopt.train(BRIEF, flags={"run.directory": str(whole)})
+    with pytest.raises(Exception, match="stopped and saved at step 8") as caught:
+        polopt.train(BRIEF, flags={"run.directory": str(run)}, observers=[terminate])
+    assert caught.value.exit_code == 143
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL  # ours again
+    assert polopt.resume(run).summary["steps"] == 8
+    assert (weights(run), metrics(run)) == (weights(whole), metrics(whole))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("seed", range(20))
+def test_sigterm_at_random_moments(tmp_path: Path, undisturbed: Path, seed: int) -> None:
+    """Loading, generating, scoring, training, evaluating, saving: wherever it happens to be."""
+    rng = random.Random(seed)
+    run = tmp_path / "run"
+    seconds = float((undisturbed / "seconds").read_text())
+    for _ in range(3):
+        moment = time.monotonic() + rng.uniform(0.0, 1.0) * seconds
+        code, errors = stop(run, lambda moment=moment: time.monotonic() > moment)
+        assert code in (0, *TERMINATED), errors
+        assert "Traceback" not in errors or "KeyboardInterrupt" in errors
+    if not (run / "config.json").exists():
+        return  # never got so far as to exist
+    polopt.resume(run)
+    assert_same(run, undisturbed)
+    assert json.loads((run / "config.json").read_text())["name"] == "smoke"

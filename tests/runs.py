@@ -1,0 +1,105 @@
+"""Runs to compare: what two of them must have in common, and a recipe that takes a second."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+SMOKE = ROOT / "recipes" / "smoke.toml"
+POLOPT = Path(sys.executable).with_name("polopt")  # the console script, as users call it
+BRIEF: dict[str, Any] = {
+    "model": {"path": "builtin:tiny"},
+    "data": {"source": "task:chain_sum", "parameters": {"terms": 3, "modulus": 5}},
+    "rollout": {"max_new_tokens": 8},
+    "evaluation": {"prompts": 8},
+    "run": {"seed": 1, "threads": 1, "checkpoint_every": 2},
+    "stage": {
+        "sft": {
+            "algorithm": "sft",
+            "update": {"batch_size": 4, "learning_rate": 3e-3},
+            "run": {"steps": 3},
+        },
+        "rl": {
+            "algorithm": "grpo",
+            "rollout": {"prompts_per_step": 2, "group_size": 4},
+            "kl": {"coefficient": 0.01},
+            "update": {"learning_rate": 1e-3, "epochs": 2, "minibatches": 2},
+            "evaluation": {"every": 2},
+            "run": {"steps": 5},
+        },
+    },
+}
+
+
+def variety(completions: list[str]) -> list[float]:
+    """A reward that differs between almost any two answers, so that every step learns."""
+    return [len(set(text)) / 8 for text in completions]
+
+
+def start(*words: object, **settings: Any) -> subprocess.Popen[str]:
+    """The command, running; the environment keeps it to one thread."""
+    return subprocess.Popen(
+        [POLOPT, *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        **settings,
+    )
+
+
+def command(*words: object, **settings: Any) -> tuple[int, str, str]:
+    """Exit code, output and errors of a command that is left to end."""
+    process = start(*words, **settings)
+    output, errors = process.communicate(timeout=240)
+    return process.returncode, output, errors
+
+
+def weights(run: Path) -> dict[str, str]:
+    """Hashes of what training made."""
+    last = run / "checkpoints" / "last"
+    files = ("model.safetensors", "policy/optimizer.safetensors")
+    return {name: hashlib.sha256((last / name).read_bytes()).hexdigest() for name in files}
+
+
+def lines(run: Path, name: str) -> list[dict[str, Any]]:
+    text = (run / f"{name}.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl without what a clock says."""
+    return [
+        {name: value for name, value in line.items() if not name.startswith("time/")}
+        for line in lines(run, "metrics")
+    ]
+
+
+def summary(run: Path) -> Mapping[str, Any]:
+    """The figures of summary.json without what a clock says."""
+    figures = json.loads((run / "summary.json").read_text())
+    del figures["seconds"]
+    for stage in figures["stages"]:
+        del stage["seconds"]
+    return figures
+
+
+def assert_same(run: Path, expected: Path) -> None:
+    """The same bits, the same record without gap or double, the same figures."""
+    assert metrics(run) == metrics(expected)
+    for name in ("samples", "warnings"):
+        assert lines(run, name) == lines(expected, name)
+    assert weights(run) == weights(expected)
+    assert summary(run) == summary(expected)
+
+
+class Crash(BaseException):
+    """What a kill looks like from inside: nothing of ours catches it."""
