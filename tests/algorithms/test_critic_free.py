@@ -211,6 +211,17 @@ def test_rloo_by_default_is_the_score_function_on_sums() -> None:
     assert gradient.tolist() == [[-0.5, -0.5, -0.5], [0.5, 0.0, 0.0]]
 
 
+def test_a_preset_differs_from_the_row_where_its_numbers_do() -> None:
+    """RLOO clips nothing by default, and the preset of TRL has another gradient."""
+    experience = batch_of(cases()["objective/rloo"]["inputs"]["batch"])
+    name, flags = PRESETS["rloo"]
+    losses = [
+        loss_of(one, experience, assign(experience, credit_of(one)))[0]
+        for one in (stage(name), stage(name, flags))
+    ]
+    assert losses[0] != pytest.approx(losses[1])
+
+
 # Choices of every row
 
 
@@ -296,6 +307,24 @@ def test_truncated_responses_leave_before_any_statistic() -> None:
     assert kept.valid.all()
     with pytest.raises(ValueError, match="truncated"):
         assign(replace(experience, truncated=None), credit_of(one))
+
+
+def test_m2po_drops_the_tokens_that_moved_most() -> None:
+    """Squares .01, .04 and .25 where A log ρ > 0: .25 leaves, (.01 + .04)/2 is at most .03."""
+    moved = torch.tensor([[0.1, 0.2, 0.5, -0.9]])  # the last moves back: it stays
+    experience = Experience(
+        mask=torch.ones(1, 4, dtype=torch.bool),
+        group=torch.zeros(1, dtype=torch.int64),
+        scores=torch.ones(1),
+        logp=moved,
+        logp_old=torch.zeros(1, 4),
+    )
+    credited = Credited(torch.ones(1, 4), experience.mask, torch.ones(1, dtype=torch.bool))
+    one = stage("m2po", {"objective.second_moment": 0.03})
+    _, gradient, mask = loss_of(one, experience, credited)
+    assert mask.tolist() == [[True, True, False, True]]
+    wanted = torch.where(mask, -moved.exp() / 3, 0.0)  # the divisor counts those that stay
+    torch.testing.assert_close(gradient, wanted)
 
 
 # What must hold for every row

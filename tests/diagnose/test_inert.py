@@ -34,6 +34,28 @@ TWICE = {"update.epochs": 2}  # so that the ratio moves and the clip can bite
         ({**TWICE, "rollout.group_size": 2}, ["rollout.group_size = 2"]),
         ({**TWICE, "run.checkpoint_every": 500}, ["run.checkpoint_every = 500 has no effect"]),
         ({"algorithm": "sft"}, []),
+        (
+            {"algorithm": "sapo", "update.minibatches": 1},
+            ["objective.tau_positive", "objective.tau_n"],
+        ),
+        ({"algorithm": "sapo"}, []),
+        ({"algorithm": "kimi_opmd", "update.minibatches": 1}, ["objective.tau has no effect"]),
+        ({"algorithm": "m2po", "update.minibatches": 1}, ["objective.second_moment has no effect"]),
+        ({"algorithm": "cispo", "update.minibatches": 1}, []),  # a cap below 1 still acts
+        ({"algorithm": "reinforce_pp", **TWICE}, []),
+        ({"algorithm": "dsv32_grpo", "kl.estimator": "k1"}, []),
+        (
+            {"algorithm": "dsv32_grpo", "kl.estimator": "k2"},
+            ["kl.importance_corrected: multiplied"],
+        ),
+        (
+            {
+                "algorithm": "rloo",
+                "objective.correction": "token_tis",
+                "objective.correction_high": 2.0,
+            },
+            ["objective.correction = token_tis has no effect beyond rounding"],
+        ),
     ],
 )
 def test_inert(flags: dict[str, Any], starts: list[str]) -> None:
