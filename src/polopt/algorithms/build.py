@@ -42,7 +42,7 @@ from polopt.roles.policies.token import Quantity
 from polopt.rollout.dataset import demonstrated
 from polopt.rollout.engines import LocalEngine
 from polopt.rollout.evaluation import Examination, evaluate, means, sample_line
-from polopt.rollout.groups import experience, rollout_metrics
+from polopt.rollout.groups import experience, has_contrast, rollout_metrics
 from polopt.rollout.rewarding import Judge, RewardFunction, judge, specs, text_of
 from polopt.rollout.text import TextSource, text_source
 from polopt.seeding import derive
@@ -120,13 +120,21 @@ def sampled_stage(parts: Parts, loss: Loss[Any], credit: Credit) -> Stage:
     shared = common(parts, demonstrations=False)
     recipe = parts.recipe
     assert recipe.rollout.group_size is not None, "resolved by the row"
+    assert recipe.rollout.resample_rounds is not None, "resolved by the row"
     scored = _reporting_once(
         judge(shared.text, shared.rewards, recipe.run.seed), shared, parts.observe
     )
     source = InlineSource(
         shared.engine("rollout"),
         Ledger(recipe.rollout.prompts_per_step),
-        Sampled(shared.text.prompt, recipe.rollout.group_size, shared.sampling, scored),
+        Sampled(
+            shared.text.prompt,
+            recipe.rollout.group_size,
+            shared.sampling,
+            scored,
+            has_contrast,
+            recipe.rollout.resample_rounds,
+        ),
     )
     return _stage(
         shared,

@@ -56,6 +56,12 @@ def _group(stage: StageRecipe) -> Iterator[Finding]:
             f"1 is not allowed with {compares}, which compares responses to one prompt; "
             "an integer >= 2",
         )
+    if stage.rollout.group_size == 1 and stage.rollout.resample_rounds:
+        yield (
+            "rollout.resample_rounds",
+            f"{stage.rollout.resample_rounds} is not allowed with rollout.group_size = 1: the "
+            "response to a prompt always earns the same as itself; it must be 0",
+        )
 
 
 def _centring(stage: StageRecipe) -> Iterator[Finding]:

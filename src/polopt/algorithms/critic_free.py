@@ -26,6 +26,7 @@ IDLE = frozenset({"data.completion_field", "credit.lambda", "update.batch_size"}
 # Numbers where a row has none of its own; choices stand in the row, except those that do nothing.
 NUMBERS: Mapping[str, Scalar] = {
     "rollout.group_size": 8,
+    "rollout.resample_rounds": 0,
     "credit.gamma": 1.0,
     "credit.ddof": 1,  # papers are silent; what implementations do inside a group
     "credit.epsilon": 1e-6,

@@ -1,9 +1,9 @@
-"""DAPO: clip-higher, a mean over tokens, a penalty for overlong responses, no KL.
+"""DAPO: clip-higher, a mean over tokens, an overlong penalty, dynamic sampling.
 
     L = 1/N Σᵢₜ max(-ρ A, -clip(ρ, 1-ε_low, 1+ε_high) A),  Aᵢ = (Rᵢ - R̄) / σ
     Rᵢ = rᵢ - clip((lᵢ - (L_max - L_cache)) / L_cache, 0, 1)
 
-Yu et al. 2025, arXiv:2503.14476, Eq. 8 to 13, without dynamic sampling (Eq. 11).
+Yu et al. 2025, arXiv:2503.14476, Eq. 8 to 13. Dynamic sampling (Eq. 11) ends after some rounds.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 ROW = critic_free(
     "dapo",
-    summary="clip-higher, token mean, overlong penalty, no KL; without dynamic sampling",
+    summary="clip-higher, token mean, overlong penalty, no KL, dynamic sampling",
     source="Yu et al. 2025, arXiv:2503.14476, Eq. 8 to 13",
     defaults={
+        "rollout.resample_rounds": 10,  # the paper has no end
         "credit.overlong_penalty": 1.0,
         "credit.returns": "outcome",
         "credit.baseline": "group_mean",

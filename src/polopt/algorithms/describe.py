@@ -14,7 +14,12 @@ from polopt.recipe import StageRecipe
 Entry = dict[str, Any]
 COLUMNS_OF_CREDIT = ("returns", "baseline", "normalisation")
 _NUMBERS = {
-    "rollout": ("rollout.group_size", "rollout.prompts_per_step", "rollout.temperature"),
+    "rollout": (
+        "rollout.group_size",
+        "rollout.prompts_per_step",
+        "rollout.temperature",
+        "rollout.resample_rounds",
+    ),
     "shaping": ("credit.overlong_penalty", "credit.overlong_buffer"),
     "kl": ("kl.coefficient",),
     "aggregation": ("objective.aggregation_length",),

@@ -17,7 +17,7 @@ INDEX = {
     "rloo": "leave-one-out baseline over the KL-shaped reward, no ratio",
     "grpo": "advantages relative to a group of responses, clipped ratio, no critic",
     "dr_grpo": "GRPO without the division by the spread and by the length",
-    "dapo": "clip-higher, token mean, overlong penalty, no KL; without dynamic sampling",
+    "dapo": "clip-higher, token mean, overlong penalty, no KL, dynamic sampling",
     "opo": "length-weighted baseline, exactly on-policy, no KL",
     "maxrl": "advantages divided by the mean reward of the group: the gradient of log p",
     "lite_ppo": "group mean, spread of the batch, token mean, clipped ratio",

@@ -36,6 +36,7 @@ ROW = Row(
         {
             "rollout.prompts_per_step",
             "rollout.group_size",
+            "rollout.resample_rounds",
             "update.epochs",
             "update.minibatches",
         }

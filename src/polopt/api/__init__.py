@@ -155,7 +155,7 @@ def packaged(name: str) -> Path:
 def _of_evaluation(stage: StageRecipe) -> dict[str, Any]:
     """The tables of a stage that say what is asked, how it is answered and what is right."""
     of_training = {
-        "rollout": {"prompts_per_step", "group_size"},
+        "rollout": {"prompts_per_step", "group_size", "resample_rounds"},
         "evaluation": {"every"},
         "run": {"steps", "checkpoint_every", "keep", "track", "directory"},
     }

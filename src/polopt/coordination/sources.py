@@ -49,6 +49,8 @@ class Sampled:
     group_size: int
     sampling: Sampling
     score: Callable[[Sequence[Group]], list[Group]]  # rewards filled in
+    keep: Callable[[Group], bool]  # others give way to new prompts
+    rounds: int = 0  # of new prompts; what the last one brings is kept
 
 
 class InlineSource:
@@ -56,7 +58,7 @@ class InlineSource:
 
     def __init__(self, engine: Engine, ledger: Ledger, sampled: Sampled) -> None:
         self._engine, self._ledger, self._sampled = engine, ledger, sampled
-        self._seconds: Metrics = {}
+        self._stats: Metrics = {}
 
     def publish(self, version: int) -> None:
         """The engine shares the weights; it learns their version."""
@@ -65,6 +67,23 @@ class InlineSource:
 
     def next_batch(self) -> Batch:
         """Generate and score one batch with the weights being served."""
+        self._stats = {"time/rollout": 0.0, "time/reward": 0.0}
+        filtered, groups = 0, self._fill()
+        for _ in range(self._sampled.rounds):
+            dull = [group.ticket for group in groups if not self._sampled.keep(group)]
+            if not dull:
+                break
+            filtered += len(dull)
+            self._ledger.release(dull, End.FILTERED)
+            groups = self._fill()
+        taken = self._ledger.take()
+        assert taken is not None, f"an inline batch is complete: {self._ledger.stats()}"
+        if self._sampled.rounds:
+            self._stats["resampled_groups"] = float(filtered)
+        return Batch(tuple(taken), self._ledger.version)
+
+    def _fill(self) -> list[Group]:
+        """Generate and score a group for every free slot."""
         start = time.perf_counter()
         self._ledger.admit()
         attempts = dict[int, int]()
@@ -80,15 +99,12 @@ class InlineSource:
         while finished := self._engine.poll():
             groups.extend(finished)
         generated = time.perf_counter()
-        for group in self._sampled.score(groups):
+        scored = self._sampled.score(groups)
+        for group in scored:
             self._ledger.deliver(group.ticket, attempts[group.ticket], group)
-        taken = self._ledger.take()
-        assert taken is not None, f"an inline batch is complete: {self._ledger.stats()}"
-        self._seconds = {
-            "time/rollout": generated - start,
-            "time/reward": time.perf_counter() - generated,
-        }
-        return Batch(tuple(taken), self._ledger.version)
+        self._stats["time/rollout"] += generated - start
+        self._stats["time/reward"] += time.perf_counter() - generated
+        return scored
 
     def ack(self, batch: Batch) -> None:
         """Free the batch's slots."""
@@ -103,5 +119,5 @@ class InlineSource:
         self._ledger.load_state_dict(state)
 
     def stats(self) -> Metrics:
-        """Seconds of generating and of scoring the last batch."""
-        return dict(self._seconds)
+        """Seconds of generating and of scoring the last batch; groups that gave way."""
+        return dict(self._stats)

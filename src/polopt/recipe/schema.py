@@ -95,6 +95,10 @@ class Rollout(Section):
     group_size: Annotated[Positive | None, BY_ROW] = Field(
         default=None, description="responses to each prompt"
     )
+    resample_rounds: Annotated[Count | None, BY_ROW] = Field(
+        default=None,
+        description="how often groups whose responses all earned the same give way to new prompts",
+    )
     temperature: PositiveFloat = Field(default=1.0, description="logits are divided by it")
     top_p: Annotated[float, Field(gt=0, le=1)] = Field(
         default=1.0, description="nucleus; rows that train on samples need 1"

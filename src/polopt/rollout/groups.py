@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from polopt.types import Batch, Experience, Finish, Metrics, Outcome, Sample, TokenRows
+from polopt.types import Batch, Experience, Finish, Group, Metrics, Outcome, Sample, TokenRows
 
 S = TypeVar("S", np.bool_, np.float32)
 UNTRAINED = {Finish.ABORTED, Finish.ERROR}
@@ -49,6 +49,15 @@ def experience(batch: Batch, *, pad_id: int, device: torch.device) -> Experience
             min_new_tokens=sampling.min_new_tokens,
         ),
     )
+
+
+def has_contrast(group: Group) -> bool:
+    """Whether the responses to a prompt earned differently (DAPO 2503.14476, Eq. 11).
+
+    By the rewards as they were given, before any penalty for length; below 1e-6 it is rounding.
+    """
+    rewards = [s.reward for s in group.samples if s.reward == s.reward]
+    return len(rewards) > 1 and max(rewards) - min(rewards) > 1e-6
 
 
 def rollout_metrics(batch: Batch) -> Metrics:
