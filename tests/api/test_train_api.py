@@ -12,11 +12,12 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import polopt
+from polopt.api import Run
 from polopt.errors import MissingExtraError, ModelError, RecipeError, RewardError, RunDirectoryError
-from runs import BRIEF, SMOKE, assert_same, lines, metrics, variety, weights
+from runs import BRIEF, SMOKE, Crash, assert_same, lines, metrics, variety, weights
 
 
-def train(directory: Path, recipe=BRIEF, **settings) -> polopt.api.Run:
+def train(directory: Path, recipe=BRIEF, **settings) -> Run:
     flags = {"run.directory": str(directory)} | settings.pop("flags", {})
     return polopt.train(recipe, flags=flags, **settings)
 
@@ -105,8 +106,14 @@ def test_a_reward_may_draw_random_numbers_and_the_run_repeats(tmp_path: Path) ->
             random.random() + float(np.random.rand()) + torch.rand(()).item() for _ in completions
         ]
 
-    for name in ("one", "two"):
-        train(tmp_path / name, reward=noisy)
+    def crash(event) -> None:
+        if event.kind == "metrics" and event.values["step"] == 6:
+            raise Crash
+
+    train(tmp_path / "one", reward=noisy)
+    with pytest.raises(Crash):
+        train(tmp_path / "two", reward=noisy, observers=[crash])
+    polopt.resume(tmp_path / "two", reward=noisy)
     assert_same(tmp_path / "one", tmp_path / "two")
 
 
@@ -169,7 +176,8 @@ REWARD_FILE = '''
 
 def near(completions, answer, prompts):
     assert len(completions) == len(answer) == len(prompts)
-    return [1.0 if one.startswith(right) else len(one) / 100 for one, right in zip(completions, answer)]
+    pairs = zip(completions, answer, strict=True)
+    return [1.0 if one.startswith(right) else len(one) / 100 for one, right in pairs]
 '''
 
 
@@ -239,7 +247,7 @@ def test_a_model_of_ones_own_is_trained_further(tmp_path: Path, whole: Path) -> 
     ("flags", "error", "message"),
     [
         ({"run.seed": -1}, RecipeError, "run.seed"),
-        ({"model.path": "builtin:huge"}, ModelError, "is no built-in model"),
+        ({"model.path": "./nowhere"}, ModelError, "'nowhere' does not exist"),
         (
             {"run.device": "cuda:99"},
             RecipeError,

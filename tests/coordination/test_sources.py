@@ -1,101 +1,120 @@
-"""Batches from an engine in the same thread: which prompts they hold, and what gives way."""
+"""Where batches come from: generated inline, or given."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from polopt.coordination.ledger import End, Ledger
+from polopt.coordination.ledger import Ledger
+from polopt.coordination.offline import OfflineSource
 from polopt.coordination.sources import InlineSource, Sampled
 from polopt.rollout.engines import Request
-from polopt.rollout.groups import has_contrast
-from polopt.types import Batch, Group, Prompt, Sample, Sampling
+from polopt.types import Group, Prompt, Sample, Sampling, Span
 
-PROMPTS = 3
-NAN = float("nan")
+SAMPLING = Sampling(0.5)
 
 
-def sample(reward: float) -> Sample:
-    empty = np.zeros(1, dtype=np.int64)
-    return Sample(empty, empty.astype(bool), empty.astype(np.float32), 1, reward=reward)
-
-
-class Fake:
-    """Answers at once; keeps what was asked."""
+class Backwards:
+    """An engine that finishes one group a poll, the last first, and stamps its version."""
 
     def __init__(self) -> None:
-        self.version, self.asked, self._queue = 0, list[int](), list[Request]()
+        self.version = 0
+        self.queue = list[Request]()
 
     def submit(self, requests: Sequence[Request]) -> None:
-        self.asked += [request.ticket for request in requests]
-        self._queue += requests
+        self.queue.extend(requests)
 
     def poll(self) -> list[Group]:
-        done, self._queue = self._queue, []
-        return [Group(r.ticket, r.prompt, tuple(sample(NAN) for _ in range(2))) for r in done]
+        if not self.queue:
+            return []
+        request = self.queue.pop()
+        sample = Sample(
+            np.array([1, 2]),
+            np.array([False, True]),
+            np.zeros(2, dtype=np.float32),
+            1,
+            spans=(Span(self.version, 1, 2),),
+            sampling=request.sampling,
+        )
+        return [Group(request.ticket, request.prompt, (sample,) * request.count)]
 
     def update(self, version: int) -> None:
         self.version = version
 
 
-def source(dull: set[int], rounds: int) -> tuple[InlineSource, Fake, Ledger]:
-    """The responses to the prompts ``dull`` all earn 1; those to others 0 and 1."""
-
-    def score(groups: Sequence[Group]) -> list[Group]:
-        pairs = [(g, (1.0, 1.0) if g.ticket in dull else (0.0, 1.0)) for g in groups]
-        return [Group(g.ticket, g.prompt, tuple(map(sample, rewards))) for g, rewards in pairs]
-
-    engine, ledger = Fake(), Ledger(PROMPTS)
-    asked = Sampled(lambda i: Prompt(i, "", ()), 2, Sampling(), score, has_contrast, rounds)
-    return InlineSource(engine, ledger, asked), engine, ledger
+def scored(groups: Sequence[Group]) -> list[Group]:
+    return [
+        replace(g, samples=tuple(replace(s, reward=float(g.ticket)) for s in g.samples))
+        for g in groups
+    ]
 
 
-def tickets(batch: Batch) -> list[int]:
+def inline() -> InlineSource:
+    sampled = Sampled(lambda place: Prompt(place, f"p{place}", (1,)), 2, SAMPLING, scored)
+    return InlineSource(Backwards(), Ledger(3), sampled)
+
+
+def consume(source: InlineSource, version: int) -> list[int]:
+    batch = source.next_batch()
+    source.publish(version)
+    source.ack(batch)
     return [group.ticket for group in batch.groups]
 
 
-def test_without_rounds_every_prompt_is_trained_on() -> None:
-    one, engine, _ = source({0, 1, 2}, rounds=0)
-    assert tickets(one.next_batch()) == [0, 1, 2] == engine.asked
-    assert "resampled_groups" not in one.stats()
+def test_batches_are_the_stream_in_order_scored_and_of_one_version() -> None:
+    source = inline()
+    source.publish(0)
+    for step in range(3):
+        batch = source.next_batch()
+        assert [group.ticket for group in batch.groups] == [3 * step, 3 * step + 1, 3 * step + 2]
+        assert batch.groups[0].prompt.text == f"p{3 * step}"
+        samples = [(group, sample) for group in batch.groups for sample in group.samples]
+        assert len(samples) == 6
+        for group, sample in samples:
+            assert sample.reward == group.ticket
+            assert sample.spans[0].version == batch.taken_at == step  # lag 0
+            assert sample.sampling == SAMPLING
+        source.publish(step + 1)
+        source.ack(batch)
+    assert {"time/rollout", "time/reward"} <= source.stats().keys()
 
 
-def test_groups_without_contrast_give_way_to_the_next_prompts() -> None:
-    one, engine, ledger = source({0, 2, 3}, rounds=5)
-    batch = one.next_batch()
-    assert tickets(batch) == [1, 4, 5]  # 0 and 2 gave way to 3 and 4, then 3 to 5
-    assert engine.asked == [0, 1, 2, 3, 4, 5]
-    assert one.stats()["resampled_groups"] == 3
-    assert ledger.ended[End.FILTERED] == 3
-    one.ack(batch)
-    assert tickets(one.next_batch()) == [6, 7, 8]
-    assert one.stats()["resampled_groups"] == 0
+def test_what_was_not_acknowledged_is_issued_again() -> None:
+    source = inline()
+    source.publish(0)
+    assert consume(source, 1) == [0, 1, 2]
+    state = source.state_dict()
+    assert consume(source, 2) == [3, 4, 5]  # and then it dies
+    resumed = inline()
+    resumed.load_state_dict(state)
+    resumed.publish(1)
+    assert consume(resumed, 2) == [3, 4, 5]
+    assert consume(resumed, 3) == [6, 7, 8]
 
 
-def test_a_policy_that_is_right_everywhere_does_not_sample_for_ever() -> None:
-    one, engine, _ = source(set(range(100)), rounds=2)
-    assert tickets(one.next_batch()) == [6, 7, 8]  # of the last round, as they are
-    assert len(engine.asked) == 9
+def test_weights_that_go_back_are_refused() -> None:
+    source = inline()
+    source.publish(2)
+    with pytest.raises(ValueError, match="went back"):
+        source.publish(1)
 
 
-def test_resuming_skips_no_prompt_and_doubles_none() -> None:
-    one, _, _ = source({0, 2, 3}, rounds=5)
-    one.ack(one.next_batch())
-    other, engine, _ = source({0, 2, 3}, rounds=5)
-    other.load_state_dict(one.state_dict())
-    assert tickets(other.next_batch()) == [6, 7, 8] == engine.asked
+def test_given_data_come_in_order_and_resume_where_they_were() -> None:
+    asked = list[int]()
 
+    def group(place: int) -> Group:
+        asked.append(place)
+        return Group(place, Prompt(place, "", (1,)), ())
 
-@pytest.mark.parametrize(
-    ("rewards", "contrast"),
-    [
-        ([0.0, 1.0], True),
-        ([1.0, 1.0], False),
-        ([0.1 + 0.2, 0.3], False),  # rounding
-        ([NAN, 1.0], False),
-        ([NAN, 1.0, 0.0], True),
-        ([NAN, NAN], False),
-    ],
-)
-def test_contrast(rewards: list[float], contrast: bool) -> None:
-    assert has_contrast(Group(0, Prompt(0, "", ()), tuple(map(sample, rewards)))) is contrast
+    source = OfflineSource(group, 4)
+    source.publish(3)
+    batch = source.next_batch()
+    assert [g.ticket for g in batch.groups] == [0, 1, 2, 3] == asked
+    assert batch.taken_at == 3
+    assert [g.ticket for g in source.next_batch().groups] == [0, 1, 2, 3]  # until acknowledged
+    source.ack(batch)
+    resumed = OfflineSource(group, 4)
+    resumed.load_state_dict(source.state_dict())
+    assert [g.ticket for g in resumed.next_batch().groups] == [4, 5, 6, 7]
+    assert source.stats() == {}

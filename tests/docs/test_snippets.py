@@ -159,6 +159,10 @@ def run_toml(block: Block, _: Names) -> None:
         return
     fragment = {**COMPLETION, **table}
     fragment["data"] = {**COMPLETION["data"], **table.get("data", {})}
+    for source in ("source", "evaluation_source"):  # the user's own files, which a fragment names
+        file = Path(fragment["data"].get(source, ":"))
+        if ":" not in str(file) and not file.exists():
+            file.touch()
     assert polopt.check(fragment)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 import polopt
 from polopt.coordination import checkpoint
-from runs import SMOKE, assert_same, start
+from runs import BRIEF, SMOKE, assert_same, metrics, start, weights
 
 TERMINATED = (143, -signal.SIGTERM)  # a shell shows both as 143
 
@@ -51,18 +51,18 @@ def test_sigterm_saves_and_the_run_goes_on_to_the_same_bits(
     tmp_path: Path, undisturbed: Path
 ) -> None:
     run = tmp_path / "run"
-    code, errors = stop(run, lambda: steps_taken(run) >= 5)  # inside the first stage
+    code, errors = stop(run, lambda: steps_taken(run) >= 3)  # inside the first stage
     assert code == 143
     step = saved_step(run)
     assert errors.endswith(f"stopped and saved at step {step}; go on with: polopt resume {run}\n")
     assert "Traceback" not in errors
-    assert 5 <= step < 30
-    assert len((run / "metrics.jsonl").read_text().splitlines()) == step  # nothing is lost
+    assert step >= 3
+    assert metrics(run)[-1]["step"] == step  # nothing is lost, nothing is ahead
     assert [p.name for p in (run / "checkpoints").iterdir() if p.name.startswith(".")] == []
 
-    code, errors = stop(run, lambda: steps_taken(run) >= 34, signal.SIGINT)  # inside the second
+    code, errors = stop(run, lambda: steps_taken(run) >= 32, signal.SIGINT)  # inside the second
     assert code == 130
-    assert 33 <= saved_step(run) < 42
+    assert saved_step(run) >= 31
     polopt.resume(run)
     assert_same(run, undisturbed)
 
@@ -108,7 +108,6 @@ def test_the_second_sigterm_ends_it_at_once(tmp_path: Path) -> None:
 
 def test_sigterm_at_the_end_of_the_last_stage_loses_nothing(tmp_path: Path) -> None:
     """In this process: the signal comes with the line of the very last step."""
-    from runs import BRIEF, metrics, weights
 
     def terminate(event) -> None:
         if event.kind == "metrics" and event.values["step"] == 8:

@@ -290,16 +290,20 @@ def _stage(
 
 
 def examiner(shared: Common, answers: int = 1) -> Callable[[bool], Evaluation] | None:
-    """Evaluation by the task's verifier if there is one, else by the rewards; None without any."""
+    """Accuracy by the task's verifier if there is one, else by the rewards; None without any."""
     task = shared.text.task
     own = specs(shared.parts.recipe.model_copy(update={"rewards": ()}), task)
     if not (rewards := own or list(shared.rewards)):
         return None
+    score = judge(shared.text, rewards, shared.parts.recipe.run.seed)
+    if own and shared.rewards:
+        trained_on = judge(shared.text, shared.rewards, shared.parts.recipe.run.seed)
+        score = _marked_by(score, trained_on)
     examination = Examination(
         engine=shared.engine("evaluation"),
         prompts=shared.text.evaluation,
         sampling=shared.sampling,
-        score=judge(shared.text, rewards, shared.parts.recipe.run.seed),
+        score=score,
         text=text_of(shared.text),
         describe=shared.text.describe,
         answers=answers,
@@ -307,18 +311,38 @@ def examiner(shared: Common, answers: int = 1) -> Callable[[bool], Evaluation] |
     return lambda greedy: evaluate(examination, greedy=greedy)
 
 
+def _marked_by(verify: Judge, reward: Judge) -> Judge:
+    """The rewards that training uses, and right or wrong as the verifier of the task says."""
+
+    def judged(groups: Sequence[Group]) -> list[Group]:
+        outcomes = iter([s.outcome for group in verify(groups) for s in group.samples])
+        return [
+            replace(group, samples=tuple(replace(s, outcome=next(outcomes)) for s in group.samples))
+            for group in reward(groups)
+        ]
+
+    return judged
+
+
 def _describer(
     shared: Common,
 ) -> Callable[[Batch], tuple[Metrics, Sequence[Mapping[str, Any]]]]:
     """Metrics of a batch and the answers of it that are recorded."""
     text = text_of(shared.text)
+    rewards = shared.parts.recipe.rewards
+    first_verifies = not rewards or rewards[0].verifier is not None
+    # Of a task, accuracy is what its verifier says; another reward of 1 is not a right answer.
+    verified = shared.text.task is None or (first_verifies and shared.parts.reward is None)
 
     def describe(batch: Batch) -> tuple[Metrics, Sequence[Mapping[str, Any]]]:
         pairs = [(group, sample) for group in batch.groups for sample in group.samples]
         if not any(sample.spans for _, sample in pairs):
             return {"tokens": float(sum(int(s.mask.sum()) for _, s in pairs))}, []
         own = means(shared.text.describe(text(s), g.prompt.columns) for g, s in pairs)
-        metrics = rollout_metrics(batch) | {f"task/{name}": value for name, value in own.items()}
+        metrics = rollout_metrics(batch)
+        if not verified:
+            metrics.pop("accuracy", None)
+        metrics |= {f"task/{name}": value for name, value in own.items()}
         samples = [
             {"kind": "train", **sample_line(group, sample, text)}
             for group, sample in pairs[:SAMPLES_A_STEP]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -15,7 +16,8 @@ from polopt.algorithms.effects import given
 from polopt.api.extend import extend, flag_values
 from polopt.api.recorded import recorded
 from polopt.diagnose.inert import inert
-from polopt.errors import RecipeError, RunDirectoryError
+from polopt.diagnose.sources import check_sources
+from polopt.errors import RecipeError, RunDirectoryError, UserError
 from polopt.recipe import Recipe, StageRecipe, dump, standalone
 from polopt.recipe import load as load_recipe
 from polopt.record.environment import environment
@@ -60,13 +62,19 @@ def train(
     """
     written = load_recipe(recipe, flags)
     resolved = resolve(written, own_reward=reward is not None)
+    check_sources(resolved)
     name = Path(recipe).stem if isinstance(recipe, str | Path) else resolved.stages[0].algorithm
     chosen = resolved.stages[0].run.directory
     directory = Path(chosen) if chosen else record.next_free(name)
     config = _config(name, written, resolved, reward)
     record.create(directory, config | {"command": _command(recipe, flags)}, environment())
-    with record.open_existing(directory) as run:
-        return _execute(run, reward, observers)
+    try:
+        with record.open_existing(directory) as run:
+            return _execute(run, reward, observers)
+    except UserError:
+        if not record.begun(directory):  # nothing was done that could be resumed
+            shutil.rmtree(directory)
+        raise
 
 
 def resume(

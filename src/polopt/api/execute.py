@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -23,6 +24,7 @@ from polopt.errors import RecipeError, RunDirectoryError
 from polopt.models import LanguageModel, load
 from polopt.recipe import Recipe, StageRecipe
 from polopt.record import RunDirectory, write_json
+from polopt.rollout.rewarding import load_files
 from polopt.seeding import derive
 
 
@@ -36,9 +38,11 @@ def execute(
         stop_requested = stack.enter_context(_signals())
         first = recipe.stages[0].run
         if first.threads is not None:
+            _check_threads(first.threads)
             stack.callback(torch.set_num_threads, torch.get_num_threads())
             torch.set_num_threads(first.threads)
         device = _device(first.device)
+        load_files(recipe)
         heard = [stack.enter_context(progress_shown()), *observers]
         heard += trackers(first.track, run.path, config, stack)
 
@@ -147,6 +151,19 @@ def _language_model(path: str, stage: StageRecipe, device: torch.device) -> Lang
     loaded = load(path, revision=stage.model.revision, seed=seed)
     loaded.model.to(device)  # pyright: ignore[reportArgumentType] - torch's overloads
     return loaded
+
+
+def _check_threads(threads: int) -> None:
+    """Refuse more threads than processors: they wait for each other, a thousand of them for good.
+
+    Raises:
+        RecipeError: names how many this machine has.
+    """
+    processors = os.cpu_count() or 1
+    if threads > processors:
+        raise RecipeError(
+            f"run.threads: {threads} is not allowed; this machine has {processors} processors"
+        )
 
 
 def _device(name: str) -> torch.device:

@@ -9,6 +9,7 @@ from typing import Any
 from polopt.algorithms import derived, describe, resolve, row, settings
 from polopt.algorithms.effects import given
 from polopt.diagnose.inert import inert
+from polopt.diagnose.sources import check_sources
 from polopt.recipe import StageRecipe, load
 from polopt.recipe.flags import Flags
 
@@ -23,6 +24,7 @@ def check(recipe: str | Path | Mapping[str, Any], flags: Flags = ()) -> list[dic
     """
     written = load(recipe, flags)
     resolved = resolve(written)
+    check_sources(resolved)
     return [_checked(*pair) for pair in zip(written.stages, resolved.stages, strict=True)]
 
 

@@ -2,10 +2,19 @@
 
 from polopt.record.directory import (
     RunDirectory,
+    begun,
     create,
     next_free,
     open_existing,
 )
 from polopt.record.files import disk_errors, write_json
 
-__all__ = ["RunDirectory", "create", "disk_errors", "next_free", "open_existing", "write_json"]
+__all__ = [
+    "RunDirectory",
+    "begun",
+    "create",
+    "disk_errors",
+    "next_free",
+    "open_existing",
+    "write_json",
+]

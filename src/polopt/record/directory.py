@@ -136,6 +136,11 @@ def open_existing(path: Path) -> RunDirectory:
     return RunDirectory(path)
 
 
+def begun(path: Path) -> bool:
+    """Whether a run has written anything of its own."""
+    return (path / "metrics.jsonl").is_file() and (path / "metrics.jsonl").stat().st_size > 0
+
+
 def next_free(name: str, root: Path = Path("runs")) -> Path:
     """``runs/NAME-1``, or the first number that is free."""
     number = 1

@@ -88,12 +88,17 @@ def sample_line(group: Group, sample: Sample, text: Callable[[Sample], str]) -> 
         "ticket": group.ticket,
         "prompt": group.prompt.text,
         "completion": text(sample),
-        "reward": None if math.isnan(sample.reward) else sample.reward,
-        "parts": dict(sample.parts),
+        "reward": _number(sample.reward),
+        "parts": {name: _number(part) for name, part in sample.parts.items()},
         "outcome": sample.outcome.value,
         "finish": sample.finish.value,
         "tokens": int(sample.mask.sum()),
     }
+
+
+def _number(value: float) -> float | None:
+    """As JSON has it: what could not be scored is null."""
+    return None if math.isnan(value) else value
 
 
 def _answers(examination: Examination, sampling: Sampling, count: int) -> list[Group]:

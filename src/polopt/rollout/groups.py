@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from typing import TypeVar
@@ -63,7 +64,7 @@ def has_contrast(group: Group) -> bool:
 def rollout_metrics(batch: Batch) -> Metrics:
     """Rewards, accuracy, lengths and policy lag of a batch of sampled groups."""
     samples = [sample for group in batch.groups for sample in group.samples]
-    rewards = [s.reward for s in samples if s.reward == s.reward]
+    rewards = [s.reward for s in samples if not math.isnan(s.reward)]
     lags = [batch.taken_at - span.version for s in samples for span in s.spans]
     metrics: Metrics = {
         "response/length": statistics.fmean(len(s.tokens) - s.prompt_length for s in samples),
@@ -76,8 +77,9 @@ def rollout_metrics(batch: Batch) -> Metrics:
         metrics["reward/mean"] = statistics.fmean(rewards)
         metrics["reward/std"] = statistics.pstdev(rewards)
     for name in sorted({name for s in samples for name in s.parts}):
-        values = [s.parts[name] for s in samples if name in s.parts]
-        metrics[f"reward/{name}"] = statistics.fmean(values)
+        values = [s.parts.get(name, math.nan) for s in samples]
+        if scored := [value for value in values if not math.isnan(value)]:
+            metrics[f"reward/{name}"] = statistics.fmean(scored)
     judged = [s.outcome for s in samples if s.outcome in (Outcome.OK, Outcome.WRONG)]
     if judged:
         metrics["accuracy"] = statistics.fmean(outcome is Outcome.OK for outcome in judged)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from polopt.envs.text import TextTask
 from polopt.errors import RecipeError
-from polopt.recipe import Reward, StageRecipe
+from polopt.recipe import Recipe, Reward, StageRecipe
 from polopt.rewards import RewardSpec, from_file, from_verifier, score
 from polopt.rollout.text import TextSource
 from polopt.seeding import derive
@@ -37,6 +38,22 @@ def specs(
     if not stage.rewards:
         return [] if task is None else [RewardSpec(task.name, from_verifier(task.score))]
     return [_spec(reward, task, stage.data.source) for reward in stage.rewards]
+
+
+def load_files(recipe: Recipe) -> None:
+    """Run every reward file of a run once, at its start: a misspelt one must not wait its stage.
+
+    Raises:
+        RewardError: a reward file that cannot be used.
+    """
+    _loaded.cache_clear()  # a file may have been edited since the last run of this process
+    for stage in recipe.stages:
+        for reward in stage.rewards:
+            if reward.file is not None and reward.function is not None:
+                _loaded(reward.file, reward.function)
+
+
+_loaded = lru_cache(maxsize=None)(from_file)
 
 
 def judge(source: TextSource, rewards: Sequence[RewardSpec], seed: int) -> Judge:
@@ -87,7 +104,7 @@ def _spec(reward: Reward, task: TextTask | None, source: str) -> RewardSpec:
         name = reward.name or task.name
     else:
         assert reward.file is not None and reward.function is not None, "checked by the schema"
-        function = from_file(reward.file, reward.function)
+        function = _loaded(reward.file, reward.function)
         name = reward.name or reward.function
     return RewardSpec(name, function, reward.weight, reward.timeout, reward.on_error)
 

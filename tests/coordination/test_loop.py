@@ -1,0 +1,277 @@
+"""The loop with a stage of stubs: what is called when, and what is saved."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from polopt.coordination import checkpoint
+from polopt.coordination.loop import Progress, Setting, restore, run_stage
+from polopt.coordination.stage import Event, Stage, Until
+from polopt.errors import Stopped
+from polopt.record import create, open_existing
+from polopt.rollout.evaluation import Evaluation
+from polopt.types import Batch, Credited, Experience
+
+MASK = torch.ones(1, 1, dtype=torch.bool)
+EXPERIENCE = Experience(mask=MASK, group=torch.zeros(1), scores=torch.zeros(1))
+CREDITED = Credited(torch.zeros(1, 1), MASK, MASK[:, 0], metrics={"credit": 1.0})
+
+
+class Source:
+    """Counts, and writes down what is asked of it."""
+
+    def __init__(self, calls: list[str]) -> None:
+        self.calls, self.position = calls, 0
+
+    def publish(self, version: int) -> None:
+        self.calls.append(f"publish {version}")
+
+    def next_batch(self) -> Batch:
+        self.calls.append("next_batch")
+        return Batch((), self.position)
+
+    def ack(self, batch: Batch) -> None:
+        self.calls.append("ack")
+        self.position += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"position": self.position}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.position = state["position"]
+
+    def stats(self) -> dict[str, float]:
+        return {"time/rollout": 0.5}
+
+
+@dataclass
+class Learner:
+    calls: list[str]
+    name: str
+    weight: int = 0
+
+    def update(self, experience: Experience, credited: Credited, step: int) -> dict[str, float]:
+        self.calls.append(f"{self.name} {step}")
+        self.weight += 1
+        return {f"{self.name}/loss": float(self.weight)}
+
+    def save(self, directory: Path) -> dict[str, int]:
+        (directory / "weight").write_text(str(self.weight))
+        return {"weight": self.weight}
+
+    def load(self, directory: Path, counters: dict[str, int]) -> None:
+        self.weight = int((directory / "weight").read_text())
+        assert counters == {"weight": self.weight}
+
+
+def stage(calls: list[str], accuracies: Sequence[float] = (), **fields: Any) -> Stage:
+    """A stage of four steps whose evaluations have these accuracies, one after the other."""
+    rest = iter(accuracies)
+
+    def prepare(batch: Batch) -> Experience:
+        calls.append("prepare")
+        return EXPERIENCE
+
+    def credit(experience: Experience) -> Credited:
+        calls.append("credit")
+        return CREDITED
+
+    def evaluate(greedy: bool) -> Evaluation:
+        calls.append(f"evaluate{' greedily' if greedy else ''}")
+        accuracy = next(rest)
+        return Evaluation({"accuracy": accuracy}, {"accuracy": (0.0, 1.0)}, [{"prompt": "p"}])
+
+    settings = {
+        "name": "rl",
+        "algorithm": "stub",
+        "steps": 4,
+        "source": Source(calls),
+        "prepare": prepare,
+        "credit": credit,
+        "learners": (Learner(calls, "policy"), Learner(calls, "critic")),
+        "save_model": lambda path: (path / "model.safetensors").write_text("weights"),
+        "evaluate": evaluate,
+        "describe": lambda batch: ({"described": 2.0}, [{"kind": "train"}]),
+        "checkpoint_every": 100,
+    }
+    return Stage(**(settings | fields))
+
+
+@pytest.fixture
+def setting(tmp_path: Path):
+    heard = list[Event]()
+    with open_existing(create(tmp_path / "run", {}, {})) as run:
+        yield Setting(run, keep=2, observe=heard.append, stop_requested=lambda: 0)
+
+
+def saved(setting: Setting) -> list[str]:
+    return sorted(path.name for path in setting.run.checkpoints.glob("step_*"))
+
+
+def test_one_step_in_order(setting: Setting) -> None:
+    calls = list[str]()
+    run_stage(stage(calls, steps=1), Progress(), setting)
+    assert calls == [
+        "publish 0",  # the weight path is proved before the first token
+        "next_batch",
+        "prepare",
+        "credit",
+        "policy 0",
+        "critic 0",
+        "publish 1",
+        "ack",  # slots are freed only after the new weights are served
+    ]
+
+
+def test_a_stage_ends_with_a_checkpoint_and_hands_over(setting: Setting) -> None:
+    progress = Progress()
+    run_stage(stage([]), progress, setting)
+    assert (progress.stage, progress.stage_step, progress.step) == (1, 0, 4)
+    assert progress.ended == {"rl": "steps"}
+    assert progress.stage_ends == {"rl": "step_4"}
+    assert saved(setting) == ["step_4"]
+
+
+def test_versions_go_on_in_the_next_stage(setting: Setting) -> None:
+    progress, calls = Progress(), list[str]()
+    run_stage(stage([]), progress, setting)
+    run_stage(stage(calls, name="more", steps=1), progress, setting)
+    assert [call for call in calls if "publish" in call] == ["publish 4", "publish 5"]
+    assert "policy 0" in calls  # the steps of a stage are counted from its beginning
+    assert progress.stage_ends == {"rl": "step_4", "more": "step_5"}
+
+
+def test_checkpoints_come_as_often_as_asked_and_old_ones_go(setting: Setting) -> None:
+    run_stage(stage([], steps=9, checkpoint_every=2), Progress(), setting)
+    assert saved(setting) == ["step_8", "step_9"]
+    assert (setting.run.checkpoints / "last").readlink() == Path("step_9")
+
+
+def test_metrics_come_from_every_part_of_a_step(setting: Setting) -> None:
+    lines = list[dict[str, Any]]()
+    told = replace(
+        setting, observe=lambda e: lines.append(dict(e.values)) if e.kind == "metrics" else None
+    )
+    run_stage(stage([], steps=2), Progress(step=7), told)
+    assert [(line["step"], line["stage"], line["stage_step"]) for line in lines] == [
+        (8, "rl", 1),
+        (9, "rl", 2),
+    ]
+    assert lines[0] | {"time/step": 0, "time/update": 0} == {
+        "step": 8,
+        "stage": "rl",
+        "stage_step": 1,
+        "described": 2.0,
+        "credit": 1.0,
+        "policy/loss": 1.0,
+        "critic/loss": 1.0,
+        "time/rollout": 0.5,
+        "time/step": 0,
+        "time/update": 0,
+    }
+
+
+def test_evaluation_before_after_and_in_between(setting: Setting) -> None:
+    calls, progress = list[str](), Progress()
+    run_stage(stage(calls, [0.1, 0.5, 0.4], compare=True, evaluate_every=3), progress, setting)
+    evaluations = [call for call in calls if "evaluate" in call]
+    assert evaluations == ["evaluate greedily", "evaluate", "evaluate greedily"]
+    assert calls[1] == "evaluate greedily"  # before the first batch
+    assert progress.evaluations["before"]["metrics"] == {"accuracy": 0.1}
+    assert progress.evaluations["after"]["metrics"] == {"accuracy": 0.4}
+    assert progress.best == {"accuracy": 0.5, "checkpoint": "step_3"}
+    assert (setting.run.checkpoints / "best").readlink() == Path("step_3")
+
+
+def test_a_stage_that_is_not_compared_is_evaluated_when_due_alone(setting: Setting) -> None:
+    calls, progress = list[str](), Progress()
+    run_stage(stage(calls, [0.5, 0.6], evaluate_every=2), progress, setting)
+    assert [call for call in calls if "evaluate" in call] == ["evaluate", "evaluate"]
+    assert progress.evaluations == {} and progress.best == {}
+
+
+def test_the_best_weights_are_kept_for_good(setting: Setting) -> None:
+    accuracies = [0.0, 0.9, *[0.1] * 8]
+    progress = Progress()
+    run_stage(
+        stage([], accuracies, steps=9, compare=True, evaluate_every=1, checkpoint_every=1),
+        progress,
+        setting,
+    )
+    assert saved(setting) == ["step_1", "step_8", "step_9"]
+    assert (setting.run.checkpoints / "best").readlink() == Path("step_1")
+
+
+def test_a_criterion_ends_the_stage(setting: Setting) -> None:
+    progress = Progress()
+    run_stage(
+        stage([], [0.2, 0.96], evaluate_every=1, until=Until("accuracy", 0.95)), progress, setting
+    )
+    assert progress.ended == {"rl": "accuracy 0.960 reached 0.95"}
+    assert progress.step == progress.stage_steps["rl"] == 2
+
+
+def test_a_criterion_on_what_was_not_measured_warns_and_ends_nothing(setting: Setting) -> None:
+    heard, progress = list[Event](), Progress()
+    run_stage(
+        stage([], [0.2] * 4, evaluate_every=2, until=Until("luck", 1.0)),
+        progress,
+        replace(setting, observe=heard.append),
+    )
+    assert progress.ended == {"rl": "steps"}
+    warnings = [event.values for event in heard if event.kind == "warning"]
+    assert [warning["step"] for warning in warnings] == [2, 4]
+    assert "'luck' was not measured; there are: accuracy" in warnings[0]["message"]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_a_request_to_stop_is_heard_after_the_step_and_saves_once(
+    setting: Setting, steps: int
+) -> None:
+    calls, progress = list[str](), Progress()
+
+    def asked() -> int:
+        return 15 if calls.count("ack") >= steps else 0
+
+    with pytest.raises(Stopped) as caught:
+        run_stage(
+            stage(calls, checkpoint_every=1), progress, replace(setting, stop_requested=asked)
+        )
+    assert caught.value.exit_code == 143
+    assert progress.step == steps
+    newest = checkpoint.newest(setting.run.checkpoints)
+    assert newest is not None and newest.name == f"step_{steps}"
+    # at the end of a stage the checkpoint says that it is the end
+    expected = (1, 0) if steps == 4 else (0, steps)
+    kept = checkpoint.read_state(newest)["progress"]
+    assert (kept["stage"], kept["stage_step"]) == expected
+
+
+def test_restoring_puts_source_and_learners_back(setting: Setting) -> None:
+    progress = Progress()
+    with pytest.raises(Stopped):
+        run_stage(
+            stage([], checkpoint_every=1),
+            progress,
+            replace(setting, stop_requested=lambda: 15 if progress.step >= 3 else 0),
+        )
+    newest = checkpoint.newest(setting.run.checkpoints)
+    assert newest is not None
+    state = checkpoint.read_state(newest)
+    again = stage([])
+    restore(again, newest, state)
+    assert again.source.position == 3
+    assert [learner.weight for learner in again.learners] == [3, 3]
+    assert Progress(**state["progress"]).stage_step == 3
+
+
+def test_seconds_are_summed_by_stage_and_kind(setting: Setting) -> None:
+    progress = Progress()
+    run_stage(stage([], [0.1, 0.2], compare=True), progress, setting)
+    seconds = progress.seconds["rl"]
+    assert seconds["rollout"] == pytest.approx(4 * 0.5)
+    assert {"step", "update", "compare", "evaluate", "checkpoint"} <= seconds.keys()

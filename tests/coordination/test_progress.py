@@ -1,0 +1,60 @@
+"""What people see while a run goes on."""
+
+import pytest
+
+from polopt.coordination import progress
+from polopt.coordination.stage import Event
+
+STAGE = Event("stage", {"name": "rl", "algorithm": "grpo", "steps": 40, "step": 0})
+
+
+def metrics(step: int, **values: float) -> Event:
+    return Event("metrics", {"step": step, "stage": "rl", "stage_step": step, **values})
+
+
+def test_plain_lines_where_nobody_watches(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([100.0, 100.0, 101.0, 120.0, 120.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with progress.progress() as observe:
+        observe(STAGE)
+        observe(metrics(1, **{"reward/mean": 0.25}))
+        observe(metrics(2, **{"reward/mean": 0.5}))  # a second later: not yet
+        observe(metrics(3, **{"reward/mean": 0.75, "accuracy": 0.5}))
+        observe(Event("message", {"text": "evaluating"}))
+        observe(Event("warning", {"step": 0, "message": "nothing learns"}))
+        observe(Event("summary", {"steps": 3}))
+    shown = capsys.readouterr()
+    assert shown.out == ""  # standard output is for results
+    assert shown.err.splitlines() == [
+        "rl: grpo, 40 steps",
+        "rl 1/40  reward 0.250",
+        "rl 3/40  reward 0.750  accuracy 0.500",
+        "evaluating",
+        "warning: nothing learns",
+    ]
+
+
+def test_evaluations_are_always_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress.progress() as observe:
+        observe(STAGE)
+        observe(metrics(1))
+        observe(metrics(2, **{"eval/accuracy": 0.125}))
+    assert "evaluation accuracy 0.125" in capsys.readouterr().err
+
+
+def test_a_bar_where_somebody_watches(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    with progress.progress() as observe:
+        observe(STAGE)
+        observe(Event("message", {"text": "[bold]as it is[/bold]"}))
+        observe(metrics(7, **{"reward/mean": 0.25, "eval/accuracy": 0.5}))
+        observe(metrics(8, **{"reward/mean": 0.5}))
+    shown = capsys.readouterr().err
+    assert "[bold]as it is[/bold]" in shown
+    assert "rl (grpo)" in shown and "8/40" in shown
+    assert "evaluation accuracy 0.500" in shown  # the newest one stays
