@@ -49,7 +49,7 @@ class Sampled:
     group_size: int
     sampling: Sampling
     score: Callable[[Sequence[Group]], list[Group]]  # rewards filled in
-    keep: Callable[[Group], bool]  # others give way to new prompts
+    keep: Callable[[Group], bool] = lambda _: True  # others give way to new prompts
     rounds: int = 0  # of new prompts; what the last one brings is kept
 
 

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from random_models import SHARED, VOCABULARY, generated, of_architecture, request
 
 from polopt.errors import ModelError
 from polopt.roles.policies.token import score
 from polopt.rollout.engines import LocalEngine
 from polopt.rollout.groups import experience
 from polopt.types import Batch, Sampling
+from random_models import SHARED, VOCABULARY, generated, of_architecture, request
 
 HEADS = {**SHARED, "head_dim": 8}
 EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 16, "num_local_experts": 4}

@@ -5,10 +5,10 @@ import random
 import numpy as np
 import pytest
 import torch
-from random_models import SHARED, builtin_model, generated, of_architecture, request
 
 from polopt.rollout.engines import LocalEngine, Request
 from polopt.types import Group, Sample, Sampling
+from random_models import SHARED, builtin_model, generated, of_architecture, request
 
 LENGTHS = [1, 2, 3, 15, 16, 17, 31, 33, 47, 64, 65, 90, 127, 128, 129]  # around every block size
 
