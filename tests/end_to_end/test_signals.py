@@ -71,11 +71,10 @@ SLOW_REWARD = """
 import pathlib, time
 
 def score(completions):
-    marker = pathlib.Path(__file__).with_name("inside")
-    if marker.exists():  # the first batch is scored at once, the second never
-        pathlib.Path(__file__).with_name("again").touch()
+    here = pathlib.Path(__file__).parent
+    if (here / "run" / "checkpoints" / "last").exists():  # there is something to lose
+        (here / "inside").touch()
         time.sleep(50)
-    marker.touch()
     return [0.0] * len(completions)
 """
 SLOW_RECIPE = """
@@ -94,7 +93,7 @@ def test_the_second_sigterm_ends_it_at_once(tmp_path: Path) -> None:
     reward.write_text(SLOW_REWARD)
     recipe.write_text(SLOW_RECIPE.format(file=reward, run=run))
     process = start("train", recipe)
-    wait_for(lambda: (tmp_path / "again").exists() or process.poll() is not None)
+    wait_for(lambda: (tmp_path / "inside").exists() or process.poll() is not None)
     process.send_signal(signal.SIGTERM)
     time.sleep(0.5)
     assert process.poll() is None, process.communicate()  # it wants to end the step first
