@@ -79,7 +79,7 @@ def load(dataset: str, parameters: Mapping[str, Any], seed: int) -> ReasoningGym
         RecipeError: no such data set or parameter, a value it refuses, or rows without an answer.
     """
     try:
-        from reasoning_gym.factory import DATASETS
+        from reasoning_gym.factory import DATASETS  # pyright: ignore[reportMissingImports] - an extra
     except ImportError as error:
         raise MissingExtraError(
             f"data.source: {PREFIX}{dataset} needs the package reasoning-gym: "
@@ -111,7 +111,7 @@ def load(dataset: str, parameters: Mapping[str, Any], seed: int) -> ReasoningGym
 @lru_cache(maxsize=4)
 def _generator(dataset: str, parameters: tuple[tuple[str, Any], ...], seed: int) -> Any:  # noqa: ANN401
     """The candidates of one block: DRAWS for each of its rows."""
-    import reasoning_gym
+    import reasoning_gym  # pyright: ignore[reportMissingImports] - an extra
 
     with _random_numbers(seed):
         return reasoning_gym.create_dataset(
