@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import polopt
+from polopt.cli import main
 from polopt.coordination import checkpoint
 from polopt.errors import RecipeError, RunDirectoryError
 from runs import BRIEF, Crash, assert_same, lines, metrics, variety, weights
@@ -136,6 +137,16 @@ def test_a_finished_run_says_so_and_does_nothing(tmp_path: Path, whole: Path) ->
     assert texts == [f"{run} is finished: 8 steps; --run.steps makes it longer"]
     assert finished.summary["steps"] == STEPS
     assert_same(run, whole)
+
+
+def test_the_command_says_so_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = str(tmp_path / "run")
+    polopt.train(BRIEF, flags={"run.directory": run, "rl.run.steps": 1})
+    capsys.readouterr()
+    assert main(["resume", run]) == 0
+    shown = capsys.readouterr()
+    assert f"{run} is finished: 4 steps" in shown.err
+    assert f"run:    {run}" in shown.out
 
 
 def test_a_longer_run_is_one_that_was_made_longer(tmp_path: Path, whole: Path) -> None:

@@ -31,9 +31,9 @@ def disturb(tmp_path: Path, undisturbed: Path, seed: int, kills: int) -> None:
     """As many kills as are asked for, in as many runs as that takes."""
     rng = random.Random(seed)
     seconds = (undisturbed / "seconds").read_text()
-    # One in six in the first second, the others where models load and steps are taken.
+    # One in five in the first second, the others where models load and steps are taken.
     moments = [
-        rng.uniform(0.0, 1.0) if i % 6 == 0 else rng.uniform(0.5, 1.0) * float(seconds)
+        rng.uniform(0.0, 1.0) if i % 5 == 0 else rng.uniform(0.5, 0.9) * float(seconds)
         for i in range(kills)
     ]
     number = 0
@@ -45,7 +45,7 @@ def disturb(tmp_path: Path, undisturbed: Path, seed: int, kills: int) -> None:
 
 
 def test_killed_and_resumed_until_done(tmp_path: Path, undisturbed: Path) -> None:
-    disturb(tmp_path, undisturbed, seed=1, kills=6)
+    disturb(tmp_path, undisturbed, seed=1, kills=5)
 
 
 @pytest.mark.slow

@@ -211,6 +211,15 @@ def test_weights_of_another_shape(copy: Path) -> None:
     assert "lack model.norm.weight" in refused(copy)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite(copy: Path, value: float) -> None:
+    file = copy / "model.safetensors"
+    tensors = load_file(file)
+    tensors["model.layers.0.mlp.up_proj.weight"][3, 4] = value
+    save_file(tensors, file, metadata={"format": "pt"})
+    assert "model.layers.0.mlp.up_proj.weight in" in refused(copy)
+
+
 EVIL = "from pathlib import Path\nPath({canary!r}).touch()\nclass Evil: pass\n"
 
 

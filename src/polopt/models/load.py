@@ -89,6 +89,9 @@ def _from_files(path: str, revision: str | None) -> tuple[PreTrainedModel, PreTr
             f"model.path: the weights in {path!r} lack {lacking[0]}{more} in the shape that "
             "config.json says"
         )
+    for name, weight in model.named_parameters():
+        if not torch.isfinite(weight).all():
+            raise ModelError(f"model.path: {name} in {path!r} holds NaN or infinity")
     return model, tokens
 
 
