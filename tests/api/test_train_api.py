@@ -13,7 +13,14 @@ from transformers import AutoModelForCausalLM
 
 import polopt
 from polopt.api import Run
-from polopt.errors import MissingExtraError, ModelError, RecipeError, RewardError, RunDirectoryError
+from polopt.errors import (
+    DataError,
+    MissingExtraError,
+    ModelError,
+    RecipeError,
+    RewardError,
+    RunDirectoryError,
+)
 from runs import BRIEF, SMOKE, Crash, assert_same, lines, metrics, variety, weights
 
 
@@ -68,6 +75,8 @@ def test_the_policy_answers(whole: Path) -> None:
     assert policy.respond(["1+2-3="] * 6, temperature=1.0, seed=1) == warm
     assert policy.respond(["1+2-3="] * 6, temperature=1.0, seed=2) != warm
     assert policy.respond([]) == []
+    with pytest.raises(DataError, match="prompts: number 1 is empty"):
+        policy.respond(["1+2=", ""])
 
 
 def test_the_same_seed_gives_the_same_curve_and_another_seed_another(

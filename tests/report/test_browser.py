@@ -235,6 +235,9 @@ def test_dark_mode_has_other_colours_also_in_the_plots(opened: Opened) -> None:
 
     light = colours()
     opened.page.emulate_media(color_scheme="dark")
+    opened.page.wait_for_function(  # plots are drawn again when the browser says so
+        "light => document.querySelector('canvas').toDataURL() !== light", arg=light[2]
+    )
     dark = colours()
     assert all(one != other for one, other in zip(light, dark, strict=True))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from polopt import record
 from polopt.api.recorded import recorded
-from polopt.errors import RunDirectoryError
+from polopt.errors import DataError, RunDirectoryError
 from polopt.models import LanguageModel
 from polopt.models import load as load_model
 from polopt.rollout.engines import LocalEngine, Request
@@ -25,21 +25,28 @@ class Policy:
     def respond(
         self, prompts: Sequence[str], *, temperature: float = 0.0, seed: int = 0
     ) -> list[str]:
-        """One answer to each prompt; temperature 0 takes the most likely token."""
+        """One answer to each prompt; temperature 0 takes the most likely token.
+
+        Raises:
+            DataError: a prompt without a token.
+        """
         tokenizer = self.language_model.tokenizer
+        tokens = [tuple(tokenizer(text)["input_ids"]) for text in prompts]
+        if () in tokens:
+            raise DataError(f"prompts: number {tokens.index(())} is empty; at least one token")
         sampling = Sampling(temperature, max_new_tokens=self.sampling.max_new_tokens)
         engine = LocalEngine(self.language_model, seed=seed)
         engine.submit(
             [
-                Request(i, Prompt(i, text, tuple(tokenizer(text)["input_ids"])), 1, sampling)
-                for i, text in enumerate(prompts)
+                Request(i, Prompt(i, text, own), 1, sampling)
+                for i, (text, own) in enumerate(zip(prompts, tokens, strict=True))
             ]
         )
         answers: dict[int, str] = {}
         while groups := engine.poll():
             for group in groups:
-                tokens = group.samples[0].tokens[group.samples[0].prompt_length :]
-                answers[group.ticket] = str(tokenizer.decode(tokens, skip_special_tokens=True))
+                response = group.samples[0].tokens[group.samples[0].prompt_length :]
+                answers[group.ticket] = str(tokenizer.decode(response, skip_special_tokens=True))
         return [answers[i] for i in range(len(prompts))]
 
 
