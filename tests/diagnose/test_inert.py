@@ -16,20 +16,22 @@ GRPO: dict[str, Any] = {
     "model": {"path": "builtin:tiny"},
     "data": {"source": "task:chain_sum"},
 }
-TWICE = {"update.epochs": 2}  # so that the ratio moves and the clip can bite
+FREE = {"kl.coefficient": 0.0}
+TWICE = {**FREE, "update.epochs": 2}  # so that the ratio moves and the clip can bite
+K3 = ["kl.estimator = k3 in the loss has the gradient of KL(pi_ref, pi)"]
 
 
 @pytest.mark.parametrize(
     ("flags", "starts"),
     [
-        ({}, ["objective.clip_low has no effect", "objective.clip_high has no effect"]),
+        (FREE, ["objective.clip_low has no effect", "objective.clip_high has no effect"]),
         (TWICE, []),
-        ({"update.minibatches": 2}, []),
-        ({"objective.bound": "none"}, []),
-        ({**TWICE, "kl.estimator": "k1"}, ["kl.coefficient has no effect on average"]),
-        ({**TWICE, "kl.estimator": "k1", "kl.placement": "reward"}, []),
-        ({**TWICE, "kl.placement": "reward"}, ["kl.estimator = k3 in the reward"]),
-        ({**TWICE, "kl.coefficient": 0.0}, []),
+        ({**FREE, "update.minibatches": 2}, []),
+        ({**FREE, "objective.bound": "none"}, []),
+        ({"objective.bound": "none"}, K3),
+        ({"update.epochs": 2}, K3),
+        ({"update.epochs": 2, "kl.placement": "reward"}, ["kl.estimator = k3 in the reward"]),
+        ({"update.epochs": 2, "kl.placement": "reward", "kl.estimator": "k1"}, []),
         ({**TWICE, "reward.verifier": "task", "reward.weight": 2.0}, ["reward.weight has no"]),
         ({**TWICE, "rollout.group_size": 2}, ["rollout.group_size = 2"]),
         ({**TWICE, "run.checkpoint_every": 500}, ["run.checkpoint_every = 500 has no effect"]),
@@ -61,6 +63,12 @@ TWICE = {"update.epochs": 2}  # so that the ratio moves and the clip can bite
 def test_inert(flags: dict[str, Any], starts: list[str]) -> None:
     lines = inert(resolve(load(GRPO, flags)).stages[0])
     assert [line[: len(start)] for line, start in zip(lines, starts, strict=True)] == starts
+
+
+def test_a_line_about_the_kl_reaches_whoever_stated_a_part_of_it() -> None:
+    one = resolve(load(GRPO, {"kl.placement": "reward", "update.epochs": 2})).stages[0]
+    assert len(inert(one, {"kl.placement"})) == 1
+    assert inert(one, {"update.epochs", "kl.coefficient"}) == []
 
 
 def test_check_says_who_decided() -> None:

@@ -18,6 +18,7 @@ AT_RATIO_1 = (  # do nothing there
     "tau",
     "second_moment",
 )
+KL_CHOICE = frozenset({"kl.estimator", "kl.placement", "kl.importance_corrected"})
 
 
 def inert(stage: StageRecipe, of: AbstractSet[str] | None = None) -> list[str]:
@@ -25,7 +26,7 @@ def inert(stage: StageRecipe, of: AbstractSet[str] | None = None) -> list[str]:
 
     Args:
         stage: resolved.
-        of: only these fields; default: all.
+        of: only lines about these fields; default: all.
     """
     sampled = "prompts" in row(stage.algorithm).requires
     of_policy = (
@@ -34,13 +35,18 @@ def inert(stage: StageRecipe, of: AbstractSet[str] | None = None) -> list[str]:
         else ()
     )
     lines = [*of_policy, *_lengths(stage)]
-    return [line for line in lines if of is None or line.split()[0].strip(":") in of]
+    return [line for line in lines if of is None or not _concerns(line).isdisjoint(of)]
+
+
+def _concerns(line: str) -> frozenset[str]:
+    """The fields of which a line speaks: the first word, or all that make up the KL."""
+    field = line.split()[0].strip(":")
+    return KL_CHOICE if field in KL_CHOICE else frozenset({field})
 
 
 def _bound(stage: StageRecipe) -> Iterator[str]:
     """On the first optimiser step after sampling ρ = 1: no bound on it ever bites."""
-    once = stage.update.epochs == 1 and stage.update.minibatches == 1
-    for name in AT_RATIO_1 if once else ():
+    for name in AT_RATIO_1 if _optimiser_steps(stage) == 1 else ():
         if getattr(stage.objective, name) is not None:
             yield f"objective.{name} has no effect: with 1 epoch and 1 minibatch the ratio is 1"
 
@@ -54,26 +60,53 @@ def _correction(stage: StageRecipe) -> Iterator[str]:
 
 
 def _kl(stage: StageRecipe) -> Iterator[str]:
-    match stage.kl.placement, stage.kl.estimator:
-        case "loss", "k2" if stage.kl.importance_corrected:
+    """Penalties whose gradient is, on average, not that of KL(π‖π_ref).
+
+    In the loss that is the divergence token by token, where the samples are those of π_old; in the
+    reward that of whole responses, at the policy that sampled. 2510.01555, 2512.21852.
+    """
+    kl, steps = stage.kl, _optimiser_steps(stage)
+    match kl.placement, kl.estimator:
+        case "reward", "k2" | "k3":
+            yield (
+                f"kl.estimator = {kl.estimator} in the reward does not have the gradient of the "
+                "KL divergence; k1 has"
+            )
+        case "loss", "k2" if kl.importance_corrected:
             yield (
                 "kl.importance_corrected: multiplied by the ratio, k2 does not have the gradient "
                 "of the KL divergence; k1 and k3 have"
             )
-        case "loss", _ if stage.kl.importance_corrected:
+        case "loss", _ if kl.importance_corrected:
             pass
         case "loss", "k1":
+            later = "; after the first step of a batch it drives the policy away from that sampled"
             yield (
-                "kl.coefficient has no effect on average: the gradient of k1 in the loss is 0 in "
-                "expectation; k2 or k3, or kl.placement = reward"
+                "kl.estimator = k1 in the loss has gradient 0 on average"
+                f"{later if steps > 1 else ''}; {_repair(steps)}"
             )
-        case "reward", "k2" | "k3":
+        case "loss", "k3":
             yield (
-                f"kl.estimator = {stage.kl.estimator} in the reward does not have the gradient of "
-                "the KL divergence; k1 has"
+                "kl.estimator = k3 in the loss has the gradient of KL(pi_ref, pi), not of "
+                f"KL(pi, pi_ref); {_repair(steps)}"
+            )
+        case "loss", "k2" if steps > 1:
+            yield (
+                "kl.estimator = k2 in the loss has the gradient of the KL divergence in the first "
+                f"of {steps} optimiser steps of a batch only; {_repair(steps)}"
             )
         case _:
             pass
+
+
+def _repair(steps: int) -> str:
+    """What has the gradient of the divergence in the loss; k2 has it where the ratio is 1."""
+    corrected = "k1 or k3 with kl.importance_corrected = true has it"
+    return corrected if steps > 1 else f"k2 has it, {corrected.removesuffix(' has it')} too"
+
+
+def _optimiser_steps(stage: StageRecipe) -> int:
+    return (stage.update.epochs or 1) * (stage.update.minibatches or 1)
 
 
 def _normalisation(stage: StageRecipe) -> Iterator[str]:
