@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from importlib.resources import files
@@ -17,7 +18,7 @@ from typing import Any
 
 from polopt.algorithms import INDEX, describe_row, row, table
 from polopt.diagnose import conformance
-from polopt.recipe import Leaf, catalogue
+from polopt.recipe import Leaf, catalogue, shown
 from polopt.recipe.fields import sections
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -121,11 +122,29 @@ def _golden(_: Path, __: str) -> str:
     return f"{total}\n\n" + _table(("operation", "passed", "failed"), lines)
 
 
+def _peers(page: Path, _: str) -> str:
+    """What makes each row the method of that name elsewhere, by docs/peers.toml."""
+    presets = tomllib.loads((ROOT / "docs" / "peers.toml").read_text(encoding="utf-8"))["preset"]
+    order = {name: place for place, name in enumerate(INDEX)}
+    lines = [
+        (
+            _link(page, f"docs/methods/{one['method']}.md", one["method"], code=True),
+            one["peer"],
+            "<br>".join(_code(f"{k} = {shown(v)}") for k, v in one["recipe"].items())
+            or ("as it stands" if one["peer"] else ""),
+            one["differs"],
+        )
+        for one in sorted(presets, key=lambda one: order[one["method"]])
+    ]
+    return _table(("our row", "peer", "with", "what remains"), lines)
+
+
 TABLES: dict[str, Callable[[Path, str], str]] = {
     "methods": _methods,
     "choices": _choices,
     "fields": _fields,
     "golden": _golden,
+    "peers": _peers,
 }
 
 
