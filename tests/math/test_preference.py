@@ -1,6 +1,7 @@
 """Preference losses: worked numbers, slopes, rankings against a loop."""
 
 import math
+from itertools import permutations
 
 import pytest
 import torch
@@ -8,11 +9,21 @@ import torch
 from polopt.math.preference import (
     dpo_gradient_weight,
     dpo_loss,
+    expected_calibration_error,
+    has_pair,
+    hinge_loss,
     implicit_reward,
     ipo_loss,
+    ordered_pairs,
+    pair_accuracy,
+    pair_confidence,
+    pairwise_loss,
+    plackett_luce_loss,
     preference_logits,
+    prompt_means,
     ranking_loss,
 )
+from polopt.math.reduce import row_mean
 
 
 def vector(*numbers):
@@ -85,3 +96,115 @@ def test_only_ties_give_no_loss_and_no_gradient():
     assert per_prompt.isnan().all()
     assert loss.item() == 0.0
     assert scores.grad.tolist() == [0.0, 0.0, 0.0]
+
+
+def test_hinge_by_hand():
+    # 1 - .1·1.5, 1 - .1·(-3), and 0 from βh = 1 on
+    assert hinge_loss(vector(1.5, -3, 10, 12), beta=0.1).tolist() == pytest.approx(
+        [0.85, 1.3, 0.0, 0.0]
+    )
+
+
+def test_length_normalised_ipo_by_hand():
+    """Log-ratios .5 and -.1 a token: h = .2 - (-.1) = .3, and (.3 - 5)² = 22.09."""
+    ratios = torch.tensor([[0.5, -0.1, math.nan], [-0.1, -0.1, -0.1]], dtype=torch.float64)
+    mask = torch.tensor([[True, True, False], [True, True, True]])
+    means = row_mean(ratios, mask)
+    assert means.tolist() == pytest.approx([0.2, -0.1])
+    assert ipo_loss(means[:1] - means[1:], beta=0.1).tolist() == pytest.approx([22.09])
+
+
+def test_a_margin_asks_for_more_under_either_label():
+    h, none = vector(0.7), vector(0)
+    assert dpo_loss(h, beta=2.0, margin=0.4).item() == pytest.approx(
+        dpo_loss(vector(1.0), beta=1.0).item()  # 2·.7 - .4
+    )
+    swapped = dpo_loss(-h, beta=2.0, label_smoothing=1.0, margin=0.4)  # every label is wrong
+    assert swapped.item() == pytest.approx(dpo_loss(h, beta=2.0, margin=0.4).item())
+    assert dpo_loss(none, beta=1.0, margin=0.5).item() == pytest.approx(0.974077, abs=1e-6)
+
+
+def test_plackett_luce_by_hand():
+    """Scores log 3, log 2, log 1: the best first with 3/6, then the second with 2/3."""
+    scores = vector(3, 2, 1).log()
+    group = torch.zeros(3, dtype=torch.int64)
+    loss = plackett_luce_loss(scores, vector(0, 1, 2), group)
+    assert loss.tolist() == pytest.approx([math.log(2) + math.log(1.5)])
+    # worst first: 1/6, then 2/5
+    loss = plackett_luce_loss(scores, vector(2, 1, 0), group)
+    assert loss.tolist() == pytest.approx([math.log(6) + math.log(2.5)])
+    # the first two tie, and each wins against the third alone: 3/4 and 2/3
+    loss = plackett_luce_loss(scores, vector(0, 0, 1), group)
+    assert loss.tolist() == pytest.approx([math.log(4 / 3) + math.log(1.5)])
+
+
+def test_plackett_luce_of_two_is_the_pair():
+    scores, ranks, group = (
+        vector(0.3, -1.2, 2.0, 0.5),
+        vector(1, 0, 0, 1),
+        torch.tensor([5, 5, 2, 2]),
+    )
+    pairs = pairwise_loss(scores, ranks, group, lambda h: dpo_loss(h, beta=0.7))
+    assert plackett_luce_loss(scores, ranks, group, beta=0.7).tolist() == pytest.approx(
+        pairs.tolist()
+    )
+
+
+def test_plackett_luce_sums_to_one_over_all_rankings():
+    scores, group = vector(0.4, -1.0, 2.2, 0.1), torch.zeros(4, dtype=torch.int64)
+    total = sum(
+        math.exp(-plackett_luce_loss(scores, vector(*order), group).item())
+        for order in permutations(range(4))
+    )
+    assert total == pytest.approx(1.0)
+
+
+def test_plackett_luce_of_ties_alone_is_nan_without_a_gradient():
+    scores = vector(1, 2, 5).requires_grad_()
+    losses = plackett_luce_loss(scores, vector(0, 0, 0), torch.tensor([0, 0, 1]))
+    assert losses.isnan().all()
+    torch.where(losses.isnan(), 0.0, losses).sum().backward()
+    assert scores.grad.tolist() == [0.0, 0.0, 0.0]
+
+
+def test_pairs_of_prompts():
+    ranks, group = vector(0, 1, 1, 3, 2), torch.tensor([4, 4, 4, 7, 9])
+    i, j = ordered_pairs(ranks, group)
+    assert list(zip(i.tolist(), j.tolist(), strict=True)) == [(0, 1), (0, 2)]
+    assert has_pair(ranks, group).tolist() == [True, False, False]
+    means = prompt_means(vector(1, 3), i, group)
+    assert means.tolist() == pytest.approx([2.0, math.nan, math.nan], nan_ok=True)
+
+
+def test_pair_accuracy_counts_a_tie_as_half():
+    # prompt 0: 3 > 1 right, 3 = 3 half, 1 > 3 wrong; prompt 1: right
+    scores, ranks = vector(3, 1, 3, 0.1, 0.0), vector(0, 1, 2, 0, 1)
+    group = torch.tensor([0, 0, 0, 1, 1])
+    assert pair_accuracy(scores, ranks, group).tolist() == pytest.approx([0.5, 1.0])
+
+
+def test_confidence_of_a_verdict():
+    confidence, right = pair_confidence(vector(math.log(3), -math.log(3), 0))
+    assert confidence.tolist() == pytest.approx([0.75, 0.75, 0.5])
+    assert right.tolist() == [1.0, 0.0, 0.5]
+
+
+def test_calibration_error_by_hand():
+    # bin (.5, .55]: 2 verdicts of .54, 1 right: 2·|.5 - .54|; bin (.85, .9]: .9 and wrong: |0 - .9|
+    confidence, right = vector(0.54, 0.54, 0.9), vector(1, 0, 0)
+    assert expected_calibration_error(confidence, right).item() == pytest.approx((0.08 + 0.9) / 3)
+    # one bin: |mean right - mean confidence|
+    one = expected_calibration_error(confidence, right, bins=1)
+    assert one.item() == pytest.approx(abs(1 / 3 - 1.98 / 3))
+    assert expected_calibration_error(vector(1.0, 0.0), vector(1, 0)).item() == 0.0  # the ends
+    assert expected_calibration_error(vector(), vector()).item() == 0.0
+
+
+def test_verdicts_as_sure_as_they_are_right_are_calibrated():
+    """Labels drawn with the probability that the scores say."""
+    generator = torch.Generator().manual_seed(3)
+    h = 2 * torch.randn(40_000, generator=generator, dtype=torch.float64)
+    flip = torch.rand(len(h), generator=generator, dtype=torch.float64) > torch.sigmoid(h)
+    honest = torch.where(flip, -h, h)
+    assert expected_calibration_error(*pair_confidence(honest)).item() < 0.01
+    assert expected_calibration_error(*pair_confidence(3 * honest)).item() > 0.1
