@@ -57,6 +57,9 @@ def _any_rows(values: Values) -> bool:
 _CORRECTED = Need(
     "objective.correction", lambda v: v["objective.correction"] != "none", "a correction"
 )
+_PAIRS = Need(
+    "data.completions_field", lambda v: v["data.completions_field"] is None, "pairs, not rankings"
+)
 _WITH_KL = Need("kl.coefficient", lambda values: bool(values["kl.coefficient"]), "a value above 0")
 
 NEEDS: Mapping[str, Need] = {
@@ -69,6 +72,14 @@ NEEDS: Mapping[str, Need] = {
     ),
     "data.prompt_field": Need("data.source", _any_rows, "a hub: source or a file"),
     "data.completion_field": Need("data.source", _any_rows, "a hub: source or a file"),
+    "data.completions_field": Need("data.source", _any_rows, "a hub: source or a file"),
+    "data.chosen_field": _PAIRS,
+    "data.rejected_field": _PAIRS,
+    "data.ranks_field": Need(
+        "data.completions_field",
+        lambda v: v["data.completions_field"] is not None,
+        "a column of responses",
+    ),
     "data.max_bad_share": _is("data.on_bad_row", "skip"),
     "credit.gamma": _is("credit.returns", "reward_to_go", "full"),
     "credit.baseline_constant": _is("credit.baseline", "constant"),

@@ -8,8 +8,14 @@ from typing import Literal
 
 from polopt.recipe import Scalar
 
-Requirement = Literal["prompts", "demonstrations", "reward"]
+Requirement = Literal["prompts", "demonstrations", "pairs", "reward"]
 ALWAYS = frozenset({"algorithm", "from", "until", "model"})  # in every row
+ONLY_FOR: Mapping[str, Requirement] = {  # without it a field has no effect
+    "data.chosen_field": "pairs",
+    "data.rejected_field": "pairs",
+    "data.completions_field": "pairs",
+    "data.ranks_field": "pairs",
+}
 
 
 @dataclass(frozen=True)
@@ -36,5 +42,7 @@ class Row:
 
     def has(self, field: str) -> bool:
         """Whether the dotted field can have an effect in this row."""
+        if field in ONLY_FOR and ONLY_FOR[field] not in self.requires:
+            return False
         section = field.partition(".")[0]
         return not {field, section}.isdisjoint(self.uses | ALWAYS) and field not in self.idle

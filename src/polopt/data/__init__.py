@@ -1,4 +1,4 @@
-"""Sources of prompts and demonstrations: read, checked, divided, ordered, tokenised.
+"""Sources of prompts, demonstrations and preferences: read, checked, divided, ordered, tokenised.
 
 Files and the hub, and tasks, give the same ``Rows``::
 
@@ -12,12 +12,13 @@ Files and the hub, and tasks, give the same ``Rows``::
 from polopt.data.load import generated, load_rows
 from polopt.data.rows import BadRowError, Report, Row, Rows
 from polopt.data.stream import PromptStream
-from polopt.data.tokenise import Demonstration, Tokeniser
+from polopt.data.tokenise import Demonstration, Ranking, Tokeniser
 
 __all__ = [
     "BadRowError",
     "Demonstration",
     "PromptStream",
+    "Ranking",
     "Report",
     "Row",
     "Rows",

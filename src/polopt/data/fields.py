@@ -1,4 +1,4 @@
-"""From columns to a row: the fields of prompt and demonstration, as text or as chat messages."""
+"""From columns to a row: the fields of a prompt and its responses, as text or as chat messages."""
 
 from __future__ import annotations
 
@@ -29,46 +29,82 @@ def accept(where: str, columns: Columns, fields: Fields, demonstrations: bool) -
     Raises:
         BadRowError: which field is wrong, how, and what is allowed.
     """
-    if not isinstance(columns, dict) or _deeper_than(columns, DEEPEST):
-        detail = f"is nested too deeply; at most {DEEPEST} levels"
-        raise BadRowError(where, "nested too deeply", detail)
-    prompt = _text(where, columns, fields.prompt)
+    check_depth(where, columns)
+    prompt = text_of(where, columns, fields.prompt)
     if not demonstrations:
         if not isinstance(prompt, str):
-            _check_turns(where, fields.prompt, prompt, last="user")
+            check_turns(where, fields.prompt, prompt, last="user")
         return Row(where, prompt, None, columns, fields)
     if not isinstance(prompt, str) and fields.completion not in columns:
         prompt, completion = _divided(where, fields.prompt, prompt)
         return Row(where, prompt, completion, columns, fields)
-    completion = _text(where, columns, fields.completion)
+    completion = text_of(where, columns, fields.completion)
+    return Row(
+        where,
+        prompt,
+        fitting(where, fields, prompt, completion, fields.completion),
+        columns,
+        fields,
+    )
+
+
+def fitting(where: str, fields: Fields, prompt: Text, completion: Text, name: str) -> Text:
+    """A completion as what its prompt is: text after text, messages that go on with messages.
+
+    Raises:
+        BadRowError: messages after text, or turns out of order.
+    """
     if isinstance(prompt, str):
         if not isinstance(completion, str):
             detail = "is a list of messages; text, as the prompt is text"
-            raise BadRowError(where, "wrong type", detail, fields.completion)
-        return Row(where, prompt, completion, columns, fields)
-    _check_turns(where, fields.prompt, prompt, last="user")
+            raise BadRowError(where, "wrong type", detail, name)
+        return completion
+    check_turns(where, fields.prompt, prompt, last="user")
     if isinstance(completion, str):
         completion = ({"role": "assistant", "content": completion},)
-    _check_turns(where, fields.completion, (*prompt, *completion), last="assistant")
-    return Row(where, prompt, completion, columns, fields)
+    check_turns(where, name, (*prompt, *completion), last="assistant")
+    return completion
 
 
-def _text(where: str, columns: Columns, name: str) -> Text:
+def text_of(where: str, columns: Columns, name: str) -> Text:
     """A field as text or as messages, not yet in relation to each other."""
+    return text_or_messages(where, name, value_of(where, columns, name))
+
+
+def value_of(where: str, columns: Columns, name: str, how: str = "") -> Any:  # noqa: ANN401
+    """What a column holds.
+
+    Raises:
+        BadRowError: it is missing; names the nearest one, or all of them and ``how`` to give it.
+    """
     if name not in columns:
         near = get_close_matches(name, columns, 1)
-        known = f"did you mean {near[0]}?" if near else f"columns: {', '.join(columns) or 'none'}"
-        raise BadRowError(where, "missing field", f"is missing; {known}", name)
-    value = columns[name]
+        known = f"columns: {', '.join(columns) or 'none'}{how}"
+        detail = f"is missing; {f'did you mean {near[0]}?' if near else known}"
+        raise BadRowError(where, "missing field", detail, name)
+    return columns[name]
+
+
+def text_or_messages(where: str, name: str, value: Any, part: str = "") -> Text:  # noqa: ANN401
+    """A value as text or as messages; ``part`` names it where it is one of several."""
     if isinstance(value, str):
-        _check_string(where, name, value)
+        _check_string(where, name, value, part)
         return value
     if not isinstance(value, list):
         kind, reason = ("null", "null") if value is None else (shown(value), "wrong type")
-        raise BadRowError(where, reason, f"is {kind}; text or a list of chat messages", name)
+        raise BadRowError(where, reason, f"{part}is {kind}; text or a list of chat messages", name)
     if not value:
-        raise BadRowError(where, "empty field", "is an empty list; at least one message", name)
-    return tuple(_message(where, name, number, item) for number, item in enumerate(value, 1))
+        raise BadRowError(
+            where, "empty field", f"{part}is an empty list; at least one message", name
+        )
+    return tuple(_message(where, name, number, item, part) for number, item in enumerate(value, 1))
+
+
+def check_depth(where: str, columns: Columns) -> None:
+    """Refuse what is no table, or what copies and records could not follow."""
+    if not isinstance(columns, dict) or _deeper_than(columns, DEEPEST):
+        detail = f"is nested too deeply; at most {DEEPEST} levels"
+        raise BadRowError(where, "nested too deeply", detail)
 
 
 def _check_string(where: str, name: str, value: str, part: str = "") -> None:
@@ -79,9 +115,9 @@ def _check_string(where: str, name: str, value: str, part: str = "") -> None:
         raise BadRowError(where, "NUL character", detail, name)
 
 
-def _message(where: str, name: str, number: int, item: Any) -> Message:  # noqa: ANN401
+def _message(where: str, name: str, number: int, item: Any, inside: str = "") -> Message:  # noqa: ANN401
     """One message, with exactly a role and a content; keys that are null count as absent."""
-    part = f"message {number} "
+    part = f"{inside}message {number} "
     if not isinstance(item, dict):
         detail = f"{part}is of type {type(item).__name__}; an object with role and content"
         raise BadRowError(where, "bad message", detail, name)
@@ -107,12 +143,12 @@ def _divided(where: str, name: str, messages: Sequence[Message]) -> tuple[Text, 
     if "assistant" not in roles:
         detail = "has no turn of the assistant to learn from; at least one, at the end"
         raise BadRowError(where, "no assistant turn", detail, name)
-    _check_turns(where, name, messages, last="assistant")
+    check_turns(where, name, messages, last="assistant")
     first = roles.index("assistant")
     return tuple(messages[:first]), tuple(messages[first:])
 
 
-def _check_turns(where: str, name: str, messages: Sequence[Message], last: str) -> None:
+def check_turns(where: str, name: str, messages: Sequence[Message], last: str) -> None:
     """User and assistant take turns, after an optional system message."""
     roles = [message["role"] for message in messages]
     start = int(roles[0] == "system")

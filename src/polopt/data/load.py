@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from polopt.data import files, hub
 from polopt.data.fields import accept
+from polopt.data.preferences import accept_ranked
 from polopt.data.rows import Columns, Fields, Read, Report, Row, Rows, Text, usable
 from polopt.data.stream import shuffled
 from polopt.errors import DataError
@@ -20,6 +21,7 @@ from polopt.recipe import Data
 from polopt.seeding import derive
 
 Split = Literal["train", "evaluation"]
+OF_TASKS = Fields(completions="completions", ranks="ranks")
 HELD_OUT_SHARE = 10  # at most one distinct prompt in ten is held out for evaluation
 
 
@@ -29,6 +31,7 @@ def load_rows(
     seed: int,
     *,
     demonstrations: bool = False,
+    preferences: bool = False,
     check: Callable[[Row], object] | None = None,
 ) -> Rows:
     """The rows of a local file or a hub data set.
@@ -42,15 +45,23 @@ def load_rows(
         evaluation_prompts: how many distinct prompts to evaluate on, at most.
         seed: which prompts are held out.
         demonstrations: whether every row must hold one.
+        preferences: whether every row must hold a pair or a ranking.
         check: further conditions, which raise ``BadRowError`` (see ``Tokeniser.check``).
 
     Raises:
         DataError: a source, or a row of it, that cannot be used; too few distinct prompts.
     """
+    fields = Fields(
+        data.prompt_field,
+        data.completion_field,
+        data.chosen_field,
+        data.rejected_field,
+        data.completions_field,
+        data.ranks_field,
+    )
 
     def taken(where: str, columns: Columns) -> Row:
-        fields = Fields(data.prompt_field, data.completion_field)
-        row = accept(where, columns, fields, demonstrations)
+        row = _accepted(where, columns, fields, demonstrations, preferences)
         if check is not None:
             check(row)
         return row
@@ -85,6 +96,7 @@ def generated(
     evaluation_prompts: int,
     *,
     demonstrations: bool = False,
+    preferences: bool = False,
 ) -> Rows:
     """The rows of a task: endless training rows, and the first rows of its evaluation split.
 
@@ -93,9 +105,10 @@ def generated(
         row: the columns of an index, a pure function; its splits share no prompt.
         evaluation_prompts: how many rows to evaluate on.
         demonstrations: whether every row must hold one.
+        preferences: whether every row must hold a ranking.
     """
-    train = _Generated(source, row, "train", demonstrations)
-    held_out = _Generated(source, row, "evaluation", demonstrations)
+    train = _Generated(source, row, "train", demonstrations, preferences)
+    held_out = _Generated(source, row, "evaluation", demonstrations, preferences)
     evaluation = tuple(held_out[index] for index in range(evaluation_prompts))
     return Rows(train, None, evaluation, Report(source, read=None, evaluation=len(evaluation)))
 
@@ -108,10 +121,20 @@ class _Generated:
     row: Callable[[Split, int], Mapping[str, Any]]
     split: Split
     demonstrations: bool
+    preferences: bool
 
     def __getitem__(self, index: int, /) -> Row:
         where = f"{self.source}:{self.split}:{index}"
-        return accept(where, self.row(self.split, index), Fields(), self.demonstrations)
+        columns = self.row(self.split, index)
+        return _accepted(where, columns, OF_TASKS, self.demonstrations, self.preferences)
+
+
+def _accepted(
+    where: str, columns: Columns, fields: Fields, demonstrations: bool, preferences: bool
+) -> Row:
+    if preferences:
+        return accept_ranked(where, columns, fields)
+    return accept(where, columns, fields, demonstrations)
 
 
 def _read(data: Data, source: str, field: str) -> Iterator[Read]:

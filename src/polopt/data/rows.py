@@ -10,7 +10,8 @@ from polopt.errors import DataError, one_line
 
 Columns = Mapping[str, Any]
 Message = Mapping[str, str]  # {"role": "user", "content": "3+8-9="}
-Text = str | tuple[Message, ...]  # plain text, or the messages of a chat
+Messages = tuple[Message, ...]
+Text = str | Messages  # plain text, or a chat
 
 
 class BadRowError(DataError):
@@ -26,10 +27,22 @@ Read = tuple[str, Columns | BadRowError]  # place in the source, and what stands
 
 
 class Fields(NamedTuple):
-    """The columns that hold the prompt and the demonstration."""
+    """The columns that hold the prompt and the demonstration, the pair, or the ranking."""
 
     prompt: str = "prompt"
     completion: str = "completion"
+    chosen: str = "chosen"
+    rejected: str = "rejected"
+    completions: str | None = None  # of a ranking; None: pairs
+    ranks: str | None = None  # of the completions; None: they stand best first
+
+
+class Ranked(NamedTuple):
+    """One of several responses to a prompt."""
+
+    completion: Text
+    rank: float  # among those of its prompt; lower is better
+    field: str  # where it stands, for messages
 
 
 @dataclass(frozen=True)
@@ -44,6 +57,7 @@ class Row:
     completion: Text | None  # None where no demonstration was asked for
     columns: Columns  # the row as it was read, unchanged
     fields: Fields
+    ranked: tuple[Ranked, ...] = ()  # where preferences were asked for
 
 
 class Train(Protocol):

@@ -1,4 +1,4 @@
-"""From rows to tokens: prompts to sample from, and demonstrations to learn from.
+"""From rows to tokens: prompts to sample from, demonstrations and rankings to learn from.
 
 What a policy is trained on begins with exactly the tokens that it is prompted with: text is never
 tokenised across the end of the prompt.
@@ -32,6 +32,15 @@ class Demonstration:
     tokens: NDArray[np.int64]  # [P + T] begins with the tokens of the prompt
     mask: NDArray[np.bool_]  # [P + T] True on what the policy is to produce, ends of turns too
     prompt_length: int  # P
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """A prompt and several responses to it in an order."""
+
+    prompt: Prompt
+    responses: tuple[Demonstration, ...]
+    ranks: tuple[float, ...]  # of the responses; lower is better
 
 
 @dataclass(frozen=True)
@@ -78,12 +87,29 @@ class Tokeniser:
             BadRowError: as ``prompt``; a completion without tokens; more than the context holds.
             DataError: messages, but no chat template, or no end-of-sequence token.
         """
+        if row.completion is None:
+            raise BadRowError(row.where, "missing field", "is missing", row.fields.completion)
+        return self._response(row, self.prompt(row, id), row.completion, row.fields.completion)
+
+    def ranking(self, row: Row, id: int) -> Ranking:
+        """The prompt with each of its responses, all of them as demonstrations are.
+
+        Raises:
+            BadRowError: as ``demonstration``, naming the field of the response.
+            DataError: messages, but no chat template, or no end-of-sequence token.
+        """
         prompt = self.prompt(row, id)
-        if row.completion is not None:
-            self._check_special(row, row.fields.completion, row.completion)
-        match row.prompt, row.completion:
-            case str(), str() as completion:
-                tokens = [*prompt.tokens, *self._ids(completion, special=False), self._end]
+        responses = tuple(
+            self._response(row, prompt, one.completion, one.field) for one in row.ranked
+        )
+        return Ranking(prompt, responses, tuple(one.rank for one in row.ranked))
+
+    def _response(self, row: Row, prompt: Prompt, completion: Text, field: str) -> Demonstration:
+        """Tokens and mask of one response."""
+        self._check_special(row, field, completion)
+        match row.prompt, completion:
+            case str(), str() as answer:
+                tokens = [*prompt.tokens, *self._ids(answer, special=False), self._end]
                 spans = [(len(prompt.tokens), len(tokens))]
             case tuple() as messages, tuple() as turns:
                 stop_ids = {self._end, *self.stop_ids}
@@ -92,20 +118,22 @@ class Tokeniser:
                         self.tokenizer, messages, turns, stop_ids, self._end
                     )
             case _:
-                raise BadRowError(row.where, "missing field", "is missing", row.fields.completion)
+                raise TypeError(f"{row.where}: text and messages are mixed")  # accepted by nobody
         if any(end - start < 2 for start, end in spans):
-            raise BadRowError(row.where, "empty field", "has no tokens", row.fields.completion)
+            raise BadRowError(row.where, "empty field", "has no tokens", field)
         if self.max_tokens is not None and len(tokens) > self.max_tokens:
             detail = f"makes {len(tokens)} tokens with its prompt; at most {self.max_tokens}"
-            raise BadRowError(row.where, "demonstration too long", detail, row.fields.completion)
+            raise BadRowError(row.where, "demonstration too long", detail, field)
         mask = np.zeros(len(tokens), dtype=np.bool_)
         for start, end in spans:
             mask[start:end] = True
         return Demonstration(prompt, np.array(tokens, dtype=np.int64), mask, len(prompt.tokens))
 
     def check(self, row: Row) -> None:
-        """Raise what ``prompt`` or ``demonstration`` would, for ``load_rows``."""
-        if row.completion is None:
+        """Raise what ``prompt``, ``demonstration`` or ``ranking`` would, for ``load_rows``."""
+        if row.ranked:
+            self.ranking(row, 0)
+        elif row.completion is None:
             self.prompt(row, 0)
         else:
             self.demonstration(row, 0)

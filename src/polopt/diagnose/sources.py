@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from polopt.envs.text import load
-from polopt.errors import DataError
+from polopt.algorithms import row
+from polopt.envs.text import TextTask, load
+from polopt.errors import DataError, RecipeError
 from polopt.recipe import Recipe
 
 GENERATED = ("task:", "reasoning-gym:")
@@ -15,7 +16,7 @@ def check_sources(recipe: Recipe) -> None:
     """Ask for every task with its parameters, and for every file.
 
     Raises:
-        RecipeError: no such task, or a parameter that it does not take.
+        RecipeError: no such task, a parameter that it does not take, or no preferences in it.
         DataError: no such file.
     """
     for stage in recipe.stages:
@@ -24,7 +25,17 @@ def check_sources(recipe: Recipe) -> None:
             if source is None or source.startswith("hub:"):
                 continue
             if source.startswith(GENERATED):
-                load(source, stage.data.parameters, stage.run.seed)
+                task = load(source, stage.data.parameters, stage.run.seed)
+                if "pairs" in row(stage.algorithm).requires:
+                    _check_preferences(f"data.{field}", source, stage.algorithm, task)
             elif not Path(source).is_file():
                 problem = "is not a file" if Path(source).exists() else "does not exist"
                 raise DataError(f"data.{field}: {source!r} {problem}")
+
+
+def _check_preferences(field: str, source: str, algorithm: str, task: TextTask) -> None:
+    if "completions" not in task.row("train", 0):
+        raise RecipeError(
+            f"{field}: {source} has no preferences, and {algorithm} learns from them; task:taste, "
+            "or a hub: source or a file with data.chosen_field and data.rejected_field"
+        )

@@ -44,7 +44,7 @@ class Model(Section):
 
 
 class Data(Section):
-    """Where prompts and demonstrations come from."""
+    """Where prompts, demonstrations and preferences come from."""
 
     source: Text = Field(
         description="task:NAME, reasoning-gym:NAME, hub:NAME, or a .jsonl, .parquet or .csv file"
@@ -58,6 +58,16 @@ class Data(Section):
     )
     prompt_field: Text = Field(default="prompt", description="column of prompt or messages")
     completion_field: Text = Field(default="completion", description="column of demonstration")
+    chosen_field: Text = Field(default="chosen", description="column of the better response")
+    rejected_field: Text = Field(default="rejected", description="column of the worse response")
+    completions_field: Text | None = Field(
+        default=None,
+        description="column of several responses, best first or with ranks; default: pairs",
+    )
+    ranks_field: Text | None = Field(
+        default=None,
+        description="column of their ranks, lower is better; default: they stand best first",
+    )
     max_prompt_tokens: Positive | None = Field(
         default=None, description="longest prompt; default: the model's context less max_new_tokens"
     )

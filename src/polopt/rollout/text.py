@@ -1,4 +1,4 @@
-"""Text for a stage: prompts and demonstrations by place, prompts to evaluate on, and a verifier.
+"""Text for a stage: prompts, demonstrations and rankings by place, held-out ones, a verifier.
 
 Here tasks, data and the tokeniser meet; none of them knows the others.
 """
@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from polopt.data import Demonstration, PromptStream, Rows, Tokeniser, generated, load_rows
+from polopt.data import Demonstration, PromptStream, Ranking, Rows, Tokeniser, generated, load_rows
 from polopt.envs.text import TextTask
 from polopt.envs.text import load as load_task
 from polopt.envs.text.interface import Split
@@ -30,6 +30,7 @@ class TextSource:
     tokeniser: Tokeniser
     evaluation: tuple[Prompt, ...]
     task: TextTask | None  # the verifier and the metrics of a task
+    unseen: tuple[Ranking, ...] = ()  # held-out preferences, where the stage learns from such
 
     def prompt(self, place: int) -> Prompt:
         """The prompt at a place of the endless stream."""
@@ -39,13 +40,21 @@ class TextSource:
         """The demonstration at a place of the endless stream."""
         return self.tokeniser.demonstration(self.rows.train[self.order(place)], place)
 
+    def ranking(self, place: int) -> Ranking:
+        """The pair or the ranking at a place of the endless stream."""
+        return self.tokeniser.ranking(self.rows.train[self.order(place)], place)
+
     def describe(self, completion: str, columns: Mapping[str, Any]) -> Mapping[str, float | None]:
         """The task's own metrics of one answer; none for other data."""
         return {} if self.task is None else self.task.describe(completion, columns)
 
 
 def text_source(
-    stage: StageRecipe, language_model: LanguageModel, *, demonstrations: bool
+    stage: StageRecipe,
+    language_model: LanguageModel,
+    *,
+    demonstrations: bool = False,
+    preferences: bool = False,
 ) -> TextSource:
     """The text of a resolved stage.
 
@@ -64,13 +73,25 @@ def text_source(
     if source.startswith(GENERATED):
         task = load_task(source, stage.data.parameters, seed)
         row = _rows_of(task, load_task(source, stage.data.parameters, own_seed))
-        rows = generated(source, row, count, demonstrations=demonstrations)
+        rows = generated(source, row, count, demonstrations=demonstrations, preferences=preferences)
     else:
         rows = load_rows(
-            stage.data, count, seed, demonstrations=demonstrations, check=tokeniser.check
+            stage.data,
+            count,
+            seed,
+            demonstrations=demonstrations,
+            preferences=preferences,
+            check=tokeniser.check,
         )
-    evaluation = tuple(tokeniser.prompt(row, i) for i, row in enumerate(rows.evaluation))
-    return TextSource(rows, PromptStream(rows.size, own_seed), tokeniser, evaluation, task)
+    held_out = list(enumerate(rows.evaluation))
+    return TextSource(
+        rows,
+        PromptStream(rows.size, own_seed),
+        tokeniser,
+        evaluation=tuple(tokeniser.prompt(row, i) for i, row in held_out),
+        task=task,
+        unseen=tuple(tokeniser.ranking(row, i) for i, row in held_out if row.ranked),
+    )
 
 
 def _rows_of(task: TextTask, own: TextTask) -> Callable[[Split, int], Mapping[str, Any]]:

@@ -24,7 +24,11 @@ def test_a_task_knows_its_name(name):
     ("name", "parameters", "message"),
     [
         ("chainsum", {}, 'data.source: "chainsum" is no built-in task; did you mean chain_sum?'),
-        ("task:x", {}, 'data.source: "task:x" is no built-in task; allowed: chain_sum, reverse'),
+        (
+            "task:x",
+            {},
+            'data.source: "task:x" is no built-in task; allowed: chain_sum, reverse, taste',
+        ),
         ("chain_sum", {"term": 3}, "data.parameters.term: unknown; did you mean terms?"),
         ("reverse", {"zz": 3}, "data.parameters.zz: unknown; allowed: length"),
         (

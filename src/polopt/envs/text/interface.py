@@ -21,13 +21,16 @@ class TextTask(Protocol):
     def row(self, split: Split, index: int) -> dict[str, Any]:
         """The row of an index: ``prompt``, ``answer``, and ``completion``, a demonstration.
 
+        A task of preferences adds ``completions``, several responses, and ``ranks``, lower is
+        better.
+
         A pure function of the seed of the task, ``split`` and ``index``, for every index >= 0.
         No prompt occurs in both splits, whatever the seed.
         """
         ...
 
     def score(self, completion: str, row: Mapping[str, Any]) -> float:
-        """1.0 where the completion gives exactly the answer of the row, else 0.0."""
+        """1.0 where the completion is right; else less, 0.0 of a task that knows right or wrong."""
         ...
 
     def describe(self, completion: str, row: Mapping[str, Any]) -> dict[str, float | None]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from polopt.envs.text import chain_sum, reasoning, reverse
+from polopt.envs.text import chain_sum, reasoning, reverse, taste
 from polopt.envs.text.interface import TextTask
 from polopt.errors import RecipeError
 from polopt.recipe import Section, shown
@@ -18,6 +18,7 @@ Built = tuple[type[Section], Callable[[int, Any], TextTask]]  # parameters, task
 TASKS: dict[str, Built] = {
     "chain_sum": (chain_sum.Parameters, chain_sum.ChainSum),
     "reverse": (reverse.Parameters, reverse.Reverse),
+    "taste": (taste.Parameters, taste.Taste),
 }
 
 
