@@ -124,6 +124,11 @@ class TokenRows:
     temperature: float = 1.0  # of the sampler: logits are divided by it in every pass
     min_new_tokens: int = 0  # of the sampler: no end of sequence before this column
 
+    @property
+    def width(self) -> int:
+        """T, the response columns."""
+        return self.tokens.shape[1] - self.prompt_width
+
     def rows(self, index: torch.Tensor) -> TokenRows:
         """The same for some of the rows."""
         return replace(self, tokens=self.tokens[index], attention=self.attention[index])
@@ -143,7 +148,7 @@ class Experience:
     logp_old: torch.Tensor | None = None  # [B, T] trainer weights at the start of the update
     logp_ref: torch.Tensor | None = None  # [B, T] of the reference
     logp: torch.Tensor | None = None  # [B, T] before the optimiser step; where a loss needs it
-    values: torch.Tensor | None = None  # [B, T] V(s_t), state before token t
+    values: torch.Tensor | None = None  # [B, T] V(s_t), state before token t; or Q(s_t, y_t)
     last_values: torch.Tensor | None = None  # [B] V after the last token; None = 0
     greedy_scores: torch.Tensor | None = None  # [B] reward of the greedy response to the prompt
     truncated: torch.Tensor | None = None  # [B] bool, cut by the length limit

@@ -61,8 +61,34 @@ CHOICES: Mapping[str, Mapping[str, Choice]] = {
             {"gamma": "credit.gamma"},
             factory=True,
         ),
+        "gae": Choice(
+            _CREDIT + "temporal:gae",
+            "Ψₜ - V(sₜ) = Σₗ (γλ)ˡ δₜ₊ₗ, δₜ = rₜ + γ V(sₜ₊₁) - V(sₜ)",
+            _MATH + "returns:gae",
+            {
+                "gamma": "credit.gamma",
+                "lam": "credit.lambda",
+                "critic_lam": "credit.critic_lambda",
+                "length_adaptive": "credit.length_adaptive",
+                "bootstrap_truncated": "credit.bootstrap_truncated",
+            },
+            factory=True,
+        ),
+        "q": Choice(
+            _CREDIT + "temporal:action_value",
+            "Ψₜ = Q(sₜ, aₜ), which learns rₜ + γ Q(sₜ₊₁, aₜ₊₁)",
+            _MATH + "returns:gae",
+            {"gamma": "credit.gamma"},
+            factory=True,
+        ),
     },
     "baseline": {
+        "value": Choice(_CREDIT + "outcome:value", "b = V(sₜ)"),
+        "action": Choice(
+            _CREDIT + "outcome:action",
+            "b = Q(sₜ, aₜ), and L ← L - Σ_a π(a) Q(sₜ, a), without which it is biased",
+            _MATH + "baselines:action_correction",
+        ),
         "none": Choice(_CREDIT + "outcome:no_baseline", "b = 0"),
         "constant": Choice(
             _CREDIT + "outcome:constant",
@@ -243,6 +269,7 @@ CHOICES: Mapping[str, Mapping[str, Choice]] = {
     },
     "roles": {
         "actor": Choice("polopt.roles.actor:Actor", "π, the policy that is trained"),
+        "critic": Choice("polopt.roles.critic:Critic", "V(s), or Q(s, a)"),
         "reference": Choice("polopt.roles.reference:frozen", "π_ref, the weights of the start"),
     },
     "shaping": {
@@ -253,6 +280,11 @@ CHOICES: Mapping[str, Mapping[str, Choice]] = {
         ),
     },
     "extra_losses": {
+        "value": Choice(
+            "polopt.objective.value:value_loss",
+            "½ max((V - R)², (V_old + clip(V - V_old, -ε, ε) - R)²)",
+            _MATH + "values:value_loss",
+        ),
         "entropy": Choice(_OBJECTIVE + "policy_loss", "L ← L - c H(π)"),
     },
     "coordination": {
@@ -265,6 +297,8 @@ CHOICES: Mapping[str, Mapping[str, Choice]] = {
 
 # The surrogate where there is no ratio to bound.
 SCORE_FUNCTION = Choice(_MATH + "surrogates:score_function", "ℓ = -A log π")
+# The baseline where the return is an advantage already.
+INSIDE_RETURN = Choice(_CREDIT + "outcome:no_baseline", "b = V(sₜ), inside Ψ")
 
 FIELDS = {
     "returns": "credit.returns",
@@ -292,16 +326,20 @@ def chosen(column: str, stage: StageRecipe) -> Any:  # noqa: ANN401
     name = getattr(getattr(stage, section), key)
     if column == "bound" and stage.objective.ratio == "none":
         choice = SCORE_FUNCTION
+    elif column == "baseline" and stage.credit.returns == "gae":
+        choice = INSIDE_RETURN
     else:
         choice = CHOICES[column][name]
     found = _imported(choice)
     if choice.arguments is None:
         return found
-    values = {
-        argument: getattr(getattr(stage, field.partition(".")[0]), field.partition(".")[2])
-        for argument, field in choice.arguments.items()
-    }
+    values = {argument: _value(stage, field) for argument, field in choice.arguments.items()}
     return found(**values) if choice.factory else partial(found, **values)
+
+
+def _value(stage: StageRecipe, field: str) -> Any:  # noqa: ANN401
+    section, _, key = field.partition(".")
+    return getattr(getattr(stage, section), "lambda_" if key == "lambda" else key)
 
 
 def _imported(choice: Choice) -> Any:  # noqa: ANN401

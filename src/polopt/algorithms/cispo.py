@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from polopt.algorithms.critic_free import critic_free
+from polopt.algorithms.policy_row import policy_row
 
 if TYPE_CHECKING:
     from polopt.algorithms.build import Parts
     from polopt.coordination.stage import Stage
 
-ROW = critic_free(
+ROW = policy_row(
     "cispo",
     summary="capped importance weights held constant: every token keeps its gradient",
     source="MiniMax-M1, arXiv:2506.13585, Eq. 4 and 5",
@@ -36,6 +36,6 @@ ROW = critic_free(
 
 def build(parts: Parts) -> Stage:
     """Sample groups, compare in the group, take steps weighted by capped ratios."""
-    from polopt.algorithms.build import critic_free_stage
+    from polopt.algorithms.build import policy_stage
 
-    return critic_free_stage(parts)
+    return policy_stage(parts)

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from polopt.algorithms.critic_free import critic_free
+from polopt.algorithms.policy_row import policy_row
 
 if TYPE_CHECKING:
     from polopt.algorithms.build import Parts
     from polopt.coordination.stage import Stage
 
-ROW = critic_free(
+ROW = policy_row(
     "dapo",
     summary="clip-higher, token mean, overlong penalty, no KL, dynamic sampling",
     source="Yu et al. 2025, arXiv:2503.14476, Eq. 8 to 13",
@@ -38,6 +38,6 @@ ROW = critic_free(
 
 def build(parts: Parts) -> Stage:
     """Sample groups, punish length near the limit, take asymmetrically clipped steps."""
-    from polopt.algorithms.build import critic_free_stage
+    from polopt.algorithms.build import policy_stage
 
-    return critic_free_stage(parts)
+    return policy_stage(parts)

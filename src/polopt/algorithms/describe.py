@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from polopt.algorithms.choices import CHOICES, FIELDS, SCORE_FUNCTION, Choice
-from polopt.algorithms.effects import flat, idle
+from polopt.algorithms.effects import flat, idle, reads_values
 from polopt.algorithms.index import INDEX, row
 from polopt.algorithms.row import Row
 from polopt.recipe import StageRecipe
@@ -24,6 +24,7 @@ _NUMBERS = {
     "kl": ("kl.coefficient",),
     "aggregation": ("objective.aggregation_length",),
     "update": ("update.learning_rate", "update.epochs", "update.minibatches", "update.batch_size"),
+    "critic": ("critic.trunk", "critic.learning_rate", "critic.clip", "critic.coefficient"),
     "extra_losses": ("objective.entropy_coefficient",),
 }  # shown beside the choice; the other columns name theirs as arguments
 
@@ -61,15 +62,18 @@ def table() -> list[Entry]:
 def _summary(one: Row) -> Entry:
     entries = _entries(one, one.defaults)
     cells = {entry["column"]: entry["choice"] for entry in entries}
-    cells |= {"roles": list(one.roles), "extra_losses": list(one.extra_losses)}
+    cells |= {
+        "roles": _roles(one, one.defaults),
+        "extra_losses": _extra_losses(one, one.defaults),
+    }
     return {"name": one.name, **cells, "file": one.file, "summary": one.summary}
 
 
 def _entries(one: Row, values: Mapping[str, Any]) -> list[Entry]:
-    roles = [name for name in one.roles if name != "reference" or values.get("kl.coefficient")]
+    roles = _roles(one, values)
     masked, corrected = _chosen("mask", values), _chosen("correction", values)
     shaped = bool(values.get("credit.overlong_penalty"))
-    entropy = ["entropy"] if values.get("objective.entropy_coefficient") else []
+    extra = _extra_losses(one, values)
     return [
         _entry("rollout", one.rollout, values),
         *([_entry("shaping", "overlong", values)] if shaped else []),
@@ -82,9 +86,23 @@ def _entries(one: Row, values: Mapping[str, Any]) -> list[Entry]:
         _entry("aggregation", _chosen("aggregation", values), values),
         _entry("update", one.update, values),
         *(_entry("roles", name, values) for name in roles),
-        *(_entry("extra_losses", name, values) for name in (*one.extra_losses, *entropy) or [None]),
+        *(_entry("extra_losses", name, values) for name in extra or [None]),
         _entry("coordination", one.coordination, values),
     ]
+
+
+def _roles(one: Row, values: Mapping[str, Any]) -> list[str]:
+    """The row's own, and those that its settings call for."""
+    called = {"critic": reads_values(values), "reference": bool(values.get("kl.coefficient"))}
+    return [*one.roles, *(name for name, wanted in called.items() if wanted)]
+
+
+def _extra_losses(one: Row, values: Mapping[str, Any]) -> list[str]:
+    called = {
+        "value": reads_values(values),
+        "entropy": bool(values.get("objective.entropy_coefficient")),
+    }
+    return [*one.extra_losses, *(name for name, wanted in called.items() if wanted)]
 
 
 def _chosen(column: str, values: Mapping[str, Any]) -> str | None:
@@ -96,7 +114,11 @@ def _entry(column: str, name: str | None, values: Mapping[str, Any]) -> Entry:
     if name is None:
         return _line(column, "none", None, {})
     choice = CHOICES[column][name]
-    fields = (*(choice.arguments or {}).values(), *_NUMBERS.get(column, ()))
+    fields = (
+        *(choice.arguments or {}).values(),
+        *_NUMBERS.get(column, ()),
+        *_NUMBERS.get(name, ()),
+    )
     return _line(column, name, choice, _given(values, fields))
 
 

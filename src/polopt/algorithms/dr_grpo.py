@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from polopt.algorithms.critic_free import critic_free
+from polopt.algorithms.policy_row import policy_row
 
 if TYPE_CHECKING:
     from polopt.algorithms.build import Parts
     from polopt.coordination.stage import Stage
 
-ROW = critic_free(
+ROW = policy_row(
     "dr_grpo",
     summary="GRPO without the division by the spread and by the length",
     source="Liu et al. 2025, arXiv:2503.20783",
@@ -32,6 +32,6 @@ ROW = critic_free(
 
 def build(parts: Parts) -> Stage:
     """Sample groups, centre their rewards, take clipped steps on sums over a constant length."""
-    from polopt.algorithms.build import critic_free_stage
+    from polopt.algorithms.build import policy_stage
 
-    return critic_free_stage(parts)
+    return policy_stage(parts)

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from polopt.algorithms.critic_free import critic_free
+from polopt.algorithms.policy_row import policy_row
 
 if TYPE_CHECKING:
     from polopt.algorithms.build import Parts
     from polopt.coordination.stage import Stage
 
-ROW = critic_free(
+ROW = policy_row(
     "dsv32_grpo",
     summary="GRPO with importance-corrected KL and a mask for stale bad responses",
     source="DeepSeek-V3.2, arXiv:2512.02556",
@@ -40,6 +40,6 @@ ROW = critic_free(
 
 def build(parts: Parts) -> Stage:
     """Sample groups, compare in the group, take clipped steps with a corrected KL."""
-    from polopt.algorithms.build import critic_free_stage
+    from polopt.algorithms.build import policy_stage
 
-    return critic_free_stage(parts)
+    return policy_stage(parts)

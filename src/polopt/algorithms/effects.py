@@ -19,6 +19,7 @@ SECTIONS = (
     "credit",
     "objective",
     "kl",
+    "critic",
     "update",
     "coordination",
     "evaluation",
@@ -34,6 +35,12 @@ class Need:
     other: str
     met: Callable[[Values], bool]
     words: str  # what the other one must be
+
+
+def reads_values(values: Values) -> bool:
+    """Whether returns or baseline read the values of a critic."""
+    returns, baseline = values.get("credit.returns"), values.get("credit.baseline")
+    return returns in ("gae", "q") or baseline in ("value", "action")
 
 
 def _is(other: str, *names: str) -> Need:
@@ -62,6 +69,13 @@ _PAIRS = Need(
 )
 _WITH_KL = Need("kl.coefficient", lambda values: bool(values["kl.coefficient"]), "a value above 0")
 
+_WITH_CRITIC = Need(
+    "credit.returns",
+    lambda values: reads_values(values),
+    "gae or q, or credit.baseline = value or action",
+)
+_OWN_CRITIC, _SHARED_CRITIC = _is("critic.trunk", "own"), _is("critic.trunk", "shared")
+
 NEEDS: Mapping[str, Need] = {
     "model.revision": Need(
         "model.path", lambda v: not v["model.path"].startswith("builtin:"), "a hub id"
@@ -81,7 +95,21 @@ NEEDS: Mapping[str, Need] = {
         "a column of responses",
     ),
     "data.max_bad_share": _is("data.on_bad_row", "skip"),
-    "credit.gamma": _is("credit.returns", "reward_to_go", "full"),
+    "credit.gamma": _is("credit.returns", "reward_to_go", "full", "gae", "q"),
+    "credit.lambda": Need(
+        "credit.length_adaptive", lambda v: v["credit.length_adaptive"] is None, "to be absent"
+    ),
+    "credit.critic_lambda": _is("credit.returns", "gae"),
+    "credit.length_adaptive": _is("credit.returns", "gae"),
+    "credit.bootstrap_truncated": _is("credit.returns", "gae"),
+    "critic.trunk": _WITH_CRITIC,
+    "critic.clip": _WITH_CRITIC,
+    "critic.path": _OWN_CRITIC,
+    "critic.learning_rate": _OWN_CRITIC,
+    "critic.epochs": _OWN_CRITIC,
+    "critic.minibatches": _OWN_CRITIC,
+    "critic.warmup_steps": _OWN_CRITIC,
+    "critic.coefficient": _SHARED_CRITIC,
     "credit.baseline_constant": _is("credit.baseline", "constant"),
     "credit.overlong_buffer": Need(
         "credit.overlong_penalty", lambda v: bool(v["credit.overlong_penalty"]), "a value above 0"

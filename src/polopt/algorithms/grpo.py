@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from polopt.algorithms.critic_free import critic_free
+from polopt.algorithms.policy_row import policy_row
 
 if TYPE_CHECKING:
     from polopt.algorithms.build import Parts
     from polopt.coordination.stage import Stage
 
-ROW = critic_free(
+ROW = policy_row(
     "grpo",
     summary="advantages relative to a group of responses, clipped ratio, no critic",
     source="Shao et al. 2024, DeepSeekMath, arXiv:2402.03300, Eq. 3",
@@ -36,6 +36,6 @@ ROW = critic_free(
 
 def build(parts: Parts) -> Stage:
     """Sample groups, centre and scale their rewards, take clipped policy-gradient steps."""
-    from polopt.algorithms.build import critic_free_stage
+    from polopt.algorithms.build import policy_stage
 
-    return critic_free_stage(parts)
+    return policy_stage(parts)

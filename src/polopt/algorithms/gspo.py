@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from polopt.algorithms.critic_free import critic_free
+from polopt.algorithms.policy_row import policy_row
 
 if TYPE_CHECKING:
     from polopt.algorithms.build import Parts
     from polopt.coordination.stage import Stage
 
-ROW = critic_free(
+ROW = policy_row(
     "gspo",
     summary="one clipped ratio a response: the geometric mean over its tokens",
     source="Zheng et al. 2025, arXiv:2507.18071, Eq. 5 and 7",
@@ -35,6 +35,6 @@ ROW = critic_free(
 
 def build(parts: Parts) -> Stage:
     """Sample groups, compare in the group, take steps clipped response by response."""
-    from polopt.algorithms.build import critic_free_stage
+    from polopt.algorithms.build import policy_stage
 
-    return critic_free_stage(parts)
+    return policy_stage(parts)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from polopt.algorithms.critic_free import critic_free
+from polopt.algorithms.policy_row import policy_row
 
 if TYPE_CHECKING:
     from polopt.algorithms.build import Parts
     from polopt.coordination.stage import Stage
 
-ROW = critic_free(
+ROW = policy_row(
     "kimi_opmd",
     summary="centred reward on whole responses, squared log-ratio to the policy before",
     source="Kimi k1.5, arXiv:2501.12599, Eq. 2 and 3",
@@ -34,6 +34,6 @@ ROW = critic_free(
 
 def build(parts: Parts) -> Stage:
     """Sample groups, centre their rewards, take steps that are pulled back to the policy before."""
-    from polopt.algorithms.build import critic_free_stage
+    from polopt.algorithms.build import policy_stage
 
-    return critic_free_stage(parts)
+    return policy_stage(parts)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from polopt.algorithms.critic_free import critic_free
+from polopt.algorithms.policy_row import policy_row
 
 if TYPE_CHECKING:
     from polopt.algorithms.build import Parts
     from polopt.coordination.stage import Stage
 
-ROW = critic_free(
+ROW = policy_row(
     "maxrl",
     summary="advantages divided by the mean reward of the group: the gradient of log p",
     source="MaxRL, arXiv:2602.02710",
@@ -31,6 +31,6 @@ ROW = critic_free(
 
 def build(parts: Parts) -> Stage:
     """Sample groups, divide centred rewards by their mean, take one policy-gradient step."""
-    from polopt.algorithms.build import critic_free_stage
+    from polopt.algorithms.build import policy_stage
 
-    return critic_free_stage(parts)
+    return policy_stage(parts)

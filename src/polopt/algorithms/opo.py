@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from polopt.algorithms.critic_free import critic_free
+from polopt.algorithms.policy_row import policy_row
 
 if TYPE_CHECKING:
     from polopt.algorithms.build import Parts
     from polopt.coordination.stage import Stage
 
-ROW = critic_free(
+ROW = policy_row(
     "opo",
     summary="length-weighted baseline, exactly on-policy, no KL",
     source="Hao et al. 2025, arXiv:2505.23585",
@@ -31,6 +31,6 @@ ROW = critic_free(
 
 def build(parts: Parts) -> Stage:
     """Sample groups, compare with the length-weighted mean, take one on-policy step."""
-    from polopt.algorithms.build import critic_free_stage
+    from polopt.algorithms.build import policy_stage
 
-    return critic_free_stage(parts)
+    return policy_stage(parts)

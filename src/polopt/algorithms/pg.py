@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from polopt.algorithms.critic_free import critic_free
+from polopt.algorithms.policy_row import policy_row
 
 if TYPE_CHECKING:
     from polopt.algorithms.build import Parts
     from polopt.coordination.stage import Stage
 
-ROW = critic_free(
+ROW = policy_row(
     "pg",
     summary="the reward on every token: the theorem, and nothing else",
     source="Sutton et al. 2000, policy gradient theorem",
@@ -31,6 +31,6 @@ ROW = critic_free(
 
 def build(parts: Parts) -> Stage:
     """Sample responses, raise the likelihood of each by its reward."""
-    from polopt.algorithms.build import critic_free_stage
+    from polopt.algorithms.build import policy_stage
 
-    return critic_free_stage(parts)
+    return policy_stage(parts)

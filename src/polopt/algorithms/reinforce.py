@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from polopt.algorithms.critic_free import critic_free
+from polopt.algorithms.policy_row import policy_row
 
 if TYPE_CHECKING:
     from polopt.algorithms.build import Parts
     from polopt.coordination.stage import Stage
 
-ROW = critic_free(
+ROW = policy_row(
     "reinforce",
     summary="reward to go less a baseline; return and baseline are choices",
     source="Williams 1992; Ahmadian et al. 2024, arXiv:2402.14740, section 2",
@@ -32,6 +32,6 @@ ROW = critic_free(
 
 def build(parts: Parts) -> Stage:
     """Sample responses, credit each token with what follows it, less the baseline."""
-    from polopt.algorithms.build import critic_free_stage
+    from polopt.algorithms.build import policy_stage
 
-    return critic_free_stage(parts)
+    return policy_stage(parts)

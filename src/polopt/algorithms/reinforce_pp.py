@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from polopt.algorithms.critic_free import critic_free
+from polopt.algorithms.policy_row import policy_row
 
 if TYPE_CHECKING:
     from polopt.algorithms.build import Parts
     from polopt.coordination.stage import Stage
 
-ROW = critic_free(
+ROW = policy_row(
     "reinforce_pp",
     summary="reward to go with a token-wise KL penalty, normalised over the batch",
     source="Hu et al. 2025, arXiv:2501.03262, Eq. 1, 4 and 5",
@@ -38,6 +38,6 @@ ROW = critic_free(
 
 def build(parts: Parts) -> Stage:
     """Sample responses, normalise their rewards to go over the batch, take clipped steps."""
-    from polopt.algorithms.build import critic_free_stage
+    from polopt.algorithms.build import policy_stage
 
-    return critic_free_stage(parts)
+    return policy_stage(parts)

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from polopt.algorithms.critic_free import critic_free
+from polopt.algorithms.policy_row import policy_row
 
 if TYPE_CHECKING:
     from polopt.algorithms.build import Parts
     from polopt.coordination.stage import Stage
 
-ROW = critic_free(
+ROW = policy_row(
     "rloo",
     summary="leave-one-out baseline over the KL-shaped reward, no ratio",
     source="Ahmadian et al. 2024, arXiv:2402.14740; Kool et al. 2019",
@@ -36,6 +36,6 @@ ROW = critic_free(
 
 def build(parts: Parts) -> Stage:
     """Sample groups, compare each response with the others, take one policy-gradient step."""
-    from polopt.algorithms.build import critic_free_stage
+    from polopt.algorithms.build import policy_stage
 
-    return critic_free_stage(parts)
+    return policy_stage(parts)

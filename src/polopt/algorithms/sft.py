@@ -54,6 +54,6 @@ ROW = Row(
 
 def build(parts: Parts) -> Stage:
     """Read demonstrations, raise the likelihood of every token of them."""
-    from polopt.algorithms.build import demonstrated_stage, likelihood
+    from polopt.algorithms.build import demonstrated_stage
 
-    return demonstrated_stage(parts, likelihood(parts.recipe))
+    return demonstrated_stage(parts)

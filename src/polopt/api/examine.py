@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from polopt.algorithms.build import Parts, common, examiner
+from polopt.algorithms.build import Parts, examiner, shared
 from polopt.coordination.progress import progress
 from polopt.errors import RecipeError
-from polopt.models import load
 from polopt.recipe import StageRecipe
 from polopt.rollout.evaluation import Evaluation
-from polopt.seeding import derive
 
 
 def examine(stage: StageRecipe, k: int) -> Evaluation:
@@ -21,12 +19,10 @@ def examine(stage: StageRecipe, k: int) -> Evaluation:
     """
     if stage.run.threads is not None:
         torch.set_num_threads(stage.run.threads)
-    model = load(
-        stage.model.path, revision=stage.model.revision, seed=derive(stage.run.seed, "model")
-    )
+    path = stage.model.path
     with progress() as observe:
-        parts = Parts(stage, model, lambda: model, observe, compare=True)
-        found = examiner(common(parts, demonstrations=False), answers=k)
+        parts = Parts(stage, path, path, torch.device("cpu"), observe, compare=True)
+        found = examiner(shared(parts), answers=k)
     if found is None:
         raise RecipeError("reward: nothing says which answers are right; name a reward")
     return found(True)

@@ -21,11 +21,9 @@ from polopt.coordination.progress import progress as progress_shown
 from polopt.coordination.stage import Event, Observer, Stage
 from polopt.coordination.track import trackers
 from polopt.errors import RecipeError, RunDirectoryError
-from polopt.models import LanguageModel, load
 from polopt.recipe import Recipe, StageRecipe
 from polopt.record import RunDirectory, write_json
 from polopt.rollout.rewarding import load_files
-from polopt.seeding import derive
 
 
 def execute(
@@ -87,15 +85,18 @@ def _run_stages(
     for index in range(progress.stage, len(recipe.stages)):
         stage_recipe = recipe.stages[index]
         inside = newest is not None and progress.stage_step > 0
-        start = _start(run, stage_recipe, progress)
-        model = _language_model(str(newest) if inside else start, stage_recipe, device)
+        ends = {name: str(run.checkpoints / end) for name, end in progress.stage_ends.items()}
+        start = stage_recipe.model.path if stage_recipe.start is None else ends[stage_recipe.start]
+        _check_whole(start, stage_recipe)
         parts = Parts(
             recipe=stage_recipe,
-            language_model=model,
-            reference=lambda start=start, own=stage_recipe: _language_model(start, own, device),
+            weights=str(newest) if inside else start,
+            start=start,
+            device=device,
             observe=setting.observe,
             compare=index == len(recipe.stages) - 1,
             reward=reward,
+            ends=ends,
         )
         stage: Stage = importlib.import_module(f"polopt.algorithms.{stage_recipe.algorithm}").build(
             parts
@@ -132,25 +133,14 @@ def _reopen_last_stage(recipe: Recipe, progress: Progress) -> None:
         del progress.ended[last.name]
 
 
-def _start(run: RunDirectory, stage: StageRecipe, progress: Progress) -> str:
-    """Where the stage's first weights are: the end of another stage, or the model itself."""
-    if stage.start is None:
-        return stage.model.path
-    return str(run.checkpoints / progress.stage_ends[stage.start])
-
-
-def _language_model(path: str, stage: StageRecipe, device: torch.device) -> LanguageModel:
-    """The model that a stage starts from, or its reference.
+def _check_whole(path: str, stage: StageRecipe) -> None:
+    """Refuse to start from a damaged checkpoint.
 
     Raises:
-        RunDirectoryError: it is a checkpoint, and a damaged one.
+        RunDirectoryError: names it and the stage.
     """
     if (Path(path) / checkpoint.MANIFEST).exists() and not checkpoint.verified(Path(path)):
         raise RunDirectoryError(f"{path}: the checkpoint is damaged, and {stage.name} needs it")
-    seed = derive(stage.run.seed, "model")
-    loaded = load(path, revision=stage.model.revision, seed=seed)
-    loaded.model.to(device)  # pyright: ignore[reportArgumentType] - torch's overloads
-    return loaded
 
 
 def _check_threads(threads: int) -> None:

@@ -67,6 +67,11 @@ def value(totals: Tensor, experience: Experience, mask: Tensor) -> tuple[Tensor,
     return masked(experience.values, mask), mask.any(-1)
 
 
+def action(totals: Tensor, experience: Experience, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """``b = Q(sₜ, aₜ)``: biased, unless the loss has ``polopt.objective.ActionCorrection``."""
+    return value(totals, experience, mask)
+
+
 def unchanged(
     advantages: Tensor, totals: Tensor, experience: Experience, mask: Tensor, scored: Tensor
 ) -> tuple[Tensor, Tensor]:

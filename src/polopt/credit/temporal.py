@@ -7,6 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from polopt.math import returns
+from polopt.math.reduce import masked
 from polopt.types import Experience
 
 Returns = Callable[[Tensor, Experience, Tensor], tuple[Tensor, Tensor]]
@@ -38,14 +39,58 @@ def full(gamma: float = 1.0) -> Returns:
     return estimate
 
 
-def gae(gamma: float = 1.0, lam: float = 0.95) -> Returns:
-    """GAE on ``experience.values``: Ψ is the advantage already, the targets are ``A + V``."""
+def gae(
+    gamma: float = 1.0,
+    lam: float | None = 0.95,
+    *,
+    critic_lam: float | None = None,
+    length_adaptive: float | None = None,
+    bootstrap_truncated: bool | None = False,
+) -> Returns:
+    """GAE on ``experience.values``: Ψ is the advantage already, the targets are ``A + V``.
+
+    Args:
+        gamma: Discount.
+        lam: λ of the advantage.
+        critic_lam: λ of the targets, if it is another one (VC-PPO 2503.01491).
+        length_adaptive: α of ``λ = 1 - 1/(α·length)`` in the place of ``lam`` (VAPO 2504.05118).
+        bootstrap_truncated: A response that was cut ends with the value of its last state; by
+            default it ends like one that stopped, with 0.
+    """
+
+    def estimate(rewards: Tensor, experience: Experience, mask: Tensor) -> tuple[Tensor, Tensor]:
+        values = experience.values
+        if values is None:
+            raise ValueError("GAE reads values; the experience has none")
+        last = _after_truncation(experience) if bootstrap_truncated else None
+        trace: float | Tensor
+        if length_adaptive is not None:
+            trace = returns.length_adaptive_lambda(mask.sum(-1).to(values.dtype), length_adaptive)
+        else:
+            assert lam is not None, "resolved"
+            trace = lam
+        psi, targets = returns.token_gae(rewards, values, mask, gamma, trace, last)
+        if critic_lam is not None and critic_lam != trace:
+            _, targets = returns.token_gae(rewards, values, mask, gamma, critic_lam, last)
+        return psi, targets
+
+    return estimate
+
+
+def action_value(gamma: float = 1.0) -> Returns:
+    """``Ψₜ = Q(sₜ, aₜ)`` and its SARSA target ``rₜ + γ·Q(sₜ₊₁, aₜ₊₁)``, Q in the place of V."""
 
     def estimate(rewards: Tensor, experience: Experience, mask: Tensor) -> tuple[Tensor, Tensor]:
         if experience.values is None:
-            raise ValueError("GAE reads values; the experience has none")
-        return returns.token_gae(
-            rewards, experience.values, mask, gamma, lam, experience.last_values
-        )
+            raise ValueError("the action value reads values; the experience has none")
+        _, targets = returns.token_gae(rewards, experience.values, mask, gamma, 0.0)
+        return masked(experience.values, mask), targets
 
     return estimate
+
+
+def _after_truncation(experience: Experience) -> Tensor:
+    """V after the last token of rows that were cut, 0 of those that ended."""
+    if experience.last_values is None or experience.truncated is None:
+        raise ValueError("bootstrapping reads last_values and truncated; one of them is missing")
+    return masked(experience.last_values, experience.truncated)

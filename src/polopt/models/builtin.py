@@ -6,11 +6,17 @@ The tokeniser knows bytes: every text has an encoding, and nothing is lost.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import NamedTuple
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
 
 
 class Size(NamedTuple):
@@ -73,3 +79,14 @@ def model(size: Size, seed: int) -> LlamaForCausalLM:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LlamaForCausalLM(config)
+
+
+def classifier(body: LlamaForCausalLM, outputs: int) -> LlamaForSequenceClassification:
+    """The trunk of a model (shared, not copied) under a head that says 0 of everything."""
+    config = deepcopy(body.config)
+    config.num_labels = outputs
+    with torch.random.fork_rng(devices=[]):
+        built = LlamaForSequenceClassification(config)
+    built.model = body.model
+    torch.nn.init.zeros_(built.score.weight)
+    return built

@@ -7,12 +7,13 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -34,6 +35,25 @@ class LanguageModel:
     stop_ids: tuple[int, ...]  # tokens that end a response
 
 
+@dataclass(frozen=True)
+class ScalarModel:
+    """A transformer with a linear head on its hidden states: a critic or a reward model."""
+
+    model: PreTrainedModel  # of transformers' sequence classification
+    tokenizer: PreTrainedTokenizerBase
+    stop_ids: tuple[int, ...]
+
+    @property
+    def backbone(self) -> torch.nn.Module:
+        """What makes the hidden states."""
+        return self.model.base_model
+
+    @property
+    def head(self) -> torch.nn.Linear:
+        """From a hidden state to numbers."""
+        return _head(self.model)
+
+
 def load(path: str, *, revision: str | None = None, seed: int = 0) -> LanguageModel:
     """Load in float32 (the optimiser's master weights), in evaluation mode, on the CPU.
 
@@ -46,29 +66,74 @@ def load(path: str, *, revision: str | None = None, seed: int = 0) -> LanguageMo
         ModelError: there is no such model, its files are incomplete, or it holds pickles only.
     """
     if path.startswith(PREFIX):
-        name = path.removeprefix(PREFIX)
-        if name not in builtin.BUILTIN:
-            near = difflib.get_close_matches(name, builtin.BUILTIN, 1)
-            hint = (
-                f"did you mean {PREFIX}{near[0]}?"
-                if near
-                else "allowed: " + ", ".join(PREFIX + known for known in builtin.BUILTIN)
-            )
-            raise ModelError(f"model.path: {path!r} is no built-in model; {hint}")
-        return _ready(builtin.model(builtin.BUILTIN[name], seed), builtin.tokenizer())
+        return _ready(builtin.model(_builtin_size(path), seed), builtin.tokenizer())
+    return _ready(*_from_files(_located(path), revision, AutoModelForCausalLM))
+
+
+def load_scalar(
+    path: str, *, outputs: int = 1, revision: str | None = None, seed: int = 0
+) -> ScalarModel:
+    """The same weights under a linear head of ``outputs`` numbers, without bias.
+
+    A head that the files hold is kept if its shape is right; otherwise it starts at 0, so that a
+    new critic says 0 of everything.
+
+    Raises:
+        ModelError: as :func:`load`; an architecture without sequence classification.
+    """
+    if path.startswith(PREFIX):
+        body, tokens = builtin.model(_builtin_size(path), seed), builtin.tokenizer()
+        model: PreTrainedModel = builtin.classifier(body, outputs)
+        language_model = _ready(body, tokens)
+    else:
+        model, tokens = _from_files(
+            _located(path), revision, AutoModelForSequenceClassification, num_labels=outputs
+        )
+        language_model = _ready(model, tokens)
+    model.config.pad_token_id = cast(int, language_model.tokenizer.pad_token_id)
+    return ScalarModel(model.eval(), language_model.tokenizer, language_model.stop_ids)
+
+
+def _head(model: PreTrainedModel) -> torch.nn.Linear:
+    head = getattr(model, "score", None)
+    if not isinstance(head, torch.nn.Linear):
+        raise ModelError(f"model.path: {type(model).__name__} has no linear head named score")
+    return head
+
+
+def _builtin_size(path: str) -> builtin.Size:
+    name = path.removeprefix(PREFIX)
+    if name not in builtin.BUILTIN:
+        near = difflib.get_close_matches(name, builtin.BUILTIN, 1)
+        hint = (
+            f"did you mean {PREFIX}{near[0]}?"
+            if near
+            else "allowed: " + ", ".join(PREFIX + known for known in builtin.BUILTIN)
+        )
+        raise ModelError(f"model.path: {path!r} is no built-in model; {hint}")
+    return builtin.BUILTIN[name]
+
+
+def _located(path: str) -> str:
+    """A directory that was looked into, or a hub id."""
     directory = Path(path).expanduser()
     if directory.exists() or path.startswith((".", "/", "~")):
         _check_directory(directory)
-        path = str(directory)
-    return _ready(*_from_files(path, revision))
+        return str(directory)
+    return path
 
 
-def _from_files(path: str, revision: str | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model and tokeniser by transformers, whole or not at all."""
+def _from_files(
+    path: str,
+    revision: str | None,
+    kind: type[AutoModelForCausalLM] | type[AutoModelForSequenceClassification],
+    **options: Any,  # noqa: ANN401
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model and tokeniser by transformers, whole or not at all; a head may be a new one."""
     try:
         # safetensors only, and no code from the model's repository: weights must not execute.
-        with _quiet():
-            loaded: Any = AutoModelForCausalLM.from_pretrained(  # with what it found: a pair
+        with _quiet(), torch.random.fork_rng(devices=[]):
+            loaded: Any = kind.from_pretrained(  # with what it found: a pair
                 path,
                 revision=revision,
                 dtype=torch.float32,
@@ -76,6 +141,7 @@ def _from_files(path: str, revision: str | None) -> tuple[PreTrainedModel, PreTr
                 trust_remote_code=False,
                 ignore_mismatched_sizes=True,  # told below, by name
                 output_loading_info=True,
+                **options,
             )
             tokens = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
     except Exception as error:  # whatever transformers makes of files that are not ours
@@ -83,6 +149,9 @@ def _from_files(path: str, revision: str | None) -> tuple[PreTrainedModel, PreTr
         raise ModelError(f"model.path: {path!r} cannot be loaded: {reason}") from error
     model, found = loaded
     lacking = sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
+    if kind is AutoModelForSequenceClassification and "score.weight" in lacking:
+        lacking.remove("score.weight")
+        torch.nn.init.zeros_(_head(model).weight)
     if lacking:  # transformers would fill them with random numbers
         more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
         raise ModelError(
@@ -95,14 +164,14 @@ def _from_files(path: str, revision: str | None) -> tuple[PreTrainedModel, PreTr
     return model, tokens
 
 
-def save(language_model: LanguageModel, directory: Path) -> None:
+def save(language_model: LanguageModel | ScalarModel, directory: Path) -> None:
     """Write weights, configuration and tokeniser in Hugging Face layout, safetensors only."""
     with _quiet():
         language_model.model.save_pretrained(directory)
         language_model.tokenizer.save_pretrained(directory)
 
 
-def context_length(language_model: LanguageModel) -> int:
+def context_length(language_model: LanguageModel | ScalarModel) -> int:
     """Tokens that the model can attend to at once."""
     return int(getattr(language_model.model.config, "max_position_embeddings", 1 << 30))
 

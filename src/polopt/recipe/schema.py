@@ -125,15 +125,35 @@ class Rollout(Section):
 class Credit(Section):
     """Which token is praised or blamed, and by how much."""
 
-    returns: Annotated[Literal["outcome", "reward_to_go", "full"] | None, BY_ROW] = Field(
-        default=None, description="return estimator"
+    returns: Annotated[Literal["outcome", "reward_to_go", "full", "gae", "q"] | None, BY_ROW] = (
+        Field(default=None, description="return estimator")
     )
     gamma: Annotated[Share | None, BY_ROW] = Field(default=None, description="discount")
     lambda_: Annotated[Share | None, BY_ROW] = Field(
         default=None, alias="lambda", description="GAE parameter"
     )
+    critic_lambda: Annotated[Share | None, BY_ROW] = Field(
+        default=None, description="the same for the critic's targets; default: lambda"
+    )
+    length_adaptive: PositiveFloat | None = Field(
+        default=None,
+        description="alpha of 1 - 1 / (alpha * length) in the place of lambda; default: none",
+    )
+    bootstrap_truncated: Annotated[bool | None, BY_ROW] = Field(
+        default=None,
+        description="a response cut by max_new_tokens ends with the value of its last state, not 0",
+    )
     baseline: Annotated[
-        Literal["none", "constant", "group_mean", "leave_one_out", "length_weighted"] | None,
+        Literal[
+            "none",
+            "constant",
+            "group_mean",
+            "leave_one_out",
+            "length_weighted",
+            "value",
+            "action",
+        ]
+        | None,
         BY_ROW,
     ] = Field(default=None, description="what is subtracted from the return")
     baseline_constant: Annotated[float | None, BY_ROW] = Field(
@@ -262,6 +282,37 @@ class KL(Section):
     )
 
 
+class Critic(Section):
+    """Who says what a state is worth, where returns or baseline read values."""
+
+    path: Text | None = Field(
+        default=None,
+        description="weights to start from: a model, or stage:NAME; default: those of the policy",
+    )
+    trunk: Annotated[Literal["own", "shared"] | None, BY_ROW] = Field(
+        default=None, description="a model of its own, or a second head on the policy"
+    )
+    learning_rate: Annotated[PositiveFloat | None, BY_ROW] = Field(
+        default=None, description="peak, of a critic of its own"
+    )
+    epochs: Positive | None = Field(
+        default=None, description="passes over each batch; default: update.epochs"
+    )
+    minibatches: Positive | None = Field(
+        default=None, description="optimiser steps in a pass; default: update.minibatches"
+    )
+    clip: Annotated[NonNegative | None, BY_ROW] = Field(
+        default=None,
+        description="values may move so far from those before the update; 0: any distance",
+    )
+    coefficient: Annotated[PositiveFloat | None, BY_ROW] = Field(
+        default=None, description="of its loss, where it shares the trunk of the policy"
+    )
+    warmup_steps: Count = Field(
+        default=0, description="batches from which the critic alone learns, at first"
+    )
+
+
 class Update(Section):
     """The optimiser step."""
 
@@ -361,6 +412,7 @@ class StageRecipe(Section):
     credit: Credit = Credit()
     objective: Objective = Objective()
     kl: KL = KL()
+    critic: Critic = Critic()
     update: Update = Update()
     coordination: Coordination = Coordination()
     evaluation: Evaluation = Evaluation()

@@ -1,6 +1,8 @@
-"""Who takes part in a run: actor and reference."""
+"""Who takes part in a run: actor, critic, reference."""
 
 from polopt.roles.actor import Actor
+from polopt.roles.critic import Critic
 from polopt.roles.reference import frozen
+from polopt.roles.scorer import Scorer, measured
 
-__all__ = ["Actor", "frozen"]
+__all__ = ["Actor", "Critic", "Scorer", "frozen", "measured"]

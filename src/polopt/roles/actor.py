@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import torch
 
 from polopt.models import LanguageModel
 from polopt.roles.policies.token import Quantity, Scores, score
+from polopt.roles.scorer import measured, trainable
 from polopt.types import TokenRows
 
 
@@ -18,6 +20,7 @@ class Actor:
 
     language_model: LanguageModel
     autocast: bool = False  # compute in bfloat16; weights and optimiser stay float32
+    value_head: torch.nn.Linear | None = None  # of a critic that shares the trunk
 
     def score(self, rows: TokenRows, want: AbstractSet[Quantity]) -> Scores:
         """What one forward pass says of ``rows``; differentiable."""
@@ -27,15 +30,15 @@ class Actor:
             want,
             stop_ids=self.language_model.stop_ids,
             autocast=self.autocast,
+            value_head=self.value_head,
         )
 
-    def log_probs(self, rows: TokenRows, micro_batch_rows: int = 128) -> torch.Tensor:
+    @property
+    def parameters(self) -> Mapping[str, torch.nn.Parameter]:
+        """The weights that are trained, by name."""
+        own = trainable(self.language_model.model)
+        return own if self.value_head is None else own | trainable(self.value_head, "value_head.")
+
+    def log_probs(self, rows: TokenRows) -> torch.Tensor:
         """Log π of every response token, [B, T], without gradient."""
-        with torch.no_grad():
-            parts = list[torch.Tensor]()
-            for start in range(0, rows.tokens.shape[0], micro_batch_rows):
-                index = torch.arange(start, min(start + micro_batch_rows, rows.tokens.shape[0]))
-                logp = self.score(rows.rows(index.to(rows.tokens.device)), {"logp"}).logp
-                assert logp is not None
-                parts.append(logp)
-            return torch.cat(parts)
+        return measured(self, rows, "logp")

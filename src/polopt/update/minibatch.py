@@ -6,7 +6,7 @@ padding and the order of rows leave the gradient unchanged.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,13 +18,14 @@ from torch import Tensor
 
 from polopt.errors import NonFiniteError
 from polopt.recipe import Update
-from polopt.roles import Actor
+from polopt.roles import Scorer, measured
 from polopt.roles.policies.token import Quantity, Scores
 from polopt.seeding import derive
 from polopt.types import Credited, Experience, Metrics
 from polopt.update.schedule import learning_rate
 
 STATE_FILE = "optimizer.safetensors"
+WEIGHTS_FILE = "weights.safetensors"
 
 
 class Terms(Protocol):
@@ -46,18 +47,34 @@ class Loss(Generic[T]):
     terms: Callable[[Experience, Credited], T]  # once a minibatch, over all of its rows
     value: Callable[[Scores, T], tuple[Tensor, dict[str, Tensor]]]  # once a micro-batch
     needs_logp: bool = False  # terms read experience.logp: one more forward pass a minibatch
+    whole_groups: bool = False  # it compares rows of a group: none is split
+
+
+Companion = Callable[[int], tuple[Tensor, dict[str, Tensor]]]
+"""``optimiser steps so far -> (loss, metrics)``: a loss on data of its own, added to each step."""
 
 
 class FirstOrder(Generic[T]):
-    """AdamW on an actor (Loshchilov & Hutter 2019), with gradient clipping by global norm."""
+    """AdamW on the weights of a role (Loshchilov & Hutter 2019), gradients clipped by norm."""
 
     def __init__(
-        self, actor: Actor, loss: Loss[T], settings: Update, *, steps: int, seed: int, name: str
+        self,
+        scorer: Scorer,
+        loss: Loss[T],
+        settings: Update,
+        *,
+        steps: int,
+        seed: int,
+        name: str,
+        companions: Sequence[Companion] = (),
+        keeps: Sequence[str] = (),
     ) -> None:
-        self.actor, self.loss, self.settings = actor, loss, settings
+        self.scorer, self.loss, self.settings = scorer, loss, settings
         self.steps, self.seed, self.name = steps, seed, name
+        self.companions = companions
+        self.keeps = keeps  # weights that stand nowhere else in the checkpoint
         self.optimiser_steps = 0
-        self._named = dict(actor.language_model.model.named_parameters())
+        self._named = dict(scorer.parameters)
         decayed = [p for p in self._named.values() if p.ndim > 1]
         plain = [p for p in self._named.values() if p.ndim <= 1]  # norms and biases
         self._optimiser = torch.optim.AdamW(
@@ -85,14 +102,22 @@ class FirstOrder(Generic[T]):
 
     def _minibatches(self, experience: Experience, step: int) -> Iterator[Tensor]:
         """Row indices of each optimiser step, in a new order every epoch."""
-        rows = experience.mask.shape[0]
-        count = min(self.settings.minibatches or 1, rows)  # none is empty
+        units = self._units(experience)
+        count = min(self.settings.minibatches or 1, len(units))  # none is empty
         for epoch in range(self.settings.epochs or 1):
             if count == 1:
-                yield torch.arange(rows)
+                yield torch.arange(experience.mask.shape[0])
                 continue
             generator = torch.Generator().manual_seed(derive(self.seed, "minibatch", step, epoch))
-            yield from torch.randperm(rows, generator=generator).tensor_split(count)
+            for part in torch.randperm(len(units), generator=generator).tensor_split(count):
+                yield torch.cat([units[unit] for unit in part.tolist()])
+
+    def _units(self, experience: Experience) -> Sequence[Tensor]:
+        """Rows that stay together, in the order of the batch."""
+        if not self.loss.whole_groups:
+            return torch.arange(experience.mask.shape[0]).split(1)
+        groups = experience.group.cpu()
+        return [(groups == group).nonzero()[:, 0] for group in dict.fromkeys(groups.tolist())]
 
     def _optimise(
         self, experience: Experience, credited: Credited, index: Tensor, step: int
@@ -102,16 +127,15 @@ class FirstOrder(Generic[T]):
         tokens = experience.tokens
         assert tokens is not None
         if self.loss.needs_logp:
-            experience = replace(experience, logp=self.actor.log_probs(tokens))
+            experience = replace(experience, logp=measured(self.scorer, tokens, "logp"))
         terms = self.loss.terms(experience, credited)
         self._optimiser.zero_grad(set_to_none=True)
         totals: dict[str, Tensor] = {}
         for micro in self._micro_batches(experience):
-            scores = self.actor.score(tokens.rows(micro), self.loss.want)
-            loss, metrics = self.loss.value(scores, terms.rows(micro))
-            loss.backward()
-            for name, value in {"loss": loss.detach(), **metrics}.items():
-                totals[name] = totals[name] + value if name in totals else value
+            scores = self.scorer.score(tokens.rows(micro), self.loss.want)
+            _backward(*self.loss.value(scores, terms.rows(micro)), totals)
+        for companion in self.companions:
+            _backward(*companion(self.optimiser_steps), totals)
         norm = torch.nn.utils.clip_grad_norm_(self._named.values(), self.settings.max_grad_norm)
         values = {name: float(value) for name, value in totals.items()}
         values["grad_norm"] = float(norm)
@@ -131,7 +155,13 @@ class FirstOrder(Generic[T]):
         rows, width = experience.tokens.tokens.shape
         budget = self.settings.micro_batch_tokens
         size = rows if budget is None else max(1, budget // width)
-        return iter(torch.arange(rows).split(size))
+        packed: list[Tensor] = []
+        for unit in self._units(experience):
+            if packed and sum(map(len, packed)) + len(unit) > size:
+                yield torch.cat(packed)
+                packed = []
+            packed.append(unit)
+        yield torch.cat(packed)
 
     def save(self, directory: Path) -> dict[str, int]:
         """Write the optimiser's tensors; return its counters."""
@@ -141,6 +171,9 @@ class FirstOrder(Generic[T]):
             for key, tensor in self._optimiser.state.get(parameter, {}).items()
         }
         save_file(state, directory / STATE_FILE)
+        if self.keeps:
+            weights = {n: self._named[n].detach().cpu().contiguous() for n in self.keeps}
+            save_file(weights, directory / WEIGHTS_FILE)
         return {"optimiser_steps": self.optimiser_steps}
 
     def load(self, directory: Path, counters: dict[str, int]) -> None:
@@ -152,3 +185,14 @@ class FirstOrder(Generic[T]):
             # Adam's step counter stays where the fused kernel wants it; moments follow the weight.
             self._optimiser.state[parameter][key] = tensor.to(parameter.device)
         self.optimiser_steps = counters["optimiser_steps"]
+        if self.keeps:
+            with torch.no_grad():
+                for name, weight in load_file(directory / WEIGHTS_FILE).items():
+                    self._named[name].copy_(weight)
+
+
+def _backward(loss: Tensor, metrics: dict[str, Tensor], totals: dict[str, Tensor]) -> None:
+    """Add this part's gradient, and its shares of loss and metrics."""
+    loss.backward()
+    for name, value in {"loss": loss.detach(), **metrics}.items():
+        totals[name] = totals[name] + value if name in totals else value

@@ -1,4 +1,4 @@
-"""What the rows without a critic have in common: groups of samples, credit, first-order steps."""
+"""What the rows that sample have in common: groups of samples, credit, an objective, an update."""
 
 from __future__ import annotations
 
@@ -15,19 +15,22 @@ USES = frozenset(
         "credit",
         "objective",
         "kl",
+        "critic",
         "update",
         "coordination",
         "evaluation",
         "run",
     }
 )
-IDLE = frozenset({"data.completion_field", "credit.lambda", "update.batch_size"})
+IDLE = frozenset({"data.completion_field", "update.batch_size"})
 
 # Numbers where a row has none of its own; choices stand in the row, except those that do nothing.
 NUMBERS: Mapping[str, Scalar] = {
     "rollout.group_size": 8,
     "rollout.resample_rounds": 0,
     "credit.gamma": 1.0,
+    "credit.lambda": 0.95,
+    "credit.bootstrap_truncated": False,  # a response that was cut counts as a failure
     "credit.ddof": 1,  # papers are silent; what implementations do inside a group
     "credit.epsilon": 1e-6,
     "credit.overlong_penalty": 0.0,
@@ -49,6 +52,10 @@ NUMBERS: Mapping[str, Scalar] = {
     "kl.estimator": "k2",  # in the loss the one with the gradient of the KL divergence
     "kl.placement": "loss",
     "kl.importance_corrected": False,
+    "critic.trunk": "own",
+    "critic.learning_rate": 1e-5,
+    "critic.clip": 0.2,  # TRL, lm-human-preferences
+    "critic.coefficient": 0.1,
     "update.learning_rate": 1e-6,
     "update.epochs": 1,
     "update.minibatches": 1,
@@ -56,7 +63,7 @@ NUMBERS: Mapping[str, Scalar] = {
 }
 
 
-def critic_free(name: str, *, summary: str, source: str, defaults: Mapping[str, Scalar]) -> Row:
+def policy_row(name: str, *, summary: str, source: str, defaults: Mapping[str, Scalar]) -> Row:
     """A row of the family; ``defaults`` are its own, and stand before those of the family."""
     return Row(
         name=name,
@@ -68,5 +75,4 @@ def critic_free(name: str, *, summary: str, source: str, defaults: Mapping[str, 
         defaults={**NUMBERS, **defaults},
         rollout="groups",
         coordination="alternate",
-        roles=("actor", "reference"),
     )

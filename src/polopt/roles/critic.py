@@ -1,0 +1,32 @@
+"""The critic: a value for every state, or for every action in every state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+
+import torch
+
+from polopt.models import ScalarModel
+from polopt.roles.policies.token import Quantity, Scores, hidden_states, values
+from polopt.roles.scorer import trainable
+from polopt.types import TokenRows
+
+
+@dataclass(frozen=True)
+class Critic:
+    """A backbone with a head of its own: one output is V(sₜ), one for each token is Q(sₜ, ·)."""
+
+    scalar_model: ScalarModel
+    autocast: bool = False
+
+    def score(self, rows: TokenRows, want: AbstractSet[Quantity]) -> Scores:
+        """``values``, ``last_values``, ``action_values``; differentiable."""
+        hidden = hidden_states(self.scalar_model.backbone, rows, autocast=self.autocast)
+        return values(self.scalar_model.head, hidden, rows, want)
+
+    @property
+    def parameters(self) -> Mapping[str, torch.nn.Parameter]:
+        """The weights that are trained, by name."""
+        return trainable(self.scalar_model.model)

@@ -1,0 +1,44 @@
+"""What every role with weights can do: say something of the tokens of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from typing import Protocol
+
+import torch
+
+from polopt.roles.policies.token import Quantity, Scores
+from polopt.types import TokenRows
+
+
+class Scorer(Protocol):
+    """A role: actor, critic, reward model."""
+
+    def score(self, rows: TokenRows, want: AbstractSet[Quantity]) -> Scores:
+        """What one forward pass says of ``rows``; differentiable."""
+        ...
+
+    @property
+    def parameters(self) -> Mapping[str, torch.nn.Parameter]:
+        """The weights that are trained, by name."""
+        ...
+
+
+def measured(
+    scorer: Scorer, rows: TokenRows, quantity: Quantity, at_once: int = 128
+) -> torch.Tensor:
+    """One quantity of every row, [B, ...], without gradient, ``at_once`` rows a forward pass."""
+    parts = list[torch.Tensor]()
+    with torch.no_grad():
+        for index in torch.arange(rows.tokens.shape[0], device=rows.tokens.device).split(at_once):
+            scores = scorer.score(rows.rows(index), {quantity})
+            part: torch.Tensor | None = getattr(scores, quantity)
+            assert part is not None, "asked for"
+            parts.append(part)
+    return torch.cat(parts)
+
+
+def trainable(model: torch.nn.Module, prefix: str = "") -> dict[str, torch.nn.Parameter]:
+    """The parameters of a module that take a gradient."""
+    return {prefix + name: p for name, p in model.named_parameters() if p.requires_grad}
