@@ -1,12 +1,14 @@
 """Credit assignment: order of the steps, who leaves, what is exact."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from polopt.credit import (
     Credit,
+    action_value,
     assign,
     batch_std,
     batch_z,
@@ -137,7 +139,32 @@ def test_gae_is_normalised_but_its_targets_are_not():
 def test_gae_bootstraps_from_last_values():
     v = torch.zeros(1, 2, dtype=torch.float64)
     e = experience([0.0], values=v, last_values=torch.tensor([2.0], dtype=torch.float64))
-    assert assign(e, Credit(returns=gae(0.5, 1.0))).advantages.tolist() == [[0.5, 1.0]]
+    cut = replace(e, truncated=torch.tensor([True]))
+    bootstrapped = Credit(returns=gae(0.5, 1.0, bootstrap_truncated=True))
+    assert assign(cut, bootstrapped).advantages.tolist() == [[0.5, 1.0]]
+    ended = replace(e, truncated=torch.tensor([False]))
+    assert assign(ended, bootstrapped).advantages.tolist() == [[0.0, 0.0]]
+    assert assign(cut, Credit(returns=gae(0.5, 1.0))).advantages.tolist() == [[0.0, 0.0]]
+    with pytest.raises(ValueError, match="truncated"):
+        assign(e, bootstrapped)
+
+
+def test_gae_with_a_lambda_of_the_length_and_one_of_the_critic():
+    """alpha .5: lengths 3 and 4 give λ = 1/3 and 1/2; δ = 0, 0, 1 where V = 0."""
+    v = torch.zeros(2, 4, dtype=torch.float64)
+    e = experience([1.0, 1.0], [3, 4], values=v)
+    got = assign(e, Credit(returns=gae(1.0, None, critic_lam=1.0, length_adaptive=0.5)))
+    assert got.advantages[0].tolist() == pytest.approx([1 / 9, 1 / 3, 1, 0])
+    assert got.advantages[1].tolist() == pytest.approx([1 / 8, 1 / 4, 1 / 2, 1])
+    assert got.value_targets.tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
+
+
+def test_action_values_are_their_own_return_and_learn_one_step_ahead():
+    """SARSA with γ = .5: r + .5 Q' = .3, .45 and, at the end, the score."""
+    q = torch.tensor([[0.2, 0.6, 0.9]], dtype=torch.float64)
+    got = assign(experience([1.0], [3], values=q), Credit(returns=action_value(0.5)))
+    assert got.advantages[0].tolist() == [0.2, 0.6, 0.9]
+    assert got.value_targets[0].tolist() == pytest.approx([0.3, 0.45, 1.0])
 
 
 def test_overlong_rows_pay():

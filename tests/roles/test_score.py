@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from polopt.models import LanguageModel, load
-from polopt.roles import Actor, frozen
+from polopt.roles import Actor, frozen, measured
 from polopt.roles.policies.token import score
 from polopt.types import TokenRows
 from random_models import (
@@ -142,7 +142,7 @@ def test_log_probs_in_parts_are_those_of_the_whole() -> None:
     actor = Actor(builtin_model())
     whole = actor.score(SOME, {"logp"}).logp
     for size in (1, 2, 128):
-        parts = actor.log_probs(SOME, micro_batch_rows=size)
+        parts = measured(actor, SOME, "logp", at_once=size)
         assert not parts.requires_grad
         assert (parts - whole)[SOME_MASK].abs().max() <= 1e-5
 

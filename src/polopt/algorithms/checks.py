@@ -24,6 +24,7 @@ def findings(row: Row, stage: StageRecipe, *, own_reward: bool) -> Iterator[Find
         yield from _sampler(row, stage)
         yield from _group(stage)
         yield from _centring(stage)
+        yield from _values(stage)
         yield from _levels(stage)
         yield from _ranges(stage)
         yield from _reuse(stage)
@@ -74,6 +75,29 @@ def _centring(stage: StageRecipe) -> Iterator[Finding]:
         yield "credit.baseline", f"{shown(credit.baseline)} has no effect {because} a group itself"
     if credit.returns != "outcome":
         yield "credit.returns", f"{shown(credit.returns)} has no effect {because} whole responses"
+
+
+def _values(stage: StageRecipe) -> Iterator[Finding]:
+    """What a return or a baseline has in it already, or must have beside it."""
+    credit = stage.credit
+    inside = {"gae": "value", "q": "none"}.get(credit.returns or "")
+    if inside and credit.baseline != inside:
+        yield (
+            "credit.baseline",
+            f"{shown(credit.baseline)} is not allowed with credit.returns = {credit.returns}; it "
+            f"must be {inside}",
+        )
+    if credit.baseline == "action":
+        for field, value in (
+            ("objective.ratio", stage.objective.ratio),
+            ("credit.normalisation", credit.normalisation),
+        ):
+            if value != "none":
+                yield (
+                    field,
+                    f"{shown(value)} is not allowed with credit.baseline = action, whose "
+                    "correction holds for plain log-probs and returns; it must be none",
+                )
 
 
 def _levels(stage: StageRecipe) -> Iterator[Finding]:

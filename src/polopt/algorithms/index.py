@@ -29,6 +29,10 @@ INDEX = {
     "sapo": "a sigmoid gate on the ratio in the place of the clip",
     "kimi_opmd": "centred reward on whole responses, squared log-ratio to the policy before",
     "m2po": "tokens that moved most leave the loss; the others are not clipped",
+    "q_actor_critic": "actor-critic on action values: the critic says what a token is worth",
+    "a2c": "advantage actor-critic: the return less the value of the state",
+    "td_actor_critic": "one-step actor-critic: the TD error is the advantage",
+    "ppo": "GAE from a critic, KL in the reward, epochs of clipped steps",
     "dsv32_grpo": "GRPO with importance-corrected KL and a mask for stale bad responses",
 }
 

@@ -83,8 +83,6 @@ def _derive(values: dict[str, Any]) -> None:
     """Defaults that follow from other fields."""
     if values["objective.aggregation_length"] is None:
         values["objective.aggregation_length"] = values["rollout.max_new_tokens"]
-    if values["credit.critic_lambda"] is None:
-        values["credit.critic_lambda"] = values["credit.lambda"]
     if values["run.checkpoint_every"] is None:
         values["run.checkpoint_every"] = max(1, values["run.steps"] // 10)
 

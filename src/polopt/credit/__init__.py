@@ -12,6 +12,7 @@ from polopt.credit.assign import (
     untruncated,
 )
 from polopt.credit.outcome import (
+    action,
     batch_std,
     batch_z,
     constant,
@@ -26,7 +27,7 @@ from polopt.credit.outcome import (
     value,
 )
 from polopt.credit.shaping import kl_penalty, overlong, spread, terminal
-from polopt.credit.temporal import full, gae, outcome, reward_to_go
+from polopt.credit.temporal import action_value, full, gae, outcome, reward_to_go
 
 __all__ = [
     "Baseline",
@@ -35,6 +36,8 @@ __all__ = [
     "Normalise",
     "Returns",
     "Shaper",
+    "action",
+    "action_value",
     "assign",
     "batch_std",
     "batch_z",

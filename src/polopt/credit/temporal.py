@@ -70,7 +70,7 @@ def gae(
             assert lam is not None, "resolved"
             trace = lam
         psi, targets = returns.token_gae(rewards, values, mask, gamma, trace, last)
-        if critic_lam is not None and critic_lam != trace:
+        if critic_lam is not None and (length_adaptive is not None or critic_lam != lam):
             _, targets = returns.token_gae(rewards, values, mask, gamma, critic_lam, last)
         return psi, targets
 

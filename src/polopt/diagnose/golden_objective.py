@@ -45,7 +45,10 @@ LEVELS = {"token": TOKEN, "seq_mean": SEQUENCE_MEAN, "seq_sum": SEQUENCE_SUM}
 def objective(batch: dict[str, Any], config: Config) -> dict[str, Any]:
     """Credit, terms and loss of one batch; the gradient is that of autograd."""
     logp: Tensor = batch["logp"].requires_grad_()
-    experience = Experience(**_without(batch, "logp"))
+    # In these cases last_values stand where a response was cut, and 0 where it ended.
+    experience = Experience(
+        **_without(batch, "logp"), truncated=torch.ones_like(batch["scores"], dtype=torch.bool)
+    )
     choice = _objective(**_without(config, "reward", "returns", "baseline", "norm"))
     credited = assign(experience, _credit(**_only(config, "reward", "returns", "baseline", "norm")))
     terms = step_terms(experience, credited, choice, logp.detach())
@@ -107,7 +110,7 @@ def _returns(kind: str, gamma: float = 1.0, lam: float = 1.0) -> credit.Returns:
     table: dict[str, Callable[[], credit.Returns]] = {
         "outcome": lambda: credit.outcome,
         "rtg": lambda: credit.reward_to_go(float(gamma)),
-        "gae": lambda: credit.gae(float(gamma), float(lam)),
+        "gae": lambda: credit.gae(float(gamma), float(lam), bootstrap_truncated=True),
     }
     return table[kind]()
 

@@ -57,6 +57,17 @@ def centred(
     return torch.where(valid, widen(rewards), 0.0) - torch.where(valid, baseline, 0.0)
 
 
+def action_correction(
+    distribution: Float[Tensor, "B T V"], action_values: Float[Tensor, "B T V"]
+) -> Float[Tensor, "B T"]:
+    """``Σ_a π(a|s)·Q(s, a)`` with Q held constant: its gradient makes a baseline b(s, a) unbiased.
+
+    Q-Prop 1611.02247; Tucker et al. 1802.10031. Log-probs of -∞ add nothing.
+    """
+    chance = distribution.exp()
+    return torch.where(chance > 0, chance * action_values.detach(), 0.0).sum(-1)
+
+
 def raw_singletons(
     advantages: Float[Tensor, "B"],
     rewards: Float[Tensor, "B"],

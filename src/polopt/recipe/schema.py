@@ -132,8 +132,8 @@ class Credit(Section):
     lambda_: Annotated[Share | None, BY_ROW] = Field(
         default=None, alias="lambda", description="GAE parameter"
     )
-    critic_lambda: Annotated[Share | None, BY_ROW] = Field(
-        default=None, description="the same for the critic's targets; default: lambda"
+    critic_lambda: Share | None = Field(
+        default=None, description="of the critic's targets; default: that of the advantages"
     )
     length_adaptive: PositiveFloat | None = Field(
         default=None,
@@ -412,8 +412,8 @@ class StageRecipe(Section):
     credit: Credit = Credit()
     objective: Objective = Objective()
     kl: KL = KL()
-    critic: Critic = Critic()
     update: Update = Update()
+    critic: Critic = Critic()
     coordination: Coordination = Coordination()
     evaluation: Evaluation = Evaluation()
     run: Run = Run()

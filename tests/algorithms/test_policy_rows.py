@@ -1,4 +1,4 @@
-"""Rows without a critic, as recipes resolve them: golden numbers, invariance, a step of each."""
+"""Rows that sample, as recipes resolve them: golden numbers, invariance, a step of each."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from polopt.algorithms.build import credit_of, objective_of, policy_gradient
 from polopt.credit import assign
 from polopt.objective import policy_loss, step_terms
 from polopt.recipe import StageRecipe, load
-from polopt.roles import Actor
+from polopt.roles import Actor, measured
 from polopt.types import Credited, Experience, TokenRows
 from polopt.update import FirstOrder
 from random_models import builtin_model
@@ -80,6 +80,8 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
         {"objective.ratio": "sequence_sum", "objective.aggregation": "seq_mean_token_mean"},
     ),
     "grpo": ("grpo", {}),
+    "ppo": ("ppo", {}),
+    "ppo_dual": ("ppo", {"objective.dual_clip": 1.25}),
     "dr_grpo": ("dr_grpo", {"objective.aggregation_length": 8}),
     "opo": ("opo", {}),
     "maxrl": ("maxrl", {}),
@@ -130,9 +132,9 @@ def test_a_row_has_the_golden_numbers(case: str) -> None:
     assert gradient[~mask].abs().sum() == 0
 
 
-def test_every_golden_objective_without_a_critic_is_a_row() -> None:
+def test_every_golden_objective_is_a_row() -> None:
     names = {name.removeprefix("objective/") for name in cases() if name.startswith("objective/")}
-    other = {"ppo", "ppo_dual", "remax"}  # a critic; a greedy answer to every prompt
+    other = {"remax"}  # a greedy answer to every prompt
     assert names - other == set(PRESETS)
 
 
@@ -353,6 +355,7 @@ def sampled(scores: Tensor, seed: int = 0) -> Experience:
         logp_rollout=near(),
         logp_old=near(),
         logp_ref=near(),
+        values=torch.where(mask, torch.randn(mask.shape, generator=generator) * 0.3, torch.nan),
         tokens=rows,
     )
 
@@ -364,7 +367,7 @@ def learner(one: StageRecipe, **update: Any) -> FirstOrder[Any]:
 
 
 def parameters(one: FirstOrder[Any]) -> dict[str, Tensor]:
-    return dict(one.actor.language_model.model.named_parameters())
+    return dict(one.scorer.parameters)
 
 
 def gradient(one: StageRecipe, experience: Experience, **update: Any) -> Tensor:
@@ -387,7 +390,7 @@ def test_split_padding_and_order_leave_the_gradient(name: str) -> None:
         experience,
         **{
             field: torch.nn.functional.pad(getattr(experience, field), (0, 3), value=value)
-            for field, value in (("mask", False), *((f, torch.nan) for f in TENSORS[1:4]))
+            for field, value in (("mask", False), *((f, torch.nan) for f in TENSORS[1:]))
         },
         tokens=replace(
             experience.tokens,
@@ -412,8 +415,9 @@ def test_nothing_to_learn_leaves_the_weights_bit_equal(name: str) -> None:
     experience = sampled(torch.full((SIZE,), zero))
     assert experience.tokens is not None
     trained = learner(one, weight_decay=0.1)
-    logp = trained.actor.log_probs(experience.tokens)
-    experience = replace(experience, logp_rollout=logp, logp_old=logp, logp_ref=logp)
+    logp = measured(trained.scorer, experience.tokens, "logp")
+    still = torch.full_like(logp, zero)
+    experience = replace(experience, logp_rollout=logp, logp_old=logp, logp_ref=logp, values=still)
     before = {key: p.detach().clone() for key, p in parameters(trained).items()}
     trained.update(experience, assign(experience, credit_of(one)), 0)
     assert trained.optimiser_steps == 0
@@ -432,7 +436,7 @@ def test_a_row_trains_a_step(name: str, tmp_path: Path) -> None:
         "rollout": {"prompts_per_step": 4, "group_size": 4, "max_new_tokens": 4},
         "update": {"learning_rate": 1e-3},
         "evaluation": {"prompts": 4},
-        "run": {"steps": 1, "threads": 1, "directory": str(tmp_path / "run")},
+        "run": {"steps": 2, "threads": 1, "directory": str(tmp_path / "run")},
     }
     polopt.train(recipe, reward=score)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]

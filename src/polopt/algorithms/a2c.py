@@ -1,0 +1,39 @@
+"""Advantage actor-critic: the return less the value of the state, one step a batch.
+
+    Aₜ = Gₜ - V(sₜ),  L = -1/N Σᵢₜ Aₜ log π(yₜ),  V learns Gₜ
+
+Mnih et al. 2016, A3C, arXiv:1602.01783, section 4: returns to the end of the response, which is
+λ = 1; a λ below 1 leans on the critic.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from polopt.algorithms.policy_row import policy_row
+
+if TYPE_CHECKING:
+    from polopt.algorithms.build import Parts
+    from polopt.coordination.stage import Stage
+
+ROW = policy_row(
+    "a2c",
+    summary="advantage actor-critic: the return less the value of the state",
+    source="Mnih et al. 2016, A3C, arXiv:1602.01783, section 4",
+    defaults={
+        "credit.returns": "gae",
+        "credit.lambda": 1.0,
+        "credit.baseline": "value",
+        "credit.normalisation": "none",
+        "objective.ratio": "none",
+        "objective.aggregation": "token_mean",
+        "critic.clip": 0.0,
+    },
+)
+
+
+def build(parts: Parts) -> Stage:
+    """Sample responses, fit the critic to their returns, follow the advantages once."""
+    from polopt.algorithms.build import policy_stage
+
+    return policy_stage(parts)

@@ -1,0 +1,38 @@
+"""Action-value actor-critic: the critic's value of the token is its weight.
+
+    L = -1/N Σᵢₜ Q(sₜ, yₜ) log π(yₜ),  Q learns rₜ + γ Q(sₜ₊₁, yₜ₊₁) (SARSA)
+
+Sutton et al. 2000, policy gradient theorem; Konda & Tsitsiklis 2000. Unbiased only where Q is the
+action value of the policy.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from polopt.algorithms.policy_row import policy_row
+
+if TYPE_CHECKING:
+    from polopt.algorithms.build import Parts
+    from polopt.coordination.stage import Stage
+
+ROW = policy_row(
+    "q_actor_critic",
+    summary="actor-critic on action values: the critic says what a token is worth",
+    source="Sutton et al. 2000; Konda & Tsitsiklis 2000",
+    defaults={
+        "credit.returns": "q",
+        "credit.baseline": "none",
+        "credit.normalisation": "none",
+        "objective.ratio": "none",
+        "objective.aggregation": "token_mean",
+        "critic.clip": 0.0,
+    },
+)
+
+
+def build(parts: Parts) -> Stage:
+    """Sample responses, fit action values one step ahead, weight each token by its own."""
+    from polopt.algorithms.build import policy_stage
+
+    return policy_stage(parts)

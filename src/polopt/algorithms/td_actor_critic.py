@@ -1,0 +1,39 @@
+"""One-step actor-critic: the error of the critic's own prediction is the advantage.
+
+    δₜ = rₜ + γ V(sₜ₊₁) - V(sₜ),  L = -1/N Σᵢₜ δₜ log π(yₜ),  V learns rₜ + γ V(sₜ₊₁)
+
+Sutton & Barto 2018, section 13.5. An unbiased advantage only where V is the value of the policy:
+with a reward at the last token alone, the others learn from what the critic has passed back.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from polopt.algorithms.policy_row import policy_row
+
+if TYPE_CHECKING:
+    from polopt.algorithms.build import Parts
+    from polopt.coordination.stage import Stage
+
+ROW = policy_row(
+    "td_actor_critic",
+    summary="one-step actor-critic: the TD error is the advantage",
+    source="Sutton & Barto 2018, Reinforcement Learning, section 13.5",
+    defaults={
+        "credit.returns": "gae",
+        "credit.lambda": 0.0,
+        "credit.baseline": "value",
+        "credit.normalisation": "none",
+        "objective.ratio": "none",
+        "objective.aggregation": "token_mean",
+        "critic.clip": 0.0,
+    },
+)
+
+
+def build(parts: Parts) -> Stage:
+    """Sample responses, fit the critic one step ahead, follow its errors once."""
+    from polopt.algorithms.build import policy_stage
+
+    return policy_stage(parts)
