@@ -1,0 +1,29 @@
+"""From a resolved stage to callables. Rows load this when a run is built, never before."""
+
+from polopt.algorithms.build.policy import (
+    credit_of,
+    objective_of,
+    policy_gradient,
+    policy_stage,
+    prepared,
+    reference_of,
+    sampled_stage,
+)
+from polopt.algorithms.build.shared import Parts, Shared, examiner, shared
+from polopt.algorithms.build.supervised import demonstrated_stage, likelihood
+
+__all__ = [
+    "Parts",
+    "Shared",
+    "credit_of",
+    "demonstrated_stage",
+    "examiner",
+    "likelihood",
+    "objective_of",
+    "policy_gradient",
+    "policy_stage",
+    "prepared",
+    "reference_of",
+    "sampled_stage",
+    "shared",
+]

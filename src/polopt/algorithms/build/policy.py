@@ -1,0 +1,207 @@
+"""Rows that sample from a policy and improve it: the columns of a recipe become one stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from polopt.algorithms.build.critic import Valued, critic_learner, valued
+from polopt.algorithms.build.shared import (
+    Parts,
+    Shared,
+    assembled,
+    policy_learner,
+    reporting_once,
+    shared,
+)
+from polopt.algorithms.choices import chosen
+from polopt.coordination.ledger import Ledger
+from polopt.coordination.sources import InlineSource, Sampled
+from polopt.coordination.stage import Learner, Stage
+from polopt.credit import (
+    Credit,
+    assign,
+    every_row,
+    kl_penalty,
+    overlong,
+    terminal,
+    untruncated,
+)
+from polopt.math.statistics import drift
+from polopt.objective import (
+    KLTerm,
+    PolicyObjective,
+    StepTerms,
+    policy_loss,
+    step_terms,
+)
+from polopt.recipe import StageRecipe
+from polopt.roles import Actor, frozen
+from polopt.roles.policies.token import Quantity
+from polopt.rollout.groups import has_contrast
+from polopt.rollout.rewarding import judge
+from polopt.types import Batch, Credited, Experience
+from polopt.update.minibatch import Loss
+
+
+def policy_stage(
+    parts: Parts, learner: Callable[[Shared, Valued | None], Learner] | None = None
+) -> Stage:
+    """The stage of a row whose columns say all that is its own.
+
+    Args:
+        parts: what it is built from.
+        learner: of the policy; default: first-order steps on the objective of the recipe.
+    """
+    of, critic = valued(shared(parts))
+    reference = reference_of(of)
+    policy = (learner or first_order)(of, critic)
+    learners: list[Learner] = [policy]
+    if critic is not None and critic.role is not None:
+        learners = [critic_learner(of, critic), critic.held_back(policy)]
+    return sampled_stage(
+        of,
+        prepare=prepared(of, reference, critic),
+        credit=lambda tensors: assign(tensors, credit_of(of.recipe)),
+        learners=learners,
+    )
+
+
+def first_order(of: Shared, critic: Valued | None) -> Learner:
+    """AdamW on the policy loss, with the loss of a critic that shares its trunk."""
+    loss: Loss[Any] = policy_gradient(of.recipe)
+    if critic is None:
+        return policy_learner(of, loss)
+    loss, options = critic.joined(loss)
+    return policy_learner(of, loss, **options)
+
+
+def sampled_stage(
+    of: Shared,
+    *,
+    prepare: Callable[[Batch], Experience],
+    credit: Callable[[Experience], Credited],
+    learners: Sequence[Learner],
+) -> Stage:
+    """A stage that samples groups, credits their tokens and hands them to its learners."""
+    rollout = of.recipe.rollout
+    assert rollout.group_size is not None, "resolved by the row"
+    assert rollout.resample_rounds is not None, "resolved by the row"
+    scored = reporting_once(
+        judge(of.text, of.rewards, of.recipe.run.seed), of, of.parts.observe
+    )
+    source = InlineSource(
+        of.engine("rollout"),
+        Ledger(rollout.prompts_per_step),
+        Sampled(
+            of.text.prompt,
+            rollout.group_size,
+            of.sampling,
+            scored,
+            has_contrast,
+            rollout.resample_rounds,
+        ),
+    )
+    return assembled(
+        of,
+        source,
+        prepare=prepare,
+        credit=lambda tensors: _with_drift(tensors, credit(tensors)),
+        learners=learners,
+    )
+
+
+def reference_of(of: Shared) -> Actor | None:
+    """The weights that the stage started from, where something is measured against them."""
+    if not of.recipe.kl.coefficient:
+        return None
+    return frozen(of.parts.language_model(of.parts.start), autocast=of.actor.autocast)
+
+
+def prepared(
+    of: Shared, reference: Actor | None, critic: Valued | None
+) -> Callable[[Batch], Experience]:
+    """Tensors of a batch with what actor, reference and critic say of it before the update."""
+
+    def prepare(batch: Batch) -> Experience:
+        tensors = of.tensors(batch)
+        assert tensors.tokens is not None
+        logp_ref = None if reference is None else reference.log_probs(tensors.tokens)
+        tensors = replace(tensors, logp_old=of.actor.log_probs(tensors.tokens), logp_ref=logp_ref)
+        return tensors if critic is None else critic.of(tensors)
+
+    return prepare
+
+
+def credit_of(recipe: StageRecipe) -> Credit:
+    """The credit columns of a resolved stage."""
+    shapers = [terminal()]
+    if recipe.credit.overlong_penalty:
+        assert recipe.credit.overlong_buffer is not None, "resolved"
+        longest = float(recipe.rollout.max_new_tokens)
+        buffer = longest * recipe.credit.overlong_buffer
+        shapers.append(overlong(longest, buffer, recipe.credit.overlong_penalty))
+    if recipe.kl.coefficient and recipe.kl.placement == "reward":
+        shapers.append(kl_penalty(recipe.kl.coefficient, chosen("estimator", recipe)))
+    return Credit(
+        shapers=tuple(shapers),
+        returns=chosen("returns", recipe),
+        baseline=chosen("baseline", recipe),
+        normalise=chosen("normalisation", recipe),
+        keep=untruncated if recipe.credit.drop_truncated else every_row,
+    )
+
+
+def objective_of(recipe: StageRecipe) -> PolicyObjective:
+    """The objective columns of a resolved stage."""
+    kl = None
+    if recipe.kl.coefficient and recipe.kl.placement == "loss":
+        kl = KLTerm(
+            chosen("estimator", recipe),
+            recipe.kl.coefficient,
+            corrected=bool(recipe.kl.importance_corrected),
+        )
+    return PolicyObjective(
+        ratio=chosen("ratio", recipe),
+        surrogate=chosen("bound", recipe),
+        aggregate=chosen("aggregation", recipe),
+        aggregation_length=recipe.objective.aggregation_length,
+        kl=kl,
+        correction=chosen("correction", recipe),
+        mask_edit=chosen("mask", recipe),
+        entropy_coefficient=recipe.objective.entropy_coefficient or 0.0,
+    )
+
+
+def policy_gradient(recipe: StageRecipe) -> Loss[StepTerms]:
+    """The same as a loss of the actor's scores."""
+    objective = objective_of(recipe)
+    want: set[Quantity] = {"logp", "entropy"}
+    return Loss(
+        want=want,
+        terms=lambda experience, credited: step_terms(
+            experience, credited, objective, experience.logp
+        ),
+        value=lambda scores, terms: policy_loss(
+            given(scores.logp), scores.entropy, terms, objective
+        ),
+        needs_logp=objective.mask_edit is not None,
+    )
+
+
+def _with_drift(experience: Experience, credited: Credited) -> Credited:
+    """How far the policy to be updated is from the one that sampled: 0 where weights arrived."""
+    if experience.logp_old is None or experience.logp_rollout is None:
+        return credited
+    found = drift(experience.logp_old, experience.logp_rollout, experience.mask)
+    metrics = {"behaviour/kl": float(found.k3), "behaviour/ess": float(found.ess_fraction)}
+    return replace(credited, metrics=credited.metrics | metrics)
+
+
+def given(tensor: Tensor | None) -> Tensor:
+    """What was asked for."""
+    assert tensor is not None, "asked for"
+    return tensor
