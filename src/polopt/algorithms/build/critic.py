@@ -23,8 +23,8 @@ from polopt.objective import (
 )
 from polopt.recipe import StageRecipe
 from polopt.roles import Actor, Critic, Scorer, measured
-from polopt.seeding import derive
 from polopt.roles.policies.token import Scores
+from polopt.seeding import derive
 from polopt.types import Credited, Experience, Metrics, TokenRows
 from polopt.update import FirstOrder
 from polopt.update.minibatch import Loss, Terms
@@ -131,9 +131,7 @@ class Both:
         return Both(self.first.rows(index), self.second.rows(index))
 
 
-def with_action_correction(
-    loss: Loss[Any], critic: Scorer, recipe: StageRecipe
-) -> Loss[Any]:
+def with_action_correction(loss: Loss[Any], critic: Scorer, recipe: StageRecipe) -> Loss[Any]:
     """The same less ``Σ_a π(a|s) Q(s, a)`` of every token: without it b(s, a) is biased."""
 
     def terms(experience: Experience, credited: Credited) -> Corrected:

@@ -90,9 +90,7 @@ def sampled_stage(
     rollout = of.recipe.rollout
     assert rollout.group_size is not None, "resolved by the row"
     assert rollout.resample_rounds is not None, "resolved by the row"
-    scored = reporting_once(
-        judge(of.text, of.rewards, of.recipe.run.seed), of, of.parts.observe
-    )
+    scored = reporting_once(judge(of.text, of.rewards, of.recipe.run.seed), of, of.parts.observe)
     source = InlineSource(
         of.engine("rollout"),
         Ledger(rollout.prompts_per_step),
