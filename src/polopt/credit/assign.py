@@ -97,7 +97,8 @@ def assign(experience: Experience, credit: Credit) -> Credited:
         mask=mask,
         valid=mask.any(-1),
         value_targets=masked(targets, mask),
-        metrics=_metrics(experience, advantages, mask, scored),
+        metrics=_metrics(experience, advantages, mask, scored)
+        | _value_metrics(experience, targets, mask),
     )
 
 
@@ -120,6 +121,19 @@ def _check(experience: Experience, mask: Tensor) -> None:
         x: Tensor | None = getattr(experience, name)
         if x is not None:
             require_finite("credit", name, x, mask)
+
+
+def _value_metrics(experience: Experience, targets: Tensor, mask: Tensor) -> Metrics:
+    """What a critic knew before it learned from the batch: 1 - Var(R - V) / Var(R)."""
+    if experience.values is None or not mask.any():
+        return {}
+    values, wanted = experience.values[mask].double(), targets[mask].double()
+    spread = float(wanted.var(correction=0))
+    metrics = {"value/mean": float(values.mean()), "value/target_mean": float(wanted.mean())}
+    if spread > 0:
+        rest = float((wanted - values).var(correction=0))
+        metrics["value/explained_variance"] = 1.0 - rest / spread
+    return metrics
 
 
 def _metrics(experience: Experience, advantages: Tensor, mask: Tensor, scored: Tensor) -> Metrics:

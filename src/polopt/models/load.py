@@ -223,7 +223,8 @@ def _check_directory(directory: Path) -> None:
 
 def _ready(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> LanguageModel:
     """Agree on padding and on the tokens that end a response; dropout off in every pass."""
-    named = model.generation_config.eos_token_id if model.generation_config else None
+    settings = getattr(model, "generation_config", None) or model.config  # a critic has no former
+    named = settings.eos_token_id
     stop = {named} if isinstance(named, int) else set(named or [])
     if isinstance(tokenizer.eos_token_id, int):
         stop.add(tokenizer.eos_token_id)
