@@ -49,4 +49,4 @@ docs: $(INSTALLED) ## write the generated tables of README.md and docs/
 
 clean: ## remove .venv and caches; runs stay
 	@rm -rf .venv build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
-	@find src tests docs benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	@find src tests docs benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +

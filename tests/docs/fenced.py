@@ -13,6 +13,7 @@ PAGES = [
     ROOT / "CONTRIBUTING.md",
     ROOT / "SECURITY.md",
     ROOT / "benchmarks" / "README.md",
+    ROOT / "examples" / "one_file" / "README.md",
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 

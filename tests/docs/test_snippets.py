@@ -53,6 +53,7 @@ NOT_RUN = {
     ".venv/bin/pip list --format=freeze --exclude polopt --exclude pip | sed 's/+[^+]*$//' "
     "> constraints.txt": "would pin what happens to be installed",
     ".venv/bin/pre-commit install": "would change the repository",
+    "python examples/one_file/grpo.py": "half a minute; tests/examples_one_file run it shorter",
 }
 
 Names = dict[str, object]
