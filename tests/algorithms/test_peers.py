@@ -16,6 +16,7 @@ from torch import Tensor
 
 from polopt.algorithms import INDEX, resolve, row, settings
 from polopt.algorithms.build import credit_of, likelihood, objective_of
+from polopt.algorithms.build.critic import critic_loss
 from polopt.credit import assign
 from polopt.objective import policy_loss, step_terms
 from polopt.recipe import StageRecipe, load
@@ -153,6 +154,58 @@ def test_opo_of_verl_weighs_the_baseline_by_length() -> None:
     mask = torch.arange(3) < torch.tensor([[2], [1], [3]])
     found = advantages(preset("opo", "verl"), R, mask=mask)[:, 0]
     near(found, 2 / 3, -1 / 3, -1 / 3)
+
+
+V = tensor([0.5, 0.6, 0.7])
+PLAIN = {"credit__normalisation": "none", "kl__coefficient": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("peer", "whitened"),
+    [
+        ("TRL", (0.992025, 0.015760, -1.007786)),
+        ("verl", (0.992025, 0.015760, -1.007786)),
+        # by the population: √(3/2) times as large
+        ("OpenRLHF", (0.992025 * 1.5**0.5, 0.015760 * 1.5**0.5, -1.007786 * 1.5**0.5)),
+    ],
+)
+def test_whitened_gae(peer: str, whitened: tuple[float, ...]) -> None:
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    more = {"credit__gamma": 0.99, "credit__lambda": 0.95, "kl__coefficient": 0.0}
+    found = advantages(preset("ppo", peer, **more), [1.0], mask=mask, values=V)[0]
+    near(found, *whitened, digits=5e-6)
+
+
+def test_gae_before_its_whitening() -> None:
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    one = preset("ppo", "TRL", credit__gamma=0.99, **PLAIN)
+    near(advantages(one, [1.0], mask=mask, values=V)[0], 0.446829, 0.375150, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("gamma", "lam", "first", "second"),
+    [(1.0, 1.0, 0.9, 0.8), (1.0, 0.95, 0.8315, 0.77), (0.99, 0.95, 0.813062, 0.7603)],
+)
+def test_gae_of_verl_does_as_if_the_text_of_a_tool_were_not_there(
+    gamma: float, lam: float, first: float, second: float
+) -> None:
+    """OpenRLHF has 0.7417, 0.6754, 0.6 for the second line: it bootstraps from 0 at the gap."""
+    mask = torch.tensor([[True, True, False, False, True]])
+    values = tensor([0.1, 0.2, 9.0, 9.0, 0.4])
+    one = preset("ppo", "verl", credit__gamma=gamma, credit__lambda=lam, **PLAIN)
+    near(advantages(one, [1.0], mask=mask, values=values)[0], first, second, 0.0, 0.0, 0.6)
+
+
+@pytest.mark.parametrize(("peer", "expected"), [("TRL", 0.32), ("verl", 0.125)])
+def test_the_value_loss_clips_at_another_distance(peer: str, expected: float) -> None:
+    """V = 0.9, before the update 0, the return 1."""
+    mask = torch.ones(1, 1, dtype=torch.bool)
+    group = torch.zeros(1, dtype=torch.int64)
+    experience = Experience(mask, group, tensor(1.0), values=tensor([0.0]))
+    credited = Credited(tensor([1.0]), mask, mask.any(-1), value_targets=tensor([1.0]))
+    loss = critic_loss(preset("ppo", peer))
+    value, _ = loss.value(Scores(values=tensor([0.9])), loss.terms(experience, credited))
+    assert float(value) == pytest.approx(expected)
 
 
 def test_gpg_of_verl_is_a_multiple_of_a_recipe() -> None:
