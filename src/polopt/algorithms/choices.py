@@ -285,6 +285,11 @@ CHOICES: Mapping[str, Mapping[str, Choice]] = {
             "½ max((V - R)², (V_old + clip(V - V_old, -ε, ε) - R)²)",
             _MATH + "values:value_loss",
         ),
+        "pretraining": Choice(
+            "polopt.algorithms.build.extras:pretraining",
+            "L ← L - c E[log π(x)] over text",
+            "polopt.objective.supervised:supervised_loss",
+        ),
         "entropy": Choice(_OBJECTIVE + "policy_loss", "L ← L - c H(π)"),
     },
     "coordination": {

@@ -24,6 +24,7 @@ _NUMBERS = {
     "kl": ("kl.coefficient",),
     "aggregation": ("objective.aggregation_length",),
     "update": ("update.learning_rate", "update.epochs", "update.minibatches", "update.batch_size"),
+    "pretraining": ("pretraining.source", "pretraining.coefficient", "pretraining.batch_size"),
     "critic": ("critic.trunk", "critic.learning_rate", "critic.clip", "critic.coefficient"),
     "extra_losses": ("objective.entropy_coefficient",),
 }  # shown beside the choice; the other columns name theirs as arguments
@@ -101,6 +102,7 @@ def _extra_losses(one: Row, values: Mapping[str, Any]) -> list[str]:
     called = {
         "value": reads_values(values),
         "entropy": bool(values.get("objective.entropy_coefficient")),
+        "pretraining": bool(values.get("pretraining.source")),
     }
     return [*one.extra_losses, *(name for name, wanted in called.items() if wanted)]
 

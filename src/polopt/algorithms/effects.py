@@ -20,6 +20,7 @@ SECTIONS = (
     "objective",
     "kl",
     "critic",
+    "pretraining",
     "update",
     "coordination",
     "evaluation",
@@ -74,6 +75,7 @@ _WITH_CRITIC = Need(
     lambda values: reads_values(values),
     "gae or q, or credit.baseline = value or action",
 )
+_MIXED = Need("pretraining.source", lambda v: v["pretraining.source"] is not None, "a source")
 _OWN_CRITIC, _SHARED_CRITIC = _is("critic.trunk", "own"), _is("critic.trunk", "shared")
 
 NEEDS: Mapping[str, Need] = {
@@ -102,6 +104,13 @@ NEEDS: Mapping[str, Need] = {
     "credit.critic_lambda": _is("credit.returns", "gae"),
     "credit.length_adaptive": _is("credit.returns", "gae"),
     "credit.bootstrap_truncated": _is("credit.returns", "gae"),
+    "pretraining.field": Need(
+        "pretraining.source",
+        lambda v: not (v["pretraining.source"] or "task:").startswith(WITH_VERIFIER),
+        "a hub: source or a file",
+    ),
+    "pretraining.coefficient": _MIXED,
+    "pretraining.batch_size": _MIXED,
     "critic.trunk": _WITH_CRITIC,
     "critic.clip": _WITH_CRITIC,
     "critic.path": _OWN_CRITIC,

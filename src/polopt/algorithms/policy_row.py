@@ -16,6 +16,7 @@ USES = frozenset(
         "objective",
         "kl",
         "critic",
+        "pretraining",
         "update",
         "coordination",
         "evaluation",

@@ -90,6 +90,26 @@ def load_rows(
     return Rows(train, len(train), tuple(held_out.values()), report)
 
 
+def plain_rows(
+    source: str, name: str, data: Data, check: Callable[[Row], object] | None = None
+) -> Sequence[Row]:
+    """The rows of a file or a hub data set that hold plain text in the column ``name``.
+
+    Raises:
+        DataError: a source, or a row of it, that cannot be used.
+    """
+    fields = Fields(name)
+
+    def taken(where: str, columns: Columns) -> Row:
+        row = accept(where, columns, fields, demonstrations=False)
+        if check is not None:
+            check(row)
+        return row
+
+    cap = data.max_bad_share if data.on_bad_row == "skip" else None
+    return usable(source, _read(data, source, "pretraining.source"), taken, cap)[0]
+
+
 def generated(
     source: str,
     row: Callable[[Split, int], Mapping[str, Any]],

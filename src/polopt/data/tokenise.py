@@ -129,6 +129,20 @@ class Tokeniser:
             mask[start:end] = True
         return Demonstration(prompt, np.array(tokens, dtype=np.int64), mask, len(prompt.tokens))
 
+    def text(self, row: Row) -> NDArray[np.int64]:
+        """A plain text with its end of sequence; what the context does not hold is left out.
+
+        Raises:
+            BadRowError: a special token in the text, fewer than two tokens, or messages.
+        """
+        self._check_special(row, row.fields.prompt, row.prompt)
+        if not isinstance(row.prompt, str):
+            raise BadRowError(row.where, "wrong type", "is a list; text", row.fields.prompt)
+        tokens = [*self._prompt_ids(row.prompt), self._end][: self.max_tokens]
+        if len(tokens) < 2:
+            raise BadRowError(row.where, "empty field", "has no tokens", row.fields.prompt)
+        return np.array(tokens, dtype=np.int64)
+
     def check(self, row: Row) -> None:
         """Raise what ``prompt``, ``demonstration`` or ``ranking`` would, for ``load_rows``."""
         if row.ranked:

@@ -20,17 +20,21 @@ def check_sources(recipe: Recipe) -> None:
         DataError: no such file.
     """
     for stage in recipe.stages:
-        sources = {"source": stage.data.source, "evaluation_source": stage.data.evaluation_source}
+        sources = {
+            "data.source": stage.data.source,
+            "data.evaluation_source": stage.data.evaluation_source,
+            "pretraining.source": stage.pretraining.source,
+        }
         for field, source in sources.items():
             if source is None or source.startswith("hub:"):
                 continue
             if source.startswith(GENERATED):
                 task = load(source, stage.data.parameters, stage.run.seed)
-                if "pairs" in row(stage.algorithm).requires:
-                    _check_preferences(f"data.{field}", source, stage.algorithm, task)
+                if "pairs" in row(stage.algorithm).requires and field.startswith("data."):
+                    _check_preferences(field, source, stage.algorithm, task)
             elif not Path(source).is_file():
                 problem = "is not a file" if Path(source).exists() else "does not exist"
-                raise DataError(f"data.{field}: {source!r} {problem}")
+                raise DataError(f"{field}: {source!r} {problem}")
 
 
 def _check_preferences(field: str, source: str, algorithm: str, task: TextTask) -> None:

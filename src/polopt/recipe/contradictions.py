@@ -24,7 +24,7 @@ WITH_VERIFIER = ("task:", "reasoning-gym:")  # sources that bring one
 
 def contradictions(recipe: Recipe) -> list[Problem]:
     """Every pair of fields that cannot both be meant."""
-    checks = (_lengths, _model, _sources, _rewards, _verifiers)
+    checks = (_lengths, _model, _sources, _pretraining, _rewards, _verifiers)
     return [
         Problem(name_in(recipe, index, field), text)
         for index, stage in enumerate(recipe.stages)
@@ -53,6 +53,11 @@ def _sources(stage: StageRecipe) -> Iterator[Finding]:
     yield from _source("data.source", stage.data.source)
     if stage.data.evaluation_source is not None:
         yield from _source("data.evaluation_source", stage.data.evaluation_source)
+
+
+def _pretraining(stage: StageRecipe) -> Iterator[Finding]:
+    if stage.pretraining.source is not None:
+        yield from _source("pretraining.source", stage.pretraining.source)
 
 
 def _source(field: str, source: str) -> Iterator[Finding]:

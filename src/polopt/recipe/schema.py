@@ -313,6 +313,21 @@ class Critic(Section):
     )
 
 
+class Pretraining(Section):
+    """Text that the policy goes on modelling beside each of its optimiser steps (PPO-ptx)."""
+
+    source: Text | None = Field(
+        default=None,
+        description="hub:NAME, a .jsonl, .parquet or .csv file, or task:NAME for its "
+        "demonstrations; default: none",
+    )
+    field: Text = Field(default="text", description="column of the text")
+    coefficient: PositiveFloat = Field(
+        default=27.8, description="of its mean negative log-likelihood (27.8: InstructGPT)"
+    )
+    batch_size: Positive = Field(default=8, description="texts beside each optimiser step")
+
+
 class Update(Section):
     """The optimiser step."""
 
@@ -412,6 +427,7 @@ class StageRecipe(Section):
     credit: Credit = Credit()
     objective: Objective = Objective()
     kl: KL = KL()
+    pretraining: Pretraining = Pretraining()
     update: Update = Update()
     critic: Critic = Critic()
     coordination: Coordination = Coordination()

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from polopt.algorithms.build.critic import Valued, critic_learner, valued
+from polopt.algorithms.build.extras import companions
 from polopt.algorithms.build.shared import (
     Parts,
     Shared,
@@ -73,10 +74,10 @@ def policy_stage(
 def first_order(of: Shared, critic: Valued | None) -> Learner:
     """AdamW on the policy loss, with the loss of a critic that shares its trunk."""
     loss: Loss[Any] = policy_gradient(of.recipe)
-    if critic is None:
-        return policy_learner(of, loss)
-    loss, options = critic.joined(loss)
-    return policy_learner(of, loss, **options)
+    options: dict[str, Any] = {}
+    if critic is not None:
+        loss, options = critic.joined(loss)
+    return policy_learner(of, loss, companions=companions(of), **options)
 
 
 def sampled_stage(

@@ -1,0 +1,58 @@
+"""Plain text beside the rollouts: every token of it is to be predicted, the first one given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polopt.data import PromptStream, Tokeniser, generated, plain_rows
+from polopt.envs.text import load as load_task
+from polopt.recipe import StageRecipe
+from polopt.rollout.text import GENERATED
+from polopt.seeding import derive
+from polopt.types import Batch, Group, Prompt, Sample
+
+Tokens = NDArray[np.int64]
+
+
+def pretraining_batches(stage: StageRecipe, tokeniser: Tokeniser) -> Callable[[int], Batch]:
+    """The batch at a place of the stream of texts; of a task, its demonstrations.
+
+    Raises:
+        DataError: a source, or a row of it, that cannot be used.
+    """
+    seed = derive(stage.run.seed, stage.name, "pretraining")
+    text = _texts(stage, tokeniser, seed)
+    size = stage.pretraining.batch_size
+
+    def batch(place: int) -> Batch:
+        places = range(place * size, (place + 1) * size)
+        return Batch(tuple(_as_group(p, text(p)) for p in places), taken_at=0)
+
+    return batch
+
+
+def _texts(stage: StageRecipe, tokeniser: Tokeniser, seed: int) -> Callable[[int], Tokens]:
+    settings = stage.pretraining
+    assert settings.source is not None, "asked for"
+    if settings.source.startswith(GENERATED):
+        parameters = stage.data.parameters if settings.source == stage.data.source else {}
+        task = load_task(settings.source, parameters, seed)
+        found = generated(settings.source, task.row, 0, demonstrations=True).train
+        return lambda place: tokeniser.demonstration(found[place], place).tokens
+    rows = plain_rows(settings.source, settings.field, stage.data, check=tokeniser.text)
+    order = PromptStream(len(rows), seed)
+    return lambda place: tokeniser.text(rows[order(place)])
+
+
+def _as_group(place: int, tokens: Tokens) -> Group:
+    """The first token in the place of a prompt, the rest in that of its response."""
+    sample = Sample(
+        tokens=tokens,
+        mask=np.arange(len(tokens)) > 0,
+        logp_rollout=np.full(len(tokens), np.nan, dtype=np.float32),
+        prompt_length=1,
+    )
+    return Group(place, Prompt(place, "", (int(tokens[0]),)), (sample,))
