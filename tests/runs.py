@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -99,6 +100,15 @@ def assert_same(run: Path, expected: Path) -> None:
         assert lines(run, name) == lines(expected, name)
     assert weights(run) == weights(expected)
     assert summary(run) == summary(expected)
+
+
+def from_step(every_step: Path, directory: Path, step: int) -> None:
+    """The run as it stood when the checkpoint of a step was its newest."""
+    shutil.copytree(every_step, directory, symlinks=True)
+    for path in (directory / "checkpoints").glob("step_*"):
+        if int(path.name.removeprefix("step_")) > step:
+            shutil.rmtree(path)
+    (directory / "summary.json").unlink()
 
 
 class Crash(BaseException):

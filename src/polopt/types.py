@@ -167,6 +167,7 @@ class Credited:
     mask: torch.Tensor  # [B, T] bool, tokens that enter the loss and its divisors
     valid: torch.Tensor  # [B] bool, False: row left the denominators (R4, R5, R7)
     value_targets: torch.Tensor | None = None  # [B, T] for a critic, never normalised
+    rewards: torch.Tensor | None = None  # [B] shaped; NaN: the row takes no part
     metrics: Metrics = field(default_factory=dict[str, float])
 
     def rows(self, index: torch.Tensor) -> Credited:

@@ -11,7 +11,7 @@ import polopt
 from polopt.cli import main
 from polopt.coordination import checkpoint
 from polopt.errors import RecipeError, RunDirectoryError
-from runs import BRIEF, Crash, assert_same, lines, metrics, variety, weights
+from runs import BRIEF, Crash, assert_same, from_step, lines, metrics, variety, weights
 
 STEPS = 8  # three of the first stage, five of the second
 
@@ -106,15 +106,6 @@ def test_after_a_crash_in_any_call_that_writes(tmp_path: Path, whole: Path, monk
         shutil.rmtree(directory)
         fatal += 3
     assert fatal > 60
-
-
-def from_step(every_step: Path, directory: Path, step: int) -> None:
-    """The run as it stood when the checkpoint of a step was its newest."""
-    shutil.copytree(every_step, directory, symlinks=True)
-    for path in (directory / "checkpoints").glob("step_*"):
-        if int(path.name.removeprefix("step_")) > step:
-            shutil.rmtree(path)
-    (directory / "summary.json").unlink()
 
 
 @pytest.mark.parametrize("step", range(1, STEPS + 1))

@@ -96,6 +96,20 @@ CHOICES: Mapping[str, Mapping[str, Choice]] = {
             arguments={"value": "credit.baseline_constant"},
             factory=True,
         ),
+        "ema": Choice(
+            _CREDIT + "outcome:constant",
+            "b, then b ← α b + (1 - α) r̄ of the batch",
+            _MATH + "baselines:ema_update",
+            {"value": "credit.baseline_constant"},  # where the moving number stands
+            factory=True,
+        ),
+        "running_mean": Choice(
+            _CREDIT + "outcome:constant",
+            "b = mean of all rewards of earlier batches",
+            _MATH + "baselines:running_mean_update",
+            {"value": "credit.baseline_constant"},
+            factory=True,
+        ),
         "group_mean": Choice(
             _CREDIT + "outcome:group_mean", "b = r̄ of the group", _MATH + "baselines:group_mean"
         ),

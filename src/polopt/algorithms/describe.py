@@ -21,6 +21,7 @@ _NUMBERS = {
         "rollout.resample_rounds",
     ),
     "shaping": ("credit.overlong_penalty", "credit.overlong_buffer"),
+    "ema": ("credit.baseline_decay",),
     "kl": ("kl.coefficient",),
     "aggregation": ("objective.aggregation_length",),
     "update": ("update.learning_rate", "update.epochs", "update.minibatches", "update.batch_size"),

@@ -120,6 +120,7 @@ NEEDS: Mapping[str, Need] = {
     "critic.warmup_steps": _OWN_CRITIC,
     "critic.coefficient": _SHARED_CRITIC,
     "credit.baseline_constant": _is("credit.baseline", "constant"),
+    "credit.baseline_decay": _is("credit.baseline", "ema"),
     "credit.overlong_buffer": Need(
         "credit.overlong_penalty", lambda v: bool(v["credit.overlong_penalty"]), "a value above 0"
     ),

@@ -31,6 +31,7 @@ NUMBERS: Mapping[str, Scalar] = {
     "rollout.resample_rounds": 0,
     "credit.gamma": 1.0,
     "credit.lambda": 0.95,
+    "credit.baseline_decay": 0.9,
     "credit.bootstrap_truncated": False,  # a response that was cut counts as a failure
     "credit.ddof": 1,  # papers are silent; what implementations do inside a group
     "credit.epsilon": 1e-6,

@@ -97,6 +97,7 @@ def assign(experience: Experience, credit: Credit) -> Credited:
         mask=mask,
         valid=mask.any(-1),
         value_targets=masked(targets, mask),
+        rewards=torch.where(scored, totals, torch.nan),
         metrics=_metrics(experience, advantages, mask, scored)
         | _value_metrics(experience, targets, mask),
     )

@@ -147,6 +147,8 @@ class Credit(Section):
         Literal[
             "none",
             "constant",
+            "ema",
+            "running_mean",
             "group_mean",
             "leave_one_out",
             "length_weighted",
@@ -158,6 +160,9 @@ class Credit(Section):
     ] = Field(default=None, description="what is subtracted from the return")
     baseline_constant: Annotated[float | None, BY_ROW] = Field(
         default=None, description="value of the constant baseline"
+    )
+    baseline_decay: Annotated[BelowOne | None, BY_ROW] = Field(
+        default=None, description="ema: what is left of the baseline after each batch"
     )
     normalisation: Annotated[
         Literal["none", "group_std", "group_mean", "batch_std", "batch_z"] | None, BY_ROW

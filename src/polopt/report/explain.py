@@ -27,7 +27,11 @@ PLOTS = (
         "What the reward function gave the sampled responses, on average. It should rise; a "
         "standard deviation near 0 means that all responses earn the same and nothing is left "
         "to learn from.",
-        {"reward/mean": "mean", "reward/std": "standard deviation"},
+        {
+            "reward/mean": "mean",
+            "reward/std": "standard deviation",
+            "baseline/value": "what it is compared with",
+        },
     ),
     Plot(
         "Accuracy",

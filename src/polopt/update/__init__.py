@@ -1,6 +1,7 @@
 """Turning losses into new weights."""
 
 from polopt.update.minibatch import FirstOrder
+from polopt.update.moving import Moving
 from polopt.update.schedule import learning_rate
 
-__all__ = ["FirstOrder", "learning_rate"]
+__all__ = ["FirstOrder", "Moving", "learning_rate"]

@@ -1,5 +1,6 @@
 """From a resolved stage to callables. Rows load this when a run is built, never before."""
 
+from polopt.algorithms.build.moving import moving_numbers
 from polopt.algorithms.build.policy import (
     credit_of,
     objective_of,
@@ -9,7 +10,7 @@ from polopt.algorithms.build.policy import (
     reference_of,
     sampled_stage,
 )
-from polopt.algorithms.build.shared import Parts, Shared, examiner, shared
+from polopt.algorithms.build.shared import Parts, Shared, examiner, shared, standing
 from polopt.algorithms.build.supervised import demonstrated_stage, likelihood
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "demonstrated_stage",
     "examiner",
     "likelihood",
+    "moving_numbers",
     "objective_of",
     "policy_gradient",
     "policy_stage",
@@ -26,4 +28,5 @@ __all__ = [
     "reference_of",
     "sampled_stage",
     "shared",
+    "standing",
 ]

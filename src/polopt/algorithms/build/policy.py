@@ -10,6 +10,7 @@ from torch import Tensor
 
 from polopt.algorithms.build.critic import Valued, critic_learner, valued
 from polopt.algorithms.build.extras import companions
+from polopt.algorithms.build.moving import moving_numbers
 from polopt.algorithms.build.shared import (
     Parts,
     Shared,
@@ -58,6 +59,7 @@ def policy_stage(
         learner: of the policy; default: first-order steps on the objective of the recipe.
     """
     of, critic = valued(shared(parts))
+    of = replace(of, moving=moving_numbers(of.recipe))
     reference = reference_of(of)
     policy = (learner or first_order)(of, critic)
     learners: list[Learner] = [policy]
@@ -66,14 +68,14 @@ def policy_stage(
     return sampled_stage(
         of,
         prepare=prepared(of, reference, critic),
-        credit=lambda tensors: assign(tensors, credit_of(of.recipe)),
-        learners=learners,
+        credit=lambda tensors: assign(tensors, credit_of(of.now())),
+        learners=[*learners, *of.moving],
     )
 
 
 def first_order(of: Shared, critic: Valued | None) -> Learner:
     """AdamW on the policy loss, with the loss of a critic that shares its trunk."""
-    loss: Loss[Any] = policy_gradient(of.recipe)
+    loss: Loss[Any] = policy_gradient(of.recipe, of.now)
     options: dict[str, Any] = {}
     if critic is not None:
         loss, options = critic.joined(loss)
@@ -175,19 +177,29 @@ def objective_of(recipe: StageRecipe) -> PolicyObjective:
     )
 
 
-def policy_gradient(recipe: StageRecipe) -> Loss[StepTerms]:
-    """The same as a loss of the actor's scores."""
-    objective = objective_of(recipe)
+def policy_gradient(
+    recipe: StageRecipe, now: Callable[[], StageRecipe] | None = None
+) -> Loss[StepTerms]:
+    """The same as a loss of the actor's scores.
+
+    Args:
+        recipe: of the stage, resolved.
+        now: the recipe as it stands at a batch, where numbers of it follow the run.
+    """
+
+    def objective() -> PolicyObjective:
+        return objective_of(now() if now is not None else recipe)
+
     want: set[Quantity] = {"logp", "entropy"}
     return Loss(
         want=want,
         terms=lambda experience, credited: step_terms(
-            experience, credited, objective, experience.logp
+            experience, credited, objective(), experience.logp
         ),
         value=lambda scores, terms: policy_loss(
-            given(scores.logp), scores.entropy, terms, objective
+            given(scores.logp), scores.entropy, terms, objective()
         ),
-        needs_logp=objective.mask_edit is not None,
+        needs_logp=objective().mask_edit is not None,
     )
 
 

@@ -22,7 +22,7 @@ from polopt.rollout.rewarding import Judge, RewardFunction, judge, specs, text_o
 from polopt.rollout.text import TextSource, text_source
 from polopt.seeding import derive
 from polopt.types import Batch, Credited, Experience, Group, Metrics, Sampling
-from polopt.update import FirstOrder
+from polopt.update import FirstOrder, Moving
 from polopt.update.minibatch import Loss
 
 SAMPLES_A_STEP = 8  # training answers recorded of each step
@@ -92,11 +92,16 @@ class Shared:
     text: TextSource
     rewards: Sequence[RewardSpec]
     sampling: Sampling
+    moving: Sequence[Moving] = ()  # numbers of the recipe that follow the run
 
     @property
     def recipe(self) -> StageRecipe:
         """Of the stage, resolved."""
         return self.parts.recipe
+
+    def now(self) -> StageRecipe:
+        """The same with its moving numbers as they stand."""
+        return standing(self.recipe, self.moving)
 
     @property
     def pad_id(self) -> int:
@@ -135,6 +140,16 @@ def shared(parts: Parts, *, demonstrations: bool = False) -> Shared:
             tuple(rollout.stop),
         ),
     )
+
+
+def standing(recipe: StageRecipe, moving: Sequence[Moving]) -> StageRecipe:
+    """The recipe with each moving number in the place of the field that it stands for."""
+    sections: dict[str, Any] = {}
+    for number in moving:
+        section, _, key = number.field.partition(".")
+        before = sections.get(section, getattr(recipe, section))
+        sections[section] = before.model_copy(update={key: number.value})
+    return recipe.model_copy(update=sections)
 
 
 def policy_learner(of: Shared, loss: Loss[Any], **options: Any) -> FirstOrder[Any]:  # noqa: ANN401

@@ -1,0 +1,70 @@
+"""Numbers of the recipe that follow the run: moving baselines and adaptive coefficients.
+
+A batch is consumed with the number as it stands; what the batch says of it holds for the batches
+after it. So each is a learner, after all those that read it, and its state is in the checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import Tensor
+
+from polopt.math.baselines import ema_update, running_mean_update
+from polopt.record import write_json
+from polopt.types import Credited, Experience, Metrics
+
+STATE_FILE = "number.json"
+
+Follow = Callable[[float, int, Experience, Credited], tuple[float, int, Metrics]]
+"""``(number, seen, experience, credited) -> (number, seen, metrics)`` after one batch."""
+
+
+class Moving:
+    """A number that stands in the place of a field of the recipe, and how it follows the run."""
+
+    def __init__(self, name: str, field: str, start: float, follow: Follow) -> None:
+        self.name, self.field = name, field
+        self.value = start
+        self.seen = 0  # rewards, where it is their mean
+        self._follow = follow
+
+    def update(self, experience: Experience, credited: Credited, step: int) -> Metrics:
+        """Consume one batch; the metrics say what it was trained with."""
+        self.value, self.seen, metrics = self._follow(self.value, self.seen, experience, credited)
+        return {f"{self.name}/{name}": value for name, value in metrics.items()}
+
+    def save(self, directory: Path) -> dict[str, int]:
+        """Write the number, every digit of it; return how much it has seen."""
+        write_json(directory / STATE_FILE, self.value)
+        return {"seen": self.seen}
+
+    def load(self, directory: Path, counters: dict[str, int]) -> None:
+        """Take up what :meth:`save` wrote."""
+        self.value = json.loads((directory / STATE_FILE).read_text(encoding="utf-8"))
+        self.seen = counters["seen"]
+
+
+def ema(decay: float) -> Follow:
+    """``b ← αb + (1-α)·mean(R)`` over the shaped rewards of the batch."""
+
+    def follow(
+        value: float, seen: int, experience: Experience, credited: Credited
+    ) -> tuple[float, int, Metrics]:
+        return ema_update(value, _rewards(credited), decay), seen, {"value": value}
+
+    return follow
+
+
+def running_mean(
+    value: float, seen: int, experience: Experience, credited: Credited
+) -> tuple[float, int, Metrics]:
+    """The mean of all shaped rewards so far."""
+    return *running_mean_update(value, seen, _rewards(credited)), {"value": value}
+
+
+def _rewards(credited: Credited) -> Tensor:
+    assert credited.rewards is not None, "what assigns credit gives them"
+    return credited.rewards

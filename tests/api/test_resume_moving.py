@@ -1,0 +1,41 @@
+"""What follows the run beside the weights is in every checkpoint: resuming leads to the bits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import polopt
+from runs import assert_same, from_step, metrics, variety
+
+STEPS = 4
+BASE: dict[str, Any] = {
+    "model": {"path": "builtin:tiny"},
+    "data": {"source": "task:chain_sum", "parameters": {"terms": 3, "modulus": 5}},
+    "rollout": {"prompts_per_step": 2, "group_size": 4, "max_new_tokens": 8},
+    "update": {"learning_rate": 1e-2},
+    "evaluation": {"prompts": 4},
+    "run": {"seed": 1, "threads": 1, "checkpoint_every": 1, "keep": 100, "steps": STEPS},
+}
+MOVING = {  # what moves: the flags that make it, and a metric that shows it
+    "ema": ({"algorithm": "reinforce", "credit.baseline": "ema"}, "baseline/value"),
+    "running_mean": (
+        {"algorithm": "reinforce", "credit.baseline": "running_mean"},
+        "baseline/value",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", MOVING)
+def test_resuming_leads_to_the_same_bits(what: str, tmp_path: Path) -> None:
+    flags, metric = MOVING[what]
+    whole = tmp_path / "whole"
+    polopt.train(BASE, flags={**flags, "run.directory": str(whole)}, reward=variety)
+    values = [line[metric] for line in metrics(whole) if metric in line]
+    assert len(set(values)) > 1, "it moves"
+    for step in (1, STEPS - 1):
+        from_step(whole, tmp_path / f"from-{step}", step)
+        polopt.resume(tmp_path / f"from-{step}", reward=variety)
+        assert_same(tmp_path / f"from-{step}", whole)
