@@ -42,8 +42,8 @@ SHORTER = {
     "polopt train grpo.toml": "polopt train grpo.toml --warm.run.steps 2 --rl.run.steps 2 "
     "--warm.evaluation.every 1 --evaluation.prompts 8",
     "polopt train recipes/ppo.toml --run.directory runs/ppo": "polopt train recipes/ppo.toml "
-    "--run.directory runs/ppo --sft.run.steps 80 --rl.run.steps 4 --rl.evaluation.every 2 "
-    "--evaluation.prompts 8",
+    "--run.directory runs/ppo --rl.run.steps 4 --rl.evaluation.every 2 "
+    "--rl.evaluation.prompts 8",
     # parts of Python blocks
     '"run": {"steps": 60,': '"evaluation": {"prompts": 8}, "run": {"steps": 2,',
     '"run": {"steps": 40,': '"evaluation": {"prompts": 8}, "run": {"steps": 2,',
