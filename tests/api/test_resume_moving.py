@@ -25,6 +25,19 @@ MOVING = {  # what moves: the flags that make it, and a metric that shows it
         {"algorithm": "reinforce", "credit.baseline": "running_mean"},
         "baseline/value",
     ),
+    "ziegler in the loss": (
+        {
+            "algorithm": "grpo",
+            "kl.controller": "ziegler",
+            "kl.target": 0.01,
+            "kl.horizon": 30.0,
+        },
+        "kl/coefficient",
+    ),
+    "ppo in the reward": (
+        {"algorithm": "rloo", "kl.controller": "ppo", "kl.target": 0.01},
+        "kl/coefficient",
+    ),
 }
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from polopt.math.controllers import ppo_update, ziegler_update
+from polopt.math.controllers import fixed, ppo_update, ziegler_update
 
 
 @pytest.mark.parametrize(
@@ -15,7 +15,8 @@ from polopt.math.controllers import ppo_update, ziegler_update
     ],
 )
 def test_ziegler_by_hand(kl, expected):
-    assert ziegler_update(0.1, kl, 6.0, 256.0, 10_000.0) == pytest.approx(expected, abs=1e-9)
+    beta = ziegler_update(0.1, kl, 256.0, target=6.0, horizon=10_000.0)
+    assert beta == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -23,4 +24,8 @@ def test_ziegler_by_hand(kl, expected):
     [(0.0, 0.5), (0.0066, 0.5), (0.0067, 1.0), (0.015, 1.0), (0.0151, 2.0)],
 )
 def test_ppo_halves_and_doubles_strictly_outside(kl, expected):
-    assert ppo_update(1.0, kl, 0.01) == expected
+    assert ppo_update(1.0, kl, 256.0, target=0.01) == expected
+
+
+def test_fixed_stays():
+    assert fixed(0.3, 100.0, 256.0) == 0.3

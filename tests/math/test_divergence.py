@@ -14,6 +14,7 @@ from polopt.math.divergence import (
     k2,
     k3,
     kl_divergence,
+    response_kl,
     reverse_kl_gradient,
 )
 
@@ -118,3 +119,12 @@ def test_an_impossible_token_costs_nothing():
     p = torch.tensor([0.5, 0.5, 0.0], dtype=torch.float64)
     q = torch.tensor([0.25, 0.25, 0.5], dtype=torch.float64)
     assert kl_divergence(p, q).item() == pytest.approx(math.log(2))
+
+
+def test_the_divergence_of_responses_is_a_mean_of_sums():
+    """Sums 0.3, -0.1 and none at all: (0.3 - 0.1) / 2; what is masked may be NaN."""
+    mask = torch.tensor([[True, True], [True, False], [False, False]])
+    logp = torch.tensor([[-1.0, -2.0], [-1.0, math.nan], [math.nan, math.nan]])
+    reference = torch.tensor([[-1.1, -2.2], [-0.9, math.nan], [math.nan, math.nan]])
+    assert response_kl(logp, reference, mask).item() == pytest.approx(0.1, abs=1e-6)
+    assert response_kl(logp[2:], reference[2:], mask[2:]).item() == 0.0

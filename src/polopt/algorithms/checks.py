@@ -27,6 +27,7 @@ def findings(row: Row, stage: StageRecipe, *, own_reward: bool) -> Iterator[Find
         yield from _values(stage)
         yield from _levels(stage)
         yield from _ranges(stage)
+        yield from _controller(stage)
         yield from _reuse(stage)
     if "reward" in row.requires and not stage.rewards and not own_reward:
         yield "reward", f'missing; {row.name} needs verifier = "task", or file and function'
@@ -126,6 +127,20 @@ def _ranges(stage: StageRecipe) -> Iterator[Finding]:
     ):
         if low is not None and high is not None and low > high:
             yield f"objective.{field}", f"{low} is not allowed; at most objective.{upper} = {high}"
+
+
+def _controller(stage: StageRecipe) -> Iterator[Finding]:
+    """A coefficient that falls by more than itself in one batch would reward the divergence."""
+    horizon, size = stage.kl.horizon, stage.rollout.group_size
+    if horizon is None or size is None:
+        return
+    responses = stage.rollout.prompts_per_step * size
+    if responses >= 5 * horizon:
+        yield (
+            "kl.horizon",
+            f"{shown(horizon)} is not allowed with {responses} responses in a step, which could "
+            f"turn the coefficient negative; a number > {shown(responses / 5)}",
+        )
 
 
 def _reuse(stage: StageRecipe) -> Iterator[Finding]:

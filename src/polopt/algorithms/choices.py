@@ -259,6 +259,19 @@ CHOICES: Mapping[str, Mapping[str, Choice]] = {
         ),
         "loss": Choice(_OBJECTIVE + "KLTerm", "ℓₜ ← ℓₜ + β k(dₜ)"),
     },
+    "controller": {
+        "fixed": Choice(_MATH + "controllers:fixed", "β"),
+        "ziegler": Choice(
+            _MATH + "controllers:ziegler_update",
+            "β ← β (1 + e n / horizon), e = clip(KL / target - 1, -0.2, 0.2)",
+            arguments={"target": "kl.target", "horizon": "kl.horizon"},
+        ),
+        "ppo": Choice(
+            _MATH + "controllers:ppo_update",
+            "β ← β / 2 where KL < target / 1.5, 2 β where KL > 1.5 target",
+            arguments={"target": "kl.target"},
+        ),
+    },
     "aggregation": {
         "token_mean": Choice(_MATH + "reduce:token_mean", "L = Σᵢₜ ℓ / Σᵢ nᵢ"),
         "seq_mean_token_mean": Choice(_MATH + "reduce:seq_mean_token_mean", "L = 1/B Σᵢ 1/nᵢ Σₜ ℓ"),
@@ -329,6 +342,7 @@ FIELDS = {
     "correction": "objective.correction",
     "estimator": "kl.estimator",
     "placement": "kl.placement",
+    "controller": "kl.controller",
     "aggregation": "objective.aggregation",
     "decay": "update.decay",
 }  # the columns that a recipe can choose in

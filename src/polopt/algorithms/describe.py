@@ -74,6 +74,7 @@ def _summary(one: Row) -> Entry:
 def _entries(one: Row, values: Mapping[str, Any]) -> list[Entry]:
     roles = _roles(one, values)
     masked, corrected = _chosen("mask", values), _chosen("correction", values)
+    controlled = _chosen("controller", values) if values.get("kl.coefficient") else None
     shaped = bool(values.get("credit.overlong_penalty"))
     extra = _extra_losses(one, values)
     return [
@@ -85,6 +86,7 @@ def _entries(one: Row, values: Mapping[str, Any]) -> list[Entry]:
         *([_entry("mask", masked, values)] if masked not in (None, "none") else []),
         *([_entry("correction", corrected, values)] if corrected not in (None, "none") else []),
         _kl(values),
+        *([_entry("controller", controlled, values)] if controlled not in (None, "fixed") else []),
         _entry("aggregation", _chosen("aggregation", values), values),
         _entry("update", one.update, values),
         *(_entry("roles", name, values) for name in roles),

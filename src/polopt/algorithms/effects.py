@@ -143,6 +143,9 @@ NEEDS: Mapping[str, Need] = {
     "kl.estimator": _WITH_KL,
     "kl.placement": _WITH_KL,
     "kl.importance_corrected": _is("kl.placement", "loss"),
+    "kl.controller": _WITH_KL,
+    "kl.target": _is("kl.controller", "ziegler", "ppo"),
+    "kl.horizon": _is("kl.controller", "ziegler"),
 }
 
 

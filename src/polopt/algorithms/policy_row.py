@@ -54,6 +54,8 @@ NUMBERS: Mapping[str, Scalar] = {
     "kl.estimator": "k2",  # in the loss the one with the gradient of the KL divergence
     "kl.placement": "loss",
     "kl.importance_corrected": False,
+    "kl.controller": "fixed",
+    "kl.horizon": 10_000.0,  # Ziegler
     "critic.trunk": "own",
     "critic.learning_rate": 1e-5,
     "critic.clip": 0.2,  # TRL, lm-human-preferences

@@ -19,7 +19,7 @@ def _adaptive_kl_ziegler(
 ) -> Outputs:
     betas = list[float]()
     for kl in kls.tolist():
-        beta = controllers.ziegler_update(beta, kl, target, n_steps, horizon)
+        beta = controllers.ziegler_update(beta, kl, n_steps, target=target, horizon=horizon)
         betas.append(beta)
     return {"betas": betas}
 
@@ -27,7 +27,7 @@ def _adaptive_kl_ziegler(
 def _adaptive_kl_ppo(beta: float, kls: Tensor, target: float) -> Outputs:
     betas = list[float]()
     for kl in kls.tolist():
-        beta = controllers.ppo_update(beta, kl, target)
+        beta = controllers.ppo_update(beta, kl, 1.0, target=target)
         betas.append(beta)
     return {"betas": betas}
 

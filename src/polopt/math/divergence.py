@@ -8,10 +8,11 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from polopt.math.ratios import MAX_LOG_RATIO, safe_exp
+from polopt.math.ratios import MAX_LOG_RATIO, safe_exp, token_log_ratio
+from polopt.math.reduce import row_sum
 
 Estimator: TypeAlias = Callable[[Tensor], Tensor]
 
@@ -47,6 +48,18 @@ def importance_corrected(
     For samples of π_old, ``∂(ρ·k3)/∂log π = ρ(k3 + 1 - e⁻ᵈ)`` has expectation ∇KL(π‖π_ref).
     """
     return safe_exp(log_ratio_old) * estimate
+
+
+def response_kl(
+    logp: Float[Tensor, "B T"], logp_ref: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]
+) -> Float[Tensor, ""]:
+    """``KL(π‖π_ref)`` of whole responses: ``Σₜ k1`` of each, mean over those with tokens, in nats.
+
+    The unit of Ziegler 1909.08593; a mean over tokens is smaller by the length (rule R4: 0 where
+    no response has tokens).
+    """
+    sums = row_sum(k1(token_log_ratio(logp, logp_ref, mask)), mask)
+    return sums.sum() / mask.any(-1).sum().clamp(min=1)
 
 
 def kl_divergence(

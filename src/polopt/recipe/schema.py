@@ -285,6 +285,17 @@ class KL(Section):
     importance_corrected: Annotated[bool | None, BY_ROW] = Field(
         default=None, description="in the loss: the estimate is multiplied by pi / pi_old"
     )
+    controller: Annotated[Literal["fixed", "ziegler", "ppo"] | None, BY_ROW] = Field(
+        default=None, description="how the coefficient follows the KL that is measured"
+    )
+    target: Annotated[PositiveFloat | None, BY_ROW] = Field(
+        default=None,
+        description="KL to hold: summed over the tokens of a response, mean over responses",
+    )
+    horizon: Annotated[PositiveFloat | None, BY_ROW] = Field(
+        default=None,
+        description="ziegler: responses over which the coefficient changes by a fifth at most",
+    )
 
 
 class Critic(Section):

@@ -63,6 +63,18 @@ PLOTS = (
         },
     ),
     Plot(
+        "KL of responses",
+        "How far whole responses have moved from the reference, summed over their tokens: what a "
+        "target for the KL is compared with.",
+        {"kl/measured": "from the reference"},
+    ),
+    Plot(
+        "KL coefficient",
+        "What the distance to the reference costs. It rises while the policy is too far away, "
+        "and falls while it is closer than the target allows.",
+        {"kl/coefficient": "β"},
+    ),
+    Plot(
         "Entropy",
         "How undecided the policy is about its next token. It falls while the policy learns what "
         "pays; if it reaches 0 early, the policy stops exploring and reward stalls.",
@@ -166,6 +178,7 @@ COLUMNS = {
     "mask": "which tokens leave the loss",
     "correction": "how samples of an older policy are weighed",
     "kl": "what holds the policy near the reference",
+    "controller": "how its coefficient follows the run",
     "aggregation": "how token losses become one number",
     "update": "how the weights move",
     "roles": "which models take part",

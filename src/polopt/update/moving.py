@@ -10,9 +10,12 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from polopt.math.baselines import ema_update, running_mean_update
+from polopt.math.controllers import Controller
+from polopt.math.divergence import response_kl
 from polopt.record import write_json
 from polopt.types import Credited, Experience, Metrics
 
@@ -63,6 +66,30 @@ def running_mean(
 ) -> tuple[float, int, Metrics]:
     """The mean of all shaped rewards so far."""
     return *running_mean_update(value, seen, _rewards(credited)), {"value": value}
+
+
+def controlled(controller: Controller) -> Follow:
+    """A coefficient that holds the KL of the responses to the reference where it should be."""
+
+    def follow(
+        value: float, seen: int, experience: Experience, credited: Credited
+    ) -> tuple[float, int, Metrics]:
+        kl, responses = measured_kl(experience)
+        after = controller(value, kl, float(responses)) if responses else value
+        return after, seen, {"coefficient": value}
+
+    return follow
+
+
+def measured_kl(experience: Experience) -> tuple[float, int]:
+    """KL of the policy that is about to be updated to the reference, and over how many responses.
+
+    Over those with a score: summed over their tokens, mean over them.
+    """
+    assert experience.logp_old is not None and experience.logp_ref is not None, "KL has a reference"
+    mask = experience.mask & ~torch.isnan(experience.scores)[:, None]
+    kl = response_kl(experience.logp_old, experience.logp_ref, mask)
+    return float(kl), int(mask.any(-1).sum())
 
 
 def _rewards(credited: Credited) -> Tensor:

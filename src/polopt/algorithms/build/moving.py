@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from polopt.algorithms.choices import chosen
 from polopt.recipe import StageRecipe
-from polopt.update.moving import Moving, ema, running_mean
+from polopt.update.moving import Moving, controlled, ema, running_mean
 
 
 def moving_numbers(recipe: StageRecipe) -> list[Moving]:
     """Of a resolved stage; each stands in the place of a field and is a learner of its own."""
-    return [*_baseline(recipe)]
+    return [*_baseline(recipe), *_coefficient(recipe)]
 
 
 def _baseline(recipe: StageRecipe) -> list[Moving]:
@@ -23,3 +24,13 @@ def _baseline(recipe: StageRecipe) -> list[Moving]:
         case _:
             return []
     return [Moving("baseline", "credit.baseline_constant", 0.0, follow)]
+
+
+def _coefficient(recipe: StageRecipe) -> list[Moving]:
+    """The weight of the KL to the reference, which holds that KL to a target."""
+    kl = recipe.kl
+    if not kl.coefficient or kl.controller == "fixed":
+        return []
+    return [
+        Moving("kl", "kl.coefficient", kl.coefficient, controlled(chosen("controller", recipe)))
+    ]

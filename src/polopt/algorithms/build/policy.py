@@ -45,8 +45,9 @@ from polopt.roles import Actor, frozen
 from polopt.roles.policies.token import Quantity
 from polopt.rollout.groups import has_contrast
 from polopt.rollout.rewarding import judge
-from polopt.types import Batch, Credited, Experience
+from polopt.types import Batch, Credited, Experience, Metrics
 from polopt.update.minibatch import Loss
+from polopt.update.moving import measured_kl
 
 
 def policy_stage(
@@ -110,7 +111,7 @@ def sampled_stage(
         of,
         source,
         prepare=prepare,
-        credit=lambda tensors: _with_drift(tensors, credit(tensors)),
+        credit=lambda tensors: _with_distances(tensors, credit(tensors)),
         learners=learners,
     )
 
@@ -203,12 +204,17 @@ def policy_gradient(
     )
 
 
-def _with_drift(experience: Experience, credited: Credited) -> Credited:
-    """How far the policy to be updated is from the one that sampled: 0 where weights arrived."""
-    if experience.logp_old is None or experience.logp_rollout is None:
-        return credited
-    found = drift(experience.logp_old, experience.logp_rollout, experience.mask)
-    metrics = {"behaviour/kl": float(found.k3), "behaviour/ess": float(found.ess_fraction)}
+def _with_distances(experience: Experience, credited: Credited) -> Credited:
+    """How far the policy to be updated is from the one that sampled, and from the reference.
+
+    From the one that sampled it is 0 where weights arrived.
+    """
+    metrics: Metrics = {}
+    if experience.logp_old is not None and experience.logp_rollout is not None:
+        found = drift(experience.logp_old, experience.logp_rollout, experience.mask)
+        metrics = {"behaviour/kl": float(found.k3), "behaviour/ess": float(found.ess_fraction)}
+    if experience.logp_old is not None and experience.logp_ref is not None:
+        metrics["kl/measured"] = measured_kl(experience)[0]
     return replace(credited, metrics=credited.metrics | metrics)
 
 
