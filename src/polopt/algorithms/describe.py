@@ -9,7 +9,7 @@ from polopt.algorithms.choices import CHOICES, FIELDS, SCORE_FUNCTION, Choice
 from polopt.algorithms.effects import flat, idle, reads_values
 from polopt.algorithms.index import INDEX, row
 from polopt.algorithms.row import Row
-from polopt.recipe import StageRecipe
+from polopt.recipe import StageRecipe, load
 
 Entry = dict[str, Any]
 COLUMNS_OF_CREDIT = ("returns", "baseline", "normalisation")
@@ -53,7 +53,7 @@ def describe(stage: StageRecipe) -> list[Entry]:
 def describe_row(name: str) -> list[Entry]:
     """The same for a row with its defaults."""
     one = row(name)
-    return _entries(one, one.defaults)
+    return _entries(one, _defaults(one))
 
 
 def table() -> list[Entry]:
@@ -62,13 +62,20 @@ def table() -> list[Entry]:
 
 
 def _summary(one: Row) -> Entry:
-    entries = _entries(one, one.defaults)
+    entries = _entries(one, _defaults(one))
     cells = {entry["column"]: entry["choice"] for entry in entries}
     cells |= {
         "roles": _roles(one, one.defaults),
         "extra_losses": _extra_losses(one, one.defaults),
     }
     return {"name": one.name, **cells, "file": one.file, "summary": one.summary}
+
+
+def _defaults(one: Row) -> dict[str, Any]:
+    """Those defaults of a row that have an effect beside each other."""
+    stated = {"model": {"path": "builtin:tiny"}, "data": {"source": "task:chain_sum"}}
+    values = flat(load({"algorithm": one.name, **stated}).stages[0]) | dict(one.defaults)
+    return {f: v for f, v in one.defaults.items() if idle(one, values, f) is None}
 
 
 def _entries(one: Row, values: Mapping[str, Any]) -> list[Entry]:
