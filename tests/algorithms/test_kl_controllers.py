@@ -16,11 +16,15 @@ from polopt.credit import assign
 from polopt.errors import RecipeError
 from polopt.recipe import StageRecipe, load
 from polopt.roles.policies.token import Scores
-from polopt.types import Experience
+from polopt.types import Experience, TokenRows
 from polopt.update import Moving
 
 BASE = {"model": {"path": "builtin:tiny"}, "data": {"source": "task:reverse"}}
 NAN = float("nan")
+
+
+def no_policy(_: TokenRows) -> torch.Tensor:
+    raise AssertionError("nobody asks it")
 
 
 def stage(algorithm: str = "grpo", **flags: Any) -> StageRecipe:
@@ -70,7 +74,7 @@ def test_golden_numbers(name: str, placement: str) -> None:
         kl__estimator="k1",
         **horizon,
     )
-    (number,) = moving_numbers(one)
+    (number,) = moving_numbers(one, no_policy)
     found = [held(number, batch(kl, inputs.get("n_steps", 2)), one) for kl in inputs["kls"]]
     assert found == pytest.approx(case["expected"]["betas"], abs=1e-6)
 
@@ -78,13 +82,13 @@ def test_golden_numbers(name: str, placement: str) -> None:
 def test_the_unit_of_the_target_is_the_sum_over_the_tokens_of_a_response() -> None:
     """Two tokens of 0.6: 1.2 a response, more than 1.5 · 0.7 though a token has less than 0.7."""
     one = stage(kl__controller="ppo", kl__target=0.7)
-    (number,) = moving_numbers(one)
+    (number,) = moving_numbers(one, no_policy)
     assert held(number, batch(1.2), one) == 0.08
 
 
 def test_a_batch_without_a_scored_response_changes_nothing() -> None:
     one = stage(kl__controller="ppo", kl__target=0.7)
-    (number,) = moving_numbers(one)
+    (number,) = moving_numbers(one, no_policy)
     assert held(number, batch(5.0, responses=0), one) == 0.04
 
 
@@ -92,7 +96,7 @@ def test_the_next_batch_pays_the_new_coefficient_in_the_reward() -> None:
     """KL 2 against a target of 1: β doubles, and with it what a response loses."""
     flags = {"kl__coefficient": 0.1, "kl__placement": "reward", "kl__estimator": "k1"}
     one = stage("pg", kl__controller="ppo", kl__target=1.0, **flags)
-    (number,) = moving_numbers(one)
+    (number,) = moving_numbers(one, no_policy)
     lost = []
     for _ in range(2):
         credited = assign(batch(2.0), credit_of(standing(one, [number])))
@@ -104,7 +108,7 @@ def test_the_next_batch_pays_the_new_coefficient_in_the_reward() -> None:
 def test_the_next_batch_pays_the_new_coefficient_in_the_loss() -> None:
     flags = {"kl__coefficient": 0.1, "kl__placement": "loss", "kl__estimator": "k1"}
     one = stage("pg", kl__controller="ppo", kl__target=1.0, **flags)
-    (number,) = moving_numbers(one)
+    (number,) = moving_numbers(one, no_policy)
     loss, experience, paid = policy_gradient(one, lambda: standing(one, [number])), batch(2.0), []
     for _ in range(2):
         credited = assign(experience, credit_of(one))
@@ -118,12 +122,12 @@ def test_the_next_batch_pays_the_new_coefficient_in_the_loss() -> None:
 @pytest.mark.parametrize("name", ["fixed", None])
 def test_a_fixed_coefficient_does_not_move(name: str | None) -> None:
     flags = {} if name is None else {"kl__controller": name}
-    assert moving_numbers(stage(**flags)) == []
+    assert moving_numbers(stage(**flags), no_policy) == []
 
 
 def test_every_digit_is_in_the_checkpoint(tmp_path: Path) -> None:
     one = stage(kl__controller="ziegler", kl__target=0.3, kl__coefficient=1 / 3)
-    (number,), (other,) = moving_numbers(one), moving_numbers(one)
+    (number,), (other,) = moving_numbers(one, no_policy), moving_numbers(one, no_policy)
     held(number, batch(0.31), one)
     other.load(tmp_path, number.save(tmp_path))
     assert other.value == number.value not in (1 / 3, 0.0)
@@ -141,5 +145,5 @@ def test_a_horizon_that_could_turn_the_coefficient_negative_is_refused() -> None
     with pytest.raises(RecipeError, match=r"^kl.horizon: 25.6 is not allowed with 128 responses"):
         stage(**flags, kl__horizon=25.6)
     one = stage(**flags, kl__horizon=25.7)
-    (number,) = moving_numbers(one)
+    (number,) = moving_numbers(one, no_policy)
     assert held(number, batch(-1.0, responses=128), one) > 0

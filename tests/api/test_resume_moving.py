@@ -38,6 +38,15 @@ MOVING = {  # what moves: the flags that make it, and a metric that shows it
         {"algorithm": "rloo", "kl.controller": "ppo", "kl.target": 0.01},
         "kl/coefficient",
     ),
+    "penalty": (
+        {
+            "algorithm": "ppo",
+            "objective.bound": "kl_penalty",
+            "objective.penalty_target": 1e-3,
+            "critic.warmup_steps": 1,
+        },
+        "penalty/coefficient",
+    ),
 }
 
 
@@ -52,3 +61,17 @@ def test_resuming_leads_to_the_same_bits(what: str, tmp_path: Path) -> None:
         from_step(whole, tmp_path / f"from-{step}", step)
         polopt.resume(tmp_path / f"from-{step}", reward=variety)
         assert_same(tmp_path / f"from-{step}", whole)
+
+
+def test_a_number_waits_with_the_policy_for_the_critic(tmp_path: Path) -> None:
+    """In the head start of the critic nothing moves: a coefficient would fall for nothing."""
+    flags, metric = MOVING["penalty"]
+    run = tmp_path / "run"
+    polopt.train(
+        BASE,
+        flags={**flags, "critic.warmup_steps": 2, "run.directory": str(run)},
+        reward=variety,
+    )
+    first, second, third, _ = [line for line in metrics(run) if "critic/loss" in line]
+    assert metric not in first.keys() | second.keys()
+    assert third[metric] == 1.0

@@ -18,6 +18,7 @@ from polopt.math.surrogates import (
     clipped,
     gmpo,
     importance_sampled,
+    kl_penalised,
     opmd,
     sapo,
     score_function,
@@ -164,3 +165,17 @@ def test_extreme_ratios_stay_finite():
     ratio.sum().backward()
     assert ratio[0].tolist() == pytest.approx([math.exp(20), math.exp(-20)])
     assert logp.grad.tolist() == [[0.0, 0.0]]  # a guard: no gradient beyond it
+
+
+def test_the_kl_penalty_by_hand():
+    """β = 2: ℓ = -Aρ + 2(ρ - 1 - ln ρ) with slope -Aρ + 2(ρ - 1); nothing is cut off."""
+    loss, gradient, events = slope(kl_penalised, [0.5, 1.0, 2.0], [1.0, 1.0, -1.0], coefficient=2.0)
+    ln2 = math.log(2.0)
+    assert loss == pytest.approx([-0.5 + 2 * (ln2 - 0.5), -1.0, 2.0 + 2 * (1.0 - ln2)])
+    assert gradient == pytest.approx([-1.5, -1.0, 4.0])
+    assert events == {}
+
+
+def test_the_kl_penalty_is_finite_where_a_token_has_all_but_vanished():
+    loss, gradient, _ = slope(kl_penalised, [1e-12, 1e12], [1.0, 1.0], coefficient=1.0)
+    assert all(map(math.isfinite, [*loss, *gradient]))

@@ -29,6 +29,8 @@ CONTRACT = [
     "time/rollout",
     "kl/measured",
     "kl/coefficient",
+    "penalty/coefficient",
+    "penalty/kl",
     "baseline/value",
     "time/reward",
     "time/update",

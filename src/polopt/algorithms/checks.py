@@ -12,6 +12,7 @@ Finding = tuple[str, str]  # field and text
 GROUP_BASELINES = ("group_mean", "leave_one_out", "length_weighted")
 GROUP_NORMALISATIONS = ("group_std", "group_mean", "batch_std")  # all centre on the group mean
 LEVELS = {
+    "kl_penalty": "token",
     "opsm": "token",
     "gmpo": "token",
     "opmd": "sequence_sum",

@@ -178,6 +178,11 @@ CHOICES: Mapping[str, Mapping[str, Choice]] = {
                 "dual": "objective.dual_clip",
             },
         ),
+        "kl_penalty": Choice(
+            _MATH + "surrogates:kl_penalised",
+            "ℓ = -ρ A + β (ρ - 1 - log ρ), on average -ρ A + β KL(π_old‖π)",
+            arguments={"coefficient": "objective.penalty_coefficient"},
+        ),
         "opsm": Choice(
             _MATH + "surrogates:clipped_unless_stale",
             "as clip; ℓ = 0 where A < 0 and 1/n Σₜ (log π_old - log π)ₜ > δ",

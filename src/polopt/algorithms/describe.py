@@ -21,6 +21,7 @@ _NUMBERS = {
         "rollout.resample_rounds",
     ),
     "shaping": ("credit.overlong_penalty", "credit.overlong_buffer"),
+    "kl_penalty": ("objective.penalty_target",),
     "ema": ("credit.baseline_decay",),
     "kl": ("kl.coefficient",),
     "aggregation": ("objective.aggregation_length",),

@@ -130,6 +130,8 @@ NEEDS: Mapping[str, Need] = {
     "objective.clip_low": _is("objective.bound", "clip", "opsm", "gmpo"),
     "objective.clip_high": _is("objective.bound", "clip", "opsm", "gmpo"),
     "objective.dual_clip": _is("objective.bound", "clip"),
+    "objective.penalty_coefficient": _is("objective.bound", "kl_penalty"),
+    "objective.penalty_target": _is("objective.bound", "kl_penalty"),
     "objective.drift": _is("objective.bound", "opsm"),
     "objective.weight_min": _is("objective.bound", "cispo"),
     "objective.weight_max": _is("objective.bound", "cispo"),

@@ -40,6 +40,7 @@ NUMBERS: Mapping[str, Scalar] = {
     "objective.bound": "clip",  # of the ratio, where there is one
     "objective.clip_low": 0.2,
     "objective.clip_high": 0.2,
+    "objective.penalty_coefficient": 1.0,  # PPO: it adapts, so that the first one does not matter
     "objective.drift": 0.5,
     "objective.weight_min": 0.0,
     "objective.weight_max": 5.0,  # ScaleRL, arXiv:2510.13786

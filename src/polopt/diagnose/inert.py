@@ -12,6 +12,8 @@ AT_RATIO_1 = (  # do nothing there
     "clip_low",
     "clip_high",
     "dual_clip",
+    "penalty_coefficient",
+    "penalty_target",
     "drift",
     "tau_positive",
     "tau_negative",

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from polopt.math.corrections import opsm_mask
+from polopt.math.divergence import k3
 from polopt.math.ratios import safe_exp
 from polopt.math.reduce import lengths, row_mean, spread_rows
 
@@ -72,6 +73,25 @@ def clipped(
         loss = torch.where(stops, ceiling, loss)
         events["dual_clip_fraction"] = stops
     return loss, events
+
+
+def kl_penalised(
+    logp: Float[Tensor, "B T"],
+    log_ratio: Float[Tensor, "B T"],
+    advantages: Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    *,
+    coefficient: float,
+) -> tuple[Float[Tensor, "B T"], Events]:
+    """``ℓ = -Aρ + β(ρ - 1 - log ρ)`` (PPO 1707.06347, Eq. 8): pay for KL(π_old‖π), no clip.
+
+    Takes token log-ratios. In a state whose actions π_old drew, ``E[ρ] = Σ_a π(a) = 1`` whatever π
+    is, so that ``E[ρ - 1 - log ρ] = E[log(π_old/π)] = KL(π_old‖π)`` in value, and its gradient
+    ``E[(ρ - 1)·∇log π] = ∇1 - E[∇log π] = ∇KL(π_old‖π)``. Unlike ``-log ρ`` alone, which has the
+    same mean, each term is at least 0 and has slope 0 at ρ = 1.
+    """
+    penalty = coefficient * k3(-log_ratio)  # k3 of π_old against π
+    return penalty - advantages * safe_exp(log_ratio), {}
 
 
 def clipped_unless_stale(

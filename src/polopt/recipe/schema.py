@@ -193,7 +193,8 @@ class Objective(Section):
         Field(default=None, description="level of the importance ratio")
     )
     bound: Annotated[
-        Literal["none", "clip", "opsm", "gmpo", "cispo", "sapo", "opmd"] | None, BY_ROW
+        Literal["none", "clip", "kl_penalty", "opsm", "gmpo", "cispo", "sapo", "opmd"] | None,
+        BY_ROW,
     ] = Field(default=None, description="trust region in the loss")
     clip_low: Annotated[BelowOne | None, BY_ROW] = Field(
         default=None,
@@ -206,6 +207,14 @@ class Objective(Section):
     dual_clip: Annotated[float, Field(gt=1)] | None = Field(
         default=None,
         description="bound on the ratio where the advantage is negative; default: none",
+    )
+    penalty_coefficient: Annotated[PositiveFloat | None, BY_ROW] = Field(
+        default=None, description="kl_penalty: weight of KL(pi_old, pi), at first"
+    )
+    penalty_target: PositiveFloat | None = Field(
+        default=None,
+        description="kl_penalty: KL(pi_old, pi) a token that an update should have; the weight "
+        "halves below and doubles above; default: the weight stays",
     )
     drift: Annotated[PositiveFloat | None, BY_ROW] = Field(
         default=None,

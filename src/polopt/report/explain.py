@@ -60,6 +60,7 @@ PLOTS = (
             "policy/kl_reference": "from the reference",
             "behaviour/kl": "from the sampling policy",
             "policy/approx_kl": "within the update",
+            "penalty/kl": "by the update",
         },
     ),
     Plot(
@@ -70,9 +71,9 @@ PLOTS = (
     ),
     Plot(
         "KL coefficient",
-        "What the distance to the reference costs. It rises while the policy is too far away, "
-        "and falls while it is closer than the target allows.",
-        {"kl/coefficient": "β"},
+        "What the distance to another policy costs. It rises while the distance is larger than "
+        "its target, and falls while it is smaller.",
+        {"kl/coefficient": "to the reference", "penalty/coefficient": "to the policy before"},
     ),
     Plot(
         "Entropy",

@@ -15,14 +15,20 @@ from torch import Tensor
 
 from polopt.math.baselines import ema_update, running_mean_update
 from polopt.math.controllers import Controller
-from polopt.math.divergence import response_kl
+from polopt.math.divergence import k3, response_kl
+from polopt.math.guards import require_finite
+from polopt.math.ratios import token_log_ratio
 from polopt.record import write_json
-from polopt.types import Credited, Experience, Metrics
+from polopt.types import Credited, Experience, Metrics, TokenRows
 
 STATE_FILE = "number.json"
 
 Follow = Callable[[float, int, Experience, Credited], tuple[float, int, Metrics]]
 """``(number, seen, experience, credited) -> (number, seen, metrics)`` after one batch."""
+
+
+LogProbs = Callable[[TokenRows], Tensor]
+"""``rows -> log π[B, T]`` of the policy that is trained, without gradient."""
 
 
 class Moving:
@@ -77,6 +83,27 @@ def controlled(controller: Controller) -> Follow:
         kl, responses = measured_kl(experience)
         after = controller(value, kl, float(responses)) if responses else value
         return after, seen, {"coefficient": value}
+
+    return follow
+
+
+def penalised(controller: Controller, log_probs: LogProbs) -> Follow:
+    """A coefficient that holds how far one update moves the policy, KL(π_old‖π) a token.
+
+    Measured after the update, by one more forward pass: the mean of ``ρ - 1 - log ρ``.
+    """
+
+    def follow(
+        value: float, seen: int, experience: Experience, credited: Credited
+    ) -> tuple[float, int, Metrics]:
+        assert experience.tokens is not None and experience.logp_old is not None
+        mask, tokens = credited.mask, float(credited.mask.sum())
+        if not tokens:
+            return value, seen, {"coefficient": value}
+        after = log_probs(experience.tokens)
+        require_finite("penalty", "logp of the policy", after, mask)
+        kl = float(k3(token_log_ratio(experience.logp_old, after, mask)).sum()) / tokens
+        return controller(value, kl, tokens), seen, {"coefficient": value, "kl": kl}
 
     return follow
 

@@ -58,10 +58,10 @@ class Valued:
         assert coefficient is not None, "resolved by the row"
         return both(loss, critic_loss(self.recipe), coefficient), {"keeps": (HEAD,)}
 
-    def held_back(self, policy: Learner) -> Learner:
-        """The policy, which waits until the critic has had its head start."""
+    def held_back(self, learner: Learner) -> Learner:
+        """A learner that waits until the critic has had its head start."""
         wait = self.recipe.critic.warmup_steps
-        return Delayed(policy, wait) if wait else policy
+        return Delayed(learner, wait) if wait else learner
 
 
 def valued(of: Shared) -> tuple[Shared, Valued | None]:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from polopt.algorithms.choices import chosen
+from polopt.math.controllers import ppo_update
 from polopt.recipe import StageRecipe
-from polopt.update.moving import Moving, controlled, ema, running_mean
+from polopt.update.moving import LogProbs, Moving, controlled, ema, penalised, running_mean
 
 
-def moving_numbers(recipe: StageRecipe) -> list[Moving]:
-    """Of a resolved stage; each stands in the place of a field and is a learner of its own."""
-    return [*_baseline(recipe), *_coefficient(recipe)]
+def moving_numbers(recipe: StageRecipe, log_probs: LogProbs) -> list[Moving]:
+    """Of a resolved stage; each stands in the place of a field and is a learner of its own.
+
+    Args:
+        recipe: resolved.
+        log_probs: of the policy that is trained, as it is when they are asked for.
+    """
+    return [*_baseline(recipe), *_coefficient(recipe), *_penalty(recipe, log_probs)]
 
 
 def _baseline(recipe: StageRecipe) -> list[Moving]:
@@ -34,3 +42,13 @@ def _coefficient(recipe: StageRecipe) -> list[Moving]:
     return [
         Moving("kl", "kl.coefficient", kl.coefficient, controlled(chosen("controller", recipe)))
     ]
+
+
+def _penalty(recipe: StageRecipe, log_probs: LogProbs) -> list[Moving]:
+    """The weight of the distance of one update, by PPO's rule (1707.06347, section 4)."""
+    objective = recipe.objective
+    if objective.penalty_target is None or objective.penalty_coefficient is None:
+        return []
+    rule = partial(ppo_update, target=objective.penalty_target)
+    start, follow = objective.penalty_coefficient, penalised(rule, log_probs)
+    return [Moving("penalty", "objective.penalty_coefficient", start, follow)]

@@ -60,17 +60,17 @@ def policy_stage(
         learner: of the policy; default: first-order steps on the objective of the recipe.
     """
     of, critic = valued(shared(parts))
-    of = replace(of, moving=moving_numbers(of.recipe))
+    of = replace(of, moving=moving_numbers(of.recipe, of.actor.log_probs))
     reference = reference_of(of)
     policy = (learner or first_order)(of, critic)
-    learners: list[Learner] = [policy]
+    learners: list[Learner] = [policy, *of.moving]
     if critic is not None and critic.role is not None:
-        learners = [critic_learner(of, critic), critic.held_back(policy)]
+        learners = [critic_learner(of, critic), *map(critic.held_back, learners)]
     return sampled_stage(
         of,
         prepare=prepared(of, reference, critic),
         credit=lambda tensors: assign(tensors, credit_of(of.now())),
-        learners=[*learners, *of.moving],
+        learners=learners,
     )
 
 
