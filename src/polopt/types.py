@@ -104,6 +104,7 @@ class Group:
     ticket: int  # place in the prompt stream; seeds the sampling and orders the batch
     prompt: Prompt
     samples: tuple[Sample, ...]
+    greedy: Sample | None = None  # most likely response: a baseline, never trained on
 
 
 @dataclass(frozen=True)

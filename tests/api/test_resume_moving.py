@@ -38,6 +38,7 @@ MOVING = {  # what moves: the flags that make it, and a metric that shows it
         {"algorithm": "rloo", "kl.controller": "ppo", "kl.target": 0.01},
         "kl/coefficient",
     ),
+    "greedy responses": ({"algorithm": "remax", "rollout.resample_rounds": 1}, "reward/greedy"),
     "penalty": (
         {
             "algorithm": "ppo",

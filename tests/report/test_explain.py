@@ -32,6 +32,7 @@ CONTRACT = [
     "penalty/coefficient",
     "penalty/kl",
     "baseline/value",
+    "time/greedy",
     "time/reward",
     "time/update",
     "time/evaluate",

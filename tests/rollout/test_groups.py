@@ -132,3 +132,19 @@ def test_a_demonstration_is_a_group_of_one_without_a_sampler() -> None:
     assert math.isnan(one.reward) and np.isnan(one.logp_rollout).all()
     tensors = experience(Batch((found,), 0), pad_id=0, device=CPU)
     assert tensors.mask.tolist() == [[True, True]]
+
+
+def test_a_greedy_response_is_a_number_for_the_others() -> None:
+    """It is in no row, in no count and in no mean but its own."""
+    aborted = sample([5, 3], 1, 1.0, finish=Finish.ABORTED)
+    best = (sample([5, 11, 2], 1, 0.5, outcome=Outcome.OK), aborted)
+    groups = [replace(g, greedy=one) for g, one in zip(BATCH.groups, best, strict=True)]
+    batch = replace(BATCH, groups=tuple(groups))
+    tensors, plain = (experience(b, pad_id=9, device=CPU) for b in (batch, BATCH))
+    assert tensors.greedy_scores.isnan().tolist() == [False, True, True]
+    assert tensors.greedy_scores[0] == 0.5
+    assert plain.greedy_scores is None
+    assert tensors.tokens.tokens.equal(plain.tokens.tokens)
+    metrics = rollout_metrics(batch)
+    assert metrics.pop("reward/greedy") == 0.75
+    assert metrics == rollout_metrics(BATCH)

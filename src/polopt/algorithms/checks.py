@@ -59,7 +59,8 @@ def _group(stage: StageRecipe) -> Iterator[Finding]:
             f"1 is not allowed with {compares}, which compares responses to one prompt; "
             "an integer >= 2",
         )
-    if stage.rollout.group_size == 1 and stage.rollout.resample_rounds:
+    alone = stage.rollout.group_size == 1 and credit.baseline != "greedy"
+    if alone and stage.rollout.resample_rounds:
         yield (
             "rollout.resample_rounds",
             f"{stage.rollout.resample_rounds} is not allowed with rollout.group_size = 1: the "

@@ -123,6 +123,7 @@ CHOICES: Mapping[str, Mapping[str, Choice]] = {
             "b = Σⱼ lⱼ rⱼ / Σⱼ lⱼ",
             _MATH + "baselines:length_weighted",
         ),
+        "greedy": Choice(_CREDIT + "outcome:greedy", "b = r of the most likely response"),
     },
     "normalisation": {
         "none": Choice(_CREDIT + "outcome:unchanged", "A = Ψ - b"),

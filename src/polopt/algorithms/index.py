@@ -14,6 +14,7 @@ INDEX = {
     "sft": "maximum likelihood of demonstrations: the warm start of the others",
     "pg": "the reward on every token: the theorem, and nothing else",
     "reinforce": "reward to go less a baseline; return and baseline are choices",
+    "remax": "the reward of the most likely response as baseline: one more decode a prompt",
     "rloo": "leave-one-out baseline over the KL-shaped reward, no ratio",
     "grpo": "advantages relative to a group of responses, clipped ratio, no critic",
     "dr_grpo": "GRPO without the division by the spread and by the length",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from polopt.coordination.ledger import End, Ledger
@@ -51,6 +52,7 @@ class Sampled:
     score: Callable[[Sequence[Group]], list[Group]]  # rewards filled in
     keep: Callable[[Group], bool] = lambda _: True  # others give way to new prompts
     rounds: int = 0  # of new prompts; what the last one brings is kept
+    greedy: bool = False  # the most likely response to each prompt as well
 
 
 class InlineSource:
@@ -68,6 +70,8 @@ class InlineSource:
     def next_batch(self) -> Batch:
         """Generate and score one batch with the weights being served."""
         self._stats = {"time/rollout": 0.0, "time/reward": 0.0}
+        if self._sampled.greedy:
+            self._stats["time/greedy"] = 0.0
         filtered, groups = 0, self._fill()
         for _ in range(self._sampled.rounds):
             dull = [group.ticket for group in groups if not self._sampled.keep(group)]
@@ -84,27 +88,39 @@ class InlineSource:
 
     def _fill(self) -> list[Group]:
         """Generate and score a group for every free slot."""
-        start = time.perf_counter()
         self._ledger.admit()
         attempts = dict[int, int]()
         requests = list[Request]()
-        while (ticket := self._ledger.claim(deadline=math.inf)) is not None:
-            attempts[ticket.id] = ticket.attempt
-            prompt = self._sampled.prompt(ticket.id)
-            requests.append(
-                Request(ticket.id, prompt, self._sampled.group_size, self._sampled.sampling)
-            )
+        with self._timed("time/rollout"):
+            while (ticket := self._ledger.claim(deadline=math.inf)) is not None:
+                attempts[ticket.id] = ticket.attempt
+                prompt = self._sampled.prompt(ticket.id)
+                requests.append(
+                    Request(ticket.id, prompt, self._sampled.group_size, self._sampled.sampling)
+                )
+            groups = self._generate(requests)
+        if self._sampled.greedy:
+            with self._timed("time/greedy"):
+                groups = _beside(groups, self._generate(list(map(_most_likely, requests))))
+        with self._timed("time/reward"):
+            scored = _apart(self._sampled.score(_together(groups)), groups)
+        for group in scored:
+            self._ledger.deliver(group.ticket, attempts[group.ticket], group)
+        return scored
+
+    def _generate(self, requests: Sequence[Request]) -> list[Group]:
+        """All the groups that were asked for."""
         self._engine.submit(requests)
         groups = list[Group]()
         while finished := self._engine.poll():
             groups.extend(finished)
-        generated = time.perf_counter()
-        scored = self._sampled.score(groups)
-        for group in scored:
-            self._ledger.deliver(group.ticket, attempts[group.ticket], group)
-        self._stats["time/rollout"] += generated - start
-        self._stats["time/reward"] += time.perf_counter() - generated
-        return scored
+        return groups
+
+    @contextmanager
+    def _timed(self, name: str) -> Generator[None]:
+        start = time.perf_counter()
+        yield
+        self._stats[name] += time.perf_counter() - start
 
     def ack(self, batch: Batch) -> None:
         """Free the batch's slots."""
@@ -121,3 +137,34 @@ class InlineSource:
     def stats(self) -> Metrics:
         """Seconds of generating and of scoring the last batch; groups that gave way."""
         return dict(self._stats)
+
+
+def _most_likely(request: Request) -> Request:
+    """One response, the most likely token at every step."""
+    return replace(request, count=1, sampling=replace(request.sampling, temperature=0.0))
+
+
+def _beside(groups: Sequence[Group], greedy: Sequence[Group]) -> list[Group]:
+    """The groups with the greedy response to the prompt of each."""
+    responses = {group.ticket: group.samples[0] for group in greedy}
+    return [replace(group, greedy=responses[group.ticket]) for group in groups]
+
+
+def _together(groups: Sequence[Group]) -> list[Group]:
+    """Greedy responses behind the others, so that whoever scores sees one kind only."""
+    return [
+        group
+        if group.greedy is None
+        else replace(group, samples=(*group.samples, group.greedy), greedy=None)
+        for group in groups
+    ]
+
+
+def _apart(scored: Sequence[Group], groups: Sequence[Group]) -> list[Group]:
+    """What :func:`_together` put together, scored, as it was."""
+    return [
+        one
+        if group.greedy is None
+        else replace(one, samples=one.samples[:-1], greedy=one.samples[-1])
+        for one, group in zip(scored, groups, strict=True)
+    ]

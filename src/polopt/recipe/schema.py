@@ -152,6 +152,7 @@ class Credit(Section):
             "group_mean",
             "leave_one_out",
             "length_weighted",
+            "greedy",
             "value",
             "action",
         ]

@@ -138,6 +138,7 @@ PLOTS = (
         "or a smaller setting helps; single spikes are evaluations and checkpoints.",
         {
             "time/rollout": "sampling",
+            "time/greedy": "greedy responses",
             "time/reward": "scoring",
             "time/update": "updating",
             "time/evaluate": "evaluating",

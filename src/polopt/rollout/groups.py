@@ -19,8 +19,9 @@ UNTRAINED = {Finish.ABORTED, Finish.ERROR}
 
 def experience(batch: Batch, *, pad_id: int, device: torch.device) -> Experience:
     """The batch as tensors, rows in ticket order: prompts left-padded, responses right-padded."""
-    rows = [(group.ticket, sample) for group in batch.groups for sample in group.samples]
+    rows = [(group, sample) for group in batch.groups for sample in group.samples]
     samples = [sample for _, sample in rows]
+    greedy = [group.greedy for group, _ in rows if group.greedy is not None]
     prompt_width = max(sample.prompt_length for sample in samples)
     width = max(len(sample.tokens) - sample.prompt_length for sample in samples)
     tokens = np.full((len(rows), prompt_width + width), pad_id, dtype=np.int64)
@@ -32,12 +33,9 @@ def experience(batch: Batch, *, pad_id: int, device: torch.device) -> Experience
     sampling = samples[0].sampling
     return Experience(
         mask=_tensor(_responses([s.mask for s in samples], samples, width, False), device),
-        group=torch.tensor([ticket for ticket, _ in rows], device=device),
-        scores=torch.tensor(
-            [float("nan") if s.finish in UNTRAINED else s.reward for s in samples],
-            dtype=torch.float32,
-            device=device,
-        ),
+        group=torch.tensor([group.ticket for group, _ in rows], device=device),
+        scores=_scores(samples, device),
+        greedy_scores=_scores(greedy, device) if greedy else None,
         logp_rollout=_tensor(
             _responses([s.logp_rollout for s in samples], samples, width, np.nan), device
         ),
@@ -52,12 +50,20 @@ def experience(batch: Batch, *, pad_id: int, device: torch.device) -> Experience
     )
 
 
+def _scores(samples: Sequence[Sample], device: torch.device) -> torch.Tensor:
+    """Rewards, NaN where a response must not count."""
+    rewards = [float("nan") if s.finish in UNTRAINED else s.reward for s in samples]
+    return torch.tensor(rewards, dtype=torch.float32, device=device)
+
+
 def has_contrast(group: Group) -> bool:
     """Whether the responses to a prompt earned differently (DAPO 2503.14476, Eq. 11).
 
     By the rewards as they were given, before any penalty for length; below 1e-6 it is rounding.
+    The greedy response counts where there is one: the others are compared with it.
     """
-    rewards = [s.reward for s in group.samples if s.reward == s.reward]
+    responses = group.samples if group.greedy is None else (*group.samples, group.greedy)
+    rewards = [s.reward for s in responses if s.reward == s.reward]
     return len(rewards) > 1 and max(rewards) - min(rewards) > 1e-6
 
 
@@ -76,6 +82,10 @@ def rollout_metrics(batch: Batch) -> Metrics:
     if rewards:
         metrics["reward/mean"] = statistics.fmean(rewards)
         metrics["reward/std"] = statistics.pstdev(rewards)
+    if greedy := [
+        g.greedy.reward for g in batch.groups if g.greedy and g.greedy.reward == g.greedy.reward
+    ]:
+        metrics["reward/greedy"] = statistics.fmean(greedy)
     for name in sorted({name for s in samples for name in s.parts}):
         values = [s.parts.get(name, math.nan) for s in samples]
         if scored := [value for value in values if not math.isnan(value)]:

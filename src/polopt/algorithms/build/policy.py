@@ -105,6 +105,7 @@ def sampled_stage(
             scored,
             has_contrast,
             rollout.resample_rounds,
+            greedy=of.recipe.credit.baseline == "greedy",
         ),
     )
     return assembled(
