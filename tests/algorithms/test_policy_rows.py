@@ -31,6 +31,7 @@ from polopt.roles import Actor, measured
 from polopt.types import Credited, Experience, TokenRows
 from polopt.update import FirstOrder
 from random_models import builtin_model
+from runs import unexplained
 
 ROWS = [name for name in INDEX if "prompts" in row(name).requires]
 BASE = {"model": {"path": "builtin:tiny"}, "data": {"source": "task:reverse"}}
@@ -503,3 +504,4 @@ def test_a_row_trains_a_step(name: str, tmp_path: Path) -> None:
     metrics = {key: value for line in lines for key, value in line.items()}
     assert metrics["policy/grad_norm"] > 0
     assert metrics["reward/std"] > 0
+    assert unexplained(metrics) == []
