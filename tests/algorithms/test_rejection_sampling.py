@@ -125,7 +125,8 @@ def test_it_is_the_policy_gradient_with_advantages_of_0_and_1() -> None:
     ):
         actor = Actor(builtin_model())
         settings = pg.update.model_copy(update={"max_grad_norm": 1e9})
-        FirstOrder(actor, loss, settings, steps=10, seed=7, name="policy").update(batch, credited, 0)
+        policy = FirstOrder(actor, loss, settings, steps=10, seed=7, name="policy")
+        policy.update(batch, credited, 0)
         gradients.append(torch.cat([p.grad.flatten() for p in actor.parameters.values()]))
     torch.testing.assert_close(gradients[0] * 7 / 12, gradients[1], rtol=1e-4, atol=1e-7)
 
