@@ -44,6 +44,9 @@ SHORTER = {
     "polopt train recipes/ppo.toml --run.directory runs/ppo": "polopt train recipes/ppo.toml "
     "--run.directory runs/ppo --rl.run.steps 4 --rl.evaluation.every 2 "
     "--rl.evaluation.prompts 8",
+    "polopt train adapters.toml --run.directory runs/adapters": "polopt train adapters.toml "
+    "--run.directory runs/adapters --warm.run.steps 2 --rl.run.steps 2 "
+    "--warm.evaluation.every 1 --evaluation.prompts 8",
     # parts of Python blocks
     '"run": {"steps": 60,': '"evaluation": {"prompts": 8}, "run": {"steps": 2,',
     '"run": {"steps": 40,': '"evaluation": {"prompts": 8}, "run": {"steps": 2,',

@@ -62,6 +62,7 @@ def _any_rows(values: Values) -> bool:
     return not all(source.startswith(WITH_VERIFIER) for source in _sources(values))
 
 
+_WITH_LORA = Need("model.lora", lambda values: values["model.lora"] is not None, "a rank")
 _CORRECTED = Need(
     "objective.correction", lambda v: v["objective.correction"] != "none", "a correction"
 )
@@ -82,6 +83,8 @@ NEEDS: Mapping[str, Need] = {
     "model.revision": Need(
         "model.path", lambda v: not v["model.path"].startswith("builtin:"), "a hub id"
     ),
+    "model.lora_alpha": _WITH_LORA,
+    "model.lora_targets": _WITH_LORA,
     "data.parameters": Need("data.source", _any_generated, "a task: or reasoning-gym: source"),
     "data.split": Need(
         "data.source", lambda v: any(s.startswith("hub:") for s in _sources(v)), "a hub: source"
@@ -121,7 +124,6 @@ NEEDS: Mapping[str, Need] = {
     "critic.coefficient": _SHARED_CRITIC,
     "credit.baseline_constant": _is("credit.baseline", "constant"),
     "credit.baseline_decay": _is("credit.baseline", "ema"),
-    "credit.threshold": _is("credit.select", "threshold"),
     "credit.overlong_buffer": Need(
         "credit.overlong_penalty", lambda v: bool(v["credit.overlong_penalty"]), "a value above 0"
     ),
@@ -190,4 +192,6 @@ def idle(row: Row, values: Values, field: str) -> str | None:
         return idle(row, values, need.other)
     if need.met(values):
         return None
+    if values[need.other] is None:
+        return f"no effect without {need.other}"
     return f"no effect with {need.other} = {shown(values[need.other])}; it needs {need.words}"

@@ -83,6 +83,8 @@ def _derive(values: dict[str, Any]) -> None:
     """Defaults that follow from other fields."""
     if values["objective.aggregation_length"] is None:
         values["objective.aggregation_length"] = values["rollout.max_new_tokens"]
+    if values["model.lora_alpha"] is None and values["model.lora"] is not None:
+        values["model.lora_alpha"] = 2 * values["model.lora"]
     if values["run.checkpoint_every"] is None:
         values["run.checkpoint_every"] = max(1, values["run.steps"] // 10)
 

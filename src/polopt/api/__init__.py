@@ -16,6 +16,7 @@ from polopt.algorithms.effects import given
 from polopt.api.extend import extend, flag_values
 from polopt.api.recorded import recorded
 from polopt.diagnose.inert import inert
+from polopt.diagnose.packages import check_packages
 from polopt.diagnose.sources import check_sources
 from polopt.errors import RecipeError, RunDirectoryError, UserError
 from polopt.recipe import Recipe, StageRecipe, dump, standalone
@@ -63,6 +64,7 @@ def train(
     written = load_recipe(recipe, flags)
     resolved = resolve(written, own_reward=reward is not None)
     check_sources(resolved)
+    check_packages(resolved)
     name = Path(recipe).stem if isinstance(recipe, str | Path) else resolved.stages[0].algorithm
     chosen = resolved.stages[0].run.directory
     directory = Path(chosen) if chosen else record.next_free(name)
@@ -100,6 +102,7 @@ def resume(
                 "with polopt.resume(directory, reward=...)"
             )
         extend(run.path, config, flags)
+        check_packages(recorded(config))
         return _execute(run, reward, observers)
 
 
@@ -163,6 +166,7 @@ def packaged(name: str) -> Path:
 def _of_evaluation(stage: StageRecipe) -> dict[str, Any]:
     """The tables of a stage that say what is asked, how it is answered and what is right."""
     of_training = {
+        "model": {"lora", "lora_alpha", "lora_targets"},  # merged into what is evaluated
         "rollout": {"prompts_per_step", "group_size", "resample_rounds"},
         "evaluation": {"every"},
         "run": {"steps", "checkpoint_every", "keep", "track", "directory"},

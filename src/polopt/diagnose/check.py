@@ -9,6 +9,7 @@ from typing import Any
 from polopt.algorithms import derived, describe, resolve, row, settings
 from polopt.algorithms.effects import given
 from polopt.diagnose.inert import inert
+from polopt.diagnose.packages import check_packages
 from polopt.diagnose.sources import check_sources
 from polopt.recipe import StageRecipe, load
 from polopt.recipe.flags import Flags
@@ -21,10 +22,12 @@ def check(recipe: str | Path | Mapping[str, Any], flags: Flags = ()) -> list[dic
 
     Raises:
         RecipeError: the recipe cannot be run as it stands.
+        MissingExtraError: it needs an optional package that is not installed.
     """
     written = load(recipe, flags)
     resolved = resolve(written)
     check_sources(resolved)
+    check_packages(resolved)
     return [_checked(*pair) for pair in zip(written.stages, resolved.stages, strict=True)]
 
 

@@ -21,7 +21,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from polopt.errors import ModelError, one_line
-from polopt.models import builtin
+from polopt.models import adapter, builtin
 
 PREFIX = "builtin:"
 
@@ -165,9 +165,16 @@ def _from_files(
 
 
 def save(language_model: LanguageModel | ScalarModel, directory: Path) -> None:
-    """Write weights, configuration and tokeniser in Hugging Face layout, safetensors only."""
+    """Write weights, configuration and tokeniser in Hugging Face layout, safetensors only.
+
+    An adapter is merged into the weights, and stands beside them in the layout of peft.
+    """
+    model, state = language_model.model, None
+    if adapter.has_adapter(model):
+        state = adapter.merged(model)
+        adapter.save_adapter(model, directory / adapter.DIRECTORY)
     with _quiet():
-        language_model.model.save_pretrained(directory)
+        model.save_pretrained(directory, state_dict=state)
         language_model.tokenizer.save_pretrained(directory)
 
 

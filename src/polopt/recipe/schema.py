@@ -41,6 +41,18 @@ class Model(Section):
     dtype: Literal["float32", "bfloat16"] = Field(
         default="float32", description="of compute; weights and optimiser stay float32"
     )
+    lora: Positive | None = Field(
+        default=None, description="rank of the LoRA adapter; default: all weights are trained"
+    )
+    lora_alpha: Positive | None = Field(
+        default=None,
+        description="the adapter is multiplied by lora_alpha / lora; default: twice the rank",
+    )
+    lora_targets: tuple[Text, ...] = Field(
+        default=(),
+        description="linear layers that get an adapter; default: all below the head",
+        strict=False,
+    )
 
 
 class Data(Section):
@@ -173,12 +185,6 @@ class Credit(Section):
     )
     epsilon: Annotated[NonNegative | None, BY_ROW] = Field(
         default=None, description="added to the standard deviation"
-    )
-    select: Annotated[Literal["best", "threshold"] | None, BY_ROW] = Field(
-        default=None, description="which responses are imitated"
-    )
-    threshold: Annotated[float | None, BY_ROW] = Field(
-        default=None, description="threshold: least reward of a response that is imitated"
     )
     overlong_penalty: Annotated[NonNegative | None, BY_ROW] = Field(
         default=None,

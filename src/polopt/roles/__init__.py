@@ -2,7 +2,7 @@
 
 from polopt.roles.actor import Actor
 from polopt.roles.critic import Critic
-from polopt.roles.reference import frozen
+from polopt.roles.reference import WithoutAdapter, frozen
 from polopt.roles.scorer import Scorer, measured
 
-__all__ = ["Actor", "Critic", "Scorer", "frozen", "measured"]
+__all__ = ["Actor", "Critic", "Scorer", "WithoutAdapter", "frozen", "measured"]

@@ -2,11 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+
+import torch
+
 from polopt.models import LanguageModel
+from polopt.models.adapter import switched_off
 from polopt.roles.actor import Actor
+from polopt.roles.policies.token import Quantity, Scores
+from polopt.types import TokenRows
 
 
 def frozen(language_model: LanguageModel, *, autocast: bool) -> Actor:
     """A policy whose weights take no gradient."""
     language_model.model.requires_grad_(False)
     return Actor(language_model, autocast)
+
+
+@dataclass(frozen=True)
+class WithoutAdapter:
+    """A policy with its adapter switched off: the weights of the start, and no second model."""
+
+    actor: Actor
+
+    def score(self, rows: TokenRows, want: AbstractSet[Quantity]) -> Scores:
+        """What one forward pass of the frozen weights says of ``rows``."""
+        with switched_off(self.actor.language_model.model):
+            return self.actor.score(rows, want)
+
+    @property
+    def parameters(self) -> Mapping[str, torch.nn.Parameter]:
+        """Nothing is trained."""
+        return {}

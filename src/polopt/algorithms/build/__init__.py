@@ -11,12 +11,7 @@ from polopt.algorithms.build.policy import (
     sampled_stage,
 )
 from polopt.algorithms.build.shared import Parts, Shared, examiner, shared, standing
-from polopt.algorithms.build.supervised import (
-    demonstrated_stage,
-    imitated_stage,
-    likelihood,
-    selection_of,
-)
+from polopt.algorithms.build.supervised import demonstrated_stage, likelihood
 
 __all__ = [
     "Parts",
@@ -24,7 +19,6 @@ __all__ = [
     "credit_of",
     "demonstrated_stage",
     "examiner",
-    "imitated_stage",
     "likelihood",
     "moving_numbers",
     "objective_of",
@@ -33,7 +27,6 @@ __all__ = [
     "prepared",
     "reference_of",
     "sampled_stage",
-    "selection_of",
     "shared",
     "standing",
 ]

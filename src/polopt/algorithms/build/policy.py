@@ -41,7 +41,7 @@ from polopt.objective import (
     step_terms,
 )
 from polopt.recipe import StageRecipe
-from polopt.roles import Actor, frozen
+from polopt.roles import Scorer, WithoutAdapter, frozen, measured
 from polopt.roles.policies.token import Quantity
 from polopt.rollout.groups import has_contrast
 from polopt.rollout.rewarding import judge
@@ -117,22 +117,24 @@ def sampled_stage(
     )
 
 
-def reference_of(of: Shared) -> Actor | None:
+def reference_of(of: Shared) -> Scorer | None:
     """The weights that the stage started from, where something is measured against them."""
     if not of.recipe.kl.coefficient:
         return None
+    if of.recipe.model.lora is not None:
+        return WithoutAdapter(of.actor)
     return frozen(of.parts.language_model(of.parts.start), autocast=of.actor.autocast)
 
 
 def prepared(
-    of: Shared, reference: Actor | None, critic: Valued | None
+    of: Shared, reference: Scorer | None, critic: Valued | None
 ) -> Callable[[Batch], Experience]:
     """Tensors of a batch with what actor, reference and critic say of it before the update."""
 
     def prepare(batch: Batch) -> Experience:
         tensors = of.tensors(batch)
         assert tensors.tokens is not None
-        logp_ref = None if reference is None else reference.log_probs(tensors.tokens)
+        logp_ref = None if reference is None else measured(reference, tensors.tokens, "logp")
         tensors = replace(tensors, logp_old=of.actor.log_probs(tensors.tokens), logp_ref=logp_ref)
         return tensors if critic is None else critic.of(tensors)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -12,9 +13,11 @@ from polopt.coordination.sources import RolloutSource
 from polopt.coordination.stage import Evaluation, Event, Learner, Observer, Stage, Until
 from polopt.errors import RecipeError
 from polopt.models import LanguageModel, ScalarModel, load, load_scalar, save
+from polopt.models.adapter import DIRECTORY, attach, load_adapter
 from polopt.recipe import StageRecipe, Update
 from polopt.rewards import RewardSpec, Scored, first_batch_report
 from polopt.roles import Actor
+from polopt.roles.scorer import trainable
 from polopt.rollout.engines import LocalEngine
 from polopt.rollout.evaluation import Examination, evaluate, means, sample_line
 from polopt.rollout.groups import experience, rollout_metrics
@@ -46,6 +49,21 @@ class Parts:
         """A policy of this stage, on its device; what is built in has the weights of the run."""
         loaded = load(self._located(path), revision=self._revision(path), seed=self._seed)
         loaded.model.to(self.device)  # pyright: ignore[reportArgumentType] - torch's overloads
+        return loaded
+
+    def policy(self) -> LanguageModel:
+        """The model that is trained: all of it, or an adapter beside the weights of the start."""
+        settings = self.recipe.model
+        if settings.lora is None:
+            return self.language_model(self.weights)
+        loaded = self.language_model(self.start)
+        attach(loaded.model, settings, derive(self.recipe.run.seed, self.recipe.name, "adapter"))
+        if self.weights != self.start:  # inside the stage
+            load_adapter(loaded.model, Path(self.weights) / DIRECTORY)
+        trained = sum(p.numel() for p in trainable(loaded.model).values())
+        frozen = loaded.model.num_parameters() - trained
+        text = f"adapter of rank {settings.lora}: {trained:,} weights beside {frozen:,} frozen ones"
+        self.observe(Event("message", {"text": text}))
         return loaded
 
     def scalar_model(self, path: str, outputs: int = 1) -> ScalarModel:
@@ -123,7 +141,7 @@ class Shared:
 def shared(parts: Parts, *, demonstrations: bool = False) -> Shared:
     """Read the model, the data and the rewards of a stage; say what was found."""
     recipe, rollout = parts.recipe, parts.recipe.rollout
-    language_model = parts.language_model(parts.weights)
+    language_model = parts.policy()
     text = text_source(recipe, language_model, demonstrations=demonstrations)
     for line in text.rows.report.lines():
         parts.observe(Event("message", {"text": line}))

@@ -1,0 +1,185 @@
+"""Low-rank adapters: a few trained weights beside frozen ones, by ``peft``.
+
+    W' = W + α/r · B A,   A [r, in], B [out, r];  B = 0 at the start, so that W' = W
+
+Hu et al. 2021, LoRA, arXiv:2106.09685, Section 4.1. The model stays the module of ``transformers``
+that it was: its linear layers are replaced in place, and whoever samples or scores does not notice.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from polopt.errors import ModelError
+from polopt.recipe import Model
+
+NAME = "default"  # peft's own name of the one adapter
+DIRECTORY = "adapter"  # of a checkpoint
+CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+_PREFIX = "base_model.model."  # of every name in a file of peft
+
+
+def attach(model: PreTrainedModel, settings: Model, seed: int, *, head: str | None = None) -> None:
+    """Freeze a model and put an adapter of rank ``settings.lora`` beside its linear layers.
+
+    Args:
+        model: changed in place; what it computes stays the same until the adapter is trained.
+        settings: rank, α (default: twice the rank) and layers (default: all but the head).
+        seed: of A; the same seed gives the same bits, and no generator is disturbed.
+        head: a layer that is trained with the adapter, all of it.
+
+    Raises:
+        ModelError: a layer that is not there, or a rank that no layer has.
+    """
+    import peft  # an extra; that it is there was asked before the run began
+
+    assert settings.lora is not None, "asked for"
+    layers = _linear(model)
+    targets = list(settings.lora_targets) or sorted({_last(name) for name in layers})
+    _check_targets(targets, layers)
+    chosen = [layer for name, layer in layers.items() if any(_is(name, t) for t in targets)]
+    _check_rank(settings.lora, chosen)
+    config = peft.LoraConfig(
+        task_type="CAUSAL_LM" if head is None else "SEQ_CLS",
+        base_model_name_or_path=_hub_id(model),
+        revision=settings.revision,
+        r=settings.lora,
+        lora_alpha=settings.lora_alpha or 2 * settings.lora,
+        lora_dropout=0.0,  # the sampler and the trainer must be one policy
+        target_modules=targets,
+        modules_to_save=None,  # peft would copy the head
+        fan_in_fan_out=any(isinstance(layer, Conv1D) for layer in chosen),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        peft.inject_adapter_in_model(config, model, NAME)
+    if head is not None:
+        model.get_submodule(head).requires_grad_(True)
+        config.modules_to_save = [head]
+    model.eval()
+
+
+def has_adapter(model: PreTrainedModel) -> bool:
+    """Whether :func:`attach` was here."""
+    return NAME in getattr(model, "peft_config", {})
+
+
+@contextmanager
+def switched_off(model: PreTrainedModel) -> Generator[None]:
+    """The frozen weights alone: the model as it was before :func:`attach`, bit for bit."""
+    layers = [layer for _, layer in _adapted(model)]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+
+
+def merged(model: PreTrainedModel) -> dict[str, Tensor]:
+    """The weights W' under the names that they have without an adapter; the model is left alone.
+
+    Adding to W in place and subtracting again would change its last bits.
+    """
+    state: dict[str, Tensor] = dict(model.state_dict())
+    for name, layer in _adapted(model):
+        own = {key: state.pop(key) for key in list(state) if key.startswith(f"{name}.")}
+        for key, tensor in own.items():
+            if key.startswith(f"{name}.base_layer."):
+                state[key.replace(".base_layer.", ".")] = tensor
+        with torch.no_grad():
+            state[f"{name}.weight"] = state[f"{name}.weight"] + layer.get_delta_weight(NAME)
+    return state
+
+
+def save_adapter(model: PreTrainedModel, directory: Path) -> None:
+    """Write what is trained in the layout of peft, for ``PeftModel.from_pretrained``."""
+    directory.mkdir(parents=True, exist_ok=True)
+    trained = {name: p.detach().cpu().contiguous() for name, p in _trained(model)}
+    save_file(trained, directory / WEIGHTS_FILE, metadata={"format": "pt"})
+    config: dict[str, Any] = {**_config(model).to_dict(), "inference_mode": True}
+    # The layers are a set, whose order differs from process to process.
+    text = json.dumps(config, indent=2, sort_keys=True, default=sorted)
+    (directory / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def load_adapter(model: PreTrainedModel, directory: Path) -> None:
+    """Take up what :func:`save_adapter` wrote, bit for bit."""
+    found = load_file(directory / WEIGHTS_FILE)
+    with torch.no_grad():
+        for name, parameter in _trained(model):
+            parameter.copy_(found.pop(name))
+    assert not found, f"{directory}: {sorted(found)} belong to no layer"
+
+
+def _hub_id(model: PreTrainedModel) -> str | None:
+    """Where others find the base; a directory of this machine would mislead them."""
+    name = model.name_or_path
+    return name if name and not Path(name).exists() else None
+
+
+def _linear(model: PreTrainedModel) -> dict[str, torch.nn.Module]:
+    """The linear layers below the head, by their full names."""
+    trunk = set(model.base_model.modules())
+    return {
+        name: layer
+        for name, layer in model.named_modules()
+        if layer in trunk and isinstance(layer, torch.nn.Linear | Conv1D)
+    }
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _is(name: str, target: str) -> bool:
+    """Whether a target, whole or the end of a dotted name, means the layer; as peft has it."""
+    return name == target or name.endswith(f".{target}")
+
+
+def _check_targets(targets: Sequence[str], layers: dict[str, torch.nn.Module]) -> None:
+    for target in targets:
+        if not any(_is(name, target) for name in layers):
+            known = ", ".join(sorted({_last(name) for name in layers}))
+            raise ModelError(
+                f"model.lora_targets: {target!r} is no linear layer below the head; there are: "
+                + known
+            )
+
+
+def _check_rank(rank: int, layers: Sequence[torch.nn.Module]) -> None:
+    largest = max(min(layer.weight.shape) for layer in layers)  # pyright: ignore[reportArgumentType]
+    if rank > largest:
+        raise ModelError(
+            f"model.lora: {rank} is not allowed; at most {largest}, the rank of the layers "
+            "themselves"
+        )
+
+
+def _adapted(model: PreTrainedModel) -> Iterator[tuple[str, Any]]:
+    """The layers that have an adapter, by name."""
+    from peft.tuners.lora import LoraLayer
+
+    return ((name, m) for name, m in model.named_modules() if isinstance(m, LoraLayer))
+
+
+def _config(model: PreTrainedModel) -> Any:  # noqa: ANN401
+    return model.peft_config[NAME]
+
+
+def _trained(model: PreTrainedModel) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    """What takes a gradient, under the names of peft's files."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            yield _PREFIX + name.replace(f".{NAME}.", "."), parameter
