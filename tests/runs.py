@@ -8,9 +8,11 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from polopt.report.explain import UNKNOWN_METRIC, arrange
 
 ROOT = Path(__file__).parents[1]
 SMOKE = ROOT / "recipes" / "smoke.toml"
@@ -109,6 +111,17 @@ def from_step(every_step: Path, directory: Path, step: int) -> None:
         if int(path.name.removeprefix("step_")) > step:
             shutil.rmtree(path)
     (directory / "summary.json").unlink()
+
+
+def unexplained(names: Iterable[str]) -> list[str]:
+    """Metrics that docs/run_directory.md or the report leaves without a word."""
+    page = (ROOT / "docs" / "run_directory.md").read_text(encoding="utf-8")
+    own = [name for name in names if name not in {"step", "stage", "stage_step"}]
+    main, folded = arrange(own)
+    unknown = [n for plot in main + folded if plot.sentence == UNKNOWN_METRIC for n in plot.lines]
+    families = ("task/", "eval/", "reward/")
+    unlisted = [n for n in own if f"`{n}`" not in page and not n.startswith(families)]
+    return sorted({*unknown, *unlisted})
 
 
 class Crash(BaseException):

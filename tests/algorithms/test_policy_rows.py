@@ -17,7 +17,13 @@ from torch import Tensor
 
 import polopt
 from polopt.algorithms import INDEX, resolve, row
-from polopt.algorithms.build import credit_of, objective_of, policy_gradient
+from polopt.algorithms.build import (
+    credit_of,
+    likelihood,
+    objective_of,
+    policy_gradient,
+    selection_of,
+)
 from polopt.credit import assign
 from polopt.objective import policy_loss, step_terms
 from polopt.recipe import StageRecipe, load
@@ -25,6 +31,7 @@ from polopt.roles import Actor, measured
 from polopt.types import Credited, Experience, TokenRows
 from polopt.update import FirstOrder
 from random_models import builtin_model
+from runs import unexplained
 
 ROWS = [name for name in INDEX if "prompts" in row(name).requires]
 BASE = {"model": {"path": "builtin:tiny"}, "data": {"source": "task:reverse"}}
@@ -363,9 +370,14 @@ def sampled(scores: Tensor, seed: int = 0) -> Experience:
     )
 
 
+def credited_by(one: StageRecipe, experience: Experience) -> Credited:
+    imitates = one.credit.select is not None
+    return assign(experience, selection_of(one) if imitates else credit_of(one))
+
+
 def learner(one: StageRecipe, **update: Any) -> FirstOrder[Any]:
     settings = one.update.model_copy(update={"max_grad_norm": 1e9, "minibatches": 1, **update})
-    loss = policy_gradient(one)
+    loss = likelihood(one) if one.credit.select is not None else policy_gradient(one)
     return FirstOrder(Actor(builtin_model()), loss, settings, steps=10, seed=7, name="policy")
 
 
@@ -375,11 +387,12 @@ def parameters(one: FirstOrder[Any]) -> dict[str, Tensor]:
 
 def gradient(one: StageRecipe, experience: Experience, **update: Any) -> Tensor:
     trained = learner(one, **update)
-    trained.update(experience, assign(experience, credit_of(one)), 0)
+    trained.update(experience, credited_by(one, experience), 0)
     grads = [p.grad.flatten() for p in parameters(trained).values() if p.grad is not None]
     return torch.cat(grads).double()
 
 
+NO_SIGNAL = {"rejection_sampling": {"credit.select": "threshold"}}  # the best of equals is one
 MIXED = torch.tensor([1.0, 0.0, 0.5, 1.0, 0.0, 0.0, 1.0, 0.25])
 
 
@@ -413,7 +426,7 @@ def test_split_padding_and_order_leave_the_gradient(name: str) -> None:
 @pytest.mark.parametrize("name", ROWS)
 def test_nothing_to_learn_leaves_the_weights_bit_equal(name: str) -> None:
     """All rewards are the row's own zero, nothing has moved, the reference is the policy."""
-    one = stage(name)
+    one = stage(name, NO_SIGNAL.get(name))
     zero = one.credit.baseline_constant or 0.0
     nothing = torch.full((SIZE,), zero)
     experience = replace(sampled(nothing), greedy_scores=nothing)
@@ -423,7 +436,7 @@ def test_nothing_to_learn_leaves_the_weights_bit_equal(name: str) -> None:
     still = torch.full_like(logp, zero)
     experience = replace(experience, logp_rollout=logp, logp_old=logp, logp_ref=logp, values=still)
     before = {key: p.detach().clone() for key, p in parameters(trained).items()}
-    trained.update(experience, assign(experience, credit_of(one)), 0)
+    trained.update(experience, credited_by(one, experience), 0)
     assert trained.optimiser_steps == 0
     for key, p in parameters(trained).items():
         assert torch.equal(p, before[key]), key
@@ -462,7 +475,7 @@ def test_a_batch_that_says_little_has_finite_numbers(
     experience = happens(sampled(MIXED))
     trained = learner(one)
     before = {key: p.detach().clone() for key, p in parameters(trained).items()}
-    credited = assign(experience, credit_of(one))
+    credited = credited_by(one, experience)
     numbers = {**trained.update(experience, credited, 0), **credited.metrics}
     assert all(math.isfinite(value) for value in numbers.values()), numbers
     taught = bool(credited.mask.any())
@@ -491,3 +504,4 @@ def test_a_row_trains_a_step(name: str, tmp_path: Path) -> None:
     metrics = {key: value for line in lines for key, value in line.items()}
     assert metrics["policy/grad_norm"] > 0
     assert metrics["reward/std"] > 0
+    assert unexplained(metrics) == []

@@ -39,6 +39,10 @@ MOVING = {  # what moves: the flags that make it, and a metric that shows it
         "kl/coefficient",
     ),
     "greedy responses": ({"algorithm": "remax", "rollout.resample_rounds": 1}, "reward/greedy"),
+    "what is kept": (
+        {"algorithm": "rejection_sampling", "update.epochs": 2, "update.minibatches": 2},
+        "kept/reward",
+    ),
     "penalty": (
         {
             "algorithm": "ppo",

@@ -14,7 +14,7 @@ def test_the_first_of_the_best():
 
 
 def test_a_threshold_is_inclusive_and_nan_never_passes():
-    assert at_least(REWARDS, 0.9).nonzero()[:, 0].tolist() == [1, 2]
+    assert at_least(REWARDS, GROUP, threshold=0.9).nonzero()[:, 0].tolist() == [1, 2]
 
 
 def test_only_groups_with_contrast_teach():

@@ -36,7 +36,7 @@ def findings(row: Row, stage: StageRecipe, *, own_reward: bool) -> Iterator[Find
 
 
 def _sampler(row: Row, stage: StageRecipe) -> Iterator[Finding]:
-    if stage.rollout.top_p < 1:
+    if stage.rollout.top_p < 1 and row.has("objective.ratio"):
         yield (
             "rollout.top_p",
             f"{shown(stage.rollout.top_p)} is not allowed in {row.name}; it must be 1.0, "
@@ -51,6 +51,8 @@ def _group(stage: StageRecipe) -> Iterator[Finding]:
         if credit.baseline in GROUP_BASELINES
         else f"credit.normalisation = {credit.normalisation}"
         if credit.normalisation in GROUP_NORMALISATIONS
+        else "credit.select = best"
+        if credit.select == "best"
         else None
     )
     if stage.rollout.group_size == 1 and compares:
@@ -157,7 +159,7 @@ def _reuse(stage: StageRecipe) -> Iterator[Finding]:
                 )
     assert rollout.group_size is not None and update.minibatches is not None
     responses = rollout.prompts_per_step * rollout.group_size
-    if responses % update.minibatches:
+    if responses % update.minibatches and stage.credit.select is None:
         yield (
             "update.minibatches",
             f"{update.minibatches} is not allowed; a divisor of the {responses} responses in a "

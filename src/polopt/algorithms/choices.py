@@ -156,6 +156,16 @@ CHOICES: Mapping[str, Mapping[str, Choice]] = {
             factory=True,
         ),
     },
+    "select": {
+        "best": Choice(
+            _MATH + "selection:best_of_group", "best response to each prompt, the first of equals"
+        ),
+        "threshold": Choice(
+            _MATH + "selection:at_least",
+            "r ≥ threshold",
+            arguments={"threshold": "credit.threshold"},
+        ),
+    },
     "ratio": {
         "none": Choice(_OBJECTIVE + "NONE", "log π itself", _MATH + "ratios:no_log_ratio"),
         "token": Choice(_OBJECTIVE + "TOKEN", "ρₜ = π / π_old", _MATH + "ratios:token_log_ratio"),
@@ -342,6 +352,7 @@ FIELDS = {
     "returns": "credit.returns",
     "baseline": "credit.baseline",
     "normalisation": "credit.normalisation",
+    "select": "credit.select",
     "ratio": "objective.ratio",
     "bound": "objective.bound",
     "mask": "objective.mask",

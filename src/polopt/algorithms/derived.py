@@ -17,10 +17,11 @@ def _sampled(stage: StageRecipe) -> dict[str, int]:
     assert rollout.group_size and update.epochs and update.minibatches and steps
     responses = rollout.prompts_per_step * rollout.group_size
     per_batch = update.epochs * update.minibatches
+    whole = {} if stage.credit.select else {"minibatch_size": responses // update.minibatches}
     return {
         "responses_per_step": responses,
         "generated_tokens_per_step_at_most": responses * rollout.max_new_tokens,
-        "minibatch_size": responses // update.minibatches,
+        **whole,  # how many responses are kept is not known before
         "optimiser_steps_per_batch": per_batch,
         "optimiser_steps": per_batch * steps,
         "responses": responses * steps,

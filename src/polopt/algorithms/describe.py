@@ -12,6 +12,7 @@ from polopt.algorithms.row import Row
 from polopt.recipe import StageRecipe, load
 
 Entry = dict[str, Any]
+QUIET = (None, "none", "fixed")  # choices that do nothing
 COLUMNS_OF_CREDIT = ("returns", "baseline", "normalisation")
 _NUMBERS = {
     "rollout": (
@@ -81,20 +82,18 @@ def _defaults(one: Row) -> dict[str, Any]:
 
 def _entries(one: Row, values: Mapping[str, Any]) -> list[Entry]:
     roles = _roles(one, values)
-    masked, corrected = _chosen("mask", values), _chosen("correction", values)
-    controlled = _chosen("controller", values) if values.get("kl.coefficient") else None
     shaped = bool(values.get("credit.overlong_penalty"))
     extra = _extra_losses(one, values)
     return [
         _entry("rollout", one.rollout, values),
         *([_entry("shaping", "overlong", values)] if shaped else []),
         *(_entry(name, _chosen(name, values), values) for name in COLUMNS_OF_CREDIT),
+        *_any(values, "select"),
         _entry("ratio", _chosen("ratio", values), values),
         _bound(values),
-        *([_entry("mask", masked, values)] if masked not in (None, "none") else []),
-        *([_entry("correction", corrected, values)] if corrected not in (None, "none") else []),
+        *_any(values, "mask", "correction"),
         _kl(values),
-        *([_entry("controller", controlled, values)] if controlled not in (None, "fixed") else []),
+        *_any(values, "controller"),
         _entry("aggregation", _chosen("aggregation", values), values),
         _entry("update", one.update, values),
         *(_entry("roles", name, values) for name in roles),
@@ -133,6 +132,12 @@ def _entry(column: str, name: str | None, values: Mapping[str, Any]) -> Entry:
         *_NUMBERS.get(name, ()),
     )
     return _line(column, name, choice, _given(values, fields))
+
+
+def _any(values: Mapping[str, Any], *columns: str) -> list[Entry]:
+    """Lines of columns that are mentioned only where something is chosen in them."""
+    names = {column: _chosen(column, values) for column in columns}
+    return [_entry(c, name, values) for c, name in names.items() if name not in QUIET]
 
 
 def _bound(values: Mapping[str, Any]) -> Entry:

@@ -124,6 +124,7 @@ NEEDS: Mapping[str, Need] = {
     "critic.coefficient": _SHARED_CRITIC,
     "credit.baseline_constant": _is("credit.baseline", "constant"),
     "credit.baseline_decay": _is("credit.baseline", "ema"),
+    "credit.threshold": _is("credit.select", "threshold"),
     "credit.overlong_buffer": Need(
         "credit.overlong_penalty", lambda v: bool(v["credit.overlong_penalty"]), "a value above 0"
     ),

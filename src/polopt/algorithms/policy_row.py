@@ -23,7 +23,9 @@ USES = frozenset(
         "run",
     }
 )
-IDLE = frozenset({"data.completion_field", "update.batch_size"})
+IDLE = frozenset(
+    {"data.completion_field", "update.batch_size", "credit.select", "credit.threshold"}
+)
 
 # Numbers where a row has none of its own; choices stand in the row, except those that do nothing.
 NUMBERS: Mapping[str, Scalar] = {

@@ -6,9 +6,11 @@ from polopt.credit.assign import (
     Keep,
     Normalise,
     Returns,
+    Select,
     Shaper,
     assign,
     every_row,
+    everything,
     untruncated,
 )
 from polopt.credit.outcome import (
@@ -27,7 +29,7 @@ from polopt.credit.outcome import (
     value,
 )
 from polopt.credit.shaping import kl_penalty, overlong, spread, terminal
-from polopt.credit.temporal import action_value, full, gae, outcome, reward_to_go
+from polopt.credit.temporal import action_value, full, gae, ones, outcome, reward_to_go
 
 __all__ = [
     "Baseline",
@@ -35,6 +37,7 @@ __all__ = [
     "Keep",
     "Normalise",
     "Returns",
+    "Select",
     "Shaper",
     "action",
     "action_value",
@@ -43,6 +46,7 @@ __all__ = [
     "batch_z",
     "constant",
     "every_row",
+    "everything",
     "full",
     "gae",
     "greedy",
@@ -53,6 +57,7 @@ __all__ = [
     "leave_one_out",
     "length_weighted",
     "no_baseline",
+    "ones",
     "outcome",
     "overlong",
     "reward_to_go",

@@ -31,6 +31,10 @@ Normalise = Callable[[Tensor, Tensor, Experience, Tensor, Tensor], tuple[Tensor,
 the tokens still in the loss, ``scored[B]`` the rows that had a reward at all."""
 
 
+Select = Callable[[Tensor, Tensor], Tensor]
+"""``(rewards[B], group[B]) -> rows[B]`` that are trained on, of shaped rewards. NaN: not one of
+those; every statistic has seen the rows that are left out here."""
+
 Keep = Callable[[Experience], Tensor]
 """``experience -> rows[B]`` that take part at all; the others are in no statistic."""
 
@@ -38,6 +42,11 @@ Keep = Callable[[Experience], Tensor]
 def every_row(experience: Experience) -> Tensor:
     """No row is left out."""
     return torch.ones_like(experience.group, dtype=torch.bool)
+
+
+def everything(rewards: Tensor, group: Tensor) -> Tensor:
+    """Whatever was earned."""
+    return torch.ones_like(rewards, dtype=torch.bool)
 
 
 def untruncated(experience: Experience) -> Tensor:
@@ -59,6 +68,7 @@ class Credit:
     baseline: Baseline = no_baseline
     normalise: Normalise = unchanged
     keep: Keep = every_row
+    select: Select = everything
 
 
 @torch.no_grad()
@@ -90,14 +100,15 @@ def assign(experience: Experience, credit: Credit) -> Credited:
     mask = mask & keep[:, None]
     advantages = masked(psi - baseline, mask)
     advantages, keep = credit.normalise(advantages, totals, experience, mask, scored)
-    mask = mask & keep[:, None]
+    earned = torch.where(scored, totals, torch.nan)
+    mask = mask & (keep & credit.select(earned, experience.group))[:, None]
     advantages = masked(advantages, mask)
     return Credited(
         advantages=advantages,
         mask=mask,
         valid=mask.any(-1),
         value_targets=masked(targets, mask),
-        rewards=torch.where(scored, totals, torch.nan),
+        rewards=earned,
         metrics=_metrics(experience, advantages, mask, scored)
         | _value_metrics(experience, targets, mask),
     )

@@ -261,7 +261,7 @@ def _running_mean_baseline(batches: Sequence[Tensor]) -> Outputs:
 def _rejection_select(rewards: Tensor, group: Tensor, mode: str, threshold: float = 0.0) -> Outputs:
     table: dict[str, Callable[[], Tensor]] = {
         "best": lambda: selection.best_of_group(rewards, group),
-        "threshold": lambda: selection.at_least(rewards, threshold),
+        "threshold": lambda: selection.at_least(rewards, group, threshold=threshold),
     }
     return {"keep": table[mode]()}
 

@@ -54,7 +54,7 @@ def _bound(stage: StageRecipe) -> Iterator[str]:
 
 
 def _correction(stage: StageRecipe) -> Iterator[str]:
-    if stage.objective.correction != "none" and stage.coordination.mode == "alternate":
+    if stage.objective.correction not in (None, "none") and stage.coordination.mode == "alternate":
         yield (
             f"objective.correction = {stage.objective.correction} has no effect beyond rounding: "
             "with coordination.mode = alternate the weights that train are the ones that sample"

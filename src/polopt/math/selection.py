@@ -1,4 +1,4 @@
-"""Which responses are worth training on."""
+"""Which responses are worth training on: ``(rewards, group) -> rows[B]``."""
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,7 +17,9 @@ def best_of_group(rewards: Float[Tensor, "B"], group: Int[Tensor, "B"]) -> Bool[
     return ~(same & (beaten | earlier)).any(-1) & ~torch.isnan(rewards)
 
 
-def at_least(rewards: Float[Tensor, "B"], threshold: float) -> Bool[Tensor, "B"]:
+def at_least(
+    rewards: Float[Tensor, "B"], group: Int[Tensor, "B"], *, threshold: float
+) -> Bool[Tensor, "B"]:
     """Responses with ``r ≥ threshold`` (rejection sampling); NaN never."""
     return rewards >= threshold
 

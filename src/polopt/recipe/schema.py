@@ -186,6 +186,12 @@ class Credit(Section):
     epsilon: Annotated[NonNegative | None, BY_ROW] = Field(
         default=None, description="added to the standard deviation"
     )
+    select: Annotated[Literal["best", "threshold"] | None, BY_ROW] = Field(
+        default=None, description="which responses are imitated"
+    )
+    threshold: Annotated[float | None, BY_ROW] = Field(
+        default=None, description="threshold: least reward of a response that is imitated"
+    )
     overlong_penalty: Annotated[NonNegative | None, BY_ROW] = Field(
         default=None,
         description="what a response of max_new_tokens loses of its reward; 0: nothing",

@@ -31,6 +31,8 @@ PLOTS = (
             "reward/mean": "mean",
             "reward/std": "standard deviation",
             "baseline/value": "what it is compared with",
+            "reward/greedy": "of the most likely responses",
+            "kept/reward": "of those that are imitated",
         },
     ),
     Plot(
@@ -76,6 +78,24 @@ PLOTS = (
         {"kl/coefficient": "to the reference", "penalty/coefficient": "to the policy before"},
     ),
     Plot(
+        "Critic",
+        "How much of what the responses earned the critic knew beforehand: 0 is nothing, 1 is "
+        "everything, and below 0 it does harm.",
+        {"value/explained_variance": "explained variance"},
+        top=1.0,
+    ),
+    Plot(
+        "Values",
+        "What the critic expects of the states, on average, and what it is to learn. The two "
+        "lines should be near each other.",
+        {"value/mean": "expected", "value/target_mean": "to be learned"},
+    ),
+    Plot(
+        "Loss of the critic",
+        "How wrong the critic is, squared. It falls at first, and then follows the policy.",
+        {"critic/value_loss": "critic", "policy/value_loss": "on the trunk of the policy"},
+    ),
+    Plot(
         "Entropy",
         "How undecided the policy is about its next token. It falls while the policy learns what "
         "pays; if it reaches 0 early, the policy stops exploring and reward stalls.",
@@ -95,6 +115,9 @@ PLOTS = (
             "policy/clip_fraction_high": "from above, praised",
             "policy/clip_fraction_low": "from below, blamed",
             "policy/dual_clip_fraction": "by the dual clip",
+            "critic/value_clip_fraction": "values",
+            "policy/value_clip_fraction": "values, shared trunk",
+            "policy/stale_fraction": "stale and bad",
         },
         unit="share",
     ),
@@ -102,7 +125,13 @@ PLOTS = (
         "Gradient norm",
         "Size of the update before clipping. It should stay in one range; spikes point to an "
         "unstable step, and a steady 0 means that nothing is learned.",
-        {"policy/grad_norm": "before clipping"},
+        {"policy/grad_norm": "policy", "critic/grad_norm": "critic"},
+    ),
+    Plot(
+        "Each reward",
+        "What every reward function gave, on average and before its weight. One that rises while "
+        "the others fall is being gamed.",
+        {"reward/*": ""},
     ),
     Plot(
         "What the task measures",
@@ -123,6 +152,7 @@ PLOTS = (
             "degenerate_groups": "groups with equal rewards",
             "response/truncated": "cut at the length limit",
             "excluded_rows": "without a score or a rival",
+            "kept/share": "imitated",
         },
         unit="share",
     ),
@@ -130,7 +160,7 @@ PLOTS = (
         "Learning rate",
         "How large a step the optimiser may take. It follows the schedule of the recipe: warm-up, "
         "then constant or decaying.",
-        {"policy/learning_rate": "learning rate"},
+        {"policy/learning_rate": "policy", "critic/learning_rate": "critic"},
     ),
     Plot(
         "Time in each step",
@@ -157,6 +187,42 @@ FOLDED = (
         "stay close to 1; far from 1 the update no longer fits its data.",
         {"policy/ratio_mean": "mean ratio"},
     ),
+    Plot(
+        "Parts of the loss",
+        "What the optimiser lowers, part by part.",
+        {
+            "policy/policy_loss": "surrogate",
+            "critic/loss": "critic",
+            "policy/baseline_correction": "correction of the baseline",
+        },
+    ),
+    Plot(
+        "Advantages",
+        "How much better or worse the tokens did than expected. No spread means no signal.",
+        {"advantage_mean": "mean", "advantage_std": "standard deviation"},
+    ),
+    Plot(
+        "Imitation",
+        "How surprising the policy finds given text: it falls while the policy learns it.",
+        {"policy/nll": "demonstrations", "policy/pretraining_nll": "text beside the rollouts"},
+    ),
+    Plot(
+        "Fit of samples and weights",
+        "Effective share of the sample under the weights that train. 1 where the policy that "
+        "trains is the one that sampled.",
+        {"behaviour/ess": "effective share"},
+        unit="share",
+    ),
+    Plot(
+        "Lag",
+        "How many updates lie between sampling a token and training on it.",
+        {"lag/mean": "mean", "lag/max": "largest"},
+    ),
+    Plot(
+        "Groups that gave way",
+        "Prompts whose responses all earned the same and that were replaced by others.",
+        {"resampled_groups": "prompts"},
+    ),
     Plot("Tokens", "Tokens that went into the step.", {"tokens": "tokens"}),
     Plot(
         "Time of the whole step",
@@ -175,6 +241,7 @@ COLUMNS = {
     "returns": "what a response is credited with",
     "baseline": "what the return is compared with",
     "normalisation": "what the advantage is divided by",
+    "select": "which responses are imitated",
     "ratio": "how new and old policy are compared",
     "bound": "what limits one update",
     "mask": "which tokens leave the loss",

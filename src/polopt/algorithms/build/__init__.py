@@ -11,7 +11,12 @@ from polopt.algorithms.build.policy import (
     sampled_stage,
 )
 from polopt.algorithms.build.shared import Parts, Shared, examiner, shared, standing
-from polopt.algorithms.build.supervised import demonstrated_stage, likelihood
+from polopt.algorithms.build.supervised import (
+    demonstrated_stage,
+    imitated_stage,
+    likelihood,
+    selection_of,
+)
 
 __all__ = [
     "Parts",
@@ -19,6 +24,7 @@ __all__ = [
     "credit_of",
     "demonstrated_stage",
     "examiner",
+    "imitated_stage",
     "likelihood",
     "moving_numbers",
     "objective_of",
@@ -27,6 +33,7 @@ __all__ = [
     "prepared",
     "reference_of",
     "sampled_stage",
+    "selection_of",
     "shared",
     "standing",
 ]

@@ -1,19 +1,22 @@
-"""Rows that learn from given responses."""
+"""Rows that raise the likelihood of responses: given ones, or the best of their own."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
-from polopt.algorithms.build.policy import given
+from polopt.algorithms.build.policy import given, sampled_stage
 from polopt.algorithms.build.shared import Parts, assembled, policy_learner, shared
 from polopt.algorithms.choices import chosen
 from polopt.coordination.offline import OfflineSource
-from polopt.coordination.stage import Stage
+from polopt.coordination.stage import Learner, Stage
+from polopt.credit import Credit, assign, every_row, ones, untruncated
 from polopt.objective import Reduction, reduction, supervised_loss
 from polopt.recipe import StageRecipe
 from polopt.roles.policies.token import Quantity
 from polopt.rollout.dataset import demonstrated
-from polopt.types import Credited, Experience, Group
+from polopt.types import Credited, Experience, Group, Metrics
 from polopt.update.minibatch import Loss
 
 
@@ -32,6 +35,51 @@ def demonstrated_stage(parts: Parts) -> Stage:
         credit=alike,
         learners=[policy_learner(of, likelihood(parts.recipe))],
     )
+
+
+def imitated_stage(parts: Parts) -> Stage:
+    """A stage that samples groups and raises the likelihood of the responses that are kept."""
+    of, credit = shared(parts), selection_of(parts.recipe)
+    return sampled_stage(
+        of,
+        prepare=of.tensors,
+        credit=lambda tensors: _telling(tensors, assign(tensors, credit)),
+        learners=[OnKept(policy_learner(of, likelihood(parts.recipe)))],
+    )
+
+
+def selection_of(recipe: StageRecipe) -> Credit:
+    """A = 1 on every token of the responses that are kept; the others leave."""
+    return Credit(
+        returns=ones,
+        keep=untruncated if recipe.credit.drop_truncated else every_row,
+        select=chosen("select", recipe),
+    )
+
+
+class OnKept:
+    """A learner that sees the responses that are kept, and no others."""
+
+    def __init__(self, learner: Learner) -> None:
+        self.name = learner.name
+        self.save, self.load = learner.save, learner.load
+        self._learner = learner
+
+    def update(self, experience: Experience, credited: Credited, step: int) -> Metrics:
+        """Consume what is left of a batch; nothing is no step at all."""
+        kept = credited.valid.nonzero()[:, 0]
+        if not len(kept):
+            return {}
+        return self._learner.update(experience.rows(kept), credited.rows(kept), step)
+
+
+def _telling(experience: Experience, credited: Credited) -> Credited:
+    """The same with how much is kept, and what it earned."""
+    earned = experience.scores[credited.valid]
+    metrics = {"kept/share": len(earned) / len(experience.scores)}
+    if len(earned):
+        metrics["kept/reward"] = float(earned.mean())
+    return replace(credited, metrics=credited.metrics | metrics)
 
 
 def likelihood(recipe: StageRecipe) -> Loss[Reduction]:

@@ -1,0 +1,60 @@
+"""Rejection sampling: sample several responses, keep the best, raise their likelihood; again.
+
+    L = -1/N Σ_{i kept} Σₜ log π(yᵢₜ | xᵢ, yᵢ,<ₜ),  N tokens of those that are kept
+
+Dong et al. 2023, RAFT, arXiv:2304.06767, Algorithm 1: a policy gradient with advantages 0 and 1.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from polopt.algorithms.row import Row
+
+if TYPE_CHECKING:
+    from polopt.algorithms.build import Parts
+    from polopt.coordination.stage import Stage
+
+ROW = Row(
+    name="rejection_sampling",
+    summary="the best of several responses, then maximum likelihood of it: iterated",
+    source="Dong et al. 2023, RAFT, arXiv:2304.06767, Algorithm 1",
+    requires=frozenset({"prompts", "reward"}),
+    uses=frozenset(
+        {
+            "data",
+            "rewards",
+            "rollout",
+            "credit.select",
+            "credit.threshold",
+            "credit.drop_truncated",
+            "objective.aggregation",
+            "objective.aggregation_length",
+            "update",
+            "coordination",
+            "evaluation",
+            "run",
+        }
+    ),
+    idle=frozenset({"data.completion_field", "update.batch_size"}),
+    defaults={
+        "rollout.group_size": 8,
+        "rollout.resample_rounds": 0,
+        "credit.select": "best",
+        "credit.threshold": 1.0,  # what a verifier gives a right answer
+        "objective.aggregation": "token_mean",
+        "update.learning_rate": 1e-5,
+        "update.epochs": 1,
+        "update.minibatches": 1,
+        "run.steps": 100,
+    },
+    rollout="groups",
+    coordination="alternate",
+)
+
+
+def build(parts: Parts) -> Stage:
+    """Sample groups, keep what is worth imitating, raise the likelihood of every token of it."""
+    from polopt.algorithms.build import imitated_stage
+
+    return imitated_stage(parts)

@@ -1,0 +1,11 @@
+"""Bodies to be moved: built in, of gymnasium, and a robot that walks.
+
+Importing this registers ``polopt/BipedWalk-v0`` where gymnasium is installed.
+"""
+
+from importlib.util import find_spec
+
+if find_spec("gymnasium") is not None:
+    from polopt.envs.control.registered import register
+
+    register()

@@ -1,0 +1,117 @@
+"""N copies of one environment as rows of an array: no loop over them but where one begins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polopt.envs.control.interface import Action, Flags, Transition
+
+States = NDArray[np.float64]  # [N, S]
+
+
+class Dynamics(Protocol):
+    """An environment as functions of its state."""
+
+    @property
+    def observation_size(self) -> int:
+        """O."""
+        ...
+
+    @property
+    def action(self) -> Action:
+        """What an action is."""
+        ...
+
+    @property
+    def limit(self) -> int:
+        """Steps after which an episode is cut."""
+        ...
+
+    def start(self, generator: np.random.Generator) -> NDArray[np.float64]:
+        """The first state of an episode, [S]."""
+        ...
+
+    def observe(self, states: States) -> NDArray[np.float32]:
+        """What is seen of the states, [N, O]."""
+        ...
+
+    def advance(
+        self, states: States, actions: NDArray[Any]
+    ) -> tuple[States, NDArray[np.float64], Flags]:
+        """States after a step, rewards [N], and where the episode is over."""
+        ...
+
+
+class ArrayEnvironments:
+    """N episodes of one dynamics; each draws its starts from a generator of its own."""
+
+    def __init__(self, dynamics: Dynamics, count: int) -> None:
+        self._dynamics, self._count = dynamics, count
+        self._generators = [np.random.default_rng(i) for i in range(count)]
+        self._states: States = np.zeros((count, 0))
+        self._ages = np.zeros(count, dtype=np.int64)
+
+    @property
+    def count(self) -> int:
+        """N."""
+        return self._count
+
+    @property
+    def observation_size(self) -> int:
+        """O."""
+        return self._dynamics.observation_size
+
+    @property
+    def action(self) -> Action:
+        """What an action is."""
+        return self._dynamics.action
+
+    @property
+    def states(self) -> States:
+        """Where they stand, [N, S]; for drawing."""
+        return self._states
+
+    def reset(self, seed: int) -> NDArray[np.float32]:
+        """Begin an episode in each, environment i with the seed ``seed + i``."""
+        self._generators = [np.random.default_rng(seed + i) for i in range(self._count)]
+        self._states = np.stack([self._dynamics.start(g) for g in self._generators])
+        self._ages = np.zeros(self._count, dtype=np.int64)
+        return self._dynamics.observe(self._states)
+
+    def step(self, actions: NDArray[Any]) -> Transition:
+        """One step in each; where an episode ended, the next one begins at once."""
+        states, rewards, terminated = self._dynamics.advance(self._states, actions)
+        self._ages += 1
+        truncated = self._ages >= self._dynamics.limit
+        successors = self._dynamics.observe(states)
+        observations = successors
+        if (ended := terminated | truncated).any():
+            states = states.copy()
+            for index in ended.nonzero()[0]:
+                states[index] = self._dynamics.start(self._generators[index])
+            self._ages[ended] = 0
+            observations = successors.copy()
+            observations[ended] = self._dynamics.observe(states[ended])
+        self._states = states
+        return Transition(
+            observations, successors, rewards, terminated, truncated, np.ones_like(terminated)
+        )
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """States, ages and generators, exactly."""
+        return {
+            "states": [[float(x).hex() for x in row] for row in self._states],
+            "ages": self._ages.tolist(),
+            "generators": [g.bit_generator.state for g in self._generators],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what :meth:`state_dict` gave."""
+        self._states = np.array([[float.fromhex(x) for x in row] for row in state["states"]])
+        self._ages = np.array(state["ages"], dtype=np.int64)
+        for generator, saved in zip(self._generators, state["generators"], strict=True):
+            generator.bit_generator.state = saved

@@ -1,0 +1,172 @@
+"""A robot that walks: two legs, six torques, 31 observations.
+
+The task of MathWorks' walking robot (github.com/mathworks-robotics/msra-walking-robot, 2-D model:
+observations, ends, starts; "Train Biped Robot to Walk Using Reinforcement Learning Agents":
+reward) on a MuJoCo model of our own. A step is 25 ms, ten of physics; an episode is 10 s.
+
+Observation: y, (z - z₀)/0.05, v_x, v_y, v_z, yaw, pitch, roll, ω_x, ω_y, ω_z; angle and speed of
+right ankle, knee, hip and of left ankle, knee, hip; contact of right and left foot; the action
+before. Angular velocity in axes of the body, all else in those of the world; SI units, radians.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import import_module
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from polopt.envs.control.arrays import States
+from polopt.envs.control.interface import Box, Flags
+from polopt.errors import MissingExtraError
+from polopt.math.biped import BIPED_PRESETS, biped_reward
+
+STEP, EPISODE, PHYSICS = 0.025, 10.0, 0.0025  # seconds
+HEIGHT, HIP, LEG = 0.210125, 0.18, 0.1  # of the torso, of hip over ankle, of half a leg; metres
+LOWEST, WIDEST, STEEPEST = 0.1, 1.0, np.pi / 4  # z, |y| and the angles that end an episode
+JOINTS = ("ankle", "knee", "hip")  # of the right leg, then of the left
+QPOS, QVEL, NQ, NV = 1, 14, 13, 12  # where they stand in a physics state, after its time
+MOTORS = [f"{side}_{joint}" for side in ("right", "left") for joint in JOINTS]
+
+
+def _torques() -> Box:
+    return Box(-np.ones(6, dtype=np.float32), np.ones(6, dtype=np.float32))
+
+
+@dataclass(frozen=True)
+class Biped:
+    """The dynamics of N robots.
+
+    State: physics (time, 13 positions, 12 velocities), the action before (6), contacts (2).
+    """
+
+    preset: str = "toolbox"  # of the reward
+    physics: float = PHYSICS  # seconds; finer than the usual for trials
+    observation_size: int = 31
+    action: Box = field(default_factory=_torques)
+    limit: int = round(EPISODE / STEP)
+
+    def start(self, generator: np.random.Generator) -> NDArray[np.float64]:
+        """On both feet; every other time with a push or with the feet apart, or both.
+
+        With probability ½ random: then with probability ½ v_x within ±0.05 and v_y within ±0.025
+        m/s, and the left foot within ±5 cm in front of its place, the right one as far behind.
+        """
+        speed, ahead = np.zeros(2), 0.0
+        if generator.random() < 0.5:
+            if generator.random() < 0.5:
+                speed = generator.uniform([-0.05, -0.025], [0.05, 0.025])
+            ahead = float(generator.uniform(-0.05, 0.05))
+        qpos, qvel = np.zeros(NQ), np.zeros(NV)
+        qpos[2], qpos[3] = HEIGHT, 1.0
+        qpos[7:10], qpos[10:13] = leg(-ahead), leg(ahead)  # hip, knee, ankle; right, left
+        qvel[:2] = speed
+        return np.concatenate([[0.0], qpos, qvel, np.zeros(6 + 2)])
+
+    def observe(self, states: States) -> NDArray[np.float32]:
+        """The 31 numbers of each."""
+        qpos, qvel = states[:, QPOS : QPOS + NQ], states[:, QVEL : QVEL + NV]
+        yaw, pitch, roll = angles(qpos[:, 3:7])
+        legs = [
+            part[:, start + 2 - joint]  # a leg is hip, knee, ankle in the state
+            for start in (0, 3)
+            for joint in range(3)
+            for part in (qpos[:, 7:], qvel[:, 6:])
+        ]
+        action, contacts = states[:, -8:-2], states[:, -2:]
+        height = (qpos[:, 2] - HEIGHT) / 0.05
+        body = [qpos[:, 1], height, *qvel[:, :3].T, yaw, pitch, roll, *qvel[:, 3:6].T]
+        return np.stack([*body, *legs, *contacts.T, *action.T], 1).astype(np.float32)
+
+    def advance(
+        self, states: States, actions: NDArray[Any]
+    ) -> tuple[States, NDArray[np.float64], Flags]:
+        """25 ms of constant torques; over where it falls, strays or turns."""
+        actions = np.clip(actions.astype(np.float64), -1.0, 1.0)
+        model, data, rollout = self._simulator
+        physics, sensors = rollout.rollout(
+            model,
+            data,
+            np.ascontiguousarray(states[:, :-8]),
+            actions[:, None],
+            nstep=round(STEP / self.physics),
+        )
+        moved, contacts = physics[:, -1], sensors[:, -1] > 0
+        after = np.concatenate([moved, actions, contacts], 1)
+        return after, self.reward(after), self.over(after)
+
+    def over(self, states: States) -> Flags:
+        """Where it lies, has strayed from its line, or has turned by an eighth of a circle."""
+        qpos = states[:, QPOS : QPOS + NQ]
+        turned = np.abs(np.stack(angles(qpos[:, 3:7]))).max(0) >= STEEPEST
+        return (qpos[:, 2] <= LOWEST) | (np.abs(qpos[:, 1]) > WIDEST) | turned
+
+    def reward(self, states: States) -> NDArray[np.float64]:
+        """``v_x - c_y y² - c_z (z - z₀)² + 25 Ts/Tf - c_u Σ u²`` of the states that followed."""
+        one = torch.from_numpy(np.ascontiguousarray(states))
+        qpos, qvel = one[:, QPOS : QPOS + NQ], one[:, QVEL : QVEL + NV]
+        reward = biped_reward(
+            qvel[:, 0],
+            qpos[:, 1],
+            qpos[:, 2] - HEIGHT,
+            one[:, -8:-2],
+            STEP,
+            EPISODE,
+            **BIPED_PRESETS[self.preset],
+        )
+        return reward.numpy()
+
+    def picture(self, state: NDArray[np.float64]) -> NDArray[np.uint8]:
+        """A frame from the side of one robot, [H, W, 3]."""
+        mujoco: Any = import_module("mujoco")
+        model, data, _ = self._simulator
+        mujoco.mj_setState(model, data, state[:-8], mujoco.mjtState.mjSTATE_FULLPHYSICS)
+        mujoco.mj_forward(model, data)
+        with mujoco.Renderer(model, 240, 320) as renderer:
+            renderer.update_scene(data, camera="side")
+            return renderer.render()
+
+    @cached_property
+    def _simulator(self) -> tuple[Any, Any, Any]:
+        """Model, scratch data and MuJoCo's loop over environments.
+
+        Raises:
+            MissingExtraError: MuJoCo is not installed.
+        """
+        try:
+            mujoco: Any = import_module("mujoco")
+            rollout: Any = import_module("mujoco.rollout")
+        except ImportError as error:
+            raise MissingExtraError(
+                "environment.id: 'biped' needs MuJoCo; pip install 'polopt[control]'"
+            ) from error
+        model = mujoco.MjModel.from_xml_string(xml())
+        model.opt.timestep = self.physics
+        return model, mujoco.MjData(model), rollout
+
+
+def xml() -> str:
+    """The model as MuJoCo reads it."""
+    return (files("polopt.envs.control") / "assets" / "biped.xml").read_text(encoding="utf-8")
+
+
+def leg(ahead: float) -> tuple[float, float, float]:
+    """Hip, knee and ankle that put a foot ``ahead`` of its place, its sole flat on the floor."""
+    reach = np.hypot(ahead, HIP)
+    knee = 2 * np.arccos(reach / (2 * LEG))
+    hip = -(np.arctan2(ahead, HIP) + knee / 2)
+    return float(hip), float(knee), float(-hip - knee)
+
+
+def angles(quaternion: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+    """Yaw, pitch and roll, [N] each, of unit quaternions [N, 4] with the real part first."""
+    w, x, y, z = quaternion.T
+    yaw = np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
+    pitch = np.arcsin(np.clip(2 * (w * y - z * x), -1.0, 1.0))
+    roll = np.arctan2(2 * (w * x + y * z), 1 - 2 * (x * x + y * y))
+    return yaw, pitch, roll

@@ -1,0 +1,84 @@
+"""What every environment of control offers: N of them at once, on arrays.
+
+One record says what became of a step, whatever the environment does when an episode ends: the
+observation to act on next, the true successor (the final observation of an episode that ended),
+and two flags that are never confused. Terminated: the task is over, nothing follows. Truncated:
+a time limit cut it, and the value of the successor still counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32] | NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Discrete:
+    """Actions 0 to ``count`` - 1."""
+
+    count: int
+
+
+@dataclass(frozen=True)
+class Box:
+    """Actions [D] between two corners."""
+
+    low: NDArray[np.float32]
+    high: NDArray[np.float32]
+
+
+Action = Discrete | Box
+
+
+@dataclass(frozen=True)
+class Transition:
+    """What became of a step in each of N environments."""
+
+    observations: NDArray[np.float32]  # [N, O] to act on next
+    successors: NDArray[np.float32]  # [N, O] what followed, also where an episode ended
+    rewards: NDArray[np.float64]  # [N]
+    terminated: Flags  # [N]
+    truncated: Flags  # [N]
+    valid: Flags  # [N] False: the step did nothing but begin an episode; in no loss or statistic
+
+
+class Environments(Protocol):
+    """N environments that begin their next episode by themselves."""
+
+    @property
+    def count(self) -> int:
+        """N."""
+        ...
+
+    @property
+    def observation_size(self) -> int:
+        """O."""
+        ...
+
+    @property
+    def action(self) -> Action:
+        """What an action is."""
+        ...
+
+    def reset(self, seed: int) -> NDArray[np.float32]:
+        """Begin an episode in each, environment i with the seed ``seed + i``; [N, O]."""
+        ...
+
+    def step(self, actions: NDArray[Any]) -> Transition:
+        """One step in each: ``actions`` are [N] integers or [N, D] numbers."""
+        ...
+
+    def state_dict(self) -> Mapping[str, Any] | None:
+        """Where all of them stand, as JSON has it; None: it cannot be said."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what :meth:`state_dict` gave."""
+        ...

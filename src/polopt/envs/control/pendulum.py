@@ -1,0 +1,55 @@
+"""Pendulum: swing a pole up and hold it there, by a torque that is too weak to lift it at once.
+
+Constants, integration and limit of gymnasium's Pendulum-v1, whose trajectories these are. State:
+θ (0 is up) and θ̇; observation: cos θ, sin θ, θ̇. It never ends but by its time limit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polopt.envs.control.arrays import States
+from polopt.envs.control.interface import Box, Flags
+
+GRAVITY, TAU, FASTEST, STRONGEST = 10.0, 0.05, 8.0, 2.0
+
+
+def _torque() -> Box:
+    bound = np.array([STRONGEST], dtype=np.float32)
+    return Box(-bound, bound)
+
+
+@dataclass(frozen=True)
+class Pendulum:
+    """The dynamics of N of them, of mass and length 1."""
+
+    observation_size: int = 3
+    action: Box = field(default_factory=_torque)
+    limit: int = 200
+
+    def start(self, generator: np.random.Generator) -> NDArray[np.float64]:
+        """Any angle, a speed up to 1."""
+        high = np.array([np.pi, 1.0])
+        return generator.uniform(low=-high, high=high)
+
+    def observe(self, states: States) -> NDArray[np.float32]:
+        """Angle as a point on the circle, and speed."""
+        angle, speed = states.T
+        return np.stack([np.cos(angle), np.sin(angle), speed], 1).astype(np.float32)
+
+    def advance(
+        self, states: States, actions: NDArray[Any]
+    ) -> tuple[States, NDArray[np.float64], Flags]:
+        """``r = -(θ² + 0.1 θ̇² + 0.001 u²)`` of the state before the step, θ in [-π, π)."""
+        angle, speed = states.T
+        torque = np.clip(actions[:, 0], -STRONGEST, STRONGEST)
+        lean = (angle + np.pi) % (2 * np.pi) - np.pi
+        reward = -(lean**2 + 0.1 * speed**2 + 0.001 * torque**2)
+        faster = speed + (3 * GRAVITY / 2 * np.sin(angle) + 3.0 * torque) * TAU
+        faster = np.clip(faster, -FASTEST, FASTEST)
+        after = np.stack([angle + faster * TAU, faster], 1)
+        return after, reward, np.zeros(len(after), dtype=np.bool_)

@@ -1,0 +1,56 @@
+"""The robot as an environment of gymnasium, for any library: ``polopt/BipedWalk-v0``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from polopt.envs.control.biped import EPISODE, STEP, Biped
+
+ID = "polopt/BipedWalk-v0"
+
+
+class BipedWalk(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
+    """One robot; see :mod:`polopt.envs.control.biped` for what it observes and earns."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": round(1 / STEP)}  # noqa: RUF012
+
+    def __init__(self, preset: str = "toolbox", render_mode: str | None = None) -> None:
+        self._dynamics = Biped(preset)
+        self._state = np.zeros((1, 0))
+        self.render_mode = render_mode
+        self.action_space = spaces.Box(-1.0, 1.0, (6,), np.float32)
+        self.observation_space = spaces.Box(-np.inf, np.inf, (31,), np.float32)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Begin an episode."""
+        super().reset(seed=seed)
+        self._state = self._dynamics.start(self.np_random)[None]
+        return self._dynamics.observe(self._state)[0], {}
+
+    def step(
+        self, action: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        """25 ms; the time limit is gymnasium's."""
+        self._state, reward, over = self._dynamics.advance(self._state, action[None])
+        seen = self._dynamics.observe(self._state)[0]
+        return seen, float(reward[0]), bool(over[0]), False, {"distance": float(self._state[0, 1])}
+
+    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
+        """A picture from the side; needs a machine that can draw (``MUJOCO_GL=egl``)."""
+        if self.render_mode is None:
+            return None
+        return self._dynamics.picture(self._state[0])
+
+
+def register() -> None:
+    """Make it known to gymnasium; once is enough."""
+    if ID not in gymnasium.registry:
+        steps = round(EPISODE / STEP)
+        gymnasium.register(ID, entry_point=f"{__name__}:BipedWalk", max_episode_steps=steps)

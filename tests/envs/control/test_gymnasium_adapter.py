@@ -1,0 +1,100 @@
+"""Environments of gymnasium: one record in every mode of autoreset, what cannot be served."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from polopt.envs.control.arrays import ArrayEnvironments
+from polopt.envs.control.cartpole import CartPole
+from polopt.envs.control.gymnasium import GymnasiumEnvironments, make
+from polopt.envs.control.interface import Box, Discrete
+from polopt.errors import MissingExtraError, RecipeError
+
+gymnasium = pytest.importorskip("gymnasium")
+MODES = list(gymnasium.vector.AutoresetMode)
+
+
+def cartpoles(mode: Any, count: int = 3) -> GymnasiumEnvironments:
+    return GymnasiumEnvironments(
+        gymnasium.make_vec(
+            "CartPole-v1",
+            num_envs=count,
+            vectorization_mode="sync",
+            vector_kwargs={"autoreset_mode": mode},
+        )
+    )
+
+
+@pytest.mark.parametrize("mode", MODES, ids=lambda m: m.name)
+def test_every_mode_gives_the_record_of_the_built_in_one(mode: Any) -> None:
+    """Environment by environment, without the steps that did nothing but reset."""
+    built_in, adapted = ArrayEnvironments(CartPole(), 3), cartpoles(mode)
+    assert np.array_equal(built_in.reset(5), adapted.reset(5))
+    ours: list[list[Any]] = [[] for _ in range(3)]
+    theirs: list[list[Any]] = [[] for _ in range(3)]
+    pushes = np.random.default_rng(0).integers(0, 2, (400, 3))
+    taken = [0, 0, 0]
+    for push in pushes:
+        step = built_in.step(push)
+        for i in range(3):
+            ours[i].append((*step.successors[i], step.rewards[i], step.terminated[i]))
+    for _ in range(300):
+        step = adapted.step(np.array([pushes[taken[i], i] for i in range(3)]))
+        for i in range(3):
+            if step.valid[i]:
+                theirs[i].append((*step.successors[i], step.rewards[i], step.terminated[i]))
+                taken[i] += 1
+    for i in range(3):
+        assert len(theirs[i]) > 250
+        assert theirs[i] == ours[i][: len(theirs[i])]
+        assert sum(bool(row[-1]) for row in theirs[i]) > 5
+
+
+@pytest.mark.parametrize("mode", MODES, ids=lambda m: m.name)
+def test_the_successor_of_a_last_step_is_the_final_observation(mode: Any) -> None:
+    adapted = cartpoles(mode, 1)
+    adapted.reset(0)
+    for _ in range(30):
+        step = adapted.step(np.array([1]))
+        if step.terminated[0]:
+            break
+    assert abs(step.successors[0, 2]) > 0.2
+    following = adapted.step(np.array([1]))
+    if mode.name == "NEXT_STEP":  # one step later an episode begins
+        assert not following.valid[0] and abs(following.observations[0, 2]) < 0.05
+    else:
+        assert following.valid[0] and abs(step.observations[0, 2]) < 0.05
+
+
+def test_actions_and_observations_of_the_spaces() -> None:
+    assert make("CartPole-v1", 1, {}).action == Discrete(2)
+    pendulum = make("Pendulum-v1", 2, {})
+    assert isinstance(pendulum.action, Box) and pendulum.action.high.tolist() == [2.0]
+    lake = make("FrozenLake-v1", 2, {"is_slippery": False})
+    assert lake.observation_size == 16 and lake.action == Discrete(4)
+    assert lake.reset(0).tolist() == [[1.0] + [0.0] * 15] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "told"),
+    [
+        (
+            "CartPol-v1",
+            {},
+            "environment.id: 'CartPol-v1' is not allowed; did you mean CartPole-v1",
+        ),
+        ("Zyx-v7", {}, "environment.id: 'Zyx-v7' is not allowed; an id of gymnasium"),
+        ("CartPole-v1", {"foo": 1}, "environment.id: 'CartPole-v1': "),
+        ("Blackjack-v1", {}, "environment.id: Blackjack-v1 observes a Tuple; a Box or a Discrete"),
+    ],
+)
+def test_what_cannot_be_served_is_told(name: str, parameters: dict[str, Any], told: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        make(name, 1, parameters)
+    assert str(error.value).startswith(told)
+
+
+def test_what_an_environment_needs_is_told() -> None:
+    with pytest.raises(MissingExtraError, match=r"'LunarLander-v3': Box2D is not installed"):
+        make("LunarLander-v3", 1, {})
