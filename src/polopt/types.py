@@ -152,6 +152,7 @@ class Experience:
     values: torch.Tensor | None = None  # [B, T] V(s_t), state before token t; or Q(s_t, y_t)
     last_values: torch.Tensor | None = None  # [B] V after the last token; None = 0
     greedy_scores: torch.Tensor | None = None  # [B] reward of the greedy response to the prompt
+    right: torch.Tensor | None = None  # [B] 1: the answer is right, 0: wrong; NaN: not judged
     truncated: torch.Tensor | None = None  # [B] bool, cut by the length limit
     tokens: TokenRows | None = None  # for the actors; the mathematics never reads it
 

@@ -366,6 +366,7 @@ def sampled(scores: Tensor, seed: int = 0) -> Experience:
         logp_ref=near(),
         values=torch.where(mask, torch.randn(mask.shape, generator=generator) * 0.3, torch.nan),
         greedy_scores=torch.full((SIZE,), 0.5),
+        right=(scores == 1).float(),
         tokens=rows,
     )
 

@@ -43,6 +43,10 @@ MOVING = {  # what moves: the flags that make it, and a metric that shows it
         {"algorithm": "rejection_sampling", "update.epochs": 2, "update.minibatches": 2},
         "kept/reward",
     ),
+    "an optimiser without a past": (
+        {"algorithm": "kimi_opmd", "credit.length_reward": 0.5},
+        "policy/grad_norm",
+    ),
     "penalty": (
         {
             "algorithm": "ppo",

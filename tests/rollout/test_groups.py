@@ -148,3 +148,11 @@ def test_a_greedy_response_is_a_number_for_the_others() -> None:
     metrics = rollout_metrics(batch)
     assert metrics.pop("reward/greedy") == 0.75
     assert metrics == rollout_metrics(BATCH)
+
+
+def test_right_is_what_the_outcome_says() -> None:
+    """Right, wrong, and a timeout that says nothing; what was aborted says nothing either."""
+    assert experience(BATCH, pad_id=9, device=CPU).right.nan_to_num(-1).tolist() == [1, 0, -1]
+    aborted = sample([5, 3], 1, 1.0, finish=Finish.ABORTED, outcome=Outcome.OK)
+    tensors = experience(Batch((group(1, aborted),), 0), pad_id=9, device=CPU)
+    assert tensors.right.isnan().all()

@@ -51,6 +51,8 @@ def _group(stage: StageRecipe) -> Iterator[Finding]:
         if credit.baseline in GROUP_BASELINES
         else f"credit.normalisation = {credit.normalisation}"
         if credit.normalisation in GROUP_NORMALISATIONS
+        else f"credit.length_reward = {credit.length_reward}"
+        if credit.length_reward
         else "credit.select = best"
         if credit.select == "best"
         else None

@@ -321,6 +321,11 @@ CHOICES: Mapping[str, Mapping[str, Choice]] = {
             "r ← r - p · (share of the buffer that the response fills)",
             _MATH + "shaping:overlong_penalty",
         ),
+        "length": Choice(
+            _CREDIT + "shaping:length",
+            "r ← r + w λ, λ = ½ - (l - l_min) / (l_max - l_min) if right, min(0, λ) if wrong",
+            _MATH + "shaping:length_reward",
+        ),
     },
     "extra_losses": {
         "value": Choice(

@@ -21,7 +21,8 @@ _NUMBERS = {
         "rollout.temperature",
         "rollout.resample_rounds",
     ),
-    "shaping": ("credit.overlong_penalty", "credit.overlong_buffer"),
+    "overlong": ("credit.overlong_penalty", "credit.overlong_buffer"),
+    "length": ("credit.length_reward",),
     "kl_penalty": ("objective.penalty_target",),
     "ema": ("credit.baseline_decay",),
     "kl": ("kl.coefficient",),
@@ -82,11 +83,10 @@ def _defaults(one: Row) -> dict[str, Any]:
 
 def _entries(one: Row, values: Mapping[str, Any]) -> list[Entry]:
     roles = _roles(one, values)
-    shaped = bool(values.get("credit.overlong_penalty"))
     extra = _extra_losses(one, values)
     return [
         _entry("rollout", one.rollout, values),
-        *([_entry("shaping", "overlong", values)] if shaped else []),
+        *(_entry("shaping", name, values) for name in _shapers(values)),
         *(_entry(name, _chosen(name, values), values) for name in COLUMNS_OF_CREDIT),
         *_any(values, "select"),
         _entry("ratio", _chosen("ratio", values), values),
@@ -100,6 +100,11 @@ def _entries(one: Row, values: Mapping[str, Any]) -> list[Entry]:
         *(_entry("extra_losses", name, values) for name in extra or [None]),
         _entry("coordination", one.coordination, values),
     ]
+
+
+def _shapers(values: Mapping[str, Any]) -> list[str]:
+    called = {"overlong": "credit.overlong_penalty", "length": "credit.length_reward"}
+    return [name for name, field in called.items() if values.get(field)]
 
 
 def _roles(one: Row, values: Mapping[str, Any]) -> list[str]:

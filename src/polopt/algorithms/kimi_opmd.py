@@ -2,7 +2,8 @@
 
     L = 1/B Σᵢ { -(rᵢ - r̄) log π(yᵢ) + τ/2 (log π(yᵢ) - log π_old(yᵢ))² }
 
-Kimi k1.5, arXiv:2501.12599, Eq. 2 and 3. Whole responses; the optimiser is not reset.
+Kimi k1.5, arXiv:2501.12599, Eq. 2 and 3. Whole responses; each batch is a problem of its
+own, so the moments of the optimiser begin anew with it.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ ROW = policy_row(
         "objective.bound": "opmd",
         "objective.tau": 0.1,
         "objective.aggregation": "seq_mean_token_sum",
+        "update.reset_optimiser": True,
         "update.minibatches": 4,  # with one step a batch the ratio is 1 and the bound does nothing
     },
 )

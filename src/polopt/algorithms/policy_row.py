@@ -66,6 +66,7 @@ NUMBERS: Mapping[str, Scalar] = {
     "update.learning_rate": 1e-6,
     "update.epochs": 1,
     "update.minibatches": 1,
+    "update.reset_optimiser": False,
     "run.steps": 100,
 }
 

@@ -46,6 +46,7 @@ ROW = Row(
         "update.learning_rate": 1e-5,
         "update.epochs": 1,
         "update.minibatches": 1,
+        "update.reset_optimiser": False,
         "run.steps": 100,
     },
     rollout="groups",

@@ -45,6 +45,7 @@ ROW = Row(
         "objective.aggregation": "token_mean",
         "update.learning_rate": 1e-5,
         "update.batch_size": 32,
+        "update.reset_optimiser": False,
         "run.steps": 100,
     },
     rollout="dataset",

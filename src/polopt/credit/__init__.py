@@ -28,7 +28,7 @@ from polopt.credit.outcome import (
     unchanged,
     value,
 )
-from polopt.credit.shaping import kl_penalty, overlong, spread, terminal
+from polopt.credit.shaping import kl_penalty, length, overlong, spread, terminal
 from polopt.credit.temporal import action_value, full, gae, ones, outcome, reward_to_go
 
 __all__ = [
@@ -55,6 +55,7 @@ __all__ = [
     "group_std",
     "kl_penalty",
     "leave_one_out",
+    "length",
     "length_weighted",
     "no_baseline",
     "ones",

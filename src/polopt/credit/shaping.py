@@ -8,6 +8,7 @@ from torch import Tensor
 
 from polopt.math import shaping
 from polopt.math.divergence import Estimator, k1
+from polopt.math.reduce import lengths
 from polopt.types import Experience
 
 Shaper = Callable[[Experience, Tensor], Tensor]
@@ -36,6 +37,19 @@ def kl_penalty(beta: float, estimator: Estimator = k1) -> Shaper:
         if experience.logp_old is None or experience.logp_ref is None:
             raise ValueError("KL in the reward reads logp_old and logp_ref; one of them is missing")
         return shaping.kl_penalty(experience.logp_old, experience.logp_ref, mask, beta, estimator)
+
+    return shape
+
+
+def length(weight: float) -> Shaper:
+    """``weight·λ`` at the last token: short right responses gain, long ones lose (Kimi k1.5)."""
+
+    def shape(experience: Experience, mask: Tensor) -> Tensor:
+        if experience.right is None:
+            raise ValueError("the length reward reads right; the experience has none")
+        tokens = lengths(mask).to(experience.scores.dtype)
+        gained = shaping.length_reward(tokens, experience.right, experience.group, mask.any(-1))
+        return shaping.terminal_reward(weight * gained, mask)
 
     return shape
 

@@ -1,7 +1,7 @@
 """Token rewards ``r_tok[B, T]`` out of scores, penalties and log-probs. Parts add up."""
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from polopt.math.divergence import Estimator
@@ -46,6 +46,27 @@ def overlong_reward(
 ) -> Float[Tensor, "B T"]:
     """``overlong_penalty`` of each row's trained tokens, at its last one."""
     return terminal_reward(overlong_penalty(lengths(mask).to(dtype), l_max, l_cache, factor), mask)
+
+
+def length_reward(
+    response_lengths: Float[Tensor, "B"],
+    right: Float[Tensor, "B"],
+    group: Int[Tensor, "B"],
+    valid: Bool[Tensor, "B"],
+) -> Float[Tensor, "B"]:
+    """``λ = ½ - (l - l_min)/(l_max - l_min)`` of the group where right, ``min(0, λ)`` where wrong.
+
+    Kimi k1.5 2501.12599, section 2.3.3: short right responses gain, long ones lose, and a wrong one
+    gains nothing by being short. 0 where all lengths of the group are equal, and where nobody said
+    whether the response is right (NaN); rows that are not ``valid`` are in no minimum or maximum.
+    """
+    same = (group[:, None] == group[None, :]) & valid[None, :]
+    longest = torch.where(same, response_lengths, -torch.inf).amax(-1)
+    shortest = torch.where(same, response_lengths, torch.inf).amin(-1)
+    spread = torch.where(valid, longest - shortest, 0.0)
+    share = (response_lengths - shortest) / torch.where(spread > 0, spread, 1.0)
+    lam = torch.where(spread > 0, 0.5 - share, 0.0)
+    return torch.where(right == 1, lam, torch.where(right == 0, lam.clamp(max=0.0), 0.0))
 
 
 def spread_discounted(

@@ -199,6 +199,10 @@ class Credit(Section):
     overlong_buffer: Annotated[Annotated[float, Field(gt=0, le=1)] | None, BY_ROW] = Field(
         default=None, description="last share of max_new_tokens, over which the penalty grows"
     )
+    length_reward: NonNegative = Field(
+        default=0.0,
+        description="weight of a reward for short right responses, within their group; 0: none",
+    )
     drop_truncated: bool = Field(
         default=False,
         description="responses cut by max_new_tokens leave the batch before any statistic",
@@ -389,6 +393,9 @@ class Update(Section):
     )
     micro_batch_tokens: Positive | None = Field(
         default=None, description="tokens in one forward pass; default: the whole minibatch"
+    )
+    reset_optimiser: Annotated[bool | None, BY_ROW] = Field(
+        default=None, description="moments of AdamW begin anew with every consumed batch"
     )
     max_grad_norm: PositiveFloat = Field(default=1.0, description="gradient clipping")
     weight_decay: NonNegative = Field(default=0.0, description="of AdamW")

@@ -15,6 +15,7 @@ from polopt.types import Batch, Experience, Finish, Group, Metrics, Outcome, Sam
 
 S = TypeVar("S", np.bool_, np.float32)
 UNTRAINED = {Finish.ABORTED, Finish.ERROR}
+JUDGED = {Outcome.OK, Outcome.WRONG}
 
 
 def experience(batch: Batch, *, pad_id: int, device: torch.device) -> Experience:
@@ -40,6 +41,7 @@ def experience(batch: Batch, *, pad_id: int, device: torch.device) -> Experience
             _responses([s.logp_rollout for s in samples], samples, width, np.nan), device
         ),
         truncated=torch.tensor([s.finish is Finish.LENGTH for s in samples], device=device),
+        right=torch.tensor([_right(s) for s in samples], dtype=torch.float32, device=device),
         tokens=TokenRows(
             tokens=_tensor(tokens, device),
             attention=_tensor(attention, device),
@@ -54,6 +56,12 @@ def _scores(samples: Sequence[Sample], device: torch.device) -> torch.Tensor:
     """Rewards, NaN where a response must not count."""
     rewards = [float("nan") if s.finish in UNTRAINED else s.reward for s in samples]
     return torch.tensor(rewards, dtype=torch.float32, device=device)
+
+
+def _right(sample: Sample) -> float:
+    """1 or 0 as the outcome says; NaN where there is none, and in a response not trained on."""
+    judged = sample.outcome in JUDGED and sample.finish not in UNTRAINED
+    return float(sample.outcome is Outcome.OK) if judged else math.nan
 
 
 def has_contrast(group: Group) -> bool:
@@ -90,7 +98,7 @@ def rollout_metrics(batch: Batch) -> Metrics:
         values = [s.parts.get(name, math.nan) for s in samples]
         if scored := [value for value in values if not math.isnan(value)]:
             metrics[f"reward/{name}"] = statistics.fmean(scored)
-    judged = [s.outcome for s in samples if s.outcome in (Outcome.OK, Outcome.WRONG)]
+    judged = [s.outcome for s in samples if s.outcome in JUDGED]
     if judged:
         metrics["accuracy"] = statistics.fmean(outcome is Outcome.OK for outcome in judged)
     return metrics

@@ -92,6 +92,8 @@ class FirstOrder(Generic[T]):
         rate = learning_rate(self.settings, step, self.steps)
         for group in self._optimiser.param_groups:
             group["lr"] = rate
+        if self.settings.reset_optimiser:
+            self._optimiser.state.clear()
         totals: Metrics = {}
         minibatches = list(self._minibatches(experience, step))
         for index in minibatches:

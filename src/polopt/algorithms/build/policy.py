@@ -28,6 +28,7 @@ from polopt.credit import (
     assign,
     every_row,
     kl_penalty,
+    length,
     overlong,
     terminal,
     untruncated,
@@ -149,6 +150,8 @@ def credit_of(recipe: StageRecipe) -> Credit:
         longest = float(recipe.rollout.max_new_tokens)
         buffer = longest * recipe.credit.overlong_buffer
         shapers.append(overlong(longest, buffer, recipe.credit.overlong_penalty))
+    if recipe.credit.length_reward:
+        shapers.append(length(recipe.credit.length_reward))
     if recipe.kl.coefficient and recipe.kl.placement == "reward":
         shapers.append(kl_penalty(recipe.kl.coefficient, chosen("estimator", recipe)))
     return Credit(
