@@ -1,0 +1,221 @@
+"""examples/one_file/ppo.py and the library's row take the same steps, bit for bit."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from polopt.algorithms import resolve
+from polopt.algorithms.build import credit_of, policy_gradient
+from polopt.algorithms.build.critic import critic_loss
+from polopt.credit import assign
+from polopt.math.returns import step_gae
+from polopt.models import LanguageModel, ScalarModel
+from polopt.recipe import StageRecipe, load
+from polopt.roles import Actor, Critic, measured
+from polopt.types import Experience, TokenRows
+from polopt.update import FirstOrder
+
+FILE = Path(__file__).parents[2] / "examples" / "one_file" / "ppo.py"
+
+
+def imported(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"one_file_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for their annotations
+    spec.loader.exec_module(module)
+    return module
+
+
+twin: Any = imported(FILE)
+CONFIG = twin.Config(
+    hidden=16, heads=2, letters=3, batch=16, rate=3e-3, critic_rate=3e-3, kl=0.1, gamma=0.97
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def row_of(config: Any) -> StageRecipe:
+    recipe = {
+        "algorithm": "ppo",
+        "model": {"path": "builtin:tiny"},
+        "data": {"source": "task:reverse"},
+        "rollout": {"prompts_per_step": config.batch},
+        "credit": {"gamma": config.gamma, "lambda": config.lam},
+        "objective": {"clip_low": config.clip, "clip_high": config.clip},
+        "kl": {"coefficient": config.kl},
+        "critic": {"learning_rate": config.critic_rate, "clip": config.value_clip},
+        "update": {
+            "learning_rate": config.rate,
+            "epochs": config.epochs,
+            "minibatches": config.minibatches,
+            "max_grad_norm": config.max_grad_norm,
+        },
+    }
+    return resolve(load(recipe)).stages[0]
+
+
+def sampled(policy: Any, step: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens, mask and scores of responses that have learnt nothing: lengths differ."""
+    stream = twin.problems(CONFIG, "training")
+    prompts = twin.encode(next(stream).prompt for _ in range(CONFIG.batch))
+    dice = torch.Generator().manual_seed(step)
+    tokens = twin.sample(policy, prompts, CONFIG, dice)
+    return (
+        tokens,
+        twin.sampled_mask(tokens[:, prompts.shape[1] :]),
+        torch.randint(0, 2, (CONFIG.batch,), generator=dice).float(),
+    )
+
+
+def experience_of(
+    roles: tuple[Actor, Critic, Actor], tokens: Tensor, mask: Tensor, scores: Tensor
+) -> Experience:
+    actor, critic, reference = roles
+    width = tokens.shape[1] - mask.shape[1]
+    attention = torch.cat([torch.ones(len(tokens), width, dtype=torch.bool), mask], dim=1)
+    rows = TokenRows(tokens, attention, width)
+    return Experience(
+        mask=mask,
+        group=torch.arange(CONFIG.batch),
+        scores=scores,
+        logp_old=actor.log_probs(rows),
+        logp_ref=reference.log_probs(rows),
+        values=measured(critic, rows, "values"),
+        tokens=rows,
+    )
+
+
+def learners(
+    actor: Actor, critic: Critic, one: StageRecipe
+) -> tuple[FirstOrder[Any], FirstOrder[Any]]:
+    of_critic = one.update.model_copy(update={"learning_rate": one.critic.learning_rate})
+    return (
+        FirstOrder(actor, policy_gradient(one), one.update, steps=4, seed=7, name="policy"),
+        FirstOrder(critic, critic_loss(one), of_critic, steps=4, seed=8, name="critic"),
+    )
+
+
+def test_twin_and_library_take_the_same_steps() -> None:
+    """Four batches, four epochs of two minibatches each: 32 optimiser steps of either model."""
+    policy = twin.new_policy(CONFIG)
+    for parameter in policy.parameters():
+        parameter.data.mul_(3.0)  # sharper than random weights are: ratios move, clips bite
+    critic, reference = twin.new_critic(policy), copy.deepcopy(policy)
+    torch.nn.init.normal_(critic.score.weight, generator=torch.Generator().manual_seed(3))
+    ours = (policy, critic)
+    theirs, frozen = copy.deepcopy(ours), copy.deepcopy(reference)
+    actor, reference_role = (Actor(LanguageModel(m, None, (0,))) for m in (theirs[0], frozen))
+    valuer = Critic(ScalarModel(theirs[1], None, (0,)))
+    one = row_of(CONFIG)
+    library = learners(actor, valuer, one)
+    optimisers = twin.adamw(policy, CONFIG.rate), twin.adamw(critic, CONFIG.critic_rate)
+    start = [p.detach().clone() for model in ours for p in model.parameters()]
+    clipped: dict[str, float] = {}
+
+    for step in range(4):
+        tokens, mask, scores = sampled(policy, step)
+        experience = experience_of((actor, valuer, reference_role), tokens, mask, scores)
+        credited = assign(experience, credit_of(one))
+        batch = twin.credited(tokens, mask, scores, (policy, critic, reference), CONFIG)
+
+        assert torch.equal(batch.logp_old[mask], experience.logp_old[mask])
+        assert torch.equal(batch.values_old[mask], experience.values[mask])
+        assert torch.equal(batch.advantages[mask], credited.advantages[mask])
+        assert torch.equal(batch.targets[mask], credited.value_targets[mask])
+
+        orders = tuple(list(learner._minibatches(experience, step)) for learner in library)
+        assert [len(order) for order in orders] == [CONFIG.epochs * CONFIG.minibatches] * 2
+        twin.learn(ours, optimisers, batch, orders, CONFIG)
+        for learner in reversed(library):
+            for name, value in learner.update(experience, credited, step).items():
+                if "clip_fraction" in name:
+                    clipped[name] = clipped.get(name, 0.0) + value
+
+        for model, other in zip(ours, theirs, strict=True):
+            for (name, p), q in zip(model.named_parameters(), other.parameters(), strict=True):
+                assert torch.equal(p, q), f"{name} after batch {step}"
+
+    assert [learner.optimiser_steps for learner in library] == [32, 32]
+    assert set(clipped) == {
+        "policy/clip_fraction_low",
+        "policy/clip_fraction_high",
+        "critic/value_clip_fraction",
+    }
+    assert all(clipped.values())
+    assert len({int(n) for n in mask.sum(1)}) > 1
+    moved = [p for model in ours for p in model.parameters()]
+    assert all(not torch.equal(p, q) for p, q in zip(moved, start, strict=True))
+
+
+def test_gae_of_the_twin_knows_ends_and_cuts() -> None:
+    """Nothing in it is of language: an episode that ends, and one that is cut, as in control."""
+    draw = torch.Generator().manual_seed(5)
+    rewards, values, after = (torch.randn(3, 7, generator=draw) for _ in range(3))
+    ends, cuts = (torch.rand(3, 7, generator=draw) < 0.3 for _ in range(2))
+    advantages = twin.gae(
+        rewards,
+        values,
+        after,
+        torch.where(ends, 0.0, torch.full_like(rewards, 0.9)),
+        torch.where(cuts, 0.0, torch.full_like(rewards, 0.8)),
+    )
+    expected, _ = step_gae(rewards, values, after, ends, cuts, 0.9, 0.8)
+    torch.testing.assert_close(advantages, expected, rtol=0, atol=0)
+
+
+def test_the_twin_stands_alone() -> None:
+    tree = ast.parse(FILE.read_text(encoding="utf-8"))
+    names = {
+        name.split(".")[0]
+        for node in ast.walk(tree)
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+    assert names - set(sys.stdlib_module_names) == {"torch", "transformers"}
+
+
+def test_the_task_of_the_twin() -> None:
+    config = twin.Config()
+    shown = [p for p, _ in zip(twin.problems(config, "training"), range(300), strict=False)]
+    slipped = [a != b for p in shown for a, b in zip(p.answer, p.demonstration, strict=True)]
+    for problem in shown:
+        assert problem.answer == problem.prompt[-2::-1]
+        assert twin.reward(problem.answer, problem.answer) == 1.0
+    share = config.slips * (1 - 1 / config.alphabet)  # drawn blindly, some are right
+    assert abs(sum(slipped) / len(slipped) - share) < 0.03
+    unseen = twin.problems(config, "evaluation")
+    assert {next(unseen).prompt for _ in range(300)}.isdisjoint(p.prompt for p in shown)
+    tokens = twin.encode((p.demonstration for p in shown), config.response)
+    assert twin.decode(tokens) == [p.demonstration for p in shown]
+    lengths = twin.sampled_mask(tokens).sum(1).tolist()
+    assert lengths == [config.letters + 1] * len(shown)  # the end is chosen too
+    assert twin.reward("bac ", "bac") == twin.reward("", "bac") == 0.0
+
+
+def test_the_twin_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    short = twin.Config(hidden=16, heads=2, warm_steps=25, warm_batch=8, steps=5, batch=8)
+    twin.main(short)
+    out = capsys.readouterr().out
+    assert "accuracy on unseen prompts" in out and "seconds" in out
