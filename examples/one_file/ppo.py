@@ -1,9 +1,9 @@
 """PPO on one page: a language model, a critic, and what lets both learn from what is sampled.
 
 A small model with random weights first imitates demonstrations of a reversal, ``cabbed=debbac``,
-by a careless teacher: of its letters every sixth is any. Imitation copies the slips. Then right
-answers are rewarded. A critic learns what each token leads to, so that it is the slip that is
-blamed and not the letters before it; the policy takes clipped steps along these advantages, and the
+by a careless teacher: of the letters every sixth is any. Imitation copies the slips. Then right
+answers are rewarded, one number for a whole response. A critic learns what to expect of each
+beginning of one, the policy takes clipped steps towards what came out better than expected, and the
 KL divergence to the imitation costs a little reward on every token.
 
     python examples/one_file/ppo.py
@@ -408,12 +408,12 @@ def evaluate(policy: LlamaForCausalLM, config: Config, count: int = 256) -> tupl
     stream = problems(config, "evaluation")  # the same prompts and the same dice every time
     asked = [next(stream) for _ in range(count)]
     prompts = encode(problem.prompt for problem in asked)
-    answers = [
-        decode(sample(policy, prompts, config, dice)[:, prompts.shape[1] :])
-        for dice in (torch.Generator().manual_seed(config.seed), None)
-    ]
-    right = [[reward(*pair) for pair in zip(a, (p.answer for p in asked), strict=True)] for a in answers]
-    return sum(right[0]) / count, sum(right[1]) / count
+    right = list[float]()
+    for dice in (torch.Generator().manual_seed(config.seed), None):
+        texts = decode(sample(policy, prompts, config, dice)[:, prompts.shape[1] :])
+        marks = [reward(text, problem.answer) for text, problem in zip(texts, asked, strict=True)]
+        right.append(sum(marks) / count)
+    return right[0], right[1]
 
 
 def main(config: Config) -> LlamaForCausalLM:
@@ -428,5 +428,4 @@ def main(config: Config) -> LlamaForCausalLM:
 
 
 if __name__ == "__main__":
-    import sys as _s
-    main(Config(seed=int(_s.argv[1])))
+    main(Config())

@@ -60,6 +60,7 @@ NOT_RUN = {
     "> constraints.txt": "would pin what happens to be installed",
     ".venv/bin/pre-commit install": "would change the repository",
     "python examples/one_file/grpo.py": "half a minute; tests/examples_one_file run it shorter",
+    "python examples/one_file/ppo.py": "half a minute; tests/examples_one_file run it shorter",
 }
 
 Names = dict[str, object]

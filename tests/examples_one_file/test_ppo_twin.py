@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import ast
 import copy
-import importlib.util
-import sys
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from one_file import imported, needs
 from polopt.algorithms import resolve
 from polopt.algorithms.build import credit_of, policy_gradient
 from polopt.algorithms.build.critic import critic_loss
@@ -25,19 +21,7 @@ from polopt.roles import Actor, Critic, measured
 from polopt.types import Experience, TokenRows
 from polopt.update import FirstOrder
 
-FILE = Path(__file__).parents[2] / "examples" / "one_file" / "ppo.py"
-
-
-def imported(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"one_file_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look for their annotations
-    spec.loader.exec_module(module)
-    return module
-
-
-twin: Any = imported(FILE)
+twin: Any = imported("ppo")
 CONFIG = twin.Config(
     hidden=16, heads=2, letters=3, batch=16, rate=3e-3, critic_rate=3e-3, kl=0.1, gamma=0.97
 )
@@ -181,19 +165,7 @@ def test_gae_of_the_twin_knows_ends_and_cuts() -> None:
 
 
 def test_the_twin_stands_alone() -> None:
-    tree = ast.parse(FILE.read_text(encoding="utf-8"))
-    names = {
-        name.split(".")[0]
-        for node in ast.walk(tree)
-        for name in (
-            [alias.name for alias in node.names]
-            if isinstance(node, ast.Import)
-            else [node.module or ""]
-            if isinstance(node, ast.ImportFrom)
-            else []
-        )
-    }
-    assert names - set(sys.stdlib_module_names) == {"torch", "transformers"}
+    assert needs("ppo") == {"torch", "transformers"}
 
 
 def test_the_task_of_the_twin() -> None:
