@@ -14,6 +14,7 @@ from polopt.math.divergence import (
     k2,
     k3,
     kl_divergence,
+    kl_divergence_of_logs,
     response_kl,
     reverse_kl_gradient,
 )
@@ -128,3 +129,45 @@ def test_the_divergence_of_responses_is_a_mean_of_sums():
     reference = torch.tensor([[-1.1, -2.2], [-0.9, math.nan], [math.nan, math.nan]])
     assert response_kl(logp, reference, mask).item() == pytest.approx(0.1, abs=1e-6)
     assert response_kl(logp[2:], reference[2:], mask[2:]).item() == 0.0
+
+
+def test_divergence_of_logs_by_hand():
+    p, q = torch.tensor([0.5, 0.5]).log(), torch.tensor([0.9, 0.1]).log()
+    # ½ log(5/9) + ½ log 5 = ½ log(25/9) = log(5/3)
+    assert kl_divergence_of_logs(p, q).item() == pytest.approx(math.log(5 / 3))
+    assert kl_divergence_of_logs(q, p).item() == pytest.approx(
+        0.9 * math.log(1.8) - 0.1 * math.log(5)
+    )
+
+
+def test_divergence_of_logs_is_that_of_the_probabilities():
+    p, q = torch.randn(2, 3, 4, 7, dtype=torch.float64).log_softmax(-1)
+    assert torch.allclose(kl_divergence_of_logs(p, q), kl_divergence(p.exp(), q.exp()))
+    assert kl_divergence_of_logs(p, p).tolist() == [[0.0] * 4] * 3
+
+
+def test_forbidden_tokens_add_nothing_to_a_divergence_or_to_its_derivatives():
+    logits = torch.tensor([0.3, -0.2, 5.0, 1.0], dtype=torch.float64, requires_grad=True)
+    allowed = torch.tensor([True, True, False, True])
+
+    def logs(masked):
+        x = logits.masked_fill(~allowed, -torch.inf) if masked else logits[allowed]
+        return x.log_softmax(-1)
+
+    def products(masked):
+        new = logs(masked)
+        kl = kl_divergence_of_logs(new.detach() + 0.0, new)
+        (slope,) = torch.autograd.grad(kl, logits, create_graph=True)
+        (product,) = torch.autograd.grad(slope @ torch.arange(4.0, dtype=torch.float64), logits)
+        return kl, slope.detach(), product
+
+    for one, other in zip(products(True), products(False), strict=True):
+        assert torch.isfinite(one).all()
+        assert torch.allclose(one, other)
+    assert products(True)[2].abs().sum() > 0.1
+
+
+def test_what_only_the_second_rules_out_is_infinitely_far():
+    p, q = torch.zeros(2).log_softmax(-1), torch.tensor([0.0, -torch.inf])
+    assert kl_divergence_of_logs(p, q).item() == math.inf
+    assert kl_divergence_of_logs(q, p).item() == pytest.approx(math.log(2))

@@ -45,10 +45,22 @@ def test_hessian_product_of_a_quadratic():
     assert gradient_of(lambda x: x @ matrix @ x / 2, vector(1, 1)).tolist() == [3.0, 4.0]
 
 
+def searched(surrogate, kl, start, damping=0.0, **settings):
+    """The step of a surrogate and a divergence that are plain functions of the parameters."""
+    return trust_region_step(
+        lambda at: (surrogate(at), kl(at)),
+        hessian_product(kl, start, damping),
+        gradient_of(surrogate, start),
+        start,
+        surrogate(start),
+        **settings,
+    )
+
+
 def step(theta, advantages, fixed_last=True, **settings):
     theta = vector(*theta)
     _, surrogate, kl = softmax_step_functions(theta, vector(*advantages), fixed_last)
-    return theta, surrogate, kl, trust_region_step(surrogate, kl, theta, **settings)
+    return theta, surrogate, kl, searched(surrogate, kl, theta, **settings)
 
 
 @pytest.mark.parametrize("fixed_last", [True, False])
@@ -77,6 +89,42 @@ def test_a_line_search_that_fails_leaves_the_weights():
     assert got.surrogate.item() == pytest.approx(surrogate(start).item())
 
 
+def test_what_is_expected_is_the_gradient_times_the_step():
+    start, surrogate, _, got = step((0.2, -0.3), (1, -0.5, 0.2), delta=0.01)
+    moved = got.parameters - start
+    assert torch.allclose(got.expected, gradient_of(surrogate, start) @ moved)
+    # to first order: what was gained differs from it by the curvature
+    assert got.expected.item() == pytest.approx((got.surrogate - surrogate(start)).item(), rel=0.1)
+
+
+def test_the_residual_is_what_conjugate_gradients_left_over():
+    *_, solved = step((0.2, -0.3), (1, -0.5, 0.2), delta=0.01)
+    assert solved.residual < 1e-10
+    start, surrogate, kl, got = step((0.2, -0.3), (1, -0.5, 0.2), delta=0.01, cg_iterations=1)
+    g, fisher = gradient_of(surrogate, start), hessian_product(kl, start)
+    # one iteration is the step along g: x = (g·g)/(gᵀFg) g
+    x = (g @ g) / (g @ fisher(g)) * g
+    left = (fisher(x) - g).norm() / g.norm()
+    assert got.residual.item() == pytest.approx(left.item())
+    assert left > 0.01
+
+
+def test_a_step_to_where_there_are_no_numbers_is_refused():
+    got = searched(lambda x: x.sum(), lambda x: x.square().sum() / 2, vector(0), delta=0.01)
+    assert got.accepted
+    nowhere = trust_region_step(
+        lambda at: (at.sum() * torch.nan, at.sum() * torch.nan),
+        lambda v: v,
+        vector(1),
+        vector(0),
+        torch.tensor(0.0, dtype=torch.float64),
+        delta=0.01,
+    )
+    assert not nowhere.accepted
+    assert nowhere.backtracks == 10
+    assert torch.equal(nowhere.parameters, vector(0))
+
+
 def test_no_gradient_no_step():
     start, _, _, got = step((0.5, -0.5), (1, 1, 1), delta=0.01)
     assert not got.accepted
@@ -87,7 +135,7 @@ def test_no_gradient_no_step():
 
 def test_a_flat_divergence_is_refused_not_followed():
     start = vector(1, 1)
-    got = trust_region_step(lambda x: x.sum(), lambda x: (0 * x.square()).sum(), start, delta=0.01)
+    got = searched(lambda x: x.sum(), lambda x: (0 * x.square()).sum(), start, delta=0.01)
     assert not got.accepted
     assert torch.equal(got.parameters, start)
 
@@ -114,7 +162,7 @@ def test_a_step_within_the_region_that_makes_it_worse_is_shortened():
     # L = x - 100x² and KL = x²/2000: the full step √(2·.01/.001) = 4.47 is worse than 0 until
     # x < .01, which .5⁹·4.47 = .0087 is the first to be
     start = vector(0)
-    got = trust_region_step(
+    got = searched(
         lambda x: (x - 100 * x.square()).sum(),
         lambda x: x.square().sum() / 2000,
         start,

@@ -82,12 +82,14 @@ def _trpo_bandit_step(
     fixed_last: bool = True,
 ) -> Outputs:
     p_old, surrogate, kl = bandit.softmax_step_functions(theta, adv, fixed_last)
+    gradient = natural.gradient_of(surrogate, theta)
     step = natural.trust_region_step(
-        surrogate,
-        kl,
+        lambda at: (surrogate(at), kl(at)),
+        natural.hessian_product(kl, theta, damping),
+        gradient,
         theta,
+        surrogate(theta),
         delta=delta,
-        damping=damping,
         backtrack=backtrack,
         max_iterations=max_iter,
         cg_iterations=cg_iters,
@@ -95,7 +97,7 @@ def _trpo_bandit_step(
     fisher = natural.hessian_product(kl, theta)
     return {
         "p_old": p_old,
-        "g": step.gradient,
+        "g": gradient,
         "fisher": [fisher(row) for row in torch.eye(len(theta), dtype=theta.dtype)],
         "x": step.direction,
         "beta": step.scale,

@@ -69,6 +69,18 @@ def kl_divergence(
     return (torch.xlogy(p, p) - torch.xlogy(p, q)).sum(-1)
 
 
+def kl_divergence_of_logs(
+    log_p: Float[Tensor, "*batch V"], log_q: Float[Tensor, "*batch V"]
+) -> Float[Tensor, "*batch"]:
+    """``KL(p‖q) = Σ p·(log p - log q)`` of log-probabilities; a term with p = 0 is 0.
+
+    What p rules out has no gradient, so that -∞ in both is no NaN, of any order of derivative.
+    """
+    possible = log_p > -torch.inf
+    log_p, log_q = (torch.where(possible, x, 0.0) for x in (log_p, log_q))
+    return torch.where(possible, log_p.exp() * (log_p - log_q), 0.0).sum(-1)
+
+
 def reverse_kl_gradient(p: Float[Tensor, "V"], q: Float[Tensor, "V"]) -> Float[Tensor, "V"]:
     """``∂KL(p‖q)/∂z`` for ``p = softmax(z)``: ``p·(log(p/q) - KL(p‖q))``."""
     return torch.xlogy(p, p) - torch.xlogy(p, q) - p * kl_divergence(p, q)

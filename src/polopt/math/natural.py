@@ -63,56 +63,62 @@ def hessian_product(
 class TrustRegionStep:
     """What a step did; a refused one leaves ``parameters`` where they were."""
 
-    gradient: Tensor  # [N] of the surrogate
     direction: Tensor  # [N] x ≈ F⁻¹g
+    residual: Tensor  # [] ‖Fx - g‖/‖g‖, what conjugate gradients left over
     scale: Tensor  # [] β = √(2δ/(xᵀFx)), the longest step the quadratic model allows
     accepted: bool
     backtracks: int
     parameters: Tensor  # [N]
     kl: Tensor  # [] KL(π_old‖π_new)
     surrogate: Tensor  # [] of the new parameters
+    expected: Tensor  # [] gᵀ(θ_new - θ_old), the improvement that the linear model expects
 
 
 def trust_region_step(
-    surrogate: Callable[[Tensor], Tensor],
-    kl: Callable[[Tensor], Tensor],
-    parameters: Float[Tensor, "N"],
+    evaluate: Callable[[Tensor], tuple[Tensor, Tensor]],
+    product: Callable[[Tensor], Tensor],
+    gradient: Float[Tensor, "N"],
+    start: Float[Tensor, "N"],
+    surrogate: Float[Tensor, ""],
     *,
     delta: float,
-    damping: float = 0.0,
     backtrack: float = 0.8,
     max_iterations: int = 10,
     cg_iterations: int = 10,
 ) -> TrustRegionStep:
-    """``max L(θ)`` subject to ``KL(π_old‖π_θ) ≤ δ``.
+    """``max L(θ)`` subject to ``KL(π_old‖π_θ) ≤ δ`` (TRPO 1502.05477, App. C).
 
     ``x ≈ F⁻¹g`` by conjugate gradients, ``β = √(2δ/(xᵀFx))``, then the first
     ``θ_old + backtrackʲ·β·x``, j = 0, 1, ..., with ``KL ≤ δ`` and ``L > L_old``; if there is none,
     or the gradient is shorter than 1e-10, θ_old.
 
     Args:
-        surrogate: L, to be maximised.
-        kl: From the old policy, 0 at ``parameters``.
-        parameters: θ_old.
+        evaluate: θ to ``(L(θ), KL(π_old‖π_θ))``, both without gradient; a NaN is refused.
+        product: v to Fv, with F the Hessian of the KL at θ_old, damped or not.
+        gradient: g = ∇L(θ_old).
+        start: θ_old.
+        surrogate: L(θ_old).
         delta: The bound.
-        damping: Added to the diagonal of F.
         backtrack: Factor of the line search.
         max_iterations: Steps tried by the line search.
         cg_iterations: Of conjugate gradients.
     """
-    start = parameters.detach()
-    gradient = gradient_of(surrogate, start)
-    before = surrogate(start).detach()
-    product = hessian_product(kl, start, damping)
-    still = torch.zeros_like(before)
-    if gradient.norm() < 1e-10:
+    still, length = torch.zeros_like(surrogate), gradient.norm()
+    if length < 1e-10:
         nothing = torch.zeros_like(start)
-        return TrustRegionStep(gradient, nothing, still, False, 0, start, still, before)
+        return TrustRegionStep(nothing, still, still, False, 0, start, still, surrogate, still)
     direction = conjugate_gradient(product, gradient, cg_iterations)
-    scale = (2.0 * delta / (direction @ product(direction))).sqrt()  # infinite if F is 0: refused
+    image = product(direction)
+    residual = (image - gradient).norm() / length
+    scale = (2.0 * delta / (direction @ image)).sqrt()  # infinite if F is 0: refused
     for j in range(max_iterations):
-        candidate = start + backtrack**j * scale * direction
-        distance, value = kl(candidate).detach(), surrogate(candidate).detach()
-        if distance <= delta and value > before:
-            return TrustRegionStep(gradient, direction, scale, True, j, candidate, distance, value)
-    return TrustRegionStep(gradient, direction, scale, False, max_iterations, start, still, before)
+        step = backtrack**j * scale
+        candidate, expected = start + step * direction, step * (gradient @ direction)
+        value, kl = evaluate(candidate)
+        if kl <= delta and value > surrogate:
+            return TrustRegionStep(
+                direction, residual, scale, True, j, candidate, kl, value, expected
+            )
+    return TrustRegionStep(
+        direction, residual, scale, False, max_iterations, start, still, surrogate, still
+    )
