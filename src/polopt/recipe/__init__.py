@@ -27,6 +27,7 @@ from polopt.recipe.schema import (
     Scalar,
     Section,
     StageRecipe,
+    TrustRegion,
     Until,
     Update,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "Scalar",
     "Section",
     "StageRecipe",
+    "TrustRegion",
     "Until",
     "Update",
     "catalogue",

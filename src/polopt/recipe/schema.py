@@ -407,6 +407,27 @@ class Update(Section):
     )
 
 
+class TrustRegion(Section):
+    """The natural-gradient step and its bound."""
+
+    delta: PositiveFloat = Field(
+        default=0.01, description="largest mean KL(pi_old, pi) of the next token, in nats"
+    )
+    damping: NonNegative = Field(
+        default=0.1, description="added to the diagonal of the Fisher matrix"
+    )
+    backtrack: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.8, description="factor by which the line search shortens the step"
+    )
+    line_search_steps: Positive = Field(
+        default=10, description="lengths tried before the step is refused"
+    )
+    cg_iterations: Positive = Field(default=10, description="of conjugate gradients")
+    fisher_share: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=1.0, description="share of the responses that the Fisher matrix is measured on"
+    )
+
+
 class Coordination(Section):
     """When generation and training take turns."""
 
@@ -481,6 +502,7 @@ class StageRecipe(Section):
     pretraining: Pretraining = Pretraining()
     update: Update = Update()
     critic: Critic = Critic()
+    trust_region: TrustRegion = TrustRegion()
     coordination: Coordination = Coordination()
     evaluation: Evaluation = Evaluation()
     run: Run = Run()

@@ -1,0 +1,274 @@
+"""The trust region: one natural-gradient step a batch, its length found by a line search.
+
+    max L(θ) = E_old[ρ A]  subject to  mean over tokens of KL(π_old(· | s) ‖ π_θ(· | s)) ≤ δ
+
+Schulman et al. 2015, arXiv:1502.05477, Eq. 14 and App. C. The KL is that of whole distributions,
+not of samples. The Fisher matrix is never built: its product with v is the gradient of ∇KL·v,
+added up over micro-batches. Divisors are counted over the whole batch, so its split, its padding
+and the order of its rows leave the step unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from math import ceil
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from polopt.errors import NonFiniteError
+from polopt.math.divergence import kl_divergence_of_logs
+from polopt.math.natural import TrustRegionStep, trust_region_step
+from polopt.math.reduce import token_mean, weighted_sum
+from polopt.recipe import TrustRegion
+from polopt.roles import Scorer, measured
+from polopt.roles.policies.token import Quantity, Scores
+from polopt.seeding import derive
+from polopt.types import Credited, Experience, Metrics, TokenRows
+from polopt.update.minibatch import Loss, Terms
+
+T = TypeVar("T", bound=Terms)
+
+
+class NaturalStep(Generic[T]):
+    """TRPO on the trained weights of a role; between batches it remembers nothing but a count."""
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        loss: Loss[T],
+        settings: TrustRegion,
+        *,
+        micro_batch_tokens: int | None,
+        seed: int,
+        name: str,
+    ) -> None:
+        self.scorer, self.loss, self.settings = scorer, loss, settings
+        self.micro_batch_tokens, self.seed, self.name = micro_batch_tokens, seed, name
+        self.optimiser_steps = 0
+        self._weights = list(scorer.parameters.values())
+
+    def update(self, experience: Experience, credited: Credited, step: int) -> Metrics:
+        """Consume one batch; ``step`` batches were consumed before it.
+
+        Returns:
+            The metrics of the loss before the step; ``kl``, the mean KL(π_old‖π) of whole
+            distributions in nats, ``surrogate_improvement`` and ``expected_improvement`` gᵀΔθ, all
+            of the step taken and 0 where none was; ``accepted``, ``backtracks``, ``step_scale`` β,
+            ``grad_norm`` ‖g‖, ``cg_residual`` ‖Fx - g‖/‖g‖.
+
+        Raises:
+            NonFiniteError: Surrogate, gradient or curvature; the weights are left as they are.
+        """
+        rows, one = _rows(experience), self.settings
+        if self.loss.needs_logp:
+            experience = replace(experience, logp=measured(self.scorer, rows, "logp"))
+        terms = self.loss.terms(experience, credited)
+        gradient, metrics = self._gradient(rows, terms)
+        self._require_finite("gradient", gradient, step)
+        states, chosen = _states(experience, credited), self._chosen(credited, step)
+        taken = trust_region_step(
+            lambda theta: self._evaluate(theta, terms, states),
+            self.fisher_product(experience.rows(chosen), credited.rows(chosen)),
+            gradient,
+            _flat(self._weights).detach(),
+            -metrics["loss"],
+            delta=one.delta,
+            backtrack=one.backtrack,
+            max_iterations=one.line_search_steps,
+            cg_iterations=one.cg_iterations,
+        )
+        self._require_finite("natural gradient", taken.direction, step)
+        if taken.accepted:
+            self._move(taken.parameters)
+            self.optimiser_steps += 1
+        found = metrics | _facts(taken, gradient, -metrics["loss"])
+        return {f"{self.name}/{name}": float(value) for name, value in found.items()}
+
+    def fisher_product(
+        self, experience: Experience, credited: Credited
+    ) -> Callable[[Tensor], Tensor]:
+        """``v ↦ ∇(∇KL·v) + damping·v``, [N] to [N], at the weights as they are.
+
+        There π_θ is π_old, ∇KL is 0, and the Hessian of the KL is the Fisher matrix.
+        """
+        states = _states(experience, credited)
+        batches = self._micro_batches(states.rows)
+
+        @lru_cache(maxsize=int(len(batches) == 1))  # one graph fits anyhow: all products share it
+        def slope(place: int) -> Tensor:
+            index = batches[place]
+            new = self._distribution(states.rows.rows(index))
+            return self._derivative(states.mean_kl(new.detach(), new, index), create_graph=True)
+
+        def product(v: Tensor) -> Tensor:
+            image = self.settings.damping * v
+            for place in range(len(batches)):
+                image = image + self._derivative(slope(place) @ v, retain_graph=True)
+            return image
+
+        return product
+
+    def _gradient(self, rows: TokenRows, terms: T) -> tuple[Tensor, dict[str, Tensor]]:
+        """``g = ∇L = -∇loss`` at the weights as they are, and the metrics of the loss."""
+        gradient, totals = torch.zeros_like(_flat(self._weights).detach()), dict[str, Tensor]()
+        for index in self._micro_batches(rows):
+            scores = self._score(rows.rows(index), self.loss.want)
+            loss, metrics = self.loss.value(scores, terms.rows(index))
+            gradient = gradient - self._derivative(loss)
+            for name, value in {"loss": loss.detach(), **metrics}.items():
+                totals[name] = totals[name] + value if name in totals else value
+        return gradient, totals
+
+    @torch.no_grad()
+    def _evaluate(self, theta: Tensor, terms: T, states: _States) -> tuple[Tensor, Tensor]:
+        """``(L(θ), KL(π_old‖π_θ))`` over the whole batch; NaN where θ leads to no numbers.
+
+        The old distribution is computed again for each micro-batch: that of a batch would not fit.
+        """
+        surrogate = kl = theta.new_zeros(())
+        for index in self._micro_batches(states.rows):
+            rows = states.rows.rows(index)
+            old = self._distribution(rows)
+            with self._at(theta):
+                scores = self._score(rows, {*self.loss.want, "distribution"})
+            try:
+                loss, _ = self.loss.value(scores, terms.rows(index))
+            except NonFiniteError:  # a step too far, not a fault: the line search comes back
+                return theta.new_tensor(torch.nan), theta.new_tensor(torch.nan)
+            surrogate = surrogate - loss
+            kl = kl + states.mean_kl(old, _given(scores.distribution), index)
+        return surrogate, kl
+
+    def _score(self, rows: TokenRows, want: AbstractSet[Quantity]) -> Scores:
+        """By the one kernel of attention whose gradient has a gradient."""
+        with sdpa_kernel(SDPBackend.MATH):
+            return self.scorer.score(rows, want)
+
+    def _distribution(self, rows: TokenRows) -> Tensor:
+        return _given(self._score(rows, {"distribution"}).distribution)
+
+    def _derivative(
+        self, value: Tensor, *, create_graph: bool = False, retain_graph: bool | None = None
+    ) -> Tensor:
+        """``∂value/∂θ``, [N]; 0 for weights that it does not depend on."""
+        return _flat(
+            torch.autograd.grad(
+                value,
+                self._weights,
+                create_graph=create_graph,
+                retain_graph=retain_graph,
+                allow_unused=True,
+                materialize_grads=True,
+            )
+        )
+
+    @contextmanager
+    def _at(self, theta: Tensor) -> Generator[None]:
+        """The role with other weights; its own are untouched and come back whatever happens."""
+        own = [weight.data for weight in self._weights]
+        try:
+            for weight, part in zip(self._weights, self._parts(theta), strict=True):
+                weight.data = part
+            yield
+        finally:
+            for weight, data in zip(self._weights, own, strict=True):
+                weight.data = data
+
+    @torch.no_grad()
+    def _move(self, theta: Tensor) -> None:
+        for weight, part in zip(self._weights, self._parts(theta), strict=True):
+            weight.copy_(part)
+
+    def _parts(self, theta: Tensor) -> Sequence[Tensor]:
+        """The vector as the weights that it consists of."""
+        parts = theta.split([weight.numel() for weight in self._weights])
+        return [
+            part.view_as(weight).to(weight.dtype)
+            for part, weight in zip(parts, self._weights, strict=True)
+        ]
+
+    def _chosen(self, credited: Credited, step: int) -> Tensor:
+        """Rows for the Fisher matrix: a share of those in the loss, drawn anew for every step."""
+        rows = credited.mask.any(-1).nonzero()[:, 0].cpu()
+        if self.settings.fisher_share == 1.0:
+            return rows
+        generator = torch.Generator().manual_seed(derive(self.seed, "fisher", step))
+        count = ceil(self.settings.fisher_share * len(rows))
+        return rows[torch.randperm(len(rows), generator=generator)[:count].sort().values]
+
+    def _micro_batches(self, rows: TokenRows) -> Sequence[Tensor]:
+        """Row indices of each forward pass, at most ``micro_batch_tokens`` padded tokens."""
+        count, width = rows.tokens.shape
+        budget = self.micro_batch_tokens
+        return torch.arange(count).split(count if budget is None else max(1, budget // width))
+
+    def _require_finite(self, name: str, vector: Tensor, step: int) -> None:
+        length = vector.norm()
+        if not torch.isfinite(length):
+            raise NonFiniteError(
+                f"{self.name}: the norm of the {name} of step {step + 1} is {float(length)}; the "
+                "weights were left as they are"
+            )
+
+    def save(self, directory: Path) -> dict[str, int]:
+        """Return the count of steps: the rest is in the weights."""
+        return {"optimiser_steps": self.optimiser_steps}
+
+    def load(self, directory: Path, counters: dict[str, int]) -> None:
+        """Take up what :meth:`save` returned."""
+        self.optimiser_steps = counters["optimiser_steps"]
+
+
+@dataclass(frozen=True)
+class _States:
+    """Where next-token distributions are compared: the mean over these tokens is the KL."""
+
+    rows: TokenRows
+    mask: Tensor  # [B, T] bool
+    weights: Tensor  # [B, T] 1/tokens
+
+    def mean_kl(self, old: Tensor, new: Tensor, index: Tensor) -> Tensor:
+        """The share of some rows in the mean of ``KL(old‖new)``; both log π, [b, T, V]."""
+        kl = kl_divergence_of_logs(old, new)
+        return weighted_sum(kl, self.weights[index], self.mask[index])
+
+
+def _states(experience: Experience, credited: Credited) -> _States:
+    weights = token_mean(credited.mask, experience.group, dtype=credited.advantages.dtype)
+    return _States(_rows(experience), credited.mask, weights)
+
+
+def _facts(taken: TrustRegionStep, gradient: Tensor, before: Tensor) -> dict[str, Tensor | int]:
+    return {
+        "kl": taken.kl,
+        "surrogate_improvement": taken.surrogate - before,
+        "expected_improvement": taken.expected,
+        "accepted": taken.accepted,
+        "backtracks": taken.backtracks,
+        "step_scale": taken.scale,
+        "grad_norm": gradient.norm(),
+        "cg_residual": taken.residual,
+    }
+
+
+def _flat(tensors: Iterable[Tensor]) -> Tensor:
+    """One vector [N] of all."""
+    return torch.cat([tensor.flatten() for tensor in tensors])
+
+
+def _rows(experience: Experience) -> TokenRows:
+    assert experience.tokens is not None
+    return experience.tokens
+
+
+def _given(tensor: Tensor | None) -> Tensor:
+    assert tensor is not None, "asked for"
+    return tensor
