@@ -20,16 +20,29 @@ from polopt.math.reduce import token_mean
 from polopt.math.surrogates import importance_sampled
 from polopt.models import LanguageModel
 from polopt.objective import TOKEN, PolicyObjective, policy_loss, step_terms
-from polopt.recipe import TrustRegion
 from polopt.roles import Actor
 from polopt.roles.policies.token import Scores
 from polopt.types import Credited, Experience, TokenRows
 from polopt.update.minibatch import Loss
-from polopt.update.natural_step import NaturalStep
+from polopt.update.natural_step import NaturalStep, Region
 from random_models import builtin_model, of_architecture
 
 OBJECTIVE = PolicyObjective(TOKEN, importance_sampled, token_mean)
-UNDAMPED = TrustRegion(damping=0.0)
+
+
+def region(**settings: Any) -> Region:
+    defaults = {
+        "delta": 0.01,
+        "damping": 0.1,
+        "backtrack": 0.8,
+        "line_search_steps": 10,
+        "cg_iterations": 10,
+        "fisher_share": 1.0,
+    }
+    return Region(**defaults | settings)
+
+
+UNDAMPED = region(damping=0.0)
 ROWS, PROMPT, RESPONSE, VOCABULARY = 6, 3, 4, 11
 
 
@@ -41,7 +54,7 @@ def loss(factor: float = 1.0) -> Loss[Any]:
     return Loss({"logp", "entropy"}, lambda e, c: step_terms(e, c, OBJECTIVE), value)
 
 
-def learner(scorer: Any, settings: TrustRegion = UNDAMPED, **changed: Any) -> NaturalStep[Any]:
+def learner(scorer: Any, settings: Region = UNDAMPED, **changed: Any) -> NaturalStep[Any]:
     more = {"micro_batch_tokens": None, "seed": 7, "name": "policy"} | changed
     return NaturalStep(scorer, more.pop("loss", loss()), settings, **more)
 
@@ -94,7 +107,7 @@ def every_action(bandit: Bandit, advantages: list[float]) -> tuple[Experience, C
 def test_the_golden_bandits(name: str, budget: int | None) -> None:
     inputs, expected = golden(name)
     bandit = Bandit(inputs["theta"])
-    settings = TrustRegion(delta=inputs["delta"], damping=0.0)
+    settings = region(delta=inputs["delta"], damping=0.0)
     policy = learner(bandit, settings, micro_batch_tokens=budget)
     found = policy.update(*every_action(bandit, inputs["adv"]), 0)
     close = partial(pytest.approx, rel=1e-6, abs=1e-6)
@@ -119,7 +132,7 @@ def test_the_fisher_matrix_of_the_golden_bandits(name: str) -> None:
     product = learner(bandit).fisher_product(*every_action(bandit, inputs["adv"]))
     columns = torch.stack([product(v) for v in torch.eye(2, dtype=torch.float64)])
     torch.testing.assert_close(columns, torch.tensor(expected["fisher"], dtype=torch.float64))
-    damped = learner(bandit, TrustRegion(damping=0.1))
+    damped = learner(bandit, region(damping=0.1))
     product = damped.fisher_product(*every_action(bandit, inputs["adv"]))
     assert product(vector(1, 0))[0].item() == pytest.approx(expected["fisher"][0][0] + 0.1)
 
@@ -128,7 +141,7 @@ def test_a_line_search_that_fails_leaves_the_bits() -> None:
     inputs, expected = golden("trpo/backtracks")
     assert expected["backtracks"] == 2
     bandit = Bandit(inputs["theta"])
-    settings = TrustRegion(delta=inputs["delta"], damping=0.0, line_search_steps=2)
+    settings = region(delta=inputs["delta"], damping=0.0, line_search_steps=2)
     policy = learner(bandit, settings)
     found = policy.update(*every_action(bandit, inputs["adv"]), 0)
     assert torch.equal(bandit.theta.data, vector(*inputs["theta"]))
@@ -248,7 +261,7 @@ def test_a_step_stays_inside_the_region_and_improves() -> None:
     experience = with_old(language_model, experience)
     actor, mask = Actor(language_model), experience.mask
     before = actor.score(experience.tokens, {"distribution", "logp"})
-    found = learner(actor, TrustRegion(delta=0.02)).update(experience, credited, 0)
+    found = learner(actor, region(delta=0.02)).update(experience, credited, 0)
     after = actor.score(experience.tokens, {"distribution", "logp"})
     kl = kl_divergence(before.distribution.exp(), after.distribution.exp())[mask].mean().item()
     assert found["policy/accepted"] == 1.0
@@ -260,7 +273,7 @@ def test_a_step_stays_inside_the_region_and_improves() -> None:
 
 
 def moved(
-    experience: Experience, credited: Credited, settings: TrustRegion = UNDAMPED, **kw: Any
+    experience: Experience, credited: Credited, settings: Region = UNDAMPED, **kw: Any
 ) -> Tensor:
     """What one step adds to the weights."""
     language_model = gpt2()
@@ -272,7 +285,7 @@ def moved(
 
 
 # Without damping, and more iterations than the matrix has eigenvalues: any difference would show.
-EXACT = TrustRegion(damping=0.1, cg_iterations=30)
+EXACT = region(damping=0.1, cg_iterations=30)
 
 
 def assert_same_step(one: Tensor, other: Tensor) -> None:
@@ -371,7 +384,7 @@ def test_a_step_to_where_nothing_is_finite_is_refused() -> None:
     language_model = builtin_model()
     experience, credited = batch(vocabulary=259)
     experience, start = with_old(language_model, experience), weights(language_model)
-    far = TrustRegion(delta=1e76, line_search_steps=2)
+    far = region(delta=1e76, line_search_steps=2)
     found = learner(Actor(language_model), far).update(experience, credited, 0)
     assert found["policy/accepted"] == 0.0
     assert same(start, weights(language_model))
@@ -447,7 +460,7 @@ def fisher_rows(share: float, seed: int, step: int) -> list[list[int]]:
     language_model = gpt2()
     experience, credited = batch()
     experience = with_old(language_model, experience)
-    settings = TrustRegion(fisher_share=share, cg_iterations=1)
+    settings = region(fisher_share=share, cg_iterations=1)
     learner(Counting(language_model), settings, seed=seed).update(experience, credited, step)
     assert all(rows == SEEN[0] for rows in SEEN)  # the matrix stays the same within a step
     return SEEN[0]
@@ -487,13 +500,13 @@ def test_models_are_derived_twice_whatever_their_attention(kind: str, attention:
     assert language_model.model.config._attn_implementation == attention
     experience, credited = batch(vocabulary=64)
     experience = with_old(language_model, experience)
-    found = learner(Actor(language_model), TrustRegion()).update(experience, credited, 0)
+    found = learner(Actor(language_model), region()).update(experience, credited, 0)
     assert found["policy/accepted"] == 1.0
 
 
 def test_state_saved_and_loaded_takes_the_same_next_step(tmp_path: Path) -> None:
     undisturbed = gpt2()
-    settings = TrustRegion(fisher_share=0.5)
+    settings = region(fisher_share=0.5)
     policy = learner(Actor(undisturbed), settings)
     for step in range(2):
         experience, credited = batch(step)

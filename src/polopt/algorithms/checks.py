@@ -153,15 +153,15 @@ def _reuse(stage: StageRecipe) -> Iterator[Finding]:
     update, rollout = stage.update, stage.rollout
     if stage.objective.ratio == "none":
         for field, value in (("epochs", update.epochs), ("minibatches", update.minibatches)):
-            if value != 1:
+            if value not in (None, 1):
                 yield (
                     f"update.{field}",
                     f"{value} is not allowed with objective.ratio = none, which does not correct "
                     "for the steps in between; it must be 1",
                 )
-    assert rollout.group_size is not None and update.minibatches is not None
+    assert rollout.group_size is not None
     responses = rollout.prompts_per_step * rollout.group_size
-    if responses % update.minibatches and stage.credit.select is None:
+    if responses % (update.minibatches or 1) and stage.credit.select is None:
         yield (
             "update.minibatches",
             f"{update.minibatches} is not allowed; a divisor of the {responses} responses in a "

@@ -301,6 +301,11 @@ CHOICES: Mapping[str, Mapping[str, Choice]] = {
     },
     "update": {
         "adamw": Choice("polopt.update.minibatch:FirstOrder", "θ ← θ - η (m̂ / (√v̂ + ε) + w θ)"),
+        "natural_step": Choice(
+            "polopt.update.natural_step:NaturalStep",
+            "θ ← θ + αʲ √(2δ / xᵀFx) x, Fx = g: the first j with KL(π_old‖π) ≤ δ and a larger L",
+            _MATH + "natural:trust_region_step",
+        ),
     },
     "decay": {
         name: Choice("polopt.update.schedule:learning_rate", equation)

@@ -14,10 +14,11 @@ def derived(stage: StageRecipe) -> dict[str, int]:
 
 def _sampled(stage: StageRecipe) -> dict[str, int]:
     rollout, update, steps = stage.rollout, stage.update, stage.run.steps
-    assert rollout.group_size and update.epochs and update.minibatches and steps
+    assert rollout.group_size and steps
     responses = rollout.prompts_per_step * rollout.group_size
-    per_batch = update.epochs * update.minibatches
-    whole = {} if stage.credit.select else {"minibatch_size": responses // update.minibatches}
+    minibatches = update.minibatches or 1  # none: one step a batch
+    per_batch = (update.epochs or 1) * minibatches
+    whole = {} if stage.credit.select else {"minibatch_size": responses // minibatches}
     return {
         "responses_per_step": responses,
         "generated_tokens_per_step_at_most": responses * rollout.max_new_tokens,

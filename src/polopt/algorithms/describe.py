@@ -30,6 +30,14 @@ _NUMBERS = {
     "update": ("update.learning_rate", "update.epochs", "update.minibatches", "update.batch_size"),
     "pretraining": ("pretraining.source", "pretraining.coefficient", "pretraining.batch_size"),
     "critic": ("critic.trunk", "critic.learning_rate", "critic.clip", "critic.coefficient"),
+    "natural_step": (
+        "trust_region.delta",
+        "trust_region.damping",
+        "trust_region.backtrack",
+        "trust_region.line_search_steps",
+        "trust_region.cg_iterations",
+        "trust_region.fisher_share",
+    ),
     "extra_losses": ("objective.entropy_coefficient",),
 }  # shown beside the choice; the other columns name theirs as arguments
 

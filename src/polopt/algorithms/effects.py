@@ -22,6 +22,7 @@ SECTIONS = (
     "critic",
     "pretraining",
     "update",
+    "trust_region",
     "coordination",
     "evaluation",
     "run",
@@ -186,7 +187,7 @@ def idle(row: Row, values: Values, field: str) -> str | None:
     """Why the field has no effect, and what to do; None where it has one."""
     if not row.has(field):
         return f"no effect in {row.name}; remove it"
-    need = NEEDS.get(field)
+    need = _OWN_CRITIC if field in row.of_critic else NEEDS.get(field)
     if need is None:
         return None
     if idle(row, values, need.other) is not None:

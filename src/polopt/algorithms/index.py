@@ -36,6 +36,7 @@ INDEX = {
     "td_actor_critic": "one-step actor-critic: the TD error is the advantage",
     "ppo": "GAE from a critic, KL in the reward, epochs of clipped steps",
     "dsv32_grpo": "GRPO with importance-corrected KL and a mask for stale bad responses",
+    "trpo": "natural-gradient steps of bounded KL divergence, found by a line search",
 }
 
 

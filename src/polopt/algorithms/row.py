@@ -34,6 +34,7 @@ class Row:
     update: str = "adamw"
     roles: tuple[str, ...] = ("actor",)
     extra_losses: tuple[str, ...] = ()
+    of_critic: frozenset[str] = frozenset()  # fields that only a critic of its own listens to
 
     @property
     def file(self) -> str:

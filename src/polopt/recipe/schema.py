@@ -408,23 +408,25 @@ class Update(Section):
 
 
 class TrustRegion(Section):
-    """The natural-gradient step and its bound."""
+    """How far one natural-gradient step may lead."""
 
-    delta: PositiveFloat = Field(
-        default=0.01, description="largest mean KL(pi_old, pi) of the next token, in nats"
+    delta: Annotated[PositiveFloat | None, BY_ROW] = Field(
+        default=None, description="largest mean KL(pi_old, pi) of the next token, in nats"
     )
-    damping: NonNegative = Field(
-        default=0.1, description="added to the diagonal of the Fisher matrix"
+    damping: Annotated[NonNegative | None, BY_ROW] = Field(
+        default=None, description="added to the diagonal of the Fisher matrix"
     )
-    backtrack: Annotated[float, Field(gt=0, lt=1)] = Field(
-        default=0.8, description="factor by which the line search shortens the step"
+    backtrack: Annotated[Annotated[float, Field(gt=0, lt=1)] | None, BY_ROW] = Field(
+        default=None, description="factor by which the line search shortens the step"
     )
-    line_search_steps: Positive = Field(
-        default=10, description="lengths tried before the step is refused"
+    line_search_steps: Annotated[Positive | None, BY_ROW] = Field(
+        default=None, description="lengths that are tried before the step is refused"
     )
-    cg_iterations: Positive = Field(default=10, description="of conjugate gradients")
-    fisher_share: Annotated[float, Field(gt=0, le=1)] = Field(
-        default=1.0, description="share of the responses that the Fisher matrix is measured on"
+    cg_iterations: Annotated[Positive | None, BY_ROW] = Field(
+        default=None, description="of conjugate gradients"
+    )
+    fisher_share: Annotated[Annotated[float, Field(gt=0, le=1)] | None, BY_ROW] = Field(
+        default=None, description="share of the responses that the Fisher matrix is measured on"
     )
 
 

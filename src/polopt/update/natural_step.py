@@ -27,7 +27,6 @@ from polopt.errors import NonFiniteError
 from polopt.math.divergence import kl_divergence_of_logs
 from polopt.math.natural import TrustRegionStep, trust_region_step
 from polopt.math.reduce import token_mean, weighted_sum
-from polopt.recipe import TrustRegion
 from polopt.roles import Scorer, measured
 from polopt.roles.policies.token import Quantity, Scores
 from polopt.seeding import derive
@@ -37,6 +36,18 @@ from polopt.update.minibatch import Loss, Terms
 T = TypeVar("T", bound=Terms)
 
 
+@dataclass(frozen=True)
+class Region:
+    """How far a step may lead, and what finding it may cost."""
+
+    delta: float  # largest mean KL(π_old‖π), in nats
+    damping: float  # added to the diagonal of the Fisher matrix
+    backtrack: float  # factor of the line search
+    line_search_steps: int  # lengths tried before the step is refused
+    cg_iterations: int
+    fisher_share: float  # of the rows, for the Fisher matrix
+
+
 class NaturalStep(Generic[T]):
     """TRPO on the trained weights of a role; between batches it remembers nothing but a count."""
 
@@ -44,7 +55,7 @@ class NaturalStep(Generic[T]):
         self,
         scorer: Scorer,
         loss: Loss[T],
-        settings: TrustRegion,
+        settings: Region,
         *,
         micro_batch_tokens: int | None,
         seed: int,

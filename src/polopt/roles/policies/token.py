@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from transformers import PreTrainedModel
 
+from polopt.math.reduce import widen
 from polopt.types import TokenRows
 
 Quantity = Literal["logp", "entropy", "values", "last_values", "action_values", "distribution"]
@@ -38,7 +39,8 @@ def score(
     """Log-probs and entropies of the responses, from one forward pass.
 
     The distribution is the sampler's: logits are divided by the temperature, and tokens that end
-    a response have no probability before ``rows.min_new_tokens``. Log-softmax in float32 (R2).
+    a response have no probability before ``rows.min_new_tokens``. Log-softmax in float32
+    or wider (R2).
     ``value_head`` reads values off the last hidden states of the same pass.
     """
     width = rows.width
@@ -52,7 +54,7 @@ def score(
         logits_to_keep=width + 1,  # the column before the response predicts its first token
         output_hidden_states=value_head is not None,
     )
-    logits = output.logits[:, -width - 1 : -1].float() / rows.temperature
+    logits = widen(output.logits[:, -width - 1 : -1]) / rows.temperature
     if rows.min_new_tokens and stop_ids:
         forbidden = torch.zeros_like(logits, dtype=torch.bool)
         forbidden[:, : rows.min_new_tokens, list(stop_ids)] = True

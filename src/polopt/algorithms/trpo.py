@@ -1,0 +1,62 @@
+"""TRPO: the step that improves most among those that change the policy little.
+
+    max E_old[ρ A]  subject to  E KL(π_old(· | s) ‖ π(· | s)) ≤ δ
+
+Schulman et al. 2015, arXiv:1502.05477, Eq. 14 and App. C; advantages of Schulman et al. 2016,
+arXiv:1506.02438. The direction solves F x = g by conjugate gradients, the length is searched. With
+`credit.returns = "outcome"` and a group baseline it needs no critic.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from polopt.algorithms.policy_row import policy_row
+
+if TYPE_CHECKING:
+    from polopt.algorithms.build import Parts
+    from polopt.coordination.stage import Stage
+
+# One step a batch, whose length the region finds.
+IDLE = frozenset({"update.learning_rate", "update.epochs", "update.minibatches"})
+FIRST_ORDER = frozenset(
+    f"update.{name}"
+    for name in ("max_grad_norm", "weight_decay", "beta1", "beta2", "warmup_steps", "decay")
+)
+_FAMILY = policy_row(
+    "trpo",
+    summary="natural-gradient steps of bounded KL divergence, found by a line search",
+    source="Schulman et al. 2015, arXiv:1502.05477, Eq. 14 and App. C",
+    defaults={
+        "credit.returns": "gae",
+        "credit.baseline": "value",
+        "credit.normalisation": "batch_z",
+        "credit.epsilon": 1e-8,
+        "objective.ratio": "token",
+        "objective.bound": "none",  # the region bounds the step
+        "objective.aggregation": "token_mean",
+        "critic.clip": 0.0,
+        "trust_region.delta": 0.01,
+        "trust_region.damping": 0.1,  # Spinning Up, sb3-contrib; so is the line search
+        "trust_region.backtrack": 0.8,
+        "trust_region.line_search_steps": 10,
+        "trust_region.cg_iterations": 10,
+        "trust_region.fisher_share": 1.0,  # the paper: 0.1
+    },
+)
+ROW = replace(
+    _FAMILY,
+    uses=_FAMILY.uses | {"trust_region"},
+    idle=_FAMILY.idle | IDLE,
+    of_critic=FIRST_ORDER,
+    defaults={field: v for field, v in _FAMILY.defaults.items() if field not in IDLE},
+    update="natural_step",
+)
+
+
+def build(parts: Parts) -> Stage:
+    """Sample responses, let the critic learn, take the one step that the region allows."""
+    from polopt.algorithms.build import natural_step, policy_stage
+
+    return policy_stage(parts, natural_step)
