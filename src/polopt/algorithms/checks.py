@@ -30,6 +30,7 @@ def findings(row: Row, stage: StageRecipe, *, own_reward: bool) -> Iterator[Find
         yield from _ranges(stage)
         yield from _controller(stage)
         yield from _reuse(stage)
+        yield from _region(row, stage)
     if "reward" in row.requires and not stage.rewards and not own_reward:
         yield "reward", f'missing; {row.name} needs verifier = "task", or file and function'
     yield from _lengths(stage)
@@ -167,6 +168,12 @@ def _reuse(stage: StageRecipe) -> Iterator[Finding]:
             f"{update.minibatches} is not allowed; a divisor of the {responses} responses in a "
             f"step ({rollout.prompts_per_step} prompts x {rollout.group_size})",
         )
+
+
+def _region(row: Row, stage: StageRecipe) -> Iterator[Finding]:
+    """A trust region is one of the policy: the critic's loss is no part of what it bounds."""
+    if row.update == "natural_step" and stage.critic.trunk == "shared":
+        yield "critic.trunk", f"shared is not allowed in {row.name}; it must be own"
 
 
 def _lengths(stage: StageRecipe) -> Iterator[Finding]:

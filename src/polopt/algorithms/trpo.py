@@ -18,8 +18,18 @@ if TYPE_CHECKING:
     from polopt.algorithms.build import Parts
     from polopt.coordination.stage import Stage
 
-# One step a batch, whose length the region finds.
-IDLE = frozenset({"update.learning_rate", "update.epochs", "update.minibatches"})
+# One step a batch, whose length the region finds, on the objective alone.
+IDLE = frozenset(
+    {
+        "update.learning_rate",
+        "update.epochs",
+        "update.minibatches",
+        "pretraining.source",
+        "pretraining.field",
+        "pretraining.coefficient",
+        "pretraining.batch_size",
+    }
+)
 FIRST_ORDER = frozenset(
     f"update.{name}"
     for name in ("max_grad_norm", "weight_decay", "beta1", "beta2", "warmup_steps", "decay")

@@ -17,6 +17,7 @@ from polopt.algorithms.build.supervised import (
     likelihood,
     selection_of,
 )
+from polopt.algorithms.build.trust_region import natural_step
 
 __all__ = [
     "Parts",
@@ -27,6 +28,7 @@ __all__ = [
     "imitated_stage",
     "likelihood",
     "moving_numbers",
+    "natural_step",
     "objective_of",
     "policy_gradient",
     "policy_stage",
