@@ -69,8 +69,8 @@ def command(*words: object, **settings: Any) -> tuple[int, str, str]:
 def weights(run: Path) -> dict[str, str]:
     """Hashes of what training made."""
     last = run / "checkpoints" / "last"
-    files = ("model.safetensors", "policy/optimizer.safetensors")
-    return {name: hashlib.sha256((last / name).read_bytes()).hexdigest() for name in files}
+    files = sorted(last.rglob("*.safetensors"))  # of the policy, of every learner and optimiser
+    return {str(f.relative_to(last)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
 
 def lines(run: Path, name: str) -> list[dict[str, Any]]:

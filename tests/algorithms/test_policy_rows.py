@@ -33,7 +33,7 @@ from polopt.update import FirstOrder
 from random_models import builtin_model
 from runs import unexplained
 
-ROWS = [name for name in INDEX if "prompts" in row(name).requires]
+ROWS = [n for n in INDEX if "prompts" in row(n).requires and row(n).update == "adamw"]
 BASE = {"model": {"path": "builtin:tiny"}, "data": {"source": "task:reverse"}}
 TENSORS = ("logp", "logp_old", "logp_ref", "logp_rollout", "values")
 

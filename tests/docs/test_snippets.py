@@ -47,6 +47,9 @@ SHORTER = {
     "polopt train adapters.toml --run.directory runs/adapters": "polopt train adapters.toml "
     "--run.directory runs/adapters --warm.run.steps 2 --rl.run.steps 2 "
     "--warm.evaluation.every 1 --evaluation.prompts 8",
+    "polopt train recipes/trpo.toml --run.directory runs/trpo": "polopt train recipes/trpo.toml "
+    "--run.directory runs/trpo --rl.run.steps 4 --rl.evaluation.every 2 "
+    "--rl.evaluation.prompts 8 --rl.rollout.prompts_per_step 16 --rl.critic.warmup_steps 0",
     # parts of Python blocks
     '"run": {"steps": 60,': '"evaluation": {"prompts": 8}, "run": {"steps": 2,',
     '"run": {"steps": 40,': '"evaluation": {"prompts": 8}, "run": {"steps": 2,',

@@ -39,6 +39,7 @@ _FAMILY = policy_row(
     summary="natural-gradient steps of bounded KL divergence, found by a line search",
     source="Schulman et al. 2015, arXiv:1502.05477, Eq. 14 and App. C",
     defaults={
+        "rollout.group_size": 1,
         "credit.returns": "gae",
         "credit.baseline": "value",
         "credit.normalisation": "batch_z",
