@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from polopt.types import Experience, TokenRows
 from polopt.update import FirstOrder
 from polopt.update.natural_step import NaturalStep
 from random_models import builtin_model, of_architecture
-from runs import Crash, assert_same, metrics, variety
+from runs import Crash, assert_same, metrics, unexplained, variety
 
 BASE: dict[str, Any] = {
     "algorithm": "trpo",
@@ -205,6 +206,35 @@ def test_nothing_to_learn_leaves_the_weights_bit_equal() -> None:
     assert found["policy/accepted"] == policy.optimiser_steps == 0
 
 
+def unscorable(batch: Experience) -> Experience:
+    return replace(batch, scores=torch.full((SIZE,), torch.nan))
+
+
+def empty(batch: Experience) -> Experience:
+    return replace(batch, mask=torch.zeros_like(batch.mask))
+
+
+def one_scorable(batch: Experience) -> Experience:
+    return replace(batch, scores=torch.tensor([1.0] + [torch.nan] * (SIZE - 1)))
+
+
+def one_empty(batch: Experience) -> Experience:
+    return replace(batch, mask=batch.mask & (torch.arange(SIZE) > 0)[:, None])
+
+
+@pytest.mark.parametrize("happens", [unscorable, empty, one_scorable, one_empty])
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_a_batch_that_says_little_has_finite_numbers(happens: Any, share: float) -> None:
+    one, actor = stage({"trust_region.fisher_share": share}), Actor(builtin_model())
+    batch = experience()
+    batch = happens(replace(batch, logp_old=actor.log_probs(batch.tokens)))
+    start, credited = weights(actor), assign(batch, credit_of(one))
+    found = learner(one, actor).update(batch, credited, 0) | credited.metrics
+    assert all(math.isfinite(value) for value in found.values()), found
+    assert weights(actor).isfinite().all()
+    assert bool(credited.mask.any()) or torch.equal(start, weights(actor))
+
+
 @pytest.mark.parametrize(
     "score",
     [lambda completions: [None] * len(completions), lambda completions: [1.0] * len(completions)],
@@ -238,6 +268,7 @@ def test_every_step_stays_inside_the_region(tmp_path: Path, flags: dict[str, Any
         assert line["policy/expected_improvement"] > 0
         assert line["policy/step_scale"] > 0
         assert line["policy/grad_norm"] > 0
+        assert unexplained(line) == []
     assert ("critic/value_loss" in steps[0]) == (not flags)
 
 

@@ -138,6 +138,8 @@ def test_a_flat_divergence_is_refused_not_followed():
     got = searched(lambda x: x.sum(), lambda x: (0 * x.square()).sum(), start, delta=0.01)
     assert not got.accepted
     assert torch.equal(got.parameters, start)
+    assert got.scale.item() == 0.0  # and not infinite
+    assert got.residual.item() == 1.0
 
 
 def test_a_constant_baseline_changes_variance_and_not_the_mean():

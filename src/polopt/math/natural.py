@@ -1,7 +1,7 @@
 """The natural-gradient step of TRPO (1502.05477, App. C): a quadratic model and a line search."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -104,21 +104,32 @@ def trust_region_step(
         cg_iterations: Of conjugate gradients.
     """
     still, length = torch.zeros_like(surrogate), gradient.norm()
+    nothing = TrustRegionStep(
+        torch.zeros_like(start), still, still, False, 0, start, still, surrogate, still
+    )
     if length < 1e-10:
-        nothing = torch.zeros_like(start)
-        return TrustRegionStep(nothing, still, still, False, 0, start, still, surrogate, still)
+        return nothing
     direction = conjugate_gradient(product, gradient, cg_iterations)
     image = product(direction)
-    residual = (image - gradient).norm() / length
-    scale = (2.0 * delta / (direction @ image)).sqrt()  # infinite if F is 0: refused
+    curvature = direction @ image
+    refused = replace(nothing, direction=direction, residual=(image - gradient).norm() / length)
+    if curvature <= 0:  # flat: the quadratic model allows any length
+        return refused
+    scale = (2.0 * delta / curvature).sqrt()
     for j in range(max_iterations):
         step = backtrack**j * scale
-        candidate, expected = start + step * direction, step * (gradient @ direction)
+        candidate = start + step * direction
         value, kl = evaluate(candidate)
         if kl <= delta and value > surrogate:
             return TrustRegionStep(
-                direction, residual, scale, True, j, candidate, kl, value, expected
+                direction=direction,
+                residual=refused.residual,
+                scale=scale,
+                accepted=True,
+                backtracks=j,
+                parameters=candidate,
+                kl=kl,
+                surrogate=value,
+                expected=step * (gradient @ direction),
             )
-    return TrustRegionStep(
-        direction, residual, scale, False, max_iterations, start, still, surrogate, still
-    )
+    return replace(refused, scale=scale, backtracks=max_iterations)

@@ -63,6 +63,7 @@ PLOTS = (
             "behaviour/kl": "from the sampling policy",
             "policy/approx_kl": "within the update",
             "penalty/kl": "by the update",
+            "policy/kl": "by the update, exact",
         },
     ),
     Plot(
@@ -120,6 +121,21 @@ PLOTS = (
             "policy/stale_fraction": "stale and bad",
         },
         unit="share",
+    ),
+    Plot(
+        "Trust region",
+        "How often a step was shortened until it stayed inside the region and helped. Where none "
+        "did, it was not taken; that should be rare.",
+        {"policy/backtracks": "times shortened", "policy/accepted": "taken"},
+    ),
+    Plot(
+        "Improvement in the region",
+        "What the step was worth on its own batch, and what the slope promised. The first is a "
+        "little smaller.",
+        {
+            "policy/surrogate_improvement": "measured",
+            "policy/expected_improvement": "expected",
+        },
     ),
     Plot(
         "Gradient norm",
@@ -222,6 +238,17 @@ FOLDED = (
         "Groups that gave way",
         "Prompts whose responses all earned the same and that were replaced by others.",
         {"resampled_groups": "prompts"},
+    ),
+    Plot(
+        "Direction of the step",
+        "What conjugate gradients left unsolved, as a share of the gradient. Near 1 the step "
+        "follows no natural gradient any more.",
+        {"policy/cg_residual": "left over"},
+    ),
+    Plot(
+        "Length of the step",
+        "How far along its direction the quadratic model allows a step.",
+        {"policy/step_scale": "at most"},
     ),
     Plot("Tokens", "Tokens that went into the step.", {"tokens": "tokens"}),
     Plot(
