@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from polopt.errors import ModelError
-from polopt.models import load, save
+from polopt.models import ScalarModel, load, load_scalar, save
 from polopt.models.adapter import (
     attach,
     has_adapter,
@@ -289,3 +289,41 @@ def test_the_engine_samples_with_the_adapter_and_bits_do_not_depend_on_the_batch
     with switched_off(language_model.model):
         base = Actor(language_model).log_probs(tensors.tokens)
     assert (base - scored)[tensors.mask].abs().mean() > 0.01
+
+
+# A scalar head
+
+
+def scalar() -> ScalarModel:
+    found = load_scalar("builtin:tiny", seed=1)
+    attach(found.model, settings(4), 7, head="score")
+    move(found.model)
+    with torch.no_grad():
+        found.head.weight.copy_(torch.linspace(-1, 1, 32)[None])
+    return found
+
+
+def test_a_head_is_trained_whole_beside_the_adapter() -> None:
+    model = scalar().model
+    names = set(trained(model))
+    assert "score.weight" in names and len(names) == 1 + 28
+    assert all("lora_" in name for name in names - {"score.weight"})
+
+
+def test_a_head_is_saved_with_the_adapter_and_merged(tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    one = scalar()
+    live = logits(one.model)
+    save(one, tmp_path)
+    merged_again = load_scalar(str(tmp_path))
+    torch.testing.assert_close(logits(merged_again.model), live, atol=1e-5, rtol=0)
+
+    other = load_scalar("builtin:tiny", seed=1)
+    attach(other.model, settings(4), 8, head="score")
+    load_adapter(other.model, tmp_path / "adapter")
+    assert torch.equal(logits(other.model), live)
+
+    base = load_scalar("builtin:tiny", seed=1)
+    loaded = PeftModel.from_pretrained(base.model, tmp_path / "adapter")
+    assert torch.equal(logits(loaded), live)

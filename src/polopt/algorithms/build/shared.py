@@ -51,27 +51,35 @@ class Parts:
         loaded.model.to(self.device)  # pyright: ignore[reportArgumentType] - torch's overloads
         return loaded
 
-    def policy(self) -> LanguageModel:
-        """The model that is trained: all of it, or an adapter beside the weights of the start."""
-        settings = self.recipe.model
-        if settings.lora is None:
-            return self.language_model(self.weights)
-        loaded = self.language_model(self.start)
-        attach(loaded.model, settings, derive(self.recipe.run.seed, self.recipe.name, "adapter"))
-        if self.weights != self.start:  # inside the stage
-            load_adapter(loaded.model, Path(self.weights) / DIRECTORY)
-        trained = sum(p.numel() for p in trainable(loaded.model).values())
-        frozen = loaded.model.num_parameters() - trained
-        text = f"adapter of rank {settings.lora}: {trained:,} weights beside {frozen:,} frozen ones"
-        self.observe(Event("message", {"text": text}))
-        return loaded
-
     def scalar_model(self, path: str, outputs: int = 1) -> ScalarModel:
         """The same with a linear head of so many numbers in the place of the vocabulary."""
         loaded = load_scalar(
             self._located(path), outputs=outputs, revision=self._revision(path), seed=self._seed
         )
         loaded.model.to(self.device)  # pyright: ignore[reportArgumentType] - torch's overloads
+        return loaded
+
+    def policy(self) -> LanguageModel:
+        """The model that is trained: all of it, or an adapter beside the weights of the start."""
+        return self._trained(self.language_model)
+
+    def reward_model(self) -> ScalarModel:
+        """The same with one output; its head is trained whole."""
+        return self._trained(self.scalar_model, head=HEAD)
+
+    def _trained(self, load: Callable[[str], M], head: str | None = None) -> M:
+        settings = self.recipe.model
+        if settings.lora is None:
+            return load(self.weights)
+        loaded = load(self.start)
+        seed = derive(self.recipe.run.seed, self.recipe.name, "adapter")
+        attach(loaded.model, settings, seed, head=head)
+        if self.weights != self.start:  # inside the stage
+            load_adapter(loaded.model, Path(self.weights) / DIRECTORY)
+        trained = sum(p.numel() for p in trainable(loaded.model).values())
+        frozen = loaded.model.num_parameters() - trained
+        text = f"adapter of rank {settings.lora}: {trained:,} weights beside {frozen:,} frozen ones"
+        self.observe(Event("message", {"text": text}))
         return loaded
 
     def update(self, **changes: Any) -> Update:  # noqa: ANN401
