@@ -47,6 +47,17 @@ MOVING = {  # what moves: the flags that make it, and a metric that shows it
         {"algorithm": "kimi_opmd", "credit.length_reward": 0.5},
         "policy/grad_norm",
     ),
+    "a reference that follows": (
+        {
+            "algorithm": "rloo",
+            "kl.refresh_every": 2,
+            "kl.refresh_rate": 0.5,
+            "kl.controller": "ziegler",
+            "kl.target": 0.01,
+            "kl.horizon": 30.0,
+        },
+        "kl/measured",
+    ),
     "penalty": (
         {
             "algorithm": "ppo",

@@ -39,6 +39,8 @@ def test_soft_update_runs_from_target_to_source():
     assert soft_update(target, source, 0.25).tolist() == [0.75, -0.5]
     assert torch.equal(soft_update(target, source, 0.0), target)
     assert torch.equal(soft_update(target, source, 1.0), source)
+    far, near = torch.tensor([1e8]), torch.tensor([0.1])  # 1e8 + (0.1 - 1e8) is 0 in float32
+    assert torch.equal(soft_update(far, near, 1.0), near)
 
 
 def test_temperature_forms_differ_by_alpha():

@@ -29,6 +29,7 @@ def findings(row: Row, stage: StageRecipe, *, own_reward: bool) -> Iterator[Find
         yield from _levels(stage)
         yield from _ranges(stage)
         yield from _controller(stage)
+        yield from _reference(stage)
         yield from _reuse(stage)
         yield from _region(row, stage)
     if "reward" in row.requires and not stage.rewards and not own_reward:
@@ -147,6 +148,15 @@ def _controller(stage: StageRecipe) -> Iterator[Finding]:
             "kl.horizon",
             f"{shown(horizon)} is not allowed with {responses} responses in a step, which could "
             f"turn the coefficient negative; a number > {shown(responses / 5)}",
+        )
+
+
+def _reference(stage: StageRecipe) -> Iterator[Finding]:
+    if stage.model.lora is not None and stage.kl.refresh_every:
+        yield (
+            "kl.refresh_every",
+            f"{stage.kl.refresh_every} is not allowed with model.lora: the reference is the model "
+            "without its adapter, and has no weights of its own; it must be 0",
         )
 
 

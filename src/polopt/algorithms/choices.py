@@ -319,6 +319,11 @@ CHOICES: Mapping[str, Mapping[str, Choice]] = {
         "actor": Choice("polopt.roles.actor:Actor", "π, the policy that is trained"),
         "critic": Choice("polopt.roles.critic:Critic", "V(s), or Q(s, a)"),
         "reference": Choice("polopt.roles.reference:frozen", "π_ref, the weights of the start"),
+        "lagged_reference": Choice(
+            "polopt.update.lagged:Lagged",
+            "π_ref, the weights of the start; then θ_ref ← τ θ + (1 - τ) θ_ref",
+            _MATH + "pathwise:soft_update",
+        ),
     },
     "shaping": {
         "overlong": Choice(

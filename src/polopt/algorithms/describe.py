@@ -24,6 +24,7 @@ _NUMBERS = {
     "overlong": ("credit.overlong_penalty", "credit.overlong_buffer"),
     "length": ("credit.length_reward",),
     "kl_penalty": ("objective.penalty_target",),
+    "lagged_reference": ("kl.refresh_every", "kl.refresh_rate"),
     "ema": ("credit.baseline_decay",),
     "kl": ("kl.coefficient",),
     "aggregation": ("objective.aggregation_length",),
@@ -117,7 +118,12 @@ def _shapers(values: Mapping[str, Any]) -> list[str]:
 
 def _roles(one: Row, values: Mapping[str, Any]) -> list[str]:
     """The row's own, and those that its settings call for."""
-    called = {"critic": reads_values(values), "reference": bool(values.get("kl.coefficient"))}
+    compared, follows = bool(values.get("kl.coefficient")), bool(values.get("kl.refresh_every"))
+    called = {
+        "critic": reads_values(values),
+        "reference": compared and not follows,
+        "lagged_reference": compared and follows,
+    }
     return [*one.roles, *(name for name, wanted in called.items() if wanted)]
 
 

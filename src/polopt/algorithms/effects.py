@@ -151,6 +151,10 @@ NEEDS: Mapping[str, Need] = {
     "kl.placement": _WITH_KL,
     "kl.importance_corrected": _is("kl.placement", "loss"),
     "kl.controller": _WITH_KL,
+    "kl.refresh_every": _WITH_KL,
+    "kl.refresh_rate": Need(
+        "kl.refresh_every", lambda v: bool(v["kl.refresh_every"]), "a value above 0"
+    ),
     "kl.target": _is("kl.controller", "ziegler", "ppo"),
     "kl.horizon": _is("kl.controller", "ziegler"),
 }

@@ -68,6 +68,12 @@ def _kl(stage: StageRecipe) -> Iterator[str]:
     reward that of whole responses, at the policy that sampled. 2510.01555, 2512.21852.
     """
     kl, steps = stage.kl, _optimiser_steps(stage)
+    sampled_by_reference = kl.refresh_every == 1 and kl.refresh_rate == 1
+    if kl.coefficient and sampled_by_reference and (kl.placement == "reward" or steps == 1):
+        yield (
+            "kl.refresh_every = 1 makes the reference the policy that sampled: the KL of "
+            f"{'its responses is 0' if kl.placement == 'reward' else 'the one step is 0'}"
+        )
     match kl.placement, kl.estimator:
         case "reward", "k2" | "k3":
             yield (
@@ -137,6 +143,11 @@ def _lengths(stage: StageRecipe) -> Iterator[str]:
         )
     if evaluated > steps:
         yield f"evaluation.every = {evaluated} has no effect: the stage ends after {steps} steps"
+    if stage.kl.refresh_every > steps:
+        yield (
+            f"kl.refresh_every = {stage.kl.refresh_every} has no effect: the stage ends after "
+            f"{steps} steps"
+        )
     if stage.update.warmup_steps >= steps:
         yield (
             f"update.warmup_steps = {stage.update.warmup_steps}: the learning rate never reaches "

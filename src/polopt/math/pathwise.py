@@ -38,8 +38,11 @@ def sac_target(
 def soft_update(
     target: Float[Tensor, "*shape"], source: Float[Tensor, "*shape"], tau: float
 ) -> Float[Tensor, "*shape"]:
-    """``φ′ ← τφ + (1-τ)φ′`` (DDPG 1509.02971); polyak of other libraries is 1-τ."""
-    return target + tau * (source - target)
+    """``φ′ ← τφ + (1-τ)φ′`` (DDPG 1509.02971); polyak of other libraries is 1-τ.
+
+    Exactly φ at τ = 1 and φ′ at τ = 0.
+    """
+    return torch.lerp(target, source, tau)
 
 
 def temperature_loss_log(

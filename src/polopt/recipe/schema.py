@@ -328,6 +328,12 @@ class KL(Section):
         default=None,
         description="ziegler: responses over which the coefficient changes by a fifth at most",
     )
+    refresh_every: Count = Field(
+        default=0, description="batches after which the reference follows the policy; 0: never"
+    )
+    refresh_rate: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=1.0, description="share of the way that it goes; 1: it becomes the policy"
+    )
 
 
 class Critic(Section):

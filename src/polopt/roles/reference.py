@@ -1,4 +1,4 @@
-"""The reference: a lagged copy of the policy that is never refreshed."""
+"""The reference: the policy of the start of a stage; ``polopt.update.lagged`` can move it."""
 
 from __future__ import annotations
 

@@ -42,11 +42,12 @@ from polopt.objective import (
     step_terms,
 )
 from polopt.recipe import StageRecipe
-from polopt.roles import Scorer, WithoutAdapter, frozen, measured
+from polopt.roles import Actor, Scorer, WithoutAdapter, frozen, measured
 from polopt.roles.policies.token import Quantity
 from polopt.rollout.groups import has_contrast
 from polopt.rollout.rewarding import judge
 from polopt.types import Batch, Credited, Experience, Metrics
+from polopt.update import Lagged
 from polopt.update.minibatch import Loss
 from polopt.update.moving import measured_kl
 
@@ -64,7 +65,7 @@ def policy_stage(
     of = replace(of, moving=moving_numbers(of.recipe, of.actor.log_probs))
     reference = reference_of(of)
     policy = (learner or first_order)(of, critic)
-    learners: list[Learner] = [policy, *of.moving]
+    learners: list[Learner] = [policy, *of.moving, *_following(of, reference)]
     if critic is not None and critic.role is not None:
         learners = [critic_learner(of, critic), *map(critic.held_back, learners)]
     return sampled_stage(
@@ -125,6 +126,17 @@ def reference_of(of: Shared) -> Scorer | None:
     if of.recipe.model.lora is not None:
         return WithoutAdapter(of.actor)
     return frozen(of.parts.language_model(of.parts.start), autocast=of.actor.autocast)
+
+
+def _following(of: Shared, reference: Scorer | None) -> list[Learner]:
+    """The reference as a copy that follows the policy, where the recipe wants it to."""
+    kl = of.recipe.kl
+    if not kl.refresh_every or not isinstance(reference, Actor):
+        return []
+    copy, source = (
+        dict(actor.language_model.model.named_parameters()) for actor in (reference, of.actor)
+    )
+    return [Lagged("reference", copy, source, every=kl.refresh_every, rate=kl.refresh_rate)]
 
 
 def prepared(
