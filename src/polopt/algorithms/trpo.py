@@ -32,7 +32,15 @@ IDLE = frozenset(
 )
 FIRST_ORDER = frozenset(
     f"update.{name}"
-    for name in ("max_grad_norm", "weight_decay", "beta1", "beta2", "warmup_steps", "decay")
+    for name in (
+        "max_grad_norm",
+        "weight_decay",
+        "beta1",
+        "beta2",
+        "warmup_steps",
+        "decay",
+        "reset_optimiser",
+    )
 )
 _FAMILY = policy_row(
     "trpo",
