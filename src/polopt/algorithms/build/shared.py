@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 
@@ -30,6 +30,7 @@ from polopt.update.minibatch import Loss
 
 SAMPLES_A_STEP = 8  # training answers recorded of each step
 ENDED = "stage:"  # before the name of a stage, where a path is expected
+M = TypeVar("M", LanguageModel, ScalarModel)
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Parts:
 
     def reward_model(self) -> ScalarModel:
         """The same with one output; its head is trained whole."""
-        return self._trained(self.scalar_model, head=HEAD)
+        return self._trained(self.scalar_model, head="score")
 
     def _trained(self, load: Callable[[str], M], head: str | None = None) -> M:
         settings = self.recipe.model
