@@ -52,7 +52,10 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", ROWS)
 def test_a_row_trains_an_adapter_and_nothing_else(name: str, tmp_path: Path) -> None:
-    polopt.train(recipe(name, tmp_path / "run"), reward=variety)
+    made = recipe(name, tmp_path / "run")
+    if not row(name).has("update.learning_rate"):
+        del made["update"]
+    polopt.train(made, reward=variety)
     steps = [line for line in lines(tmp_path / "run", "metrics") if line["stage_step"]]
     assert steps[-1]["policy/grad_norm"] > 0  # a new critic's first advantages can be 0
     for line in steps:  # the weights that sampled are those that train, adapter included
@@ -62,8 +65,8 @@ def test_a_row_trains_an_adapter_and_nothing_else(name: str, tmp_path: Path) -> 
     adapter = load_file(last / "adapter" / "adapter_model.safetensors")
     assert len(adapter) == 28
     assert all(tensor.abs().sum() > 0 for tensor in adapter.values())
-    state = load_file(last / "policy" / "optimizer.safetensors")
-    assert all("lora_" in key or "value_head" in key for key in state)
+    for file in (last / "policy").glob("optimizer.safetensors"):  # a trust region has none
+        assert all("lora_" in key or "value_head" in key for key in load_file(file))
     moved = load_file(last / "model.safetensors")
     for key, tensor in base_weights().items():
         if key.endswith("_proj.weight"):
@@ -218,3 +221,15 @@ def test_alpha_is_recorded_as_what_it_became(tmp_path: Path) -> None:
     polopt.train(recipe("pg", tmp_path / "run"), flags={"run.steps": 1}, reward=variety)
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["stages"][0]["settings"]["model.lora_alpha"] == 2 * RANK
+
+
+def test_a_trust_region_of_the_size_of_the_adapter(tmp_path: Path) -> None:
+    """TRPO takes its products with the Fisher matrix over A and B alone, and stays in δ."""
+    made = recipe("trpo", tmp_path / "run", trust_region={"delta": 0.01})
+    del made["update"]
+    polopt.train(made, reward=variety)
+    steps = [line for line in lines(tmp_path / "run", "metrics") if line["stage_step"]]
+    accepted = [line for line in steps if line["policy/accepted"]]
+    assert accepted
+    assert all(0 < line["policy/kl"] <= 0.01 for line in accepted)
+    assert all(line["policy/surrogate_improvement"] > 0 for line in accepted)
