@@ -153,6 +153,7 @@ class Experience:
     last_values: torch.Tensor | None = None  # [B] V after the last token; None = 0
     greedy_scores: torch.Tensor | None = None  # [B] reward of the greedy response to the prompt
     right: torch.Tensor | None = None  # [B] 1: the answer is right, 0: wrong; NaN: not judged
+    process: torch.Tensor | None = None  # [B, T] q, what a process reward model says of a token
     truncated: torch.Tensor | None = None  # [B] bool, cut by the length limit
     tokens: TokenRows | None = None  # for the actors; the mathematics never reads it
 

@@ -35,7 +35,7 @@ from runs import unexplained
 
 ROWS = [n for n in INDEX if "prompts" in row(n).requires and row(n).update == "adamw"]
 BASE = {"model": {"path": "builtin:tiny"}, "data": {"source": "task:reverse"}}
-TENSORS = ("logp", "logp_old", "logp_ref", "logp_rollout", "values")
+TENSORS = ("logp", "logp_old", "logp_ref", "logp_rollout", "values", "process")
 
 
 def stage(name: str, flags: Mapping[str, Any] | None = None) -> StageRecipe:
@@ -367,6 +367,7 @@ def sampled(scores: Tensor, seed: int = 0) -> Experience:
         values=torch.where(mask, torch.randn(mask.shape, generator=generator) * 0.3, torch.nan),
         greedy_scores=torch.full((SIZE,), 0.5),
         right=(scores == 1).float(),
+        process=torch.where(mask, torch.randn(mask.shape, generator=generator) * 0.3, torch.nan),
         tokens=rows,
     )
 
@@ -436,6 +437,7 @@ def test_nothing_to_learn_leaves_the_weights_bit_equal(name: str) -> None:
     logp = measured(trained.scorer, experience.tokens, "logp")
     still = torch.full_like(logp, zero)
     experience = replace(experience, logp_rollout=logp, logp_old=logp, logp_ref=logp, values=still)
+    experience = replace(experience, process=torch.zeros_like(logp))
     before = {key: p.detach().clone() for key, p in parameters(trained).items()}
     trained.update(experience, credited_by(one, experience), 0)
     assert trained.optimiser_steps == 0

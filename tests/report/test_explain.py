@@ -44,6 +44,8 @@ CONTRACT = [
     "value/explained_variance",
     "value/mean",
     "critic/value_loss",
+    "process_reward/q_right",
+    "process_reward/accuracy",
     "time/greedy",
     "time/reward",
     "time/update",
@@ -97,6 +99,7 @@ def test_no_metric_is_named_twice_in_the_table() -> None:
 def test_the_columns_of_a_row_are_explained() -> None:
     columns = [
         "rollout",
+        "filter",
         "shaping",
         "returns",
         "baseline",

@@ -11,6 +11,12 @@ Finding = tuple[str, str]  # field and text
 
 GROUP_BASELINES = ("group_mean", "leave_one_out", "length_weighted")
 GROUP_NORMALISATIONS = ("group_std", "group_mean", "batch_std")  # all centre on the group mean
+INSIDE = {
+    "gae": "value",
+    "q": "none",
+    "prime": "leave_one_out",
+    "prime_reference": "leave_one_out",
+}  # the one baseline that a return has in it already
 LEVELS = {
     "kl_penalty": "token",
     "opsm": "token",
@@ -30,6 +36,7 @@ def findings(row: Row, stage: StageRecipe, *, own_reward: bool) -> Iterator[Find
         yield from _ranges(stage)
         yield from _controller(stage)
         yield from _reference(stage)
+        yield from _difficulty(stage)
         yield from _reuse(stage)
         yield from _region(row, stage)
     if "reward" in row.requires and not stage.rewards and not own_reward:
@@ -89,7 +96,7 @@ def _centring(stage: StageRecipe) -> Iterator[Finding]:
 def _values(stage: StageRecipe) -> Iterator[Finding]:
     """What a return or a baseline has in it already, or must have beside it."""
     credit = stage.credit
-    inside = {"gae": "value", "q": "none"}.get(credit.returns or "")
+    inside = INSIDE.get(credit.returns or "")
     if inside and credit.baseline != inside:
         yield (
             "credit.baseline",
@@ -157,6 +164,23 @@ def _reference(stage: StageRecipe) -> Iterator[Finding]:
             "kl.refresh_every",
             f"{stage.kl.refresh_every} is not allowed with model.lora: the reference is the model "
             "without its adapter, and has no weights of its own; it must be 0",
+        )
+
+
+def _difficulty(stage: StageRecipe) -> Iterator[Finding]:
+    """Some number of right answers must lie between the bounds."""
+    low, high, size = (
+        stage.rollout.accuracy_min,
+        stage.rollout.accuracy_max,
+        stage.rollout.group_size,
+    )
+    if low is None or high is None or size is None:
+        return
+    if not any(low <= right / size <= high for right in range(size + 1)):
+        yield (
+            "rollout.accuracy_min",
+            f"{low} is not allowed with rollout.accuracy_max = {high}: no number of right answers "
+            f"out of {size} is a share in between",
         )
 
 

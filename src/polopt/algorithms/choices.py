@@ -34,6 +34,11 @@ class Choice:
 _CREDIT, _OBJECTIVE = "polopt.credit.", "polopt.objective.policy_gradient:"
 _MATH = "polopt.math."
 _SPREAD = {"ddof": "credit.ddof", "eps": "credit.epsilon"}
+_STREAMS = {
+    "gamma": "credit.gamma",
+    "process_coefficient": "process.coefficient",
+    "outcome_coefficient": "process.outcome_coefficient",
+}
 _CAPS = {"low": "objective.correction_low", "high": "objective.correction_high"}
 
 CHOICES: Mapping[str, Mapping[str, Choice]] = {
@@ -42,6 +47,12 @@ CHOICES: Mapping[str, Mapping[str, Choice]] = {
             "polopt.rollout.groups:experience", "y₁ … y_G ~ π(· | x) for every prompt"
         ),
         "dataset": Choice("polopt.rollout.dataset:demonstrated", "(x, y) as the data give it"),
+    },
+    "filter": {
+        "informative": Choice(
+            "polopt.rollout.groups:informative",
+            "0 < max r - min r and least ≤ share of right answers ≤ most, else another prompt",
+        ),
     },
     "returns": {
         "outcome": Choice(
@@ -79,6 +90,21 @@ CHOICES: Mapping[str, Mapping[str, Choice]] = {
             "Ψₜ = Q(sₜ, aₜ), which learns rₜ + γ Q(sₜ₊₁, aₜ₊₁)",
             _MATH + "returns:gae",
             {"gamma": "credit.gamma"},
+            factory=True,
+        ),
+        "prime": Choice(
+            _CREDIT + "temporal:prime",
+            "Ψₜ - bₜ = a Σ_{s≥t} γ^{s-t} (qₛ - Σ_{j≠i} q̄ⱼ / (K-1)) + c (r - Σ_{j≠i} rⱼ / (K-1))",
+            _MATH + "process:prime_advantage",
+            _STREAMS,
+            factory=True,
+        ),
+        "prime_reference": Choice(
+            _CREDIT + "temporal:prime_reference",
+            "Ψₜ - bₜ = Σ_{s≥t} γ^{s-t} (a K/(K-1) (qₛ - Σⱼ q̄ⱼ / K) + 1[s last] c (r - b)), "
+            "q ← q / max |Σ_{s≥t} qₛ| of the batch",
+            _MATH + "process:prime_reference_advantage",
+            _STREAMS,
             factory=True,
         ),
     },
@@ -318,6 +344,11 @@ CHOICES: Mapping[str, Mapping[str, Choice]] = {
     "roles": {
         "actor": Choice("polopt.roles.actor:Actor", "π, the policy that is trained"),
         "critic": Choice("polopt.roles.critic:Critic", "V(s), or Q(s, a)"),
+        "process_reward": Choice(
+            "polopt.algorithms.build.process:Processed",
+            "qₜ = β (log π_φ - log π_ref)ₜ",
+            _MATH + "preference:implicit_reward",
+        ),
         "reference": Choice("polopt.roles.reference:frozen", "π_ref, the weights of the start"),
         "lagged_reference": Choice(
             "polopt.update.lagged:Lagged",
@@ -348,6 +379,11 @@ CHOICES: Mapping[str, Mapping[str, Choice]] = {
             "L ← L - c E[log π(x)] over text",
             "polopt.objective.supervised:supervised_loss",
         ),
+        "outcome_labels": Choice(
+            "polopt.objective.process:process_loss",
+            "-r log σ(z) - (1-r) log(1 - σ(z)), z = Σₜ qₜ, r = 1 where the answer is right, else 0",
+            _MATH + "process:prime_cross_entropy",
+        ),
         "entropy": Choice(_OBJECTIVE + "policy_loss", "L ← L - c H(π)"),
     },
     "coordination": {
@@ -361,7 +397,12 @@ CHOICES: Mapping[str, Mapping[str, Choice]] = {
 # The surrogate where there is no ratio to bound.
 SCORE_FUNCTION = Choice(_MATH + "surrogates:score_function", "ℓ = -A log π")
 # The baseline where the return is an advantage already.
-INSIDE_RETURN = Choice(_CREDIT + "outcome:no_baseline", "b = V(sₜ), inside Ψ")
+_OTHERS = Choice(_CREDIT + "outcome:inside", "b of the others, inside Ψ")
+INSIDE_RETURN = {
+    "gae": Choice(_CREDIT + "outcome:no_baseline", "b = V(sₜ), inside Ψ"),
+    "prime": _OTHERS,
+    "prime_reference": _OTHERS,
+}
 
 FIELDS = {
     "returns": "credit.returns",
@@ -391,8 +432,8 @@ def chosen(column: str, stage: StageRecipe) -> Any:  # noqa: ANN401
     name = getattr(getattr(stage, section), key)
     if column == "bound" and stage.objective.ratio == "none":
         choice = SCORE_FUNCTION
-    elif column == "baseline" and stage.credit.returns == "gae":
-        choice = INSIDE_RETURN
+    elif column == "baseline" and stage.credit.returns in INSIDE_RETURN:
+        choice = INSIDE_RETURN[stage.credit.returns]
     else:
         choice = CHOICES[column][name]
     found = _imported(choice)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from polopt.algorithms.choices import CHOICES, FIELDS, SCORE_FUNCTION, Choice
-from polopt.algorithms.effects import flat, idle, reads_values
+from polopt.algorithms.effects import flat, idle, reads_process, reads_values
 from polopt.algorithms.index import INDEX, row
 from polopt.algorithms.row import Row
 from polopt.recipe import StageRecipe, load
@@ -19,10 +19,10 @@ _NUMBERS = {
         "rollout.group_size",
         "rollout.prompts_per_step",
         "rollout.temperature",
-        "rollout.resample_rounds",
     ),
     "overlong": ("credit.overlong_penalty", "credit.overlong_buffer"),
     "length": ("credit.length_reward",),
+    "filter": ("rollout.resample_rounds", "rollout.accuracy_min", "rollout.accuracy_max"),
     "kl_penalty": ("objective.penalty_target",),
     "lagged_reference": ("kl.refresh_every", "kl.refresh_rate"),
     "ema": ("credit.baseline_decay",),
@@ -38,6 +38,11 @@ _NUMBERS = {
         "trust_region.line_search_steps",
         "trust_region.cg_iterations",
         "trust_region.fisher_share",
+    ),
+    "process_reward": (
+        "process.beta",
+        "process.learning_rate",
+        "process.update",
     ),
     "extra_losses": ("objective.entropy_coefficient",),
 }  # shown beside the choice; the other columns name theirs as arguments
@@ -92,9 +97,11 @@ def _defaults(one: Row) -> dict[str, Any]:
 
 def _entries(one: Row, values: Mapping[str, Any]) -> list[Entry]:
     roles = _roles(one, values)
+    again = bool(values.get("rollout.resample_rounds"))
     extra = _extra_losses(one, values)
     return [
         _entry("rollout", one.rollout, values),
+        *([_entry("filter", "informative", values)] if again else []),
         *(_entry("shaping", name, values) for name in _shapers(values)),
         *(_entry(name, _chosen(name, values), values) for name in COLUMNS_OF_CREDIT),
         *_any(values, "select"),
@@ -118,9 +125,11 @@ def _shapers(values: Mapping[str, Any]) -> list[str]:
 
 def _roles(one: Row, values: Mapping[str, Any]) -> list[str]:
     """The row's own, and those that its settings call for."""
-    compared, follows = bool(values.get("kl.coefficient")), bool(values.get("kl.refresh_every"))
+    compared = bool(values.get("kl.coefficient")) or reads_process(values)
+    follows = bool(values.get("kl.refresh_every"))
     called = {
         "critic": reads_values(values),
+        "process_reward": reads_process(values),
         "reference": compared and not follows,
         "lagged_reference": compared and follows,
     }
@@ -130,6 +139,7 @@ def _roles(one: Row, values: Mapping[str, Any]) -> list[str]:
 def _extra_losses(one: Row, values: Mapping[str, Any]) -> list[str]:
     called = {
         "value": reads_values(values),
+        "outcome_labels": reads_process(values),
         "entropy": bool(values.get("objective.entropy_coefficient")),
         "pretraining": bool(values.get("pretraining.source")),
     }

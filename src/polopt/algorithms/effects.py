@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from polopt.algorithms.row import Row
-from polopt.recipe import StageRecipe, shown
+from polopt.recipe import Process, StageRecipe, shown
 from polopt.recipe.contradictions import WITH_VERIFIER
 from polopt.recipe.fields import either
 
@@ -20,6 +20,7 @@ SECTIONS = (
     "objective",
     "kl",
     "critic",
+    "process",
     "pretraining",
     "update",
     "trust_region",
@@ -27,6 +28,7 @@ SECTIONS = (
     "evaluation",
     "run",
 )
+PRIME = ("prime", "prime_reference")  # returns that read process rewards
 SPREAD = ("group_std", "batch_std", "batch_z")
 
 
@@ -43,6 +45,11 @@ def reads_values(values: Values) -> bool:
     """Whether returns or baseline read the values of a critic."""
     returns, baseline = values.get("credit.returns"), values.get("credit.baseline")
     return returns in ("gae", "q") or baseline in ("value", "action")
+
+
+def reads_process(values: Values) -> bool:
+    """Whether the return reads the rewards of a process reward model."""
+    return values.get("credit.returns") in PRIME
 
 
 def _is(other: str, *names: str) -> Need:
@@ -69,6 +76,9 @@ _CORRECTED = Need(
 )
 _PAIRS = Need(
     "data.completions_field", lambda v: v["data.completions_field"] is None, "pairs, not rankings"
+)
+_RESAMPLED = Need(
+    "rollout.resample_rounds", lambda v: bool(v["rollout.resample_rounds"]), "a value above 0"
 )
 _WITH_KL = Need("kl.coefficient", lambda values: bool(values["kl.coefficient"]), "a value above 0")
 
@@ -101,7 +111,7 @@ NEEDS: Mapping[str, Need] = {
         "a column of responses",
     ),
     "data.max_bad_share": _is("data.on_bad_row", "skip"),
-    "credit.gamma": _is("credit.returns", "reward_to_go", "full", "gae", "q"),
+    "credit.gamma": _is("credit.returns", "reward_to_go", "full", "gae", "q", *PRIME),
     "credit.lambda": Need(
         "credit.length_adaptive", lambda v: v["credit.length_adaptive"] is None, "to be absent"
     ),
@@ -123,6 +133,11 @@ NEEDS: Mapping[str, Need] = {
     "critic.minibatches": _OWN_CRITIC,
     "critic.warmup_steps": _OWN_CRITIC,
     "critic.coefficient": _SHARED_CRITIC,
+    **dict.fromkeys(
+        (f"process.{name}" for name in Process.model_fields), _is("credit.returns", *PRIME)
+    ),
+    "rollout.accuracy_min": _RESAMPLED,
+    "rollout.accuracy_max": _RESAMPLED,
     "credit.baseline_constant": _is("credit.baseline", "constant"),
     "credit.baseline_decay": _is("credit.baseline", "ema"),
     "credit.threshold": _is("credit.select", "threshold"),

@@ -35,6 +35,7 @@ INDEX = {
     "a2c": "advantage actor-critic: the return less the value of the state",
     "td_actor_critic": "one-step actor-critic: the TD error is the advantage",
     "ppo": "GAE from a critic, KL in the reward, epochs of clipped steps",
+    "prime": "process rewards from a model that learns from outcomes, online",
     "dsv32_grpo": "GRPO with importance-corrected KL and a mask for stale bad responses",
     "trpo": "natural-gradient steps of bounded KL divergence, found by a line search",
 }

@@ -16,6 +16,7 @@ USES = frozenset(
         "objective",
         "kl",
         "critic",
+        "process",
         "pretraining",
         "update",
         "coordination",
@@ -31,6 +32,8 @@ IDLE = frozenset(
 NUMBERS: Mapping[str, Scalar] = {
     "rollout.group_size": 8,
     "rollout.resample_rounds": 0,
+    "rollout.accuracy_min": 0.0,
+    "rollout.accuracy_max": 1.0,
     "credit.gamma": 1.0,
     "credit.lambda": 0.95,
     "credit.baseline_decay": 0.9,
@@ -63,6 +66,11 @@ NUMBERS: Mapping[str, Scalar] = {
     "critic.learning_rate": 1e-5,
     "critic.clip": 0.2,  # TRL, lm-human-preferences
     "critic.coefficient": 0.1,
+    "process.beta": 0.05,
+    "process.learning_rate": 1e-6,
+    "process.coefficient": 1.0,
+    "process.outcome_coefficient": 1.0,
+    "process.update": "after",
     "update.learning_rate": 1e-6,
     "update.epochs": 1,
     "update.minibatches": 1,

@@ -22,6 +22,7 @@ from polopt.credit.outcome import (
     group_mean,
     group_mean_divide,
     group_std,
+    inside,
     leave_one_out,
     length_weighted,
     no_baseline,
@@ -29,7 +30,16 @@ from polopt.credit.outcome import (
     value,
 )
 from polopt.credit.shaping import kl_penalty, length, overlong, spread, terminal
-from polopt.credit.temporal import action_value, full, gae, ones, outcome, reward_to_go
+from polopt.credit.temporal import (
+    action_value,
+    full,
+    gae,
+    ones,
+    outcome,
+    prime,
+    prime_reference,
+    reward_to_go,
+)
 
 __all__ = [
     "Baseline",
@@ -53,6 +63,7 @@ __all__ = [
     "group_mean",
     "group_mean_divide",
     "group_std",
+    "inside",
     "kl_penalty",
     "leave_one_out",
     "length",
@@ -61,6 +72,8 @@ __all__ = [
     "ones",
     "outcome",
     "overlong",
+    "prime",
+    "prime_reference",
     "reward_to_go",
     "spread",
     "terminal",

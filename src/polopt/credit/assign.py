@@ -129,7 +129,7 @@ def _scored(experience: Experience) -> Tensor:
 
 def _check(experience: Experience, mask: Tensor) -> None:
     """Whatever the choices may read is finite inside the mask (rule R8)."""
-    for name in ("logp_rollout", "logp_old", "logp_ref", "values"):
+    for name in ("logp_rollout", "logp_old", "logp_ref", "values", "process"):
         x: Tensor | None = getattr(experience, name)
         if x is not None:
             require_finite("credit", name, x, mask)

@@ -21,6 +21,11 @@ def no_baseline(totals: Tensor, experience: Experience, mask: Tensor) -> tuple[T
     return torch.zeros_like(totals)[:, None], mask.any(-1)
 
 
+def inside(totals: Tensor, experience: Experience, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The return has the mean of the other rows in it already; a group of one leaves."""
+    return torch.zeros_like(totals)[:, None], baselines.has_peers(experience.group, mask.any(-1))
+
+
 def constant(value: float) -> Baseline:
     """``b = value``: a constant, or the state of a moving average before this batch."""
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from torch import Tensor
 
-from polopt.math import returns
-from polopt.math.reduce import masked
+from polopt.math import process, returns
+from polopt.math.reduce import masked, row_sum
 from polopt.types import Experience
 
 Returns = Callable[[Tensor, Experience, Tensor], tuple[Tensor, Tensor]]
@@ -91,6 +92,49 @@ def action_value(gamma: float = 1.0) -> Returns:
             raise ValueError("the action value reads values; the experience has none")
         _, targets = returns.token_gae(rewards, experience.values, mask, gamma, 0.0)
         return masked(experience.values, mask), targets
+
+    return estimate
+
+
+def prime(
+    gamma: float = 1.0, process_coefficient: float = 1.0, outcome_coefficient: float = 1.0
+) -> Returns:
+    """Process and outcome rewards, each less its mean over the other responses (PRIME, Eq. 5).
+
+    The process reward is ``experience.process``, the outcome the sum of the shaped rewards. Ψ is
+    the advantage already.
+    """
+    advantage = partial(
+        process.prime_advantage,
+        gamma=gamma,
+        process_coefficient=process_coefficient,
+        outcome_coefficient=outcome_coefficient,
+    )
+    return _of_two_streams(lambda q, mask: q, advantage)
+
+
+def prime_reference(
+    gamma: float = 1.0, process_coefficient: float = 1.0, outcome_coefficient: float = 1.0
+) -> Returns:
+    """The same as PRIME's released code has it, but for the whitening that follows there."""
+    advantage = partial(
+        process.prime_reference_advantage,
+        gamma=gamma,
+        process_coefficient=process_coefficient,
+        outcome_coefficient=outcome_coefficient,
+    )
+    return _of_two_streams(process.prime_batch_norm, advantage)
+
+
+def _of_two_streams(
+    scale: Callable[[Tensor, Tensor], Tensor], advantage: Callable[..., Tensor]
+) -> Returns:
+    def estimate(rewards: Tensor, experience: Experience, mask: Tensor) -> tuple[Tensor, Tensor]:
+        if experience.process is None:
+            raise ValueError("PRIME's advantage reads process; the experience has none")
+        q, outcome = scale(experience.process, mask), row_sum(rewards, mask)
+        psi = advantage(q, outcome, mask, experience.group)
+        return psi, psi
 
     return estimate
 

@@ -35,7 +35,7 @@ def prime_advantage(
 
     q̄ʲ is the token mean of response j; the outcome stands undiscounted on every token.
     """
-    valid = mask.any(-1) & ~torch.isnan(outcome)
+    valid = labelled(outcome, mask)
     inside = mask & has_peers(group, valid)[:, None]
     others = leave_one_out(row_mean(q, mask), group, valid)
     process = reward_to_go(masked(q, mask) - others[:, None], inside, gamma)
@@ -58,7 +58,7 @@ def prime_reference_advantage(
     ``Σ_{s≥t} γ^{s-t}[qₛⁱ·K/(K-1) - (1/(K-1))Σⱼ q̄ʲ]``, the own mean included; the outcome
     advantage stands at the last token and is discounted from there.
     """
-    valid = mask.any(-1) & ~torch.isnan(outcome)
+    valid = labelled(outcome, mask)
     inside = mask & has_peers(group, valid)[:, None]
     k = group_size(valid, group).to(q.dtype).clamp(min=2.0)[:, None]
     mean = row_mean(q, mask)
@@ -83,14 +83,28 @@ def prime_cross_entropy(
     mask: Bool[Tensor, "B T"],
     *,
     beta: float,
+    rows: Int[Tensor, ""] | None = None,
 ) -> tuple[Float[Tensor, "B"], Float[Tensor, ""]]:
     """``-E[r_o·log σ(z) + (1-r_o)·log(1-σ(z))]``, ``z = β Σₜ log(π_φ/π_ref)`` (Alg. 1, line 8).
+
+    Args:
+        log_ratio: per token.
+        outcome: 1 or 0; NaN: not known.
+        mask: tokens of the responses.
+        beta: of the implicit reward.
+        rows: what the sum is divided by, counted over the whole optimiser step; default: here.
 
     Returns:
         z, and the mean over rows with an outcome and at least one token.
     """
     logits = beta * row_sum(log_ratio, mask)
-    valid = mask.any(-1) & ~torch.isnan(outcome)
+    valid = labelled(outcome, mask)
     target = masked(outcome, valid)
     losses = binary_cross_entropy_with_logits(logits, target, reduction="none")
-    return logits, masked(losses, valid).sum() / valid.sum().clamp(min=1)
+    count = valid.sum() if rows is None else rows
+    return logits, masked(losses, valid).sum() / count.clamp(min=1)
+
+
+def labelled(outcome: Float[Tensor, "B"], mask: Bool[Tensor, "B T"]) -> Bool[Tensor, "B"]:
+    """Rows that the cross entropy counts: an outcome is known, and there is a token."""
+    return mask.any(-1) & ~torch.isnan(outcome)

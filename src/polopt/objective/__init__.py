@@ -16,6 +16,7 @@ from polopt.objective.policy_gradient import (
     policy_loss,
     step_terms,
 )
+from polopt.objective.process import ProcessTerms, process_loss, process_terms
 from polopt.objective.reduction import Reduction, reduction
 from polopt.objective.supervised import supervised_loss
 from polopt.objective.value import ValueObjective, ValueTerms, value_loss, value_terms
@@ -31,12 +32,15 @@ __all__ = [
     "LogRatio",
     "MaskEdit",
     "PolicyObjective",
+    "ProcessTerms",
     "RatioLevel",
     "Reduction",
     "StepTerms",
     "ValueObjective",
     "ValueTerms",
     "policy_loss",
+    "process_loss",
+    "process_terms",
     "reduction",
     "step_terms",
     "supervised_loss",

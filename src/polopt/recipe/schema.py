@@ -121,6 +121,12 @@ class Rollout(Section):
         default=None,
         description="how often groups whose responses all earned the same give way to new prompts",
     )
+    accuracy_min: Annotated[Share | None, BY_ROW] = Field(
+        default=None, description="groups with a smaller share of right answers give way too"
+    )
+    accuracy_max: Annotated[Share | None, BY_ROW] = Field(
+        default=None, description="groups with a larger share of right answers give way too"
+    )
     temperature: PositiveFloat = Field(default=1.0, description="logits are divided by it")
     top_p: Annotated[float, Field(gt=0, le=1)] = Field(
         default=1.0, description="nucleus; rows that train on samples need 1"
@@ -137,9 +143,10 @@ class Rollout(Section):
 class Credit(Section):
     """Which token is praised or blamed, and by how much."""
 
-    returns: Annotated[Literal["outcome", "reward_to_go", "full", "gae", "q"] | None, BY_ROW] = (
-        Field(default=None, description="return estimator")
-    )
+    returns: Annotated[
+        Literal["outcome", "reward_to_go", "full", "gae", "q", "prime", "prime_reference"] | None,
+        BY_ROW,
+    ] = Field(default=None, description="return estimator")
     gamma: Annotated[Share | None, BY_ROW] = Field(default=None, description="discount")
     lambda_: Annotated[Share | None, BY_ROW] = Field(
         default=None, alias="lambda", description="GAE parameter"
@@ -382,6 +389,32 @@ class Pretraining(Section):
     batch_size: Positive = Field(default=8, description="texts beside each optimiser step")
 
 
+class Process(Section):
+    """Who says what a token is worth, where returns read it: a model that learns from outcomes."""
+
+    path: Text | None = Field(
+        default=None,
+        description="weights to start from: a model, or stage:NAME; default: those of the policy",
+    )
+    beta: Annotated[PositiveFloat | None, BY_ROW] = Field(
+        default=None, description="of the reward beta * (log pi - log pi_ref) of a token"
+    )
+    learning_rate: Annotated[PositiveFloat | None, BY_ROW] = Field(
+        default=None, description="peak, of the model"
+    )
+    coefficient: Annotated[PositiveFloat | None, BY_ROW] = Field(
+        default=None, description="of the process rewards in the advantage"
+    )
+    outcome_coefficient: Annotated[NonNegative | None, BY_ROW] = Field(
+        default=None, description="of the outcome reward in the advantage"
+    )
+    update: Annotated[Literal["after", "before"] | None, BY_ROW] = Field(
+        default=None,
+        description="when the model learns from a batch: after it was asked for the rewards, or "
+        "before, which takes one more forward pass",
+    )
+
+
 class Update(Section):
     """The optimiser step."""
 
@@ -511,6 +544,7 @@ class StageRecipe(Section):
     update: Update = Update()
     critic: Critic = Critic()
     trust_region: TrustRegion = TrustRegion()
+    process: Process = Process()
     coordination: Coordination = Coordination()
     evaluation: Evaluation = Evaluation()
     run: Run = Run()

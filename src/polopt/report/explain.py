@@ -97,6 +97,20 @@ PLOTS = (
         {"critic/value_loss": "critic", "policy/value_loss": "on the trunk of the policy"},
     ),
     Plot(
+        "Process rewards",
+        "What the process reward model says of a token, on average, in right answers and in wrong "
+        "ones. The lines part as it learns which tokens lead to right answers.",
+        {"process_reward/q_right": "right answers", "process_reward/q_wrong": "wrong answers"},
+    ),
+    Plot(
+        "Accuracy of the process reward model",
+        "Share of the responses of a batch about which it is right, before it learns from them. "
+        "One half is chance.",
+        {"process_reward/accuracy": "right or wrong"},
+        unit="share",
+        top=1.0,
+    ),
+    Plot(
         "Entropy",
         "How undecided the policy is about its next token. It falls while the policy learns what "
         "pays; if it reaches 0 early, the policy stops exploring and reward stalls.",
@@ -141,7 +155,11 @@ PLOTS = (
         "Gradient norm",
         "Size of the update before clipping. It should stay in one range; spikes point to an "
         "unstable step, and a steady 0 means that nothing is learned.",
-        {"policy/grad_norm": "policy", "critic/grad_norm": "critic"},
+        {
+            "policy/grad_norm": "policy",
+            "critic/grad_norm": "critic",
+            "process_reward/grad_norm": "process reward model",
+        },
     ),
     Plot(
         "Each reward",
@@ -176,7 +194,11 @@ PLOTS = (
         "Learning rate",
         "How large a step the optimiser may take. It follows the schedule of the recipe: warm-up, "
         "then constant or decaying.",
-        {"policy/learning_rate": "policy", "critic/learning_rate": "critic"},
+        {
+            "policy/learning_rate": "policy",
+            "critic/learning_rate": "critic",
+            "process_reward/learning_rate": "process reward model",
+        },
     ),
     Plot(
         "Time in each step",
@@ -209,6 +231,7 @@ FOLDED = (
         {
             "policy/policy_loss": "surrogate",
             "critic/loss": "critic",
+            "process_reward/loss": "process reward model",
             "policy/baseline_correction": "correction of the baseline",
         },
     ),
@@ -264,6 +287,7 @@ UNKNOWN_METRIC = "A metric of this run for which this page has no explanation."
 # The columns of a row, in the words of somebody who sees them first.
 COLUMNS = {
     "rollout": "where the responses come from",
+    "filter": "which prompts give way to others",
     "shaping": "what is added to the reward",
     "returns": "what a response is credited with",
     "baseline": "what the return is compared with",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -62,6 +62,19 @@ def _right(sample: Sample) -> float:
     """1 or 0 as the outcome says; NaN where there is none, and in a response not trained on."""
     judged = sample.outcome in JUDGED and sample.finish not in UNTRAINED
     return float(sample.outcome is Outcome.OK) if judged else math.nan
+
+
+def informative(least: float, most: float) -> Callable[[Group], bool]:
+    """Whether a group has contrast, and from ``least`` to ``most`` of its answers are right.
+
+    PRIME 2502.01456 keeps prompts of medium difficulty. Where nothing is judged, contrast is all.
+    """
+
+    def keep(group: Group) -> bool:
+        marks = [s.outcome is Outcome.OK for s in group.samples if s.outcome in JUDGED]
+        return has_contrast(group) and (not marks or least <= statistics.fmean(marks) <= most)
+
+    return keep
 
 
 def has_contrast(group: Group) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor
 from polopt.algorithms.build.critic import Valued, critic_learner, valued
 from polopt.algorithms.build.extras import companions
 from polopt.algorithms.build.moving import moving_numbers
+from polopt.algorithms.build.process import Crediting, Processed, processed
 from polopt.algorithms.build.shared import (
     Parts,
     Shared,
@@ -20,6 +21,7 @@ from polopt.algorithms.build.shared import (
     shared,
 )
 from polopt.algorithms.choices import chosen
+from polopt.algorithms.effects import flat, reads_process
 from polopt.coordination.ledger import Ledger
 from polopt.coordination.sources import InlineSource, Sampled
 from polopt.coordination.stage import Learner, Stage
@@ -41,10 +43,10 @@ from polopt.objective import (
     policy_loss,
     step_terms,
 )
-from polopt.recipe import StageRecipe
+from polopt.recipe import Rollout, StageRecipe
 from polopt.roles import Actor, Scorer, WithoutAdapter, frozen, measured
 from polopt.roles.policies.token import Quantity
-from polopt.rollout.groups import has_contrast
+from polopt.rollout.groups import informative
 from polopt.rollout.rewarding import judge
 from polopt.types import Batch, Credited, Experience, Metrics
 from polopt.update import Lagged
@@ -63,15 +65,19 @@ def policy_stage(
     """
     of, critic = valued(shared(parts))
     of = replace(of, moving=moving_numbers(of.recipe, of.actor.log_probs))
-    reference = reference_of(of)
+    reference, process = reference_of(of), processed(of)
     policy = (learner or first_order)(of, critic)
+    credit: Crediting = lambda tensors: assign(tensors, credit_of(of.now()))  # noqa: E731
     learners: list[Learner] = [policy, *of.moving, *_following(of, reference)]
     if critic is not None and critic.role is not None:
         learners = [critic_learner(of, critic), *map(critic.held_back, learners)]
+    if process is not None:
+        credit = process.measured(credit)
+        learners = process.learners(learners, credit)
     return sampled_stage(
         of,
-        prepare=prepared(of, reference, critic),
-        credit=lambda tensors: assign(tensors, credit_of(of.now())),
+        prepare=prepared(of, reference, critic, process),
+        credit=credit,
         learners=learners,
     )
 
@@ -95,7 +101,6 @@ def sampled_stage(
     """A stage that samples groups, credits their tokens and hands them to its learners."""
     rollout = of.recipe.rollout
     assert rollout.group_size is not None, "resolved by the row"
-    assert rollout.resample_rounds is not None, "resolved by the row"
     scored = reporting_once(judge(of.text, of.rewards, of.recipe.run.seed), of, of.parts.observe)
     source = InlineSource(
         of.engine("rollout"),
@@ -105,8 +110,7 @@ def sampled_stage(
             rollout.group_size,
             of.sampling,
             scored,
-            has_contrast,
-            rollout.resample_rounds,
+            **resampled(rollout),
             greedy=of.recipe.credit.baseline == "greedy",
         ),
     )
@@ -119,9 +123,18 @@ def sampled_stage(
     )
 
 
+def resampled(rollout: Rollout) -> dict[str, Any]:
+    """Which groups give way to new prompts, and how often."""
+    if not rollout.resample_rounds:
+        return {}
+    least, most = rollout.accuracy_min, rollout.accuracy_max
+    assert least is not None and most is not None, "resolved by the row"
+    return {"keep": informative(least, most), "rounds": rollout.resample_rounds}
+
+
 def reference_of(of: Shared) -> Scorer | None:
     """The weights that the stage started from, where something is measured against them."""
-    if not of.recipe.kl.coefficient:
+    if not of.recipe.kl.coefficient and not reads_process(flat(of.recipe)):
         return None
     if of.recipe.model.lora is not None:
         return WithoutAdapter(of.actor)
@@ -140,16 +153,20 @@ def _following(of: Shared, reference: Scorer | None) -> list[Learner]:
 
 
 def prepared(
-    of: Shared, reference: Scorer | None, critic: Valued | None
+    of: Shared,
+    reference: Scorer | None,
+    critic: Valued | None,
+    process: Processed | None = None,
 ) -> Callable[[Batch], Experience]:
-    """Tensors of a batch with what actor, reference and critic say of it before the update."""
+    """Tensors of a batch with what every role says of it before the update."""
 
     def prepare(batch: Batch) -> Experience:
         tensors = of.tensors(batch)
         assert tensors.tokens is not None
         logp_ref = None if reference is None else measured(reference, tensors.tokens, "logp")
         tensors = replace(tensors, logp_old=of.actor.log_probs(tensors.tokens), logp_ref=logp_ref)
-        return tensors if critic is None else critic.of(tensors)
+        tensors = tensors if critic is None else critic.of(tensors)
+        return tensors if process is None else process.rewarded(tensors)
 
     return prepare
 
