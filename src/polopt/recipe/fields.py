@@ -173,12 +173,13 @@ def nearest(path: Path) -> Path | None:
     """The field a person most likely meant by the unknown ``path``.
 
     First a similar name in the same table, then the same name in another one, then a similar one.
+    Outside of any table there are sections alone: the name of a field lacks its section.
     """
     key, table = str(path[-1]), path[:-1]
-    near = get_close_matches(key, members(table), n=1)
-    if near:
-        return (*table, near[0])
     endings = {name.rpartition(".")[2]: name for name in reversed(catalogue())}
+    near = get_close_matches(key, members(table), n=1)
+    if near and (table or key not in endings):
+        return (*table, near[0])
     if key in endings:
         return endings[key].split(".")
     near = get_close_matches(".".join(map(str, path)), catalogue(), n=1, cutoff=0.75)
