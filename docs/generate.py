@@ -70,6 +70,17 @@ def _choices(page: Path, name: str) -> str:
     return _table(("column", "choice", "equation", "settings", "file"), lines)
 
 
+def _on_bodies(_: Path, __: str) -> str:
+    """What methods that are for both have of their own on bodies."""
+    ours = {name: row(name) for name in INDEX if row(name).on_bodies is not None}
+    names = sorted({key for one in ours.values() for key in one.on_bodies or {}})
+    lines = [
+        (_code(key), *(_code(str((one.on_bodies or {}).get(key, ""))) for one in ours.values()))
+        for key in names
+    ]
+    return _table(("field", *(_code(name) for name in ours)), lines)
+
+
 def _fields(_: Path, section: str) -> str:
     """The fields of a section; ``stage`` stands for those outside of any."""
     wanted = "" if section == "stage" else section
@@ -142,6 +153,7 @@ def _peers(page: Path, _: str) -> str:
 TABLES: dict[str, Callable[[Path, str], str]] = {
     "methods": _methods,
     "choices": _choices,
+    "on_bodies": _on_bodies,
     "fields": _fields,
     "golden": _golden,
     "peers": _peers,

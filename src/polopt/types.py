@@ -23,7 +23,8 @@ def _take(record: Experience | Credited, index: torch.Tensor) -> dict[str, Any]:
     """The fields of a dataclass that have rows, each with those rows alone."""
     values = {f.name: getattr(record, f.name) for f in fields(record)}
     taken = {name: v[index] for name, v in values.items() if isinstance(v, torch.Tensor)}
-    return taken | {name: v.rows(index) for name, v in values.items() if isinstance(v, TokenRows)}
+    rows = (TokenRows, StepRows)
+    return taken | {name: v.rows(index) for name, v in values.items() if isinstance(v, rows)}
 
 
 class Finish(StrEnum):
@@ -126,6 +127,11 @@ class TokenRows:
     min_new_tokens: int = 0  # of the sampler: no end of sequence before this column
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """B and P + T."""
+        return self.tokens.shape[0], self.tokens.shape[1]
+
+    @property
     def width(self) -> int:
         """T, the response columns."""
         return self.tokens.shape[1] - self.prompt_width
@@ -133,6 +139,23 @@ class TokenRows:
     def rows(self, index: torch.Tensor) -> TokenRows:
         """The same for some of the rows."""
         return replace(self, tokens=self.tokens[index], attention=self.attention[index])
+
+
+@dataclass(frozen=True)
+class StepRows:
+    """What a policy of control saw, and what it did."""
+
+    observations: torch.Tensor  # [B, T, O]
+    actions: torch.Tensor  # [B, T] int64, or [B, T, D]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """B and T."""
+        return self.observations.shape[0], self.observations.shape[1]
+
+    def rows(self, index: torch.Tensor) -> StepRows:
+        """The same for some of the rows."""
+        return StepRows(self.observations[index], self.actions[index])
 
 
 @dataclass(frozen=True)
@@ -155,7 +178,19 @@ class Experience:
     right: torch.Tensor | None = None  # [B] 1: the answer is right, 0: wrong; NaN: not judged
     process: torch.Tensor | None = None  # [B, T] q, what a process reward model says of a token
     truncated: torch.Tensor | None = None  # [B] bool, cut by the length limit
+    rewards: torch.Tensor | None = None  # [B, T] of each step, in control
+    next_values: torch.Tensor | None = None  # [B, T] V of the true successor of each step
+    terminated: torch.Tensor | None = None  # [B, T] bool, nothing follows
+    cut: torch.Tensor | None = None  # [B, T] bool, the trace ends, what follows has its value
     tokens: TokenRows | None = None  # for the actors; the mathematics never reads it
+    steps: StepRows | None = None  # the same in control
+
+    @property
+    def inputs(self) -> TokenRows | StepRows:
+        """What a role is asked about."""
+        given = self.tokens if self.steps is None else self.steps
+        assert given is not None, "an experience to learn from"
+        return given
 
     def rows(self, index: torch.Tensor) -> Experience:
         """The same for some of the rows."""

@@ -50,6 +50,8 @@ SHORTER = {
     "polopt train recipes/trpo.toml --run.directory runs/trpo": "polopt train recipes/trpo.toml "
     "--run.directory runs/trpo --rl.run.steps 4 --rl.evaluation.every 2 "
     "--rl.evaluation.prompts 8 --rl.rollout.prompts_per_step 16 --rl.critic.warmup_steps 0",
+    "polopt train recipes/cartpole_ppo.toml": "polopt train recipes/cartpole_ppo.toml "
+    "--run.steps 2 --evaluation.every 1 --evaluation.episodes 4",
     # parts of Python blocks
     '"run": {"steps": 60,': '"evaluation": {"prompts": 8}, "run": {"steps": 2,',
     '"run": {"steps": 40,': '"evaluation": {"prompts": 8}, "run": {"steps": 2,',

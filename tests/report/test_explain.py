@@ -39,6 +39,8 @@ CONTRACT = [
     "policy/surrogate_improvement",
     "policy/cg_residual",
     "policy/step_scale",
+    "return/mean",
+    "episode/length",
     "baseline/value",
     "reward/task",
     "value/explained_variance",

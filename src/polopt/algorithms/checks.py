@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from polopt.algorithms.bodies import is_on_bodies
 from polopt.algorithms.row import Row
 from polopt.recipe import StageRecipe, shown
+from polopt.recipe.fields import either
 
 Finding = tuple[str, str]  # field and text
 
@@ -27,6 +29,10 @@ LEVELS = {
 
 def findings(row: Row, stage: StageRecipe, *, own_reward: bool) -> Iterator[Finding]:
     """Everything in a resolved stage that contradicts its row or itself."""
+    if is_on_bodies(stage.data.source):
+        yield from _on_bodies(row, stage)
+        yield from _lengths(stage)
+        return
     if "prompts" in row.requires:
         yield from _sampler(row, stage)
         yield from _group(stage)
@@ -42,6 +48,46 @@ def findings(row: Row, stage: StageRecipe, *, own_reward: bool) -> Iterator[Find
     if "reward" in row.requires and not stage.rewards and not own_reward:
         yield "reward", f'missing; {row.name} needs verifier = "task", or file and function'
     yield from _lengths(stage)
+
+
+def _on_bodies(row: Row, stage: StageRecipe) -> Iterator[Finding]:
+    """What a row on bodies can be made of."""
+    if row.on_bodies is None:
+        yield (
+            "data.source",
+            f"{shown(stage.data.source)} is not allowed in {row.name}, which is for text; "
+            "polopt algorithms lists the methods for both",
+        )
+        return
+    credit, needs_whole = stage.credit, ("outcome", "reward_to_go", "full")
+    if credit.returns in needs_whole and not stage.episodes.whole:
+        yield (
+            "episodes.whole",
+            f"false is not allowed with credit.returns = {credit.returns}, which runs to the end "
+            "of an episode; it must be true",
+        )
+    for field, value, allowed in (
+        ("credit.returns", credit.returns, ("outcome", "reward_to_go", "full", "gae")),
+        ("credit.baseline", credit.baseline, ("none", "constant", "value")),
+        ("credit.normalisation", credit.normalisation, ("none", "batch_z")),
+        ("objective.ratio", stage.objective.ratio, ("none", "token")),
+        ("objective.bound", stage.objective.bound or "none", ("none", "clip")),
+        ("critic.trunk", stage.critic.trunk or "own", ("own",)),
+    ):
+        if value not in allowed:
+            yield field, f"{shown(value)} is not allowed on bodies; {either(allowed)}"
+    yield from _values(stage)
+    if stage.objective.ratio == "none":
+        for field, value in (
+            ("epochs", stage.update.epochs),
+            ("minibatches", stage.update.minibatches),
+        ):
+            if value != 1:
+                yield (
+                    f"update.{field}",
+                    f"{value} is not allowed with objective.ratio = none, which does not correct "
+                    "for the steps in between; it must be 1",
+                )
 
 
 def _sampler(row: Row, stage: StageRecipe) -> Iterator[Finding]:

@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+from polopt.algorithms.bodies import is_on_bodies
 from polopt.algorithms.index import row
 from polopt.recipe import StageRecipe
 
 
 def derived(stage: StageRecipe) -> dict[str, int]:
     """Sizes and counts of a resolved stage; tokens are upper bounds, prompts not counted."""
+    if is_on_bodies(stage.data.source):
+        return _on_bodies(stage)
     sampled = "prompts" in row(stage.algorithm).requires
     return {**(_sampled(stage) if sampled else _demonstrated(stage)), **_evaluation(stage)}
+
+
+def _on_bodies(stage: StageRecipe) -> dict[str, int]:
+    update, steps, count = stage.update, stage.run.steps, stage.episodes.environments
+    assert update.epochs and update.minibatches and steps and count
+    per_batch = update.epochs * update.minibatches
+    counts = {"optimiser_steps_per_batch": per_batch, "optimiser_steps": per_batch * steps}
+    if stage.episodes.whole:
+        return {"episodes_per_batch": count, "episodes": count * steps, **counts}
+    assert stage.episodes.steps
+    size = count * stage.episodes.steps
+    return {
+        "steps_per_batch": size,
+        "minibatch_size": size // update.minibatches,
+        "environment_steps": size * steps,
+        **counts,
+    }
 
 
 def _sampled(stage: StageRecipe) -> dict[str, int]:

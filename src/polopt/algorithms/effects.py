@@ -6,15 +6,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from polopt.algorithms.bodies import OF_BODIES, ONLY_BODIES, about, is_on_bodies
 from polopt.algorithms.row import Row
 from polopt.recipe import Process, StageRecipe, shown
-from polopt.recipe.contradictions import WITH_VERIFIER
+from polopt.recipe.contradictions import CONTROL, WITH_VERIFIER
 from polopt.recipe.fields import either
 
 Values = Mapping[str, Any]  # dotted field: value
 SECTIONS = (
     "model",
     "data",
+    "network",
+    "episodes",
     "rollout",
     "credit",
     "objective",
@@ -63,7 +66,7 @@ def _sources(values: Values) -> list[str]:
 
 
 def _any_generated(values: Values) -> bool:
-    return any(source.startswith(WITH_VERIFIER) for source in _sources(values))
+    return any(source.startswith((*WITH_VERIFIER, CONTROL)) for source in _sources(values))
 
 
 def _any_rows(values: Values) -> bool:
@@ -96,7 +99,10 @@ NEEDS: Mapping[str, Need] = {
     ),
     "model.lora_alpha": _WITH_LORA,
     "model.lora_targets": _WITH_LORA,
-    "data.parameters": Need("data.source", _any_generated, "a task: or reasoning-gym: source"),
+    "data.parameters": Need(
+        "data.source", _any_generated, "a task:, reasoning-gym: or control: source"
+    ),
+    "episodes.steps": Need("episodes.whole", lambda v: not v["episodes.whole"], "false"),
     "data.split": Need(
         "data.source", lambda v: any(s.startswith("hub:") for s in _sources(v)), "a hub: source"
     ),
@@ -113,7 +119,9 @@ NEEDS: Mapping[str, Need] = {
     "data.max_bad_share": _is("data.on_bad_row", "skip"),
     "credit.gamma": _is("credit.returns", "reward_to_go", "full", "gae", "q", *PRIME),
     "credit.lambda": Need(
-        "credit.length_adaptive", lambda v: v["credit.length_adaptive"] is None, "to be absent"
+        "credit.returns",
+        lambda v: v["credit.returns"] == "gae" and v["credit.length_adaptive"] is None,
+        "gae, and no credit.length_adaptive",
     ),
     "credit.critic_lambda": _is("credit.returns", "gae"),
     "credit.length_adaptive": _is("credit.returns", "gae"),
@@ -206,6 +214,11 @@ def idle(row: Row, values: Values, field: str) -> str | None:
     """Why the field has no effect, and what to do; None where it has one."""
     if not row.has(field):
         return f"no effect in {row.name}; remove it"
+    source = values["data.source"]
+    if is_on_bodies(source) and not about(field, OF_BODIES):
+        return f"no effect with data.source = {shown(source)}; remove it"
+    if not is_on_bodies(source) and about(field, ONLY_BODIES):
+        return f"no effect with data.source = {shown(source)}; it needs control:NAME"
     need = _OWN_CRITIC if field in row.of_critic else NEEDS.get(field)
     if need is None:
         return None

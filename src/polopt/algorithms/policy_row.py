@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from polopt.algorithms.bodies import NUMBERS as BODIES
 from polopt.algorithms.row import Row
 from polopt.recipe import Scalar
 
@@ -79,16 +80,29 @@ NUMBERS: Mapping[str, Scalar] = {
 }
 
 
-def policy_row(name: str, *, summary: str, source: str, defaults: Mapping[str, Scalar]) -> Row:
-    """A row of the family; ``defaults`` are its own, and stand before those of the family."""
+def policy_row(
+    name: str,
+    *,
+    summary: str,
+    source: str,
+    defaults: Mapping[str, Scalar],
+    on_bodies: Mapping[str, Scalar] | None = None,
+) -> Row:
+    """A row of the family; ``defaults`` are its own, and stand before those of the family.
+
+    ``on_bodies`` are what differs on bodies, for a row that is for them too.
+    """
+    uses = USES if on_bodies is None else USES | {"network", "episodes"}
+    idle = IDLE if on_bodies is not None else IDLE | {"evaluation.episodes"}
     return Row(
         name=name,
         summary=summary,
         source=source,
         requires=frozenset({"prompts", "reward"}),
-        uses=USES,
-        idle=IDLE,
+        uses=uses,
+        idle=idle,
         defaults={**NUMBERS, **defaults},
         rollout="groups",
         coordination="alternate",
+        on_bodies=None if on_bodies is None else {**BODIES, **on_bodies},
     )

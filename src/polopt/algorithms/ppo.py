@@ -36,6 +36,7 @@ ROW = policy_row(
         "kl.placement": "reward",
         "update.epochs": 4,
     },
+    on_bodies={"update.epochs": 10, "update.minibatches": 8},
 )
 
 

@@ -27,6 +27,13 @@ ROW = policy_row(
         "objective.ratio": "none",
         "objective.aggregation": "seq_mean_token_sum",
     },
+    on_bodies={
+        "episodes.whole": True,
+        "credit.baseline": "none",
+        "credit.normalisation": "batch_z",  # return to go, standardised over the batch
+        "credit.epsilon": 1e-8,
+        "update.learning_rate": 1e-2,
+    },
 )
 
 

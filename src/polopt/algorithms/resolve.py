@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from polopt.algorithms.bodies import is_on_bodies
 from polopt.algorithms.checks import findings
 from polopt.algorithms.effects import SECTIONS, flat, given, idle
 from polopt.algorithms.index import row
@@ -67,13 +68,15 @@ def _fill(recipe: Recipe, index: int, own_reward: bool) -> _Filled:
     stage = recipe.stages[index]
     own = row(stage.algorithm, name_in(recipe, index, "algorithm"))
     values = flat(stage)
-    for field, default in own.defaults.items():
+    on_bodies = is_on_bodies(stage.data.source)
+    defaults = {**own.defaults, **((own.on_bodies or {}) if on_bodies else {})}
+    for field, default in defaults.items():
         if values[field] is None:
             values[field] = default
     if values["from"] is None and index:
         values["from"] = recipe.stages[index - 1].name
     _derive(values)
-    if "reward" in own.requires and not values["rewards"] and not own_reward:
+    if "reward" in own.requires and not on_bodies and not values["rewards"] and not own_reward:
         values["rewards"] = _of_task(stage)
     reasons = {field: reason for field in values if (reason := idle(own, values, field))}
     return _Filled(own, stage, values, given(stage), reasons)

@@ -35,6 +35,7 @@ class Row:
     roles: tuple[str, ...] = ("actor",)
     extra_losses: tuple[str, ...] = ()
     of_critic: frozenset[str] = frozenset()  # fields that only a critic of its own listens to
+    on_bodies: Mapping[str, Scalar] | None = None  # what differs there; None: it is for text alone
 
     @property
     def file(self) -> str:

@@ -29,6 +29,7 @@ ROW = policy_row(
         "objective.aggregation": "token_mean",
         "critic.clip": 0.0,
     },
+    on_bodies={"episodes.environments": 32, "episodes.steps": 16},
 )
 
 

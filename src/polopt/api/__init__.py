@@ -24,7 +24,6 @@ from polopt.recipe import load as load_recipe
 from polopt.record.environment import environment
 
 if TYPE_CHECKING:
-    from polopt.api.policy import Policy
     from polopt.coordination.stage import Observer
     from polopt.rollout.evaluation import Evaluation
 
@@ -137,8 +136,8 @@ def evaluate(model_or_run: str | Path, *, flags: Flags = (), k: int = 1) -> Eval
     return examine(resolve(load_recipe(tables, flags), own_reward=True).stages[-1], k)
 
 
-def load(run: str | Path) -> Policy:
-    """The trained policy of a run, for use."""
+def load(run: str | Path) -> Any:  # noqa: ANN401 - of text or of a body, as the run was
+    """The trained policy of a run, for use: a ``Policy`` of text, or a ``BodyPolicy``."""
     from polopt.api.policy import load as load_policy
 
     return load_policy(Path(run))

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from polopt.algorithms.bodies import is_on_bodies
 from polopt.algorithms.build import Parts
 from polopt.api.recorded import recorded
 from polopt.coordination import checkpoint
@@ -188,7 +189,7 @@ def _summary(recipe: Recipe, progress: Progress) -> dict[str, Any]:
     }
     return {
         **figures,
-        "evaluation_prompts": recipe.stages[-1].evaluation.prompts,
+        **_evaluated_on(recipe.stages[-1]),
         "seed": recipe.stages[0].run.seed,
         "steps": progress.step,
         "best": progress.best or None,
@@ -204,6 +205,13 @@ def _summary(recipe: Recipe, progress: Progress) -> dict[str, Any]:
         ],
         "seconds": seconds,
     }
+
+
+def _evaluated_on(stage: StageRecipe) -> dict[str, int]:
+    evaluation = stage.evaluation
+    if is_on_bodies(stage.data.source):
+        return {"evaluation_episodes": evaluation.episodes}
+    return {"evaluation_prompts": evaluation.prompts}
 
 
 def _total(seconds: dict[str, float]) -> float:

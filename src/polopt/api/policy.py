@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from polopt import record
 from polopt.api.recorded import recorded
 from polopt.errors import DataError, RunDirectoryError
 from polopt.models import LanguageModel
 from polopt.models import load as load_model
+from polopt.models.network import SPECIFICATION_FILE, load_policy
+from polopt.roles.control import StepActor
 from polopt.rollout.engines import LocalEngine, Request
 from polopt.types import Prompt, Sampling
 
@@ -50,7 +57,36 @@ class Policy:
         return [answers[i] for i in range(len(prompts))]
 
 
-def load(run: Path) -> Policy:
+@dataclass(frozen=True)
+class BodyPolicy:
+    """A policy that moves a body as it was trained to."""
+
+    actor: StepActor
+
+    def act(
+        self, observations: NDArray[np.floating[Any]], *, deterministic: bool = True, seed: int = 0
+    ) -> NDArray[Any]:
+        """The action for an observation [O], or one for each of [N, O], as the environment has it.
+
+        Args:
+            observations: as the environment gives them; statistics of the policy normalise them.
+            deterministic: the likeliest action; otherwise one that is drawn.
+            seed: of the draw.
+
+        Raises:
+            DataError: observations of another size.
+        """
+        given = np.asarray(observations, dtype=np.float32)
+        size = self.actor.network.made_of.observation_size
+        if given.shape[-1:] != (size,) or given.ndim > 2:
+            raise DataError(f"observations: shape {given.shape}; ({size},) or (N, {size})")
+        generator = None if deterministic else torch.Generator().manual_seed(seed)
+        actions, _ = self.actor.act(given.reshape(-1, size), generator)
+        moved = self.actor.moved(actions)
+        return moved[0] if given.ndim == 1 else moved
+
+
+def load(run: Path) -> Policy | BodyPolicy:
     """The last weights of a run.
 
     Raises:
@@ -60,5 +96,7 @@ def load(run: Path) -> Policy:
     last = run / "checkpoints" / "last"
     if not last.exists():
         raise RunDirectoryError(f"{run}: the run has no checkpoint yet")
+    if (last / SPECIFICATION_FILE).is_file():
+        return BodyPolicy(StepActor(load_policy(last)))
     rollout = recorded(config).stages[-1].rollout
     return Policy(load_model(str(last)), Sampling(max_new_tokens=rollout.max_new_tokens))

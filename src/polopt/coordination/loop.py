@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -155,13 +156,16 @@ def _evaluate(stage: Stage, progress: Progress, setting: Setting, label: str) ->
 
 
 def _keep_best(stage: Stage, progress: Progress, setting: Setting, evaluation: Evaluation) -> None:
-    """Remember the most accurate weights of the stage that is compared; they are saved."""
-    accuracy = evaluation.metrics.get("accuracy")
-    if not stage.compare or accuracy is None:
+    """Remember the best weights of the stage that is compared; they are saved."""
+    named = (name for name in ("accuracy", "return_mean") if name in evaluation.metrics)
+    name = next(named, None)
+    if not stage.compare or name is None:
         return
-    if accuracy > progress.best.get("accuracy", -1.0):
-        progress.best = {"accuracy": accuracy, "checkpoint": f"step_{progress.step}"}
-        setting.observe(Event("message", {"text": f"best accuracy so far {accuracy:.3f}"}))
+    value = evaluation.metrics[name]
+    if value > progress.best.get(name, -math.inf):
+        progress.best = {name: value, "checkpoint": f"step_{progress.step}"}
+        text = f"best {name.replace('_', ' ')} so far {value:.3f}"
+        setting.observe(Event("message", {"text": text}))
 
 
 def _save_when_due(stage: Stage, progress: Progress, setting: Setting) -> None:

@@ -7,25 +7,27 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from polopt.coordination.ledger import End, Ledger
 from polopt.rollout.engines import Engine, Request
 from polopt.types import Batch, Group, Metrics, Prompt, Sampling
 
+B = TypeVar("B")
 
-class RolloutSource(Protocol):
-    """Batches of groups, at most as stale as agreed."""
+
+class RolloutSource(Protocol[B]):
+    """Batches of experience, at most as stale as agreed."""
 
     def publish(self, version: int) -> None:
         """New weights: return when every engine serves them."""
         ...
 
-    def next_batch(self) -> Batch:
+    def next_batch(self) -> B:
         """The next batch; blocks until it is there."""
         ...
 
-    def ack(self, batch: Batch) -> None:
+    def ack(self, batch: B) -> None:
         """The batch is trained and the new weights are served: its slots are free."""
         ...
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from polopt.coordination.sources import RolloutSource
 from polopt.rollout.evaluation import Evaluation
-from polopt.types import Batch, Credited, Experience, Metrics
+from polopt.types import Credited, Experience, Metrics
 
 
 class Learner(Protocol):
@@ -45,13 +45,13 @@ class Stage:
     name: str
     algorithm: str
     steps: int
-    source: RolloutSource
-    prepare: Callable[[Batch], Experience]  # tensors, and what the roles say of them
+    source: RolloutSource[Any]
+    prepare: Callable[[Any], Experience]  # tensors, and what the roles say of them
     credit: Callable[[Experience], Credited]
     learners: Sequence[Learner]
     save_model: Callable[[Path], None]  # in Hugging Face layout
     evaluate: Callable[[bool], Evaluation] | None  # greedy answers as well?
-    describe: Callable[[Batch], tuple[Metrics, Sequence[Mapping[str, Any]]]]  # metrics, samples
+    describe: Callable[[Any], tuple[Metrics, Sequence[Mapping[str, Any]]]]  # metrics, samples
     evaluate_every: int = 0  # 0: only where the loop compares before and after
     checkpoint_every: int = 1
     until: Until | None = None

@@ -29,7 +29,7 @@ from polopt.credit.outcome import (
     unchanged,
     value,
 )
-from polopt.credit.shaping import kl_penalty, length, overlong, spread, terminal
+from polopt.credit.shaping import earned, kl_penalty, length, overlong, spread, terminal
 from polopt.credit.temporal import (
     action_value,
     full,
@@ -39,6 +39,7 @@ from polopt.credit.temporal import (
     prime,
     prime_reference,
     reward_to_go,
+    step_gae,
 )
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "batch_std",
     "batch_z",
     "constant",
+    "earned",
     "every_row",
     "everything",
     "full",
@@ -76,6 +78,7 @@ __all__ = [
     "prime_reference",
     "reward_to_go",
     "spread",
+    "step_gae",
     "terminal",
     "unchanged",
     "untruncated",

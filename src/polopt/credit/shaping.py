@@ -8,7 +8,7 @@ from torch import Tensor
 
 from polopt.math import shaping
 from polopt.math.divergence import Estimator, k1
-from polopt.math.reduce import lengths
+from polopt.math.reduce import lengths, masked
 from polopt.types import Experience
 
 Shaper = Callable[[Experience, Tensor], Tensor]
@@ -18,6 +18,13 @@ Spread = Callable[[Tensor, Tensor, float], Tensor]
 def terminal(clip: tuple[float, float] | None = None) -> Shaper:
     """The score at the last valid token, clipped to ``clip`` where one is given."""
     return lambda experience, mask: shaping.terminal_reward(experience.scores, mask, clip)
+
+
+def earned(experience: Experience, mask: Tensor) -> Tensor:
+    """The reward of every step, as the environment gave it."""
+    if experience.rewards is None:
+        raise ValueError("what was earned reads rewards; the experience has none")
+    return masked(experience.rewards, mask)
 
 
 def spread(how: Spread, gamma: float, clip: tuple[float, float] | None = None) -> Shaper:

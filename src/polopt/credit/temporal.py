@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from polopt.math import process, returns
@@ -79,6 +80,31 @@ def gae(
         psi, targets = returns.token_gae(rewards, values, mask, gamma, trace, last)
         if critic_lam is not None and (length_adaptive is not None or critic_lam != lam):
             _, targets = returns.token_gae(rewards, values, mask, gamma, critic_lam, last)
+        return psi, targets
+
+    return estimate
+
+
+def step_gae(gamma: float = 0.99, lam: float = 0.95, *, critic_lam: float | None = None) -> Returns:
+    """GAE of control: the value of the true successor, and ends that are told apart.
+
+    A step that did nothing but begin an episode is outside the mask and is skipped.
+    """
+
+    def estimate(rewards: Tensor, experience: Experience, mask: Tensor) -> tuple[Tensor, Tensor]:
+        values, following = experience.values, experience.next_values
+        terminated, cut = experience.terminated, experience.cut
+        if values is None or following is None or terminated is None or cut is None:
+            raise ValueError("GAE of steps reads values, next_values, terminated and cut")
+        discount = torch.where(terminated, 0.0, torch.full_like(values, gamma))
+
+        def at(trace: float) -> tuple[Tensor, Tensor]:
+            traces = torch.where(cut, 0.0, torch.full_like(values, trace))
+            return returns.gae(rewards, values, following, discount, traces, mask)
+
+        psi, targets = at(lam)
+        if critic_lam is not None and critic_lam != lam:
+            _, targets = at(critic_lam)
         return psi, targets
 
     return estimate

@@ -8,6 +8,7 @@ from polopt.algorithms import row
 from polopt.envs.text import TextTask, load
 from polopt.errors import DataError, RecipeError
 from polopt.recipe import Recipe
+from polopt.recipe.contradictions import CONTROL
 
 GENERATED = ("task:", "reasoning-gym:")
 
@@ -27,6 +28,11 @@ def check_sources(recipe: Recipe) -> None:
         }
         for field, source in sources.items():
             if source is None or source.startswith("hub:"):
+                continue
+            if source.startswith(CONTROL):
+                from polopt.envs.control.registry import make  # brings torch
+
+                make(source, 1, stage.data.parameters)
                 continue
             if source.startswith(GENERATED):
                 task = load(source, stage.data.parameters, stage.run.seed)

@@ -16,9 +16,11 @@ from polopt.recipe.schema import Recipe, Reward, StageRecipe
 
 Finding = tuple[str, str]  # field and text
 
-BUILTIN_MODELS = ("tiny", "small")
+BUILTIN_MODELS = ("tiny", "small", "mlp")
+NETWORK = "builtin:mlp"  # for bodies
 FILES = (".jsonl", ".parquet", ".csv")
-KINDS = ("task", "reasoning-gym", "hub")
+KINDS = ("task", "reasoning-gym", "hub", "control")
+CONTROL = "control:"  # before the name of an environment
 WITH_VERIFIER = ("task:", "reasoning-gym:")  # sources that bring one
 
 
@@ -47,6 +49,14 @@ def _model(stage: StageRecipe) -> Iterator[Finding]:
     if kind == "builtin" and colon and name not in BUILTIN_MODELS:
         known = " or ".join(f"builtin:{model}" for model in BUILTIN_MODELS)
         yield "model.path", f"{shown(stage.model.path)} is not allowed; {known}"
+    on_bodies = stage.data.source.startswith(CONTROL)
+    if on_bodies != (stage.model.path == NETWORK):
+        yield (
+            "model.path",
+            f"{shown(stage.model.path)} is not allowed with data.source = "
+            f"{shown(stage.data.source)}; "
+            + (f"it must be {NETWORK}" if on_bodies else "a language model"),
+        )
 
 
 def _sources(stage: StageRecipe) -> Iterator[Finding]:

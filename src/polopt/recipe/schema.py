@@ -34,7 +34,9 @@ class Section(BaseModel):
 class Model(Section):
     """What is trained."""
 
-    path: Text = Field(description="directory, hub id, or builtin:tiny / builtin:small")
+    path: Text = Field(
+        description="directory, hub id, builtin:tiny, builtin:small, or builtin:mlp on bodies"
+    )
     revision: Text | None = Field(
         default=None, description="hub commit, branch or tag; default: main"
     )
@@ -59,7 +61,8 @@ class Data(Section):
     """Where prompts, demonstrations and preferences come from."""
 
     source: Text = Field(
-        description="task:NAME, reasoning-gym:NAME, hub:NAME, or a .jsonl, .parquet or .csv file"
+        description="task:NAME, reasoning-gym:NAME, hub:NAME, a .jsonl, .parquet or .csv file, "
+        "or control:NAME"
     )
     parameters: dict[str, Scalar] = Field(
         default_factory=dict[str, Scalar], description="parameters of the task"
@@ -137,6 +140,36 @@ class Rollout(Section):
     )
     stop: tuple[Text, ...] = Field(
         default=(), description="strings that end a response", strict=False
+    )
+
+
+class Network(Section):
+    """The network of a policy on bodies, and of its critic."""
+
+    hidden: tuple[Positive, ...] = Field(
+        default=(64, 64), description="widths of its hidden layers", strict=False
+    )
+    activation: Literal["tanh", "relu"] = Field(default="tanh", description="between the layers")
+    log_std: float = Field(
+        default=-0.5, description="of continuous actions at first; it is learned"
+    )
+
+
+class Episodes(Section):
+    """How a policy on bodies gathers experience."""
+
+    environments: Annotated[Positive | None, BY_ROW] = Field(default=None, description="at once")
+    steps: Annotated[Positive | None, BY_ROW] = Field(
+        default=None, description="of each environment in a batch"
+    )
+    whole: Annotated[bool | None, BY_ROW] = Field(
+        default=None, description="one whole episode of each environment instead"
+    )
+    normalise_observations: bool = Field(
+        default=False, description="by the mean and the spread of all that was seen"
+    )
+    normalise_rewards: bool = Field(
+        default=False, description="by the spread of discounted returns so far"
     )
 
 
@@ -482,6 +515,9 @@ class Evaluation(Section):
         default=0, description="steps between evaluations; 0: only before and after"
     )
     prompts: Positive = Field(default=512, description="fixed unseen prompts")
+    episodes: Positive = Field(
+        default=20, description="of bodies, by the likeliest actions, from starts of their own"
+    )
 
 
 class Run(Section):
@@ -536,6 +572,8 @@ class StageRecipe(Section):
     model: Model
     data: Data
     rewards: tuple[Reward, ...] = Field(default=(), strict=False)
+    network: Network = Network()
+    episodes: Episodes = Episodes()
     rollout: Rollout = Rollout()
     credit: Credit = Credit()
     objective: Objective = Objective()

@@ -49,6 +49,17 @@ PLOTS = (
         top=1.0,
     ),
     Plot(
+        "Return",
+        "What whole episodes earned, on average. The points are episodes without noise, from "
+        "starts that training never sees.",
+        {"return/mean": "training", "eval/return_mean": "without noise"},
+    ),
+    Plot(
+        "Length of episodes",
+        "Steps until an episode ended. Whether long is good depends on the task.",
+        {"episode/length": "training", "eval/length": "without noise"},
+    ),
+    Plot(
         "Loss",
         "What the optimiser lowers. On demonstrations it should fall steadily. In policy "
         "optimisation it hovers around 0 and says little: look at reward and accuracy instead.",
@@ -273,6 +284,13 @@ FOLDED = (
         "How far along its direction the quadratic model allows a step.",
         {"policy/step_scale": "at most"},
     ),
+    Plot(
+        "Spread of returns",
+        "How much the returns of single episodes differ.",
+        {"return/std": "training", "eval/return_std": "without noise"},
+    ),
+    Plot("Episodes", "Episodes that ended in the step.", {"episodes": "episodes"}),
+    Plot("Steps", "Steps in environments that went into the step.", {"steps": "steps"}),
     Plot("Tokens", "Tokens that went into the step.", {"tokens": "tokens"}),
     Plot(
         "Time of the whole step",

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
 from polopt.roles.policies.token import Quantity, Scores
-from polopt.types import TokenRows
+from polopt.types import StepRows, TokenRows
 
 
 class Scorer(Protocol):
     """A role: actor, critic, reward model."""
 
-    def score(self, rows: TokenRows, want: AbstractSet[Quantity]) -> Scores:
-        """What one forward pass says of ``rows``; differentiable."""
+    def score(self, rows: Any, want: AbstractSet[Quantity]) -> Scores:  # noqa: ANN401
+        """What one forward pass says of ``rows``, of tokens or of steps; differentiable."""
         ...
 
     @property
@@ -26,12 +26,12 @@ class Scorer(Protocol):
 
 
 def measured(
-    scorer: Scorer, rows: TokenRows, quantity: Quantity, at_once: int = 128
+    scorer: Scorer, rows: TokenRows | StepRows, quantity: Quantity, at_once: int = 128
 ) -> torch.Tensor:
     """One quantity of every row, [B, ...], without gradient, ``at_once`` rows a forward pass."""
     parts = list[torch.Tensor]()
     with torch.no_grad():
-        for index in torch.arange(rows.tokens.shape[0], device=rows.tokens.device).split(at_once):
+        for index in torch.arange(rows.shape[0]).split(at_once):
             scores = scorer.score(rows.rows(index), {quantity})
             part: torch.Tensor | None = getattr(scores, quantity)
             assert part is not None, "asked for"

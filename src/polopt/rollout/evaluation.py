@@ -66,6 +66,15 @@ def proportion(right: int, count: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """The 95 % t interval of a mean."""
+    mean, error = statistics.fmean(values), float(sem(values)) if len(values) > 1 else 0.0
+    if not error > 0:
+        return mean, mean
+    low, high = t.interval(0.95, len(values) - 1, loc=mean, scale=error)
+    return float(low), float(high)
+
+
 def _marks(group: Group) -> list[bool]:
     """Right or wrong, for the answers to one prompt that could be judged."""
     outcomes = [sample.outcome for sample in group.samples]
@@ -74,12 +83,8 @@ def _marks(group: Group) -> list[bool]:
 
 def _mean_interval(marks: Sequence[Sequence[bool]]) -> tuple[float, float]:
     """95 % interval of the accuracy from the means of the prompts: their answers go together."""
-    means_of_prompts = [statistics.fmean(group) for group in marks]
-    mean, error = statistics.fmean(means_of_prompts), sem(means_of_prompts)
-    if not error > 0:
-        return mean, mean
-    low, high = t.interval(0.95, len(marks) - 1, loc=mean, scale=error)
-    return max(0.0, float(low)), min(1.0, float(high))
+    low, high = mean_interval([statistics.fmean(group) for group in marks])
+    return max(0.0, low), min(1.0, high)
 
 
 def sample_line(group: Group, sample: Sample, text: Callable[[Sample], str]) -> dict[str, Any]:

@@ -104,20 +104,20 @@ class FirstOrder(Generic[T]):
 
     def _minibatches(self, experience: Experience, step: int) -> Iterator[Tensor]:
         """Row indices of each optimiser step, in a new order every epoch."""
-        units = self._units(experience)
-        count = min(self.settings.minibatches or 1, len(units))  # none is empty
+        rows = experience.mask.shape[0]
+        units = self._groups(experience) if self.loss.whole_groups else None
+        most = rows if units is None else len(units)
+        count = min(self.settings.minibatches or 1, most)  # none is empty
         for epoch in range(self.settings.epochs or 1):
             if count == 1:
-                yield torch.arange(experience.mask.shape[0])
+                yield torch.arange(rows)
                 continue
             generator = torch.Generator().manual_seed(derive(self.seed, "minibatch", step, epoch))
-            for part in torch.randperm(len(units), generator=generator).tensor_split(count):
-                yield torch.cat([units[unit] for unit in part.tolist()])
+            for part in torch.randperm(most, generator=generator).tensor_split(count):
+                yield part if units is None else torch.cat([units[i] for i in part.tolist()])
 
-    def _units(self, experience: Experience) -> Sequence[Tensor]:
-        """Rows that stay together, in the order of the batch."""
-        if not self.loss.whole_groups:
-            return torch.arange(experience.mask.shape[0]).split(1)
+    def _groups(self, experience: Experience) -> Sequence[Tensor]:
+        """Rows of each group, in the order of the batch."""
         groups = experience.group.cpu()
         return [(groups == group).nonzero()[:, 0] for group in dict.fromkeys(groups.tolist())]
 
@@ -126,15 +126,14 @@ class FirstOrder(Generic[T]):
     ) -> Metrics:
         """One optimiser step on the rows ``index``."""
         experience, credited = experience.rows(index), credited.rows(index)
-        tokens = experience.tokens
-        assert tokens is not None
+        inputs = experience.inputs
         if self.loss.needs_logp:
-            experience = replace(experience, logp=measured(self.scorer, tokens, "logp"))
+            experience = replace(experience, logp=measured(self.scorer, inputs, "logp"))
         terms = self.loss.terms(experience, credited)
         self._optimiser.zero_grad(set_to_none=True)
         totals: dict[str, Tensor] = {}
         for micro in self._micro_batches(experience):
-            scores = self.scorer.score(tokens.rows(micro), self.loss.want)
+            scores = self.scorer.score(inputs.rows(micro), self.loss.want)
             _backward(*self.loss.value(scores, terms.rows(micro)), totals)
         for companion in self.companions:
             _backward(*companion(self.optimiser_steps), totals)
@@ -153,16 +152,18 @@ class FirstOrder(Generic[T]):
 
     def _micro_batches(self, experience: Experience) -> Iterator[Tensor]:
         """Row indices of each forward pass, at most ``micro_batch_tokens`` padded tokens."""
-        assert experience.tokens is not None
-        rows, width = experience.tokens.tokens.shape
+        rows, width = experience.inputs.shape
         budget = self.settings.micro_batch_tokens
         size = rows if budget is None else max(1, budget // width)
+        if not self.loss.whole_groups:
+            yield from torch.arange(rows).split(size)
+            return
         packed: list[Tensor] = []
-        for unit in self._units(experience):
-            if packed and sum(map(len, packed)) + len(unit) > size:
+        for group in self._groups(experience):
+            if packed and sum(map(len, packed)) + len(group) > size:
                 yield torch.cat(packed)
                 packed = []
-            packed.append(unit)
+            packed.append(group)
         yield torch.cat(packed)
 
     def save(self, directory: Path) -> dict[str, int]:

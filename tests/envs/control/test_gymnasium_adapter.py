@@ -82,11 +82,11 @@ def test_actions_and_observations_of_the_spaces() -> None:
         (
             "CartPol-v1",
             {},
-            "environment.id: 'CartPol-v1' is not allowed; did you mean CartPole-v1",
+            "data.source: 'CartPol-v1' is not allowed; did you mean CartPole-v1",
         ),
-        ("Zyx-v7", {}, "environment.id: 'Zyx-v7' is not allowed; an id of gymnasium"),
-        ("CartPole-v1", {"foo": 1}, "environment.id: 'CartPole-v1': "),
-        ("Blackjack-v1", {}, "environment.id: Blackjack-v1 observes a Tuple; a Box or a Discrete"),
+        ("Zyx-v7", {}, "data.source: 'Zyx-v7' is not allowed; an id of gymnasium"),
+        ("CartPole-v1", {"foo": 1}, "data.source: 'CartPole-v1': "),
+        ("Blackjack-v1", {}, "data.source: Blackjack-v1 observes a Tuple; a Box or a Discrete"),
     ],
 )
 def test_what_cannot_be_served_is_told(name: str, parameters: dict[str, Any], told: str) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from polopt.algorithms.bodies import is_on_bodies
+from polopt.algorithms.build.control import control_stage
 from polopt.algorithms.build.critic import Valued, critic_learner, valued
 from polopt.algorithms.build.extras import companions
 from polopt.algorithms.build.moving import moving_numbers
@@ -63,6 +65,8 @@ def policy_stage(
         parts: what it is built from.
         learner: of the policy; default: first-order steps on the objective of the recipe.
     """
+    if is_on_bodies(parts.recipe.data.source):
+        return control_stage(parts, policy_gradient)
     of, critic = valued(shared(parts))
     of = replace(of, moving=moving_numbers(of.recipe, of.actor.log_probs))
     reference, process = reference_of(of), processed(of)

@@ -195,7 +195,7 @@ def policy_learner(of: Shared, loss: Loss[Any], **options: Any) -> FirstOrder[An
 
 def assembled(
     of: Shared,
-    source: RolloutSource,
+    source: RolloutSource[Batch],
     *,
     prepare: Callable[[Batch], Experience],
     credit: Callable[[Experience], Credited],

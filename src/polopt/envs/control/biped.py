@@ -143,7 +143,7 @@ class Biped:
             rollout: Any = import_module("mujoco.rollout")
         except ImportError as error:
             raise MissingExtraError(
-                "environment.id: 'biped' needs MuJoCo; pip install 'polopt[control]'"
+                "data.source: 'biped' needs MuJoCo; pip install 'polopt[control]'"
             ) from error
         model = mujoco.MjModel.from_xml_string(xml())
         model.opt.timestep = self.physics

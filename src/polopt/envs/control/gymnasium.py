@@ -37,14 +37,14 @@ def make(name: str, count: int, parameters: Mapping[str, Any]) -> GymnasiumEnvir
     except gymnasium.error.UnregisteredEnv as error:
         near = get_close_matches(name, gymnasium.registry, n=1)
         advice = f"did you mean {near[0]}?" if near else "an id of gymnasium, or a built-in one"
-        raise RecipeError(f"environment.id: {name!r} is not allowed; {advice}") from error
+        raise RecipeError(f"data.source: {name!r} is not allowed; {advice}") from error
     except (gymnasium.error.Error, TypeError, ValueError) as error:
-        raise RecipeError(f"environment.id: {name!r}: {one_line(error)}") from error
+        raise RecipeError(f"data.source: {name!r}: {one_line(error)}") from error
     return GymnasiumEnvironments(vector)
 
 
 def _needs(name: str, reason: str) -> str:
-    return f"environment.id: {name!r}: {reason}; pip install 'polopt[control]'"
+    return f"data.source: {name!r}: {reason}; pip install 'polopt[control]'"
 
 
 class GymnasiumEnvironments:
@@ -60,7 +60,7 @@ class GymnasiumEnvironments:
         if not isinstance(self._space, gymnasium.spaces.Box | gymnasium.spaces.Discrete):
             kind = type(self._space).__name__
             raise RecipeError(
-                f"environment.id: {self._name} observes a {kind}; a Box or a Discrete is needed"
+                f"data.source: {self._name} observes a {kind}; a Box or a Discrete is needed"
             )
         self._flat: int = gymnasium.spaces.flatdim(self._space)
         self._action = _action(vector.single_action_space, self._name)
@@ -139,12 +139,12 @@ def _action(space: Any, name: str) -> Action:  # noqa: ANN401
     if isinstance(space, gymnasium.spaces.Discrete):
         if int(space.start) != 0:
             raise RecipeError(
-                f"environment.id: {name} has actions from {space.start}; they must begin at 0"
+                f"data.source: {name} has actions from {space.start}; they must begin at 0"
             )
         return Discrete(int(space.n))
     if isinstance(space, gymnasium.spaces.Box) and space.is_bounded():
         return Box(space.low.reshape(-1).astype(np.float32), space.high.reshape(-1))
     raise RecipeError(
-        f"environment.id: {name} has actions of the kind {space}; a Discrete or a bounded Box is "
+        f"data.source: {name} has actions of the kind {space}; a Discrete or a bounded Box is "
         "needed"
     )

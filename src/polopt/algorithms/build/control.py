@@ -1,0 +1,271 @@
+"""Rows on bodies: the same columns, on steps in environments in the place of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from polopt.algorithms.build.critic import critic_loss
+from polopt.algorithms.build.shared import Parts
+from polopt.algorithms.choices import chosen
+from polopt.algorithms.effects import flat, reads_values
+from polopt.coordination.stage import Learner, Stage, Until
+from polopt.credit import Credit, Returns, assign, earned, step_gae
+from polopt.envs.control.interface import Box, Environments
+from polopt.envs.control.registry import make
+from polopt.models.network import (
+    PolicyNetwork,
+    Specification,
+    ValueNetwork,
+    load_policy,
+    save_policy,
+)
+from polopt.recipe import StageRecipe
+from polopt.roles.control import StepActor, StepCritic
+from polopt.rollout.episodes import EpisodeSource, Trajectories, episode_metrics, played
+from polopt.rollout.evaluation import Evaluation, mean_interval
+from polopt.seeding import derive
+from polopt.types import Credited, Experience, Metrics, StepRows
+from polopt.update import FirstOrder
+from polopt.update.minibatch import Loss
+from polopt.update.normalisers import Normalisers, RewardScale
+
+EVALUATED_AT_ONCE = 16  # environments
+
+
+@dataclass(frozen=True)
+class Bodies:
+    """Environments, who acts in them, and who says what their states are worth."""
+
+    parts: Parts
+    environments: Environments
+    actor: StepActor
+    critic: StepCritic | None
+    scale: RewardScale | None
+
+    @property
+    def recipe(self) -> StageRecipe:
+        """Of the stage, resolved."""
+        return self.parts.recipe
+
+
+def control_stage(parts: Parts, loss_of: Callable[[StageRecipe], Loss[Any]]) -> Stage:
+    """The stage of a row on bodies; ``loss_of`` is the loss of the policy."""
+    of = bodies(parts)
+    recipe, steps = of.recipe, of.recipe.episodes.steps
+    source = EpisodeSource(
+        of.environments,
+        of.actor,
+        seed=derive(recipe.run.seed, recipe.name, "rollout"),
+        steps=None if recipe.episodes.whole else steps,
+    )
+    policy = FirstOrder(
+        of.actor,
+        loss_of(_of_steps(recipe)),
+        recipe.update,
+        steps=parts.steps,
+        seed=derive(recipe.run.seed, recipe.name, "update"),
+        name="policy",
+    )
+    learners: list[Learner] = [Flattened(policy)]
+    if of.critic is not None:
+        learners.insert(0, Flattened(_critic_learner(of, of.critic)))
+    learners.append(Normalisers(of.actor.network.normaliser, of.scale))
+    return Stage(
+        name=recipe.name,
+        algorithm=recipe.algorithm,
+        steps=parts.steps,
+        source=source,
+        prepare=lambda batch: prepared(of, batch),
+        credit=lambda experience: credited(of, experience),
+        learners=learners,
+        save_model=lambda path: save_policy(of.actor.network, path),
+        evaluate=examiner(of),
+        describe=lambda batch: (episode_metrics(batch), ()),
+        evaluate_every=recipe.evaluation.every,
+        checkpoint_every=recipe.run.checkpoint_every or max(1, parts.steps // 10),
+        until=None if recipe.until is None else Until(recipe.until.metric, recipe.until.at_least),
+        compare=parts.compare,
+    )
+
+
+def bodies(parts: Parts) -> Bodies:
+    """Environments and networks of a stage; of a checkpoint, those that it holds."""
+    recipe = parts.recipe
+    environments = made(recipe, recipe.episodes.environments)
+    inside = Path(parts.weights).is_dir()
+    network = load_policy(Path(parts.weights)) if inside else new_policy(recipe, environments)
+    critic = None
+    if reads_values(flat(recipe)):
+        generator = torch.Generator().manual_seed(derive(recipe.run.seed, "critic"))
+        critic = StepCritic(ValueNetwork(network.made_of, network.normaliser, generator))
+    gamma = recipe.credit.gamma
+    scale = None
+    if recipe.episodes.normalise_rewards:
+        assert gamma is not None, "resolved"
+        scale = RewardScale(environments.count, gamma)
+    return Bodies(parts, environments, StepActor(network), critic, scale)
+
+
+def made(recipe: StageRecipe, count: int | None) -> Environments:
+    """Environments of the recipe."""
+    assert count is not None, "resolved"
+    return make(recipe.data.source, count, recipe.data.parameters)
+
+
+def new_policy(recipe: StageRecipe, environments: Environments) -> PolicyNetwork:
+    """A network that fits the environments, with the weights of the seed."""
+    action, network = environments.action, recipe.network
+    continuous = isinstance(action, Box)
+    made_of = Specification(
+        observation_size=environments.observation_size,
+        outputs=len(action.low) if isinstance(action, Box) else action.count,
+        kind="gaussian" if continuous else "categorical",
+        hidden=network.hidden,
+        activation=network.activation,
+        log_std=network.log_std,
+        normalise=bool(recipe.episodes.normalise_observations),
+        low=tuple(action.low.tolist()) if isinstance(action, Box) else (),
+        high=tuple(action.high.tolist()) if isinstance(action, Box) else (),
+    )
+    generator = torch.Generator().manual_seed(derive(recipe.run.seed, "model"))
+    return PolicyNetwork(made_of, generator)
+
+
+def prepared(of: Bodies, batch: Trajectories) -> Experience:
+    """Tensors of a batch with what actor and critic say of it before the update."""
+    rewards = batch.rewards if of.scale is None else of.scale.scaled(batch)
+    observations = torch.from_numpy(batch.observations)
+    values = next_values = None
+    if of.critic is not None:
+        values = of.critic.values(observations)
+        next_values = of.critic.values(torch.from_numpy(batch.successors))
+    count = len(batch.valid)
+    logp = torch.from_numpy(batch.logp)
+    return Experience(
+        mask=torch.from_numpy(batch.valid),
+        group=torch.arange(count),
+        scores=torch.zeros(count),
+        logp_rollout=logp,
+        logp_old=logp,
+        values=values,
+        rewards=torch.from_numpy(rewards).float(),
+        next_values=next_values,
+        terminated=torch.from_numpy(batch.terminated),
+        cut=torch.from_numpy(batch.truncated),
+        steps=StepRows(observations, torch.from_numpy(batch.actions)),
+    )
+
+
+def credited(of: Bodies, experience: Experience) -> Credited:
+    """Advantages of every step; what is said of groups of responses is left out."""
+    recipe = of.recipe
+    result = assign(
+        experience,
+        Credit(
+            shapers=(earned,),
+            returns=_returns(recipe),
+            baseline=chosen("baseline", recipe),
+            normalise=chosen("normalisation", recipe),
+        ),
+    )
+    kept = {k: v for k, v in result.metrics.items() if k not in ("degenerate_groups",)}
+    return replace(result, metrics=kept)
+
+
+def _returns(recipe: StageRecipe) -> Returns:
+    credit = recipe.credit
+    if credit.returns != "gae":
+        return chosen("returns", recipe)
+    assert credit.gamma is not None and credit.lambda_ is not None, "resolved"
+    return step_gae(credit.gamma, credit.lambda_, critic_lam=credit.critic_lambda)
+
+
+def _critic_learner(of: Bodies, critic: StepCritic) -> Learner:
+    recipe, settings = of.recipe, of.recipe.critic
+    changes = {
+        name: value
+        for name in ("learning_rate", "epochs", "minibatches")
+        if (value := getattr(settings, name)) is not None
+    }
+    return FirstOrder(
+        critic,
+        critic_loss(recipe),
+        of.parts.update(**changes),
+        steps=of.parts.steps,
+        seed=derive(recipe.run.seed, recipe.name, "critic"),
+        name="critic",
+        keeps=tuple(critic.parameters),
+    )
+
+
+def _of_steps(recipe: StageRecipe) -> StageRecipe:
+    """The recipe with what there is no choice of on bodies: a row of the loss is one step."""
+    neutral = {"aggregation": "token_mean", "mask": "none", "correction": "none"}
+    return recipe.model_copy(
+        update={
+            "objective": recipe.objective.model_copy(update=neutral),
+            "kl": recipe.kl.model_copy(update={"coefficient": 0.0}),
+        }
+    )
+
+
+class Flattened:
+    """A learner that is given the valid steps as rows of one step each, in any order."""
+
+    def __init__(self, learner: Learner) -> None:
+        self.name = learner.name
+        self._learner = learner
+
+    def update(self, experience: Experience, credited: Credited, step: int) -> Metrics:
+        """Consume a batch of steps."""
+        where = experience.mask.nonzero(as_tuple=True)
+        return self._learner.update(_flat(experience, where), _flat(credited, where), step)
+
+    def save(self, directory: Path) -> dict[str, int]:
+        """The learner's."""
+        return self._learner.save(directory)
+
+    def load(self, directory: Path, counters: dict[str, int]) -> None:
+        """The learner's."""
+        self._learner.load(directory, counters)
+
+
+def _flat(record: Any, where: tuple[Tensor, ...]) -> Any:  # noqa: ANN401
+    """Fields [B, T] as [M, 1] of the steps at ``where``; fields [B] as the rows they are of."""
+    changed: dict[str, Any] = {}
+    for one in fields(record):
+        value = getattr(record, one.name)
+        if isinstance(value, StepRows):
+            seen, done = value.observations[where][:, None], value.actions[where][:, None]
+            changed[one.name] = StepRows(seen, done)
+        elif isinstance(value, Tensor):
+            changed[one.name] = value[where][:, None] if value.ndim > 1 else value[where[0]]
+    return replace(record, **changed)
+
+
+def examiner(of: Bodies) -> Callable[[bool], Evaluation]:
+    """Mean return of the policy's likeliest actions, in environments of their own."""
+    recipe = of.recipe
+    count = recipe.evaluation.episodes
+    environments = made(recipe, min(count, EVALUATED_AT_ONCE))
+    seed = derive(recipe.run.seed, "evaluation") % 2**31
+
+    def evaluate(_: bool) -> Evaluation:
+        episodes, shown = played(environments, of.actor, seed=seed, episodes=count)
+        totals = [episode.total for episode in episodes]
+        metrics: Metrics = {
+            "return_mean": float(np.mean(totals)),
+            "return_std": float(np.std(totals)),
+            "length": float(np.mean([episode.length for episode in episodes])),
+        }
+        line = {"observations": [np.round(row, 4).tolist() for row in shown], "return": totals[0]}
+        return Evaluation(metrics, {"return_mean": mean_interval(totals)}, [line])
+
+    return evaluate

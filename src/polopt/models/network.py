@@ -1,0 +1,141 @@
+"""Small networks for control: what they see is normalised by statistics that they carry along."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU}
+FARTHEST = 10.0  # standard deviations to which a normalised observation is clipped
+POLICY_FILE, SPECIFICATION_FILE = "policy.safetensors", "policy.json"
+
+
+@dataclass(frozen=True)
+class Specification:
+    """What a network is made from; enough to make it again."""
+
+    observation_size: int
+    outputs: int  # actions to choose from, or numbers of one action
+    kind: Literal["categorical", "gaussian"]
+    hidden: tuple[int, ...]
+    activation: Literal["tanh", "relu"]
+    log_std: float  # at first
+    normalise: bool  # observations
+    low: tuple[float, ...] = ()  # of a continuous action; its environment's bounds
+    high: tuple[float, ...] = ()
+
+
+class Normaliser(nn.Module):
+    """``clip((x - μ)/√(σ² + 1e-8), ±10)`` by the mean and the variance of all that was seen."""
+
+    mean: Tensor
+    variance: Tensor
+    count: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(size, dtype=torch.float64))
+        self.register_buffer("variance", torch.ones(size, dtype=torch.float64))
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of observations [..., O]."""
+        scaled = (x - self.mean) / (self.variance + 1e-8).sqrt()
+        return scaled.clamp(-FARTHEST, FARTHEST).float()
+
+    @torch.no_grad()
+    def see(self, x: Tensor) -> None:
+        """Take up observations [N, O]: the statistics of both parts together (Chan et al. 1979)."""
+        x = x.double()
+        count, mean = float(len(x)), x.mean(0)
+        total = self.count + count
+        shift = mean - self.mean
+        squares = self.variance * self.count + x.var(0, correction=0) * count
+        squares = squares + shift.square() * self.count * count / total
+        self.mean.add_(shift * count / total)
+        self.variance.copy_(squares / total)
+        self.count.copy_(total)
+
+
+class PolicyNetwork(nn.Module):
+    """From observations to the parameters of a distribution over actions."""
+
+    def __init__(self, made_of: Specification, generator: torch.Generator) -> None:
+        super().__init__()
+        self.made_of = made_of
+        self.normaliser = Normaliser(made_of.observation_size) if made_of.normalise else None
+        self.body = layers(made_of, made_of.outputs, 0.01, generator)
+        self.log_std: nn.Parameter | None = None
+        if made_of.kind == "gaussian":
+            self.log_std = nn.Parameter(torch.full((made_of.outputs,), made_of.log_std))
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Logits, or means and log standard deviations side by side."""
+        seen = observations if self.normaliser is None else self.normaliser(observations)
+        out: Tensor = self.body(seen)
+        if self.log_std is None:
+            return out
+        return torch.cat([out, self.log_std.expand(out.shape)], -1)
+
+
+class ValueNetwork(nn.Module):
+    """From observations to V(s); it sees what the policy sees."""
+
+    def __init__(
+        self, made_of: Specification, normaliser: Normaliser | None, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.body = layers(made_of, 1, 1.0, generator)
+        self.see = normaliser or nn.Identity()
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """[...] of observations [..., O]."""
+        return self.body(self.see(observations))[..., 0]
+
+
+def layers(
+    made_of: Specification, outputs: int, last: float, generator: torch.Generator
+) -> nn.Sequential:
+    """Linear layers with orthogonal weights: gain √2, ``last`` in the last one; biases 0."""
+    sizes = [made_of.observation_size, *made_of.hidden, outputs]
+    parts: list[nn.Module] = []
+    for place, (before, after) in enumerate(pairwise(sizes)):
+        final = place == len(sizes) - 2
+        parts.append(_linear(before, after, last if final else math.sqrt(2.0), generator))
+        if not final:
+            parts.append(ACTIVATIONS[made_of.activation]())
+    return nn.Sequential(*parts)
+
+
+def _linear(before: int, after: int, gain: float, generator: torch.Generator) -> nn.Linear:
+    with torch.random.fork_rng(devices=[]):
+        layer = nn.Linear(before, after)
+    nn.init.orthogonal_(layer.weight, gain, generator=generator)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def save_policy(network: PolicyNetwork, directory: Path) -> None:
+    """Weights and statistics as safetensors, and what the network is made of as JSON."""
+    state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    save_file(state, directory / POLICY_FILE)
+    text = json.dumps(asdict(network.made_of), indent=2)
+    (directory / SPECIFICATION_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def load_policy(directory: Path) -> PolicyNetwork:
+    """What :func:`save_policy` wrote."""
+    values: dict[str, Any] = json.loads((directory / SPECIFICATION_FILE).read_text("utf-8"))
+    for name in ("hidden", "low", "high"):
+        values[name] = tuple(values[name])
+    network = PolicyNetwork(Specification(**values), torch.Generator())
+    network.load_state_dict(load_file(directory / POLICY_FILE))
+    return network

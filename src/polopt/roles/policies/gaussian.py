@@ -1,0 +1,34 @@
+"""A diagonal Gaussian policy; its parameters are mean and log standard deviation, side by side."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
+
+
+def log_prob(parameters: Tensor, actions: Tensor) -> Tensor:
+    """``Σ log N(a; μ, σ)``: parameters [..., 2D], actions [..., D]."""
+    mean, log_std = parameters.chunk(2, -1)
+    z = (actions - mean) * (-log_std).exp()
+    return -(z.square() / 2 + log_std + HALF_LOG_TAU).sum(-1)
+
+
+def entropy(parameters: Tensor) -> Tensor:
+    """``Σ (log σ + ½ log 2πe)``, [...]."""
+    log_std = parameters.chunk(2, -1)[1]
+    return (log_std + 0.5 + HALF_LOG_TAU).sum(-1)
+
+
+def sample(parameters: Tensor, generator: torch.Generator) -> Tensor:
+    """``μ + σ·N(0, 1)``, [..., D]."""
+    mean, log_std = parameters.chunk(2, -1)
+    return mean + log_std.exp() * torch.randn(mean.shape, generator=generator)
+
+
+def mode(parameters: Tensor) -> Tensor:
+    """The mean."""
+    return parameters.chunk(2, -1)[0]

@@ -1,0 +1,107 @@
+"""Statistics that follow the run: of observations in the policy, of returns for the rewards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polopt.models.network import Normaliser
+from polopt.types import Credited, Experience, Metrics
+
+FARTHEST = 10.0
+
+
+class Steps(Protocol):
+    """What was earned, and where episodes ended."""
+
+    @property
+    def rewards(self) -> NDArray[np.float64]:
+        """[N, T]."""
+        ...
+
+    @property
+    def terminated(self) -> NDArray[np.bool_]:
+        """[N, T]."""
+        ...
+
+    @property
+    def truncated(self) -> NDArray[np.bool_]:
+        """[N, T]."""
+        ...
+
+    @property
+    def valid(self) -> NDArray[np.bool_]:
+        """[N, T]."""
+        ...
+
+
+class RewardScale:
+    """``clip(r / σ(Σ γᵏ r), ±10)``: rewards by the spread of discounted returns so far.
+
+    OpenAI baselines' VecNormalize; the mean stays, or the sign of a reward would change.
+    """
+
+    def __init__(self, count: int, gamma: float) -> None:
+        self._gamma = gamma
+        self._returns = np.zeros(count)
+        self._seen, self._mean, self._squares = 0.0, 0.0, 0.0
+
+    def scaled(self, steps: Steps) -> NDArray[np.float64]:
+        """Rewards [N, T] after their steps were taken up."""
+        for t in range(steps.rewards.shape[1]):
+            valid = steps.valid[:, t]
+            grown = self._returns * self._gamma + steps.rewards[:, t]
+            self._returns = np.where(valid, grown, self._returns)
+            self._take(self._returns[valid])
+            self._returns[steps.terminated[:, t] | steps.truncated[:, t]] = 0.0
+        spread = np.sqrt(self._squares / max(self._seen, 1.0) + 1e-8)
+        return np.clip(steps.rewards / spread, -FARTHEST, FARTHEST)
+
+    def _take(self, x: NDArray[np.float64]) -> None:
+        """Mean and sum of squares of both parts together (Chan et al. 1979)."""
+        if not len(x):
+            return
+        total = self._seen + len(x)
+        shift = float(x.mean()) - self._mean
+        self._squares += float(x.var()) * len(x) + shift**2 * self._seen * len(x) / total
+        self._mean += shift * len(x) / total
+        self._seen = total
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it, exactly."""
+        numbers = [self._seen, self._mean, self._squares, *self._returns.tolist()]
+        return {"numbers": [float(x).hex() for x in numbers]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what :meth:`state_dict` gave."""
+        self._seen, self._mean, self._squares, *rest = map(float.fromhex, state["numbers"])
+        self._returns = np.array(rest)
+
+
+class Normalisers:
+    """Takes up the observations of a batch once it has been learned from."""
+
+    name = "normalisers"
+
+    def __init__(self, observations: Normaliser | None, rewards: RewardScale | None) -> None:
+        self._observations, self._rewards = observations, rewards
+
+    def update(self, experience: Experience, credited: Credited, step: int) -> Metrics:
+        """See what the batch saw: the next one is normalised by it, this one was not."""
+        if self._observations is not None:
+            assert experience.steps is not None
+            self._observations.see(experience.steps.observations[experience.mask])
+        return {}
+
+    def save(self, directory: Path) -> dict[str, Any]:
+        """The policy holds those of observations."""
+        return {} if self._rewards is None else self._rewards.state_dict()
+
+    def load(self, directory: Path, counters: dict[str, Any]) -> None:
+        """Take up what :meth:`save` gave."""
+        if self._rewards is not None:
+            self._rewards.load_state_dict(counters)
