@@ -96,6 +96,9 @@ class Sample:
     reward: float = float("nan")  # NaN: could not be scored
     parts: Mapping[str, float] = field(default_factory=dict[str, float])  # each reward by name
     outcome: Outcome = Outcome.UNSCORABLE
+    token_rewards: NDArray[np.float32] | None = (
+        None  # [P + T] of which reward is the sum; NaN: none
+    )
 
 
 @dataclass(frozen=True)
@@ -176,6 +179,7 @@ class Experience:
     last_values: torch.Tensor | None = None  # [B] V after the last token; None = 0
     greedy_scores: torch.Tensor | None = None  # [B] reward of the greedy response to the prompt
     right: torch.Tensor | None = None  # [B] 1: the answer is right, 0: wrong; NaN: not judged
+    token_rewards: torch.Tensor | None = None  # [B, T] their sum is scores; NaN: none there
     process: torch.Tensor | None = None  # [B, T] q, what a process reward model says of a token
     truncated: torch.Tensor | None = None  # [B] bool, cut by the length limit
     rewards: torch.Tensor | None = None  # [B, T] of each step, in control

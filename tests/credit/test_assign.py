@@ -124,7 +124,7 @@ def test_returns_by_hand():
     e = experience([1.0], [3])
     assert assign(e, Credit(returns=reward_to_go(0.5))).advantages.tolist() == [[0.25, 0.5, 1]]
     assert assign(e, Credit(returns=full(0.5))).advantages.tolist() == [[0.25] * 3]
-    shaped = Credit(shapers=(spread(spread_uniform, 1.0),), returns=reward_to_go(1.0))
+    shaped = Credit(shapers=(spread(spread_uniform),), returns=reward_to_go(1.0))
     assert assign(e, shaped).advantages[0].tolist() == pytest.approx([1, 2 / 3, 1 / 3])
 
 

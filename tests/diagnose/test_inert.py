@@ -79,6 +79,12 @@ def test_check_says_who_decided() -> None:
     assert decided["update.beta1"] == "default"
     assert decided.keys() == one["settings"].keys()
     assert one["settings"]["rewards"] == [
-        {"weight": 1.0, "verifier": "task", "timeout": 60.0, "on_error": "stop"}
+        {
+            "weight": 1.0,
+            "verifier": "task",
+            "per_token": False,
+            "timeout": 60.0,
+            "on_error": "stop",
+        }
     ]
     assert one["derived"]["optimiser_steps_per_batch"] == 2

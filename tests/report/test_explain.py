@@ -103,6 +103,7 @@ def test_the_columns_of_a_row_are_explained() -> None:
         "rollout",
         "filter",
         "shaping",
+        "spread",
         "returns",
         "baseline",
         "normalisation",

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from polopt.algorithms.bodies import is_on_bodies
+from polopt.algorithms.effects import SUMS
 from polopt.algorithms.row import Row
 from polopt.recipe import StageRecipe, shown
+from polopt.recipe.contradictions import reward_name
 from polopt.recipe.fields import either
 
 Finding = tuple[str, str]  # field and text
 
 GROUP_BASELINES = ("group_mean", "leave_one_out", "length_weighted")
-GROUP_NORMALISATIONS = ("group_std", "group_mean", "batch_std")  # all centre on the group mean
+GROUP_NORMALISATIONS = ("group_std", "group_mean", "group_steps", "batch_std")  # all centre
 INSIDE = {
     "gae": "value",
     "q": "none",
@@ -37,6 +39,7 @@ def findings(row: Row, stage: StageRecipe, *, own_reward: bool) -> Iterator[Find
         yield from _sampler(row, stage)
         yield from _group(stage)
         yield from _centring(stage)
+        yield from _spread(stage)
         yield from _values(stage)
         yield from _levels(stage)
         yield from _ranges(stage)
@@ -128,15 +131,68 @@ def _group(stage: StageRecipe) -> Iterator[Finding]:
 
 
 def _centring(stage: StageRecipe) -> Iterator[Finding]:
-    """Group normalisations compute the advantage anew from the row totals."""
+    """Group normalisations compute the advantage anew, from the row totals or from the steps."""
     credit = stage.credit
     if credit.normalisation not in GROUP_NORMALISATIONS:
         return
     because = f"with credit.normalisation = {credit.normalisation}, which centres the rewards of"
     if credit.baseline != "group_mean":
         yield "credit.baseline", f"{shown(credit.baseline)} has no effect {because} a group itself"
-    if credit.returns != "outcome":
+    if credit.normalisation == "group_steps":
+        yield from _steps(stage)
+    elif credit.returns != "outcome":
         yield "credit.returns", f"{shown(credit.returns)} has no effect {because} whole responses"
+
+
+def _steps(stage: StageRecipe) -> Iterator[Finding]:
+    """Step rewards are normalised among themselves, and each token is credited with those after."""
+    credit, whole = stage.credit, [one for one in stage.rewards if one.weight and not one.per_token]
+    if credit.returns != "reward_to_go":
+        yield (
+            "credit.returns",
+            f"{shown(credit.returns)} is not allowed with credit.normalisation = group_steps, "
+            "which adds up the steps after a token; it must be reward_to_go",
+        )
+    if whole or not stage.rewards:
+        name = reward_name(whole[0]) if whole else "task"
+        yield (
+            "credit.normalisation",
+            f'"group_steps" is not allowed with the reward {shown(name)} of whole responses; '
+            "rewards with per_token = true, the others with weight = 0",
+        )
+    kl = stage.kl.coefficient if stage.kl.placement == "reward" else None
+    for field, value in (
+        ("credit.overlong_penalty", credit.overlong_penalty),
+        ("credit.length_reward", credit.length_reward),
+        ("kl.coefficient", kl),
+    ):
+        if value:
+            yield (
+                field,
+                f"{shown(value)} is not allowed with credit.normalisation = group_steps, which "
+                "counts step rewards alone; it must be 0",
+            )
+
+
+def _spread(stage: StageRecipe) -> Iterator[Finding]:
+    """A reward that is spread over tokens must be read token by token, and have one place."""
+    credit = stage.credit
+    if credit.spread in (None, "none"):
+        return
+    summed = credit.returns in SUMS or (credit.returns == "full" and credit.gamma == 1)
+    if summed and credit.spread != "discounted":
+        gamma = " and credit.gamma = 1" if credit.returns == "full" else ""
+        yield (
+            "credit.spread",
+            f"{shown(credit.spread)} has no effect with credit.returns = {credit.returns}{gamma}, "
+            "which adds it up again; reward_to_go, gae or q",
+        )
+    if any(reward.per_token for reward in stage.rewards):
+        yield (
+            "credit.spread",
+            f"{shown(credit.spread)} is not allowed with a reward per token, which says where it "
+            "stands; it must be none",
+        )
 
 
 def _values(stage: StageRecipe) -> Iterator[Finding]:

@@ -33,6 +33,7 @@ class Choice:
 
 _CREDIT, _OBJECTIVE = "polopt.credit.", "polopt.objective.policy_gradient:"
 _MATH = "polopt.math."
+_SHARE = {"gamma": "credit.spread_gamma"}
 _SPREAD = {"ddof": "credit.ddof", "eps": "credit.epsilon"}
 _STREAMS = {
     "gamma": "credit.gamma",
@@ -53,6 +54,20 @@ CHOICES: Mapping[str, Mapping[str, Choice]] = {
             "polopt.rollout.groups:informative",
             "0 < max r - min r and least ≤ share of right answers ≤ most, else another prompt",
         ),
+    },
+    "spread": {
+        "none": Choice(_MATH + "shaping:terminal_reward", "r at the last token"),
+        "discounted": Choice(
+            _MATH + "shaping:spread_discounted",
+            "rₜ = γ^{n-1-t} r, which adds up to more in a longer response",
+            arguments=_SHARE,
+        ),
+        "normalised": Choice(
+            _MATH + "shaping:spread_normalised",
+            "rₜ = γ^{n-1-t} r / Σₛ γ^{n-1-s}",
+            arguments=_SHARE,
+        ),
+        "uniform": Choice(_MATH + "shaping:spread_uniform", "rₜ = r / n"),
     },
     "returns": {
         "outcome": Choice(
@@ -172,6 +187,13 @@ CHOICES: Mapping[str, Mapping[str, Choice]] = {
             "A = (r - r̄) / (σ of the batch + ε)",
             _MATH + "normalise:batch_std",
             _SPREAD,
+            factory=True,
+        ),
+        "group_steps": Choice(
+            _CREDIT + "outcome:group_steps",
+            "A = Σ_{s≥t} γ^{s-t} (rₛ - r̄) / (σ + ε), r̄ and σ of all step rewards of the group",
+            _MATH + "normalise:group_steps",
+            {**_SPREAD, "gamma": "credit.gamma"},
             factory=True,
         ),
         "batch_z": Choice(
@@ -405,6 +427,7 @@ INSIDE_RETURN = {
 }
 
 FIELDS = {
+    "spread": "credit.spread",
     "returns": "credit.returns",
     "baseline": "credit.baseline",
     "normalisation": "credit.normalisation",

@@ -103,6 +103,7 @@ def _entries(one: Row, values: Mapping[str, Any]) -> list[Entry]:
         _entry("rollout", one.rollout, values),
         *([_entry("filter", "informative", values)] if again else []),
         *(_entry("shaping", name, values) for name in _shapers(values)),
+        *_any(values, "spread"),
         *(_entry(name, _chosen(name, values), values) for name in COLUMNS_OF_CREDIT),
         *_any(values, "select"),
         _entry("ratio", _chosen("ratio", values), values),

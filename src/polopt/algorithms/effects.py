@@ -32,7 +32,8 @@ SECTIONS = (
     "run",
 )
 PRIME = ("prime", "prime_reference")  # returns that read process rewards
-SPREAD = ("group_std", "batch_std", "batch_z")
+SUMS = ("outcome", *PRIME)  # returns that read what a response earned, not where
+SPREAD = ("group_std", "group_steps", "batch_std", "batch_z")
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,7 @@ NEEDS: Mapping[str, Need] = {
         "a column of responses",
     ),
     "data.max_bad_share": _is("data.on_bad_row", "skip"),
+    "credit.spread_gamma": _is("credit.spread", "discounted", "normalised"),
     "credit.gamma": _is("credit.returns", "reward_to_go", "full", "gae", "q", *PRIME),
     "credit.lambda": Need(
         "credit.returns",

@@ -35,6 +35,7 @@ NUMBERS: Mapping[str, Scalar] = {
     "rollout.resample_rounds": 0,
     "rollout.accuracy_min": 0.0,
     "rollout.accuracy_max": 1.0,
+    "credit.spread": "none",
     "credit.gamma": 1.0,
     "credit.lambda": 0.95,
     "credit.baseline_decay": 0.9,

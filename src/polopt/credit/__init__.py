@@ -22,6 +22,7 @@ from polopt.credit.outcome import (
     group_mean,
     group_mean_divide,
     group_std,
+    group_steps,
     inside,
     leave_one_out,
     length_weighted,
@@ -29,7 +30,7 @@ from polopt.credit.outcome import (
     unchanged,
     value,
 )
-from polopt.credit.shaping import earned, kl_penalty, length, overlong, spread, terminal
+from polopt.credit.shaping import as_given, earned, kl_penalty, length, overlong, spread, terminal
 from polopt.credit.temporal import (
     action_value,
     full,
@@ -52,6 +53,7 @@ __all__ = [
     "Shaper",
     "action",
     "action_value",
+    "as_given",
     "assign",
     "batch_std",
     "batch_z",
@@ -65,6 +67,7 @@ __all__ = [
     "group_mean",
     "group_mean_divide",
     "group_std",
+    "group_steps",
     "inside",
     "kl_penalty",
     "leave_one_out",

@@ -129,6 +129,9 @@ def _scored(experience: Experience) -> Tensor:
 
 def _check(experience: Experience, mask: Tensor) -> None:
     """Whatever the choices may read is finite inside the mask (rule R8)."""
+    given = experience.token_rewards  # NaN where nothing was given
+    if given is not None:
+        require_finite("credit", "token_rewards", given, mask & ~torch.isnan(given))
     for name in ("logp_rollout", "logp_old", "logp_ref", "values", "process"):
         x: Tensor | None = getattr(experience, name)
         if x is not None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from polopt.math import baselines, normalise
 from polopt.math.normalise import Denominator, var_plus
 from polopt.math.reduce import lengths, masked, spread_rows
+from polopt.math.returns import reward_to_go
 from polopt.types import Experience
 
 Baseline = Callable[[Tensor, Experience, Tensor], tuple[Tensor, Tensor]]
@@ -109,6 +110,22 @@ def batch_std(ddof: int = 1, eps: float = 1e-6) -> Normalise:
 def group_mean_divide(eps: float = 1e-6) -> Normalise:
     """``(r - r̄_g)/(r̄_g + ε)`` (MaxRL)."""
     return _per_row(lambda r, g, valid: normalise.group_mean_divide(r, g, valid, eps=eps))
+
+
+def group_steps(ddof: int = 1, eps: float = 1e-6, gamma: float = 1.0) -> Normalise:
+    """Step rewards normalised over their group, then summed from each token on (GRPO, §4.1.3)."""
+
+    def normaliser(
+        advantages: Tensor, totals: Tensor, experience: Experience, mask: Tensor, scored: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        given = experience.token_rewards
+        if given is None:
+            raise ValueError("group_steps reads token_rewards; the experience has none")
+        ends = mask & ~torch.isnan(given)
+        z = normalise.group_steps(given, experience.group, ends, ddof=ddof, eps=eps)
+        return reward_to_go(z, mask, gamma), mask.any(-1)
+
+    return normaliser
 
 
 def batch_z(ddof: int = 1, eps: float = 1e-8, denominator: Denominator = var_plus) -> Normalise:

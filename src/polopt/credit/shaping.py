@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from polopt.math import shaping
@@ -12,7 +13,7 @@ from polopt.math.reduce import lengths, masked
 from polopt.types import Experience
 
 Shaper = Callable[[Experience, Tensor], Tensor]
-Spread = Callable[[Tensor, Tensor, float], Tensor]
+Spread = Callable[[Tensor, Tensor], Tensor]
 
 
 def terminal(clip: tuple[float, float] | None = None) -> Shaper:
@@ -27,12 +28,25 @@ def earned(experience: Experience, mask: Tensor) -> Tensor:
     return masked(experience.rewards, mask)
 
 
-def spread(how: Spread, gamma: float, clip: tuple[float, float] | None = None) -> Shaper:
+def as_given() -> Shaper:
+    """The rewards where they were given: steps at their tokens, all else at the last one."""
+    at_the_end = terminal()
+
+    def shape(experience: Experience, mask: Tensor) -> Tensor:
+        rewards = experience.token_rewards
+        if rewards is None:
+            return at_the_end(experience, mask)
+        return masked(rewards, mask & ~torch.isnan(rewards))
+
+    return shape
+
+
+def spread(how: Spread, clip: tuple[float, float] | None = None) -> Shaper:
     """The score over all tokens, by a ``spread_*`` function of ``polopt.math.shaping``."""
 
     def shape(experience: Experience, mask: Tensor) -> Tensor:
         scores = experience.scores if clip is None else experience.scores.clamp(*clip)
-        return how(scores, mask, gamma)
+        return how(scores, mask)
 
     return shape
 

@@ -98,7 +98,7 @@ def _shapers(
     if spread is None:
         shapers = [credit.terminal(bounds)]
     else:
-        shapers = [credit.spread(SPREADS[spread[1]], float(spread[0]), bounds)]
+        shapers = [credit.spread(partial(SPREADS[spread[1]], gamma=float(spread[0])), bounds)]
     if overlong is not None:
         shapers.append(credit.overlong(*map(float, overlong)))
     if kl_beta:

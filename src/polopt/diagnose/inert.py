@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 
 from polopt.algorithms import row
+from polopt.algorithms.effects import SUMS
 from polopt.recipe import StageRecipe
 
 AT_RATIO_1 = (  # do nothing there
@@ -32,7 +33,7 @@ def inert(stage: StageRecipe, of: AbstractSet[str] | None = None) -> list[str]:
     """
     sampled = "prompts" in row(stage.algorithm).requires
     of_policy = (
-        (*_bound(stage), *_correction(stage), *_kl(stage), *_normalisation(stage))
+        (*_bound(stage), *_correction(stage), *_kl(stage), *_normalisation(stage), *_steps(stage))
         if sampled
         else ()
     )
@@ -129,6 +130,25 @@ def _normalisation(stage: StageRecipe) -> Iterator[str]:
         yield (
             "rollout.group_size = 2: with group_std the two advantages are the same two numbers "
             "whatever the rewards, unless they are equal"
+        )
+
+
+def _steps(stage: StageRecipe) -> Iterator[str]:
+    """Rewards token by token that are added up again."""
+    credit = stage.credit
+    if credit.spread == "discounted":
+        gamma = credit.spread_gamma
+        yield (
+            "credit.spread = discounted rewards length: what it puts on n tokens adds up to "
+            f"(1 - {gamma}**n) / (1 - {gamma}) of the reward; normalised keeps the sum"
+            if gamma != 1
+            else "credit.spread = discounted rewards length: with credit.spread_gamma = 1 "
+            "every token has the whole of it; uniform keeps the sum"
+        )
+    if credit.returns in SUMS and any(reward.per_token for reward in stage.rewards):
+        yield (
+            f"credit.returns = {credit.returns} adds up the steps of a reward per token; "
+            "reward_to_go and gae credit a token with what follows it"
         )
 
 

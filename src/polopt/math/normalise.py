@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from polopt.math.baselines import centred, group_mean
-from polopt.math.reduce import group_size, group_sum, masked
+from polopt.math.reduce import group_size, group_sum, masked, widen
 
 Denominator: TypeAlias = Callable[[Tensor, float], Tensor]
 
@@ -58,6 +58,24 @@ def group_std(
     degrees = (group_size(valid, group) - ddof).to(x.dtype)
     variance = _divide(group_sum(x.square(), group), degrees)
     return _divide(x, std_plus(variance, eps))
+
+
+def group_steps(
+    rewards: Float[Tensor, "B T"],
+    group: Int[Tensor, "B"],
+    ends: Bool[Tensor, "B T"],
+    *,
+    ddof: int = 1,
+    eps: float = 1e-6,
+) -> Float[Tensor, "B T"]:
+    """``(r - r̄_g)/(σ_g + ε)`` over all step rewards of a group, 0 where no step ends.
+
+    Process supervision of GRPO (2402.03300, §4.1.3; the paper has neither ε nor ddof).
+    """
+    groups = group[:, None].expand(ends.shape)[ends]
+    steps = widen(rewards)[ends]
+    z = group_std(steps, groups, torch.ones_like(groups, dtype=torch.bool), ddof=ddof, eps=eps)
+    return torch.zeros_like(widen(rewards)).masked_scatter(ends, z)
 
 
 def batch_std(

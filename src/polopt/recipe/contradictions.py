@@ -100,6 +100,8 @@ def reward_name(reward: Reward) -> str:
 def _half_reward(reward: Reward) -> str | None:
     if reward.verifier and (reward.file or reward.function):
         return "verifier and file are both given; one of them"
+    if reward.verifier and reward.per_token:
+        return "per_token stands beside verifier, which judges whole responses; file and function"
     if reward.file and not reward.function:
         return f"file {shown(reward.file)} is given without function; the name of a callable in it"
     if reward.function and not reward.file:

@@ -106,6 +106,10 @@ class Reward(Section):
     )
     file: Text | None = Field(default=None, description="local Python file")
     function: Text | None = Field(default=None, description="name of the callable in file")
+    per_token: bool = Field(
+        default=False,
+        description="the function gives one number for each token, none where no step ends",
+    )
     timeout: PositiveFloat = Field(default=60.0, description="seconds for one batch of completions")
     on_error: Literal["stop", "unscorable"] = Field(
         default="stop",
@@ -180,6 +184,12 @@ class Credit(Section):
         Literal["outcome", "reward_to_go", "full", "gae", "q", "prime", "prime_reference"] | None,
         BY_ROW,
     ] = Field(default=None, description="return estimator")
+    spread: Annotated[Literal["none", "discounted", "normalised", "uniform"] | None, BY_ROW] = (
+        Field(default=None, description="how the reward of a response is spread over its tokens")
+    )
+    spread_gamma: Annotated[Annotated[float, Field(gt=0, le=1)] | None, BY_ROW] = Field(
+        default=None, description="factor from a token to the one before it, in the spread"
+    )
     gamma: Annotated[Share | None, BY_ROW] = Field(default=None, description="discount")
     lambda_: Annotated[Share | None, BY_ROW] = Field(
         default=None, alias="lambda", description="GAE parameter"
@@ -218,7 +228,8 @@ class Credit(Section):
         default=None, description="ema: what is left of the baseline after each batch"
     )
     normalisation: Annotated[
-        Literal["none", "group_std", "group_mean", "batch_std", "batch_z"] | None, BY_ROW
+        Literal["none", "group_std", "group_mean", "group_steps", "batch_std", "batch_z"] | None,
+        BY_ROW,
     ] = Field(default=None, description="what the advantage is divided by")
     ddof: Annotated[Annotated[int, Field(ge=0, le=1)] | None, BY_ROW] = Field(
         default=None, description="1: sample standard deviation, 0: population"

@@ -307,6 +307,7 @@ COLUMNS = {
     "rollout": "where the responses come from",
     "filter": "which prompts give way to others",
     "shaping": "what is added to the reward",
+    "spread": "how a reward is spread over tokens",
     "returns": "what a response is credited with",
     "baseline": "what the return is compared with",
     "normalisation": "what the advantage is divided by",

@@ -14,13 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from polopt.errors import RewardError
 from polopt.rewards.arguments import offered, wanted
 from polopt.rewards.call import Raised, call, told
-from polopt.rewards.values import Problem, values
+from polopt.rewards.values import Problem, Steps, token_values, values
 from polopt.types import Outcome, Prompt
 
-Result = float | None | Problem
+Result = float | Steps | None | Problem
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class RewardSpec:
     weight: float = 1.0  # factor in the sum
     timeout: float = 60.0  # seconds for one batch
     on_error: Literal["stop", "unscorable"] = "stop"  # what a failure does to the run or the row
+    per_token: bool = False  # a list of numbers for each completion, one for each of its tokens
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Scored:
     reward: float  # sum of weight * part over the parts that apply; NaN: could not be scored
     parts: dict[str, float]  # by name; absent: did not apply, NaN: failed
     outcome: Outcome
+    token_rewards: tuple[float, ...] | None = None  # where it stands, NaN: nothing there; or unsaid
 
 
 def score(
@@ -54,11 +59,15 @@ def score(
 
     A function is called once for the batch, by keyword, with copies of those of ``prompts`` (text),
     ``completions`` (text), ``completion_ids`` (tokens) and the data columns that its signature
-    declares; it returns one number or None (does not apply) for each completion. See ``call`` for
+    declares; it returns one number or None (does not apply) for each completion, or with
+    ``per_token`` a list of them, one for each token, None where no step ends. See ``call`` for
     how it is kept in bounds.
 
-    The reward is Σ weight·part over the parts that apply, NaN where none applies or one failed. The
-    outcome is that of the failure: ``error`` for an exception or a value of the wrong kind or
+    The reward is Σ weight·part over the parts that apply, NaN where none applies or one failed; the
+    part of a reward per token is the sum of its steps. ``token_rewards`` say where the reward
+    stands: steps at their tokens, everything else at the last one.
+
+    The outcome is that of the failure: ``error`` for an exception or a value of the wrong kind or
     number, ``timeout``, ``memory``, ``unscorable`` for a number that is not finite or where no part
     applies. Otherwise the first reward that applies decides, so a verifier comes first: ``ok`` from
     1.0 upwards, the most a verifier gives, else ``wrong``.
@@ -82,24 +91,52 @@ def score(
     batch = offered(prompts, completions, completion_ids)
     found = {spec.name: _results(spec, batch, len(completions), seed) for spec in specs}
     return [
-        _scored(specs, {name: results[row] for name, results in found.items()})
-        for row in range(len(completions))
+        _scored(specs, {name: results[row] for name, results in found.items()}, len(ids))
+        for row, ids in enumerate(completion_ids)
     ]
 
 
-def _scored(specs: Sequence[RewardSpec], results: Mapping[str, Result]) -> Scored:
-    parts = {
-        name: float("nan") if isinstance(result, Problem) else result
-        for name, result in results.items()
-        if result is not None
-    }
+def _scored(specs: Sequence[RewardSpec], results: Mapping[str, Result], length: int) -> Scored:
+    parts = {name: _part(result) for name, result in results.items() if result is not None}
     if not parts:
         return Scored(float("nan"), parts, Outcome.UNSCORABLE)
     reward = sum(spec.weight * parts[spec.name] for spec in specs if spec.name in parts)
     problems = [result for result in results.values() if isinstance(result, Problem)]
     if problems:
         return Scored(float("nan"), parts, problems[0].outcome)
-    return Scored(reward, parts, Outcome.OK if next(iter(parts.values())) >= 1 else Outcome.WRONG)
+    outcome = Outcome.OK if next(iter(parts.values())) >= 1 else Outcome.WRONG
+    return Scored(reward, parts, outcome, _placed(specs, results, length))
+
+
+def _part(result: float | Steps | Problem) -> float:
+    if isinstance(result, Problem):
+        return float("nan")
+    return result.total if isinstance(result, Steps) else result
+
+
+def _placed(
+    specs: Sequence[RewardSpec], results: Mapping[str, Result], length: int
+) -> tuple[float, ...] | None:
+    """The reward token by token, where one of the rewards speaks of tokens."""
+    if not any(spec.per_token for spec in specs):
+        return None
+    placed = np.full(length, np.nan)
+    for spec in specs:
+        if spec.weight:
+            numbers = spec.weight * _by_token(results[spec.name], length)
+            both = np.where(np.isnan(placed), 0.0, placed) + numbers
+            placed = np.where(np.isnan(numbers), placed, both)
+    return tuple(placed.tolist())
+
+
+def _by_token(result: Result, length: int) -> NDArray[np.float64]:
+    """One result as a number for each token: that of a whole response stands at the last one."""
+    numbers = np.full(length, np.nan)
+    if isinstance(result, Steps):
+        numbers[:] = result.numbers
+    elif isinstance(result, float):
+        numbers[-1:] = result
+    return numbers
 
 
 def _results(
@@ -110,7 +147,10 @@ def _results(
     if isinstance(answer, Raised):
         found = Problem(_outcome(answer), _told(spec.function, answer))
     else:
-        found = values(answer.value, count)
+        lengths = [len(ids) for ids in batch["completion_ids"]]
+        found = (
+            token_values(answer.value, lengths) if spec.per_token else values(answer.value, count)
+        )
     results: list[Result] = [found] * count if isinstance(found, Problem) else [*found]
     if spec.on_error == "unscorable":
         return results

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -21,6 +22,55 @@ class Problem:
 
     outcome: Outcome
     text: str
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What each token of a completion earned; NaN where no step ends."""
+
+    numbers: tuple[float, ...]
+
+    @property
+    def total(self) -> float:
+        """Their sum; 0 where no step ends."""
+        return math.fsum(number for number in self.numbers if not math.isnan(number))
+
+
+def token_values(
+    returned: Any,  # noqa: ANN401
+    lengths: Sequence[int],
+) -> list[Steps | Problem | None] | Problem:
+    """One entry for each completion, which has one number for each token, or a problem with all.
+
+    A number is None or NaN where no step ends; None in the place of a list means that the reward
+    does not apply to the completion. One-dimensional arrays and tensors are lists of numbers.
+    """
+    allowed = f"a list of {len(lengths)} lists (or None), one for each completion"
+    if not isinstance(returned, list | tuple):
+        return Problem(Outcome.ERROR, f"returned {_kind(returned)}; {allowed}")
+    if len(returned) != len(lengths):
+        return Problem(Outcome.ERROR, f"returned {len(returned)} values; {allowed}")
+    return [None if r is None else _steps(r, n) for r, n in zip(returned, lengths, strict=True)]
+
+
+def _steps(item: Any, length: int) -> Steps | Problem:  # noqa: ANN401
+    missing = [None if _is_nan(number) else number for number in item] if _is_row(item) else item
+    found = values(missing, length)
+    if isinstance(found, Problem):
+        allowed = f"{length} numbers (or None), one for each token"
+        return Problem(found.outcome, f"{found.text.partition(';')[0]}; {allowed}")
+    problems = [number for number in found if isinstance(number, Problem)]
+    if problems:
+        return problems[0]
+    return Steps(tuple(math.nan if n is None else n for n in found if not isinstance(n, Problem)))
+
+
+def _is_row(item: object) -> bool:
+    return isinstance(item, list | tuple) or getattr(item, "ndim", 0) == 1
+
+
+def _is_nan(number: Any) -> bool:  # noqa: ANN401
+    return isinstance(number, float | np.floating | torch.Tensor) and bool(number != number)
 
 
 def values(returned: Any, count: int) -> list[float | Problem | None] | Problem:  # noqa: ANN401

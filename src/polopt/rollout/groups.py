@@ -40,6 +40,7 @@ def experience(batch: Batch, *, pad_id: int, device: torch.device) -> Experience
         logp_rollout=_tensor(
             _responses([s.logp_rollout for s in samples], samples, width, np.nan), device
         ),
+        token_rewards=_token_rewards(samples, width, device),
         truncated=torch.tensor([s.finish is Finish.LENGTH for s in samples], device=device),
         right=torch.tensor([_right(s) for s in samples], dtype=torch.float32, device=device),
         tokens=TokenRows(
@@ -56,6 +57,16 @@ def _scores(samples: Sequence[Sample], device: torch.device) -> torch.Tensor:
     """Rewards, NaN where a response must not count."""
     rewards = [float("nan") if s.finish in UNTRAINED else s.reward for s in samples]
     return torch.tensor(rewards, dtype=torch.float32, device=device)
+
+
+def _token_rewards(
+    samples: Sequence[Sample], width: int, device: torch.device
+) -> torch.Tensor | None:
+    """Where the rewards stand, if one of them says so; the others are as good as at the end."""
+    given = [s.token_rewards for s in samples if s.token_rewards is not None]
+    if len(given) < len(samples):
+        return None
+    return _tensor(_responses(given, samples, width, np.nan), device)
 
 
 def _right(sample: Sample) -> float:

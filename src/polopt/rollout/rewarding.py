@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from polopt.envs.text import TextTask
 from polopt.errors import RecipeError
@@ -73,7 +77,13 @@ def judge(source: TextSource, rewards: Sequence[RewardSpec], seed: int) -> Judge
             seed=derive(seed, "reward", groups[0].ticket),
         )
         samples = iter(
-            replace(sample, reward=s.reward, parts=s.parts, outcome=s.outcome)
+            replace(
+                sample,
+                reward=s.reward,
+                parts=s.parts,
+                outcome=s.outcome,
+                token_rewards=_aligned(sample, s.token_rewards),
+            )
             for (_, sample), s in zip(pairs, scored, strict=True)
         )
         return [
@@ -81,6 +91,13 @@ def judge(source: TextSource, rewards: Sequence[RewardSpec], seed: int) -> Judge
         ]
 
     return judged
+
+
+def _aligned(sample: Sample, rewards: Sequence[float] | None) -> NDArray[np.float32] | None:
+    """Rewards of a response beside the tokens of prompt and response."""
+    if rewards is None:
+        return None
+    return np.array([math.nan] * sample.prompt_length + [*rewards], dtype=np.float32)
 
 
 def text_of(source: TextSource) -> Callable[[Sample], str]:
@@ -106,7 +123,9 @@ def _spec(reward: Reward, task: TextTask | None, source: str) -> RewardSpec:
         assert reward.file is not None and reward.function is not None, "checked by the schema"
         function = _loaded(reward.file, reward.function)
         name = reward.name or reward.function
-    return RewardSpec(name, function, reward.weight, reward.timeout, reward.on_error)
+    return RewardSpec(
+        name, function, reward.weight, reward.timeout, reward.on_error, reward.per_token
+    )
 
 
 def _name(function: RewardFunction) -> str:

@@ -23,17 +23,19 @@ from polopt.algorithms.build.shared import (
     shared,
 )
 from polopt.algorithms.choices import chosen
-from polopt.algorithms.effects import flat, reads_process
+from polopt.algorithms.effects import SUMS, flat, reads_process
 from polopt.coordination.ledger import Ledger
 from polopt.coordination.sources import InlineSource, Sampled
 from polopt.coordination.stage import Learner, Stage
 from polopt.credit import (
     Credit,
+    as_given,
     assign,
     every_row,
     kl_penalty,
     length,
     overlong,
+    spread,
     terminal,
     untruncated,
 )
@@ -177,7 +179,9 @@ def prepared(
 
 def credit_of(recipe: StageRecipe) -> Credit:
     """The credit columns of a resolved stage."""
-    shapers = [terminal()]
+    credit = recipe.credit
+    placed = terminal() if credit.returns in SUMS else as_given()
+    shapers = [placed if credit.spread in (None, "none") else spread(chosen("spread", recipe))]
     if recipe.credit.overlong_penalty:
         assert recipe.credit.overlong_buffer is not None, "resolved"
         longest = float(recipe.rollout.max_new_tokens)
