@@ -51,6 +51,7 @@ def row(name: str, field: str = "algorithm") -> Row:
         near = get_close_matches(name.lower(), INDEX, n=2)
         advice = f"did you mean {either(near)}? " if near else ""
         raise RecipeError(
-            f"{field}: {shown(name)} is not allowed; {advice}there are {', '.join(INDEX)}"
+            f"{field}: {shown(name)} is not allowed; {advice}polopt algorithms lists all "
+            f"{len(INDEX)}"
         )
     return import_module(f"polopt.algorithms.{name}").ROW

@@ -47,7 +47,7 @@ def _lengths(stage: StageRecipe) -> Iterator[Finding]:
 def _model(stage: StageRecipe) -> Iterator[Finding]:
     kind, colon, name = stage.model.path.partition(":")
     if kind == "builtin" and colon and name not in BUILTIN_MODELS:
-        known = " or ".join(f"builtin:{model}" for model in BUILTIN_MODELS)
+        known = either([f"builtin:{model}" for model in BUILTIN_MODELS])
         yield "model.path", f"{shown(stage.model.path)} is not allowed; {known}"
     on_bodies = stage.data.source.startswith(CONTROL)
     if on_bodies != (stage.model.path == NETWORK):

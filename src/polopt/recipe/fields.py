@@ -110,7 +110,8 @@ def _words(node: Node) -> str:
 
 
 def _plural(items: Node) -> str:
-    return "tables" if items.get("type") == "object" else "strings"
+    kinds = {"object": "tables", "integer": "integers"}
+    return kinds.get(items.get("type", ""), "strings") + _range(items)
 
 
 def _range(node: Node) -> str:
