@@ -50,6 +50,7 @@ BASE: dict[str, Any] = {
     "rollout": {"prompts_per_step": 2, "max_new_tokens": 6},
     "run": {"threads": 1},
 }
+RECIPE = Path(__file__).parents[2] / "recipes" / "prime.toml"
 NAN = math.nan
 PROMPT, WIDTH, ROWS = 2, 6, 8
 
@@ -427,6 +428,43 @@ def test_the_process_reward_locates_a_planted_wrong_step() -> None:
     located = (q[wrong].argmin(-1) == place[wrong]).float().mean()
     assert located > 0.85  # one in six by chance
     assert q[~wrong].mean() > elsewhere.mean() - 0.5
+
+
+@pytest.mark.slow
+def test_the_recipe_learns_and_its_model_locates_a_wrong_letter(tmp_path: Path) -> None:
+    """One letter of a right answer is exchanged; the policy sampled such answers by itself."""
+    run = tmp_path / "run"
+    summary = polopt.train(RECIPE, flags={"run.directory": str(run)}).summary
+    assert summary["accuracy_before"] < 0.5
+    assert summary["accuracy_after"] > 0.9
+    state = json.loads((run / "checkpoints" / "last" / "state.json").read_text())
+    start = load(str(run / "checkpoints" / state["progress"]["stage_ends"]["sft"]))
+    model = load(str(run / "checkpoints" / state["progress"]["stage_ends"]["sft"]))
+    learned = run / "checkpoints" / "last" / "process_reward" / "weights.safetensors"
+    weights = dict(model.model.named_parameters())
+    for name, weight in safetensors.torch.load_file(learned).items():
+        weights[name].data.copy_(weight)
+    rows, place = exchanged(256)
+    q = Actor(model).log_probs(rows) - Actor(start).log_probs(rows)
+    there = q.gather(1, place[:, None])[:, 0]
+    assert there.mean() < ((q.sum(1) - there) / (q.shape[1] - 1)).mean() - 1.0
+    assert (q.argmin(1) == place).float().mean() > 0.9  # one in four by chance
+
+
+def exchanged(count: int) -> tuple[TokenRows, Tensor]:
+    """Reversed words with one wrong letter, and where it is; bytes are letters."""
+    generator, length = torch.Generator().manual_seed(0), 3
+    words = torch.randint(0, 26, (count, length), generator=generator)
+    place = torch.randint(0, length, (count,), generator=generator)
+    answers = words.flip(1)
+    other = torch.randint(1, 26, (count,), generator=generator)
+    answers[torch.arange(count), place] = (answers[torch.arange(count), place] + other) % 26
+    tokenizer = load("builtin:tiny").tokenizer
+    letters = torch.tensor([tokenizer.convert_tokens_to_ids(chr(97 + n)) for n in range(26)])
+    equals = torch.full((count, 1), tokenizer.convert_tokens_to_ids("="))
+    end = torch.full((count, 1), tokenizer.eos_token_id)
+    tokens = torch.cat([letters[words], equals, letters[answers], end], 1)
+    return TokenRows(tokens, torch.ones_like(tokens, dtype=torch.bool), length + 1), place
 
 
 # Recipes

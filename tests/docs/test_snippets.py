@@ -47,6 +47,10 @@ SHORTER = {
     "polopt train adapters.toml --run.directory runs/adapters": "polopt train adapters.toml "
     "--run.directory runs/adapters --warm.run.steps 2 --rl.run.steps 2 "
     "--warm.evaluation.every 1 --evaluation.prompts 8",
+    "polopt train recipes/prime.toml --run.directory runs/prime": "polopt train "
+    "recipes/prime.toml --run.directory runs/prime --sft.run.steps 60 --rl.run.steps 4 "
+    "--sft.evaluation.every 60 --rl.evaluation.every 2 --evaluation.prompts 8 "
+    "--data.parameters '{ length = 2 }'",
     "polopt train recipes/trpo.toml --run.directory runs/trpo": "polopt train recipes/trpo.toml "
     "--run.directory runs/trpo --rl.run.steps 4 --rl.evaluation.every 2 "
     "--rl.evaluation.prompts 8 --rl.rollout.prompts_per_step 16 --rl.critic.warmup_steps 0",
