@@ -32,6 +32,7 @@ class Choice:
 
 
 _CREDIT, _OBJECTIVE = "polopt.credit.", "polopt.objective.policy_gradient:"
+_PREFERENCE = "polopt.objective.preference:"
 _MATH = "polopt.math."
 _SHARE = {"gamma": "credit.spread_gamma"}
 _SPREAD = {"ddof": "credit.ddof", "eps": "credit.epsilon"}
@@ -48,6 +49,9 @@ CHOICES: Mapping[str, Mapping[str, Choice]] = {
             "polopt.rollout.groups:experience", "y₁ … y_G ~ π(· | x) for every prompt"
         ),
         "dataset": Choice("polopt.rollout.dataset:demonstrated", "(x, y) as the data give it"),
+        "rankings": Choice(
+            "polopt.rollout.dataset:ranked", "(x, y₁ ≻ … ≻ y_K) as the data give it"
+        ),
     },
     "filter": {
         "informative": Choice(
@@ -312,6 +316,40 @@ CHOICES: Mapping[str, Mapping[str, Choice]] = {
             arguments=_CAPS,
         ),
     },
+    "preference": {
+        "sigmoid": Choice(
+            _PREFERENCE + "sigmoid",
+            "ℓ = -(1-ε) log σ(β h - m) - ε log σ(-β h - m), mean over the pairs of a prompt",
+            _MATH + "preference:dpo_loss",
+            {
+                "beta": "preference.beta",
+                "label_smoothing": "preference.label_smoothing",
+                "margin": "preference.margin",
+            },
+            factory=True,
+        ),
+        "hinge": Choice(
+            _PREFERENCE + "hinge",
+            "ℓ = max(0, 1 - β h), mean over the pairs of a prompt",
+            _MATH + "preference:hinge_loss",
+            {"beta": "preference.beta"},
+            factory=True,
+        ),
+        "ipo": Choice(
+            _PREFERENCE + "ipo",
+            "ℓ = (h - 1/(2β))², mean over the pairs of a prompt",
+            _MATH + "preference:ipo_loss",
+            {"beta": "preference.beta"},
+            factory=True,
+        ),
+        "plackett_luce": Choice(
+            _PREFERENCE + "plackett_luce",
+            "ℓ = -Σᵢ log(e^{β sᵢ} / (e^{β sᵢ} + Σ_{j worse} e^{β sⱼ}))",
+            _MATH + "preference:plackett_luce_loss",
+            {"beta": "preference.beta"},
+            factory=True,
+        ),
+    },
     "estimator": {
         "k1": Choice(_MATH + "divergence:k1", "k1 = d, with d = log π - log π_ref"),
         "k2": Choice(_MATH + "divergence:k2", "k2 = d² / 2, with d = log π - log π_ref"),
@@ -371,6 +409,7 @@ CHOICES: Mapping[str, Mapping[str, Choice]] = {
             "qₜ = β (log π_φ - log π_ref)ₜ",
             _MATH + "preference:implicit_reward",
         ),
+        "reward_model": Choice("polopt.roles.critic:Critic", "s(x, y), read off the last token"),
         "reference": Choice("polopt.roles.reference:frozen", "π_ref, the weights of the start"),
         "lagged_reference": Choice(
             "polopt.update.lagged:Lagged",
@@ -436,6 +475,7 @@ FIELDS = {
     "bound": "objective.bound",
     "mask": "objective.mask",
     "correction": "objective.correction",
+    "preference": "preference.loss",
     "estimator": "kl.estimator",
     "placement": "kl.placement",
     "controller": "kl.controller",

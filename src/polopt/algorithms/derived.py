@@ -11,8 +11,12 @@ def derived(stage: StageRecipe) -> dict[str, int]:
     """Sizes and counts of a resolved stage; tokens are upper bounds, prompts not counted."""
     if is_on_bodies(stage.data.source):
         return _on_bodies(stage)
-    sampled = "prompts" in row(stage.algorithm).requires
-    return {**(_sampled(stage) if sampled else _demonstrated(stage)), **_evaluation(stage)}
+    one = row(stage.algorithm)
+    if "prompts" in one.requires:
+        counts = _sampled(stage)
+    else:
+        counts = _given(stage, "rankings" if "pairs" in one.requires else "demonstrations")
+    return counts | _evaluation(stage, samples=one.has("rollout.max_new_tokens"))
 
 
 def _on_bodies(stage: StageRecipe) -> dict[str, int]:
@@ -49,20 +53,16 @@ def _sampled(stage: StageRecipe) -> dict[str, int]:
     }
 
 
-def _demonstrated(stage: StageRecipe) -> dict[str, int]:
+def _given(stage: StageRecipe, what: str) -> dict[str, int]:
     size, steps = stage.update.batch_size, stage.run.steps
     assert size and steps
-    return {
-        "demonstrations_per_step": size,
-        "optimiser_steps": steps,
-        "demonstrations": size * steps,
-    }
+    return {f"{what}_per_step": size, "optimiser_steps": steps, what: size * steps}
 
 
-def _evaluation(stage: StageRecipe) -> dict[str, int]:
+def _evaluation(stage: StageRecipe, *, samples: bool) -> dict[str, int]:
     assert stage.run.steps
     every, prompts = stage.evaluation.every, stage.evaluation.prompts
-    return {
-        "evaluations_during_training": stage.run.steps // every if every else 0,
-        "generated_tokens_per_evaluation_at_most": prompts * stage.rollout.max_new_tokens,
-    }
+    counts = {"evaluations_during_training": stage.run.steps // every if every else 0}
+    if samples:
+        counts["generated_tokens_per_evaluation_at_most"] = prompts * stage.rollout.max_new_tokens
+    return counts

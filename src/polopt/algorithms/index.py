@@ -13,6 +13,8 @@ from polopt.recipe.fields import either
 INDEX = {
     "sft": "maximum likelihood of demonstrations: the warm start of the others",
     "rejection_sampling": "the best of several responses, then maximum likelihood of it: iterated",
+    "reward_model": "one score a response, from pairs or rankings: what the others optimise",
+    "dpo": "learns from preferences without a reward model: the policy is its own",
     "pg": "the reward on every token: the theorem, and nothing else",
     "reinforce": "reward to go less a baseline; return and baseline are choices",
     "remax": "the reward of the most likely response as baseline: one more decode a prompt",

@@ -23,6 +23,7 @@ from polopt.recipe import (
     shown,
 )
 from polopt.recipe.contradictions import WITH_VERIFIER
+from polopt.recipe.fields import either
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ def resolve(recipe: Recipe, *, own_reward: bool = False) -> Recipe:
     """
     raise_for(contradictions(recipe))
     filled = [_fill(recipe, index, own_reward) for index in range(len(recipe.stages))]
+    raise_for(list(_check_starts(recipe, filled)))
     raise_for(list(_without_effect(recipe, filled)) or list(_undecided(recipe, filled)))
     resolved = Recipe(stages=tuple(_settled(filled, index) for index in range(len(filled))))
     raise_for(
@@ -73,13 +75,45 @@ def _fill(recipe: Recipe, index: int, own_reward: bool) -> _Filled:
     for field, default in defaults.items():
         if values[field] is None:
             values[field] = default
-    if values["from"] is None and index:
-        values["from"] = recipe.stages[index - 1].name
+    if values["from"] is None:
+        values["from"] = next((stage.name for stage in _starts(recipe, index, own)), None)
     _derive(values)
     if "reward" in own.requires and not on_bodies and not values["rewards"] and not own_reward:
         values["rewards"] = _of_task(stage)
     reasons = {field: reason for field in values if (reason := idle(own, values, field))}
     return _Filled(own, stage, values, given(stage), reasons)
+
+
+def _starts(recipe: Recipe, index: int, own: Row) -> Iterator[StageRecipe]:
+    """The earlier stages that this one can start from, the nearest first.
+
+    Only a reward model begins where a reward model ended.
+    """
+    for stage in reversed(recipe.stages[:index]):
+        if row(stage.algorithm).trains in ("actor", own.trains):
+            yield stage
+
+
+def _check_starts(recipe: Recipe, filled: list[_Filled]) -> Iterator[Problem]:
+    """A policy does not start from a reward model, and no model is named that is not loaded."""
+    for index, one in enumerate(filled):
+        start = one.values["from"]
+        if start is None:
+            continue
+        possible = {stage.name: stage for stage in _starts(recipe, index, one.row)}
+        if start not in possible:
+            advice = f"a policy: {either(list(possible))}" if possible else "a policy"
+            yield Problem(
+                name_in(recipe, index, "from"),
+                f"{shown(start)} is not allowed; it ends in a reward model, and {one.row.name} "
+                f"starts from {advice}",
+            )
+        elif one.stage.model.path != possible[start].model.path:
+            yield Problem(
+                name_in(recipe, index, "model.path"),
+                f"{shown(one.stage.model.path)} has no effect: the stage starts from the weights "
+                f"of {start}; remove it",
+            )
 
 
 def _derive(values: dict[str, Any]) -> None:

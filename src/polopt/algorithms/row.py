@@ -42,6 +42,11 @@ class Row:
         """Where the row stands, from the root of the repository."""
         return f"src/polopt/algorithms/{self.name}.py"
 
+    @property
+    def trains(self) -> str:
+        """The role whose weights a stage of this row ends with: ``actor`` or ``reward_model``."""
+        return self.roles[0]
+
     def has(self, field: str) -> bool:
         """Whether the dotted field can have an effect in this row."""
         if field in ONLY_FOR and ONLY_FOR[field] not in self.requires:

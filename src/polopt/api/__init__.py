@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from polopt import record
 from polopt.algorithms import derived, describe, resolve, row, settings
 from polopt.algorithms.effects import given
+from polopt.algorithms.row import ONLY_FOR
 from polopt.api.extend import extend, flag_values
 from polopt.api.recorded import recorded
 from polopt.diagnose.inert import inert
@@ -27,6 +28,12 @@ if TYPE_CHECKING:
     from polopt.coordination.stage import Observer
     from polopt.rollout.evaluation import Evaluation
 
+# The row that samples for evaluation alone: what a sampler may do, and training may not.
+SAMPLES = "sft"
+EXAMINED = {  # sections by the role whose weights the run ended with
+    "actor": {"model", "data", "rewards", "rollout", "evaluation", "run"},
+    "reward_model": {"model", "data", "preference", "evaluation", "run"},
+}
 RecipeSource = str | Path | Mapping[str, Any]
 Flags = Sequence[str] | Mapping[str, Any]
 
@@ -111,7 +118,7 @@ def quickstart(flags: Flags = (), *, observers: Sequence[Observer] = ()) -> Run:
 
 
 def evaluate(model_or_run: str | Path, *, flags: Flags = (), k: int = 1) -> Evaluation:
-    """Accuracy, and pass@k, on prompts that training never sees.
+    """Accuracy, and pass@k, on prompts that training never sees; of a reward model, on pairs.
 
     Args:
         model_or_run: a run directory (its last weights and its data), a model directory or a hub
@@ -130,9 +137,7 @@ def evaluate(model_or_run: str | Path, *, flags: Flags = (), k: int = 1) -> Eval
         tables: dict[str, Any] = _of_evaluation(recorded(config).stages[-1])
         tables["model"]["path"] = str(last)
     else:
-        tables = {"model": {"path": str(model_or_run)}, "data": {}}
-    # The row that samples for evaluation alone: what a sampler may do, and training may not.
-    tables["algorithm"] = "sft"
+        tables = {"algorithm": SAMPLES, "model": {"path": str(model_or_run)}, "data": {}}
     return examine(resolve(load_recipe(tables, flags), own_reward=True).stages[-1], k)
 
 
@@ -164,17 +169,20 @@ def packaged(name: str) -> Path:
 
 def _of_evaluation(stage: StageRecipe) -> dict[str, Any]:
     """The tables of a stage that say what is asked, how it is answered and what is right."""
+    trains = row(stage.algorithm).trains
     of_training = {
         "model": {"lora", "lora_alpha", "lora_targets"},  # merged into what is evaluated
         "rollout": {"prompts_per_step", "group_size", "resample_rounds"},
         "evaluation": {"every"},
         "run": {"steps", "checkpoint_every", "keep", "track", "directory"},
     }
-    kept = ("model", "data", "rewards", "rollout", "evaluation", "run")
-    tables = {name: table for name, table in standalone(stage).items() if name in kept}
-    for name, fields in of_training.items():
-        values = tables.get(name, {}).items()
-        tables[name] = {field: value for field, value in values if field not in fields}
+    if trains == "actor":
+        of_training["data"] = {field.partition(".")[2] for field in ONLY_FOR}
+    tables: dict[str, Any] = {"algorithm": SAMPLES if trains == "actor" else stage.algorithm}
+    tables |= {k: table for k, table in standalone(stage).items() if k in EXAMINED[trains]}
+    for name in of_training.keys() & tables.keys():
+        values = tables[name].items()
+        tables[name] = {field: v for field, v in values if field not in of_training[name]}
     return tables
 
 

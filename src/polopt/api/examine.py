@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from polopt.algorithms.build import Parts, examiner, shared
+from polopt.algorithms import row
+from polopt.algorithms.build import Parts, examiner, reward_model_stage, shared
 from polopt.coordination.progress import progress
 from polopt.errors import RecipeError
 from polopt.recipe import StageRecipe
@@ -14,6 +15,8 @@ from polopt.rollout.evaluation import Evaluation
 def examine(stage: StageRecipe, k: int) -> Evaluation:
     """Sample ``k`` answers to each evaluation prompt of a resolved stage, and the greedy one.
 
+    A reward model is asked for its verdicts on held-out pairs instead.
+
     Raises:
         RecipeError: nothing says which answers are right.
     """
@@ -22,7 +25,11 @@ def examine(stage: StageRecipe, k: int) -> Evaluation:
     path = stage.model.path
     with progress() as observe:
         parts = Parts(stage, path, path, torch.device("cpu"), observe, compare=True)
-        found = examiner(shared(parts), answers=k)
+        found = (
+            examiner(shared(parts), answers=k)
+            if row(stage.algorithm).trains == "actor"
+            else reward_model_stage(parts).evaluate
+        )
     if found is None:
         raise RecipeError("reward: nothing says which answers are right; name a reward")
     return found(True)

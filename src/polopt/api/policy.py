@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from polopt import record
+from polopt.algorithms import row
 from polopt.api.recorded import recorded
 from polopt.errors import DataError, RunDirectoryError
 from polopt.models import LanguageModel
@@ -90,7 +91,7 @@ def load(run: Path) -> Policy | BodyPolicy:
     """The last weights of a run.
 
     Raises:
-        RunDirectoryError: no run, or one without a checkpoint.
+        RunDirectoryError: no run, one without a checkpoint, or one that ends in a reward model.
     """
     config = record.open_existing(run).config
     last = run / "checkpoints" / "last"
@@ -98,5 +99,10 @@ def load(run: Path) -> Policy | BodyPolicy:
         raise RunDirectoryError(f"{run}: the run has no checkpoint yet")
     if (last / SPECIFICATION_FILE).is_file():
         return BodyPolicy(StepActor(load_policy(last)))
-    rollout = recorded(config).stages[-1].rollout
-    return Policy(load_model(str(last)), Sampling(max_new_tokens=rollout.max_new_tokens))
+    stage = recorded(config).stages[-1]
+    if row(stage.algorithm).trains != "actor":
+        raise RunDirectoryError(
+            f"{run}: the run ends in a reward model, which answers nothing; load {last} with "
+            "AutoModelForSequenceClassification.from_pretrained of transformers"
+        )
+    return Policy(load_model(str(last)), Sampling(max_new_tokens=stage.rollout.max_new_tokens))

@@ -16,6 +16,13 @@ from polopt.objective.policy_gradient import (
     policy_loss,
     step_terms,
 )
+from polopt.objective.preference import (
+    PreferenceObjective,
+    PreferenceTerms,
+    direct_preference_loss,
+    preference_terms,
+    reward_model_loss,
+)
 from polopt.objective.process import ProcessTerms, process_loss, process_terms
 from polopt.objective.reduction import Reduction, reduction
 from polopt.objective.supervised import supervised_loss
@@ -32,16 +39,21 @@ __all__ = [
     "LogRatio",
     "MaskEdit",
     "PolicyObjective",
+    "PreferenceObjective",
+    "PreferenceTerms",
     "ProcessTerms",
     "RatioLevel",
     "Reduction",
     "StepTerms",
     "ValueObjective",
     "ValueTerms",
+    "direct_preference_loss",
     "policy_loss",
+    "preference_terms",
     "process_loss",
     "process_terms",
     "reduction",
+    "reward_model_loss",
     "step_terms",
     "supervised_loss",
     "value_loss",

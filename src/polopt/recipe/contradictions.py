@@ -133,13 +133,3 @@ def _starts(recipe: Recipe, index: int) -> Iterator[Finding]:
             f"an earlier stage: {either(earlier)}" if earlier else "no stage is earlier; remove it"
         )
         yield "from", f"{shown(stage.start)} is not allowed; {advice}"
-        return
-    if not earlier:
-        return
-    base = recipe.stages[earlier.index(stage.start or earlier[-1])]
-    if stage.model.path != base.model.path:
-        yield (
-            "model.path",
-            f"{shown(stage.model.path)} has no effect: the stage starts from the weights of "
-            f"{base.name}; remove it",
-        )

@@ -459,6 +459,31 @@ class Process(Section):
     )
 
 
+class Preference(Section):
+    """How responses to a prompt are compared, by rows that learn from pairs or rankings."""
+
+    loss: Annotated[Literal["sigmoid", "hinge", "ipo", "plackett_luce"] | None, BY_ROW] = Field(
+        default=None, description="of a pair by its difference in score, or of a whole ranking"
+    )
+    beta: Annotated[PositiveFloat | None, BY_ROW] = Field(
+        default=None, description="the score is multiplied by it; of dpo the strength of the KL"
+    )
+    label_smoothing: Annotated[Annotated[float, Field(ge=0, lt=0.5)] | None, BY_ROW] = Field(
+        default=None, description="sigmoid: probability that a label is wrong"
+    )
+    margin: Annotated[NonNegative | None, BY_ROW] = Field(
+        default=None, description="sigmoid: by which the better response has to win"
+    )
+    length_normalise: Annotated[bool | None, BY_ROW] = Field(
+        default=None, description="dpo: log-ratios are averaged over tokens, not summed"
+    )
+    centre: Annotated[NonNegative | None, BY_ROW] = Field(
+        default=None,
+        description="reward_model: weight of the squared sum of a pair's scores, which holds "
+        "them around 0",
+    )
+
+
 class Update(Section):
     """The optimiser step."""
 
@@ -466,7 +491,7 @@ class Update(Section):
         default=None, description="peak, after warm-up"
     )
     batch_size: Annotated[Positive | None, BY_ROW] = Field(
-        default=None, description="demonstrations a step, where data are given and not sampled"
+        default=None, description="prompts a step, where responses are given and not sampled"
     )
     epochs: Annotated[Positive | None, BY_ROW] = Field(
         default=None, description="passes over each batch"
@@ -590,6 +615,7 @@ class StageRecipe(Section):
     objective: Objective = Objective()
     kl: KL = KL()
     pretraining: Pretraining = Pretraining()
+    preference: Preference = Preference()
     update: Update = Update()
     critic: Critic = Critic()
     trust_region: TrustRegion = TrustRegion()

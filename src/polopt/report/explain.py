@@ -63,7 +63,7 @@ PLOTS = (
         "Loss",
         "What the optimiser lowers. On demonstrations it should fall steadily. In policy "
         "optimisation it hovers around 0 and says little: look at reward and accuracy instead.",
-        {"policy/loss": "loss"},
+        {"policy/loss": "loss", "reward_model/loss": "reward model"},
     ),
     Plot(
         "KL divergence",
@@ -122,6 +122,35 @@ PLOTS = (
         top=1.0,
     ),
     Plot(
+        "Accuracy of verdicts",
+        "Share of pairs whose better response has the higher reward: of a reward model, or of the "
+        "policy as the reward model of itself. One half is chance.",
+        {
+            "reward_model/pair_accuracy": "training pairs",
+            "policy/pair_accuracy": "training pairs",
+            "eval/pair_accuracy": "unseen pairs",
+        },
+        unit="share",
+        top=1.0,
+    ),
+    Plot(
+        "Rewards of pairs",
+        "What the better and the worse response of a training pair are given, on average. The "
+        "lines part as the model learns; both may fall.",
+        {
+            "reward_model/reward_chosen": "better",
+            "reward_model/reward_rejected": "worse",
+            "policy/reward_chosen": "better",
+            "policy/reward_rejected": "worse",
+        },
+    ),
+    Plot(
+        "Likelihood of pairs",
+        "How likely the policy makes whole responses of training pairs, in nats. Only their "
+        "difference is trained: often both fall, and what rises in their place is in no pair.",
+        {"policy/logp_chosen": "better", "policy/logp_rejected": "worse"},
+    ),
+    Plot(
         "Entropy",
         "How undecided the policy is about its next token. It falls while the policy learns what "
         "pays; if it reaches 0 early, the policy stops exploring and reward stalls.",
@@ -170,6 +199,7 @@ PLOTS = (
             "policy/grad_norm": "policy",
             "critic/grad_norm": "critic",
             "process_reward/grad_norm": "process reward model",
+            "reward_model/grad_norm": "reward model",
         },
     ),
     Plot(
@@ -209,6 +239,7 @@ PLOTS = (
             "policy/learning_rate": "policy",
             "critic/learning_rate": "critic",
             "process_reward/learning_rate": "process reward model",
+            "reward_model/learning_rate": "reward model",
         },
     ),
     Plot(
@@ -250,6 +281,11 @@ FOLDED = (
         "Advantages",
         "How much better or worse the tokens did than expected. No spread means no signal.",
         {"advantage_mean": "mean", "advantage_std": "standard deviation"},
+    ),
+    Plot(
+        "Margin of pairs",
+        "By how much the better response of a training pair is ahead in reward.",
+        {"reward_model/reward_margin": "reward model", "policy/reward_margin": "policy"},
     ),
     Plot(
         "Imitation",
@@ -316,6 +352,7 @@ COLUMNS = {
     "bound": "what limits one update",
     "mask": "which tokens leave the loss",
     "correction": "how samples of an older policy are weighed",
+    "preference": "how responses to a prompt are compared",
     "kl": "what holds the policy near the reference",
     "controller": "how its coefficient follows the run",
     "aggregation": "how token losses become one number",

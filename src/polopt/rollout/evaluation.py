@@ -81,9 +81,9 @@ def _marks(group: Group) -> list[bool]:
     return [outcome is Outcome.OK for outcome in outcomes if outcome in (Outcome.OK, Outcome.WRONG)]
 
 
-def _mean_interval(marks: Sequence[Sequence[bool]]) -> tuple[float, float]:
-    """95 % interval of the accuracy from the means of the prompts: their answers go together."""
-    low, high = mean_interval([statistics.fmean(group) for group in marks])
+def share_interval(of_prompts: Sequence[float]) -> tuple[float, float]:
+    """95 % interval of a share from those of the prompts: answers to one of them go together."""
+    low, high = mean_interval(of_prompts)
     return max(0.0, low), min(1.0, high)
 
 
@@ -128,7 +128,9 @@ def _figures(
         right, judged = sum(map(sum, marks)), sum(map(len, marks))
         metrics["accuracy" + suffix] = right / judged
         intervals["accuracy" + suffix] = (
-            _mean_interval(marks) if judged > len(marks) > 1 else proportion(right, judged)
+            share_interval([statistics.fmean(group) for group in marks])
+            if judged > len(marks) > 1
+            else proportion(right, judged)
         )
     if examination.answers > 1 and not suffix and marks:
         passed = sum(any(group) for group in marks)

@@ -13,7 +13,7 @@ from polopt.data import Demonstration, PromptStream, Ranking, Rows, Tokeniser, g
 from polopt.envs.text import TextTask
 from polopt.envs.text import load as load_task
 from polopt.envs.text.interface import Split
-from polopt.models import LanguageModel, context_length
+from polopt.models import LanguageModel, ScalarModel, context_length
 from polopt.recipe import StageRecipe
 from polopt.seeding import derive
 from polopt.types import Prompt
@@ -51,7 +51,7 @@ class TextSource:
 
 def text_source(
     stage: StageRecipe,
-    language_model: LanguageModel,
+    language_model: LanguageModel | ScalarModel,
     *,
     demonstrations: bool = False,
     preferences: bool = False,

@@ -22,14 +22,14 @@ def rows(split="train", count=400, seed=1, **parameters):
 @pytest.mark.parametrize(
     ("text", "plus", "minus"),
     [
-        ("aebecuda", 5 / 8, 3 / 8),
-        ("aeiouaei", 1.0, 0.0),
+        ("bedae", 3 / 5, 2 / 5),
+        ("aeiou", 1.0, 0.0),
         ("bcdfgbcd\n", 0.0, 1.0),
-        ("aaaa", 4 / 8, 0.0),  # too short
-        ("aeiouaeiouae", 1.0, 0.0),  # longer is no worse
+        ("a", 1.0, 0.0),
         ("aaaaaaaabbbb", 8 / 12, 4 / 12),
-        ("xyzxyzxy", 0.0, 0.0),
-        ("AEIOUAEI", 0.0, 0.0),
+        ("aexz", 1 / 2, 0.0),
+        ("AE", 0.0, 0.0),
+        (" ", 0.0, 0.0),
         ("", 0.0, 0.0),
     ],
 )
@@ -40,15 +40,19 @@ def test_scores_by_hand(text, plus, minus):
 
 
 def test_rows():
-    task, found = rows(length=6, candidates=4)
+    task, found = rows(length=6, candidates=4, opposed=0.5)
+    lengths = set()
     for row in found:
         assert split_of(row["prompt"]) == "train"
         assert row["prompt"][-1] in "+-" and set(row["prompt"][:4]) <= set(string.ascii_lowercase)
-        assert task.score(row["answer"], row) == 1.0 and len(row["answer"]) == 6
+        assert task.score(row["answer"], row) == 1.0
         texts = row["completions"]
         assert len(texts) == len(set(texts)) == len(row["ranks"]) == 4
-        assert all(len(text) == 6 and set(text) <= set(LETTERS) for text in texts)
+        assert all(set(text) <= set(LETTERS) for text in texts)
+        lengths |= {len(text) for text in [*texts, row["answer"], row["completion"]]}
+    assert lengths == {2, 3, 4, 5, 6}
     assert sum(row["prompt"].endswith("+") for row in found) == pytest.approx(200, abs=40)
+    assert all(row["prompt"].endswith("+") for row in rows()[1])
 
 
 def test_ranks_are_the_order_of_the_scores():
@@ -63,20 +67,20 @@ def test_ranks_are_the_order_of_the_scores():
 
 
 def test_demonstrations_show_no_liking():
-    task, found = rows(count=2000)
+    task, found = rows(count=2000, opposed=0.5)
     mean = sum(task.score(row["completion"], row) for row in found) / len(found)
-    assert mean == pytest.approx(0.5, abs=0.015)  # 3.8 standard errors
+    assert mean == pytest.approx(0.5, abs=0.03)
 
 
 def test_noise_has_the_odds_of_bradley_and_terry():
-    """Among pairs that differ by two letters the better one wins with σ(2/noise)."""
-    task, found = rows(count=6000, noise=2.0)
+    """Among pairs that differ by a quarter the better one wins with σ(.25/noise)."""
+    task, found = rows(count=8000, noise=0.25)
     differences = [
         (first - second) * (1 if row["ranks"][0] < row["ranks"][1] else -1)
         for row in found
-        for first, second in [[round(8 * task.score(t, row)) for t in row["completions"]]]
+        for first, second in [[task.score(text, row) for text in row["completions"]]]
     ]
-    right, wrong = differences.count(2), differences.count(-2)
+    right, wrong = differences.count(0.25), differences.count(-0.25)
     expected = 1 / (1 + math.exp(-1))
     deviation = math.sqrt(expected * (1 - expected) / (right + wrong))
     assert right / (right + wrong) == pytest.approx(expected, abs=4 * deviation)

@@ -10,6 +10,7 @@ from polopt.algorithms.build.policy import (
     reference_of,
     sampled_stage,
 )
+from polopt.algorithms.build.preference import direct_preference_stage, reward_model_stage
 from polopt.algorithms.build.shared import Parts, Shared, examiner, shared, standing
 from polopt.algorithms.build.supervised import (
     demonstrated_stage,
@@ -24,6 +25,7 @@ __all__ = [
     "Shared",
     "credit_of",
     "demonstrated_stage",
+    "direct_preference_stage",
     "examiner",
     "imitated_stage",
     "likelihood",
@@ -34,6 +36,7 @@ __all__ = [
     "policy_stage",
     "prepared",
     "reference_of",
+    "reward_model_stage",
     "sampled_stage",
     "selection_of",
     "shared",

@@ -142,6 +142,11 @@ def reference_of(of: Shared) -> Scorer | None:
     """The weights that the stage started from, where something is measured against them."""
     if not of.recipe.kl.coefficient and not reads_process(flat(of.recipe)):
         return None
+    return frozen_start(of)
+
+
+def frozen_start(of: Shared) -> Scorer:
+    """The policy as the stage found it: a model of its own, or the adapter switched off."""
     if of.recipe.model.lora is not None:
         return WithoutAdapter(of.actor)
     return frozen(of.parts.language_model(of.parts.start), autocast=of.actor.autocast)

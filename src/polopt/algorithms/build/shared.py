@@ -147,13 +147,14 @@ class Shared:
         return experience(batch, pad_id=self.pad_id, device=self.parts.device)
 
 
-def shared(parts: Parts, *, demonstrations: bool = False) -> Shared:
+def shared(parts: Parts, *, demonstrations: bool = False, preferences: bool = False) -> Shared:
     """Read the model, the data and the rewards of a stage; say what was found."""
     recipe, rollout = parts.recipe, parts.recipe.rollout
     language_model = parts.policy()
-    text = text_source(recipe, language_model, demonstrations=demonstrations)
-    for line in text.rows.report.lines():
-        parts.observe(Event("message", {"text": line}))
+    text = text_source(
+        recipe, language_model, demonstrations=demonstrations, preferences=preferences
+    )
+    report(parts, text)
     return Shared(
         parts=parts,
         actor=Actor(language_model, autocast=parts.autocast),
@@ -193,6 +194,12 @@ def policy_learner(of: Shared, loss: Loss[Any], **options: Any) -> FirstOrder[An
     )
 
 
+def report(parts: Parts, text: TextSource) -> None:
+    """Say what was found in the data."""
+    for line in text.rows.report.lines():
+        parts.observe(Event("message", {"text": line}))
+
+
 def assembled(
     of: Shared,
     source: RolloutSource[Batch],
@@ -200,15 +207,42 @@ def assembled(
     prepare: Callable[[Batch], Experience],
     credit: Callable[[Experience], Credited],
     learners: Sequence[Learner],
+    evaluate: Callable[[bool], Evaluation] | None = None,
 ) -> Stage:
-    """The stage of a policy: what is the same for every row is evaluation and lengths."""
-    parts, recipe, run, steps = of.parts, of.recipe, of.recipe.run, of.parts.steps
-    examine, until = examiner(of), recipe.until
+    """The stage of a policy; it is evaluated by its answers, unless its row knows better."""
+    recipe, examine = of.recipe, evaluate or examiner(of)
     if examine is None and recipe.evaluation.every:
         raise RecipeError(
             f"evaluation.every: {recipe.evaluation.every} is not allowed where nothing says which "
             f"answers to {recipe.data.source} are right; name a reward, or 0"
         )
+    return staged(
+        of.parts,
+        source,
+        prepare=prepare,
+        credit=credit,
+        learners=learners,
+        save_model=lambda path: save(of.actor.language_model, path),
+        describe=_describer(of),
+        evaluate=examine,
+        compare=bool(of.rewards) or evaluate is not None,
+    )
+
+
+def staged(
+    parts: Parts,
+    source: RolloutSource[Batch],
+    *,
+    prepare: Callable[[Batch], Experience],
+    credit: Callable[[Experience], Credited],
+    learners: Sequence[Learner],
+    save_model: Callable[[Path], None],
+    describe: Callable[[Batch], tuple[Metrics, Sequence[Mapping[str, Any]]]],
+    evaluate: Callable[[bool], Evaluation] | None,
+    compare: bool = True,
+) -> Stage:
+    """What is the same for every row: name and lengths."""
+    recipe, steps, until = parts.recipe, parts.steps, parts.recipe.until
     return Stage(
         name=recipe.name,
         algorithm=recipe.algorithm,
@@ -217,13 +251,13 @@ def assembled(
         prepare=prepare,
         credit=credit,
         learners=learners,
-        save_model=lambda path: save(of.actor.language_model, path),
-        evaluate=examine,
-        describe=_describer(of),
+        save_model=save_model,
+        evaluate=evaluate,
+        describe=describe,
         evaluate_every=recipe.evaluation.every,
-        checkpoint_every=run.checkpoint_every or max(1, steps // 10),
+        checkpoint_every=recipe.run.checkpoint_every or max(1, steps // 10),
         until=None if until is None else Until(until.metric, until.at_least),
-        compare=parts.compare and bool(of.rewards),
+        compare=parts.compare and compare,
     )
 
 
@@ -275,7 +309,7 @@ def _describer(
     def describe(batch: Batch) -> tuple[Metrics, Sequence[Mapping[str, Any]]]:
         pairs = [(group, sample) for group in batch.groups for sample in group.samples]
         if not any(sample.spans for _, sample in pairs):
-            return {"tokens": float(sum(int(s.mask.sum()) for _, s in pairs))}, []
+            return given_responses(batch)
         own = means(of.text.describe(text(s), g.prompt.columns) for g, s in pairs)
         metrics = rollout_metrics(batch)
         if not verified:
@@ -288,6 +322,12 @@ def _describer(
         return metrics, samples
 
     return describe
+
+
+def given_responses(batch: Batch) -> tuple[Metrics, Sequence[Mapping[str, Any]]]:
+    """Metrics of responses that nobody sampled; they stand in the data."""
+    samples = [sample for group in batch.groups for sample in group.samples]
+    return {"tokens": float(sum(int(s.mask.sum()) for s in samples))}, []
 
 
 def reporting_once(judged: Judge, of: Shared, observe: Observer) -> Judge:

@@ -1,9 +1,12 @@
 """A planted preference: what is liked is known exactly, so that learning it can be measured.
 
-A prompt such as ``tops+`` asks for letters, and any do. After ``+`` vowels are liked, after ``-``
-consonants: of ``aebecuda`` five in eight after ``+``, three after ``-``. Demonstrations are letters
-drawn without any liking. Rankings put those first that are liked more, exactly, or with the noise
-of Bradley and Terry (1952; Plackett 1975 for more than two).
+A prompt such as ``tops+`` asks for letters, and any number of any letters will do. After ``+``
+vowels are liked, after ``-`` consonants: of ``bedae`` three in five after ``+``, two after ``-``.
+Demonstrations are letters drawn without any liking. Rankings put those first that are liked more,
+exactly, or with the noise of Bradley and Terry (1952; Plackett 1975 for more than two).
+
+Lengths vary on purpose. Were all responses of one length, the end of sequence would stand in every
+pair at the same place, so that no pair says anything of an early end; DPO then drifts there.
 """
 
 from __future__ import annotations
@@ -27,19 +30,22 @@ LETTERS = "".join(LIKED.values())
 class Parameters(Section):
     """Size of the responses and of the rankings, and how far labels can be trusted."""
 
-    length: int = Field(default=8, ge=2, le=64, description="letters in a response")
+    length: int = Field(default=6, ge=2, le=64, description="letters in the longest response")
     candidates: int = Field(default=2, ge=2, le=9, description="responses in a ranking")
+    opposed: float = Field(
+        default=0.0, ge=0, le=1, description="share of prompts after which consonants are liked"
+    )
     noise: float = Field(
         default=0.0,
         ge=0,
         le=64,
-        description="letters of difference that are preferred with odds of e; 0: never in error",
+        description="difference in score that is preferred with odds of e; 0: labels never err",
     )
 
 
 @dataclass(frozen=True)
 class Taste:
-    """``tops+`` likes ``aeoeuaie``, ``tops-`` likes ``bcfdgbbd``."""
+    """``tops+`` likes ``aeoe``, ``tops-`` likes ``bcfdg``."""
 
     seed: int
     parameters: Parameters = field(default_factory=Parameters)
@@ -56,44 +62,48 @@ class Taste:
         """
         source = random.Random(f"{self.name}/{self.seed}/{split}/{index}")
         while True:
-            prompt = "".join(source.choices(string.ascii_lowercase, k=4)) + source.choice("+-")
+            sign = "-" if source.random() < self.parameters.opposed else "+"
+            prompt = "".join(source.choices(string.ascii_lowercase, k=4)) + sign
             if split_of(prompt) == split:
                 break
         liked = LIKED[prompt[-1]]
         completions, ranks = self._ranking(source, liked)
         return {
             "prompt": prompt,
-            "answer": "".join(source.choices(liked, k=self.parameters.length)),
-            "completion": self._letters(source),
+            "answer": self._letters(source, liked),
+            "completion": self._letters(source, LETTERS),
             "completions": completions,
             "ranks": ranks,
         }
 
     def score(self, completion: str, row: Mapping[str, Any]) -> float:
-        """The share of letters that are liked, of the length that was asked for or more."""
+        """The share of what was written that is liked; 0.0 where nothing was."""
         text = completion.strip()
-        liked = sum(text.count(letter) for letter in LIKED[row["prompt"][-1]])
-        return liked / max(len(text), self.parameters.length)
+        return _share(text, LIKED[row["prompt"][-1]]) if text else 0.0
 
     def describe(self, completion: str, row: Mapping[str, Any]) -> dict[str, float | None]:
         """The planted score, which training need not see."""
         return {"planted_score": self.score(completion, row)}
 
-    def _letters(self, source: random.Random) -> str:
-        return "".join(source.choices(LETTERS, k=self.parameters.length))
+    def _letters(self, source: random.Random, letters: str) -> str:
+        return "".join(source.choices(letters, k=source.randint(2, self.parameters.length)))
 
     def _ranking(self, source: random.Random, liked: str) -> tuple[list[str], list[int]]:
         """Responses in no order, and the rank of each: 0 is the best, ties share one."""
         while True:
-            texts = [self._letters(source) for _ in range(self.parameters.candidates)]
-            ranks = _ranks([self._worth(source, text, liked) for text in texts])
-            if len(set(texts)) == len(texts) and any(ranks):
-                return texts, ranks
+            texts = [self._letters(source, LETTERS) for _ in range(self.parameters.candidates)]
+            scores = [_share(text, liked) for text in texts]
+            if len(set(texts)) == len(texts) and len(set(scores)) > 1:
+                return texts, _ranks([self._worth(source, score) for score in scores])
 
-    def _worth(self, source: random.Random, text: str, liked: str) -> float:
-        """Letters that are liked; with Gumbel noise, whose order is one of Plackett and Luce."""
-        letters, noise = sum(letter in liked for letter in text), self.parameters.noise
-        return letters - noise * math.log(-math.log(1.0 - source.random())) if noise else letters
+    def _worth(self, source: random.Random, score: float) -> float:
+        """The score; with Gumbel noise, whose order is that of Plackett and Luce."""
+        noise = self.parameters.noise
+        return score - noise * math.log(source.expovariate(1.0) or 1.0) if noise else score
+
+
+def _share(text: str, liked: str) -> float:
+    return sum(letter in liked for letter in text) / len(text)
 
 
 def _ranks(worths: Sequence[float]) -> list[int]:
