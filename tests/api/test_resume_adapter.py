@@ -10,7 +10,7 @@ import pytest
 
 import polopt
 from polopt.errors import RunDirectoryError
-from runs import BRIEF, Crash, assert_same, variety
+from runs import BRIEF, Crash, assert_same, metrics, variety
 
 FILES = ("adapter/adapter_model.safetensors", "adapter/adapter_config.json")
 
@@ -61,6 +61,46 @@ def test_from_the_checkpoint_of_any_step(tmp_path: Path, whole: Path, step: int)
         shutil.rmtree(run / "checkpoints" / f"step_{later}")
     resume(run)
     assert_same_adapter(run, whole)
+
+
+@pytest.mark.parametrize(
+    ("name", "sections"),
+    [
+        ("ppo", {"update": {"epochs": 2, "learning_rate": 1e-3}}),
+        ("ppo", {"critic": {"trunk": "shared"}}),
+        ("trpo", {}),
+        ("prime", {}),
+    ],
+)
+def test_a_row_with_more_than_an_actor(tmp_path: Path, name: str, sections: Any) -> None:
+    """Critics and process reward models of every kind stand in the checkpoint beside the adapter."""
+    recipe = {
+        "algorithm": name,
+        "model": {"path": "builtin:tiny", "lora": 4},
+        "data": BRIEF["data"],
+        "rollout": {"prompts_per_step": 2, "group_size": 4, "max_new_tokens": 6},
+        "evaluation": {"prompts": 4},
+        "run": {"steps": 4, "threads": 1, "checkpoint_every": 2},
+        **sections,
+    }
+
+    def crash(event: Any) -> None:
+        if event.kind == "metrics" and event.values["step"] == 3:
+            raise Crash
+
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    polopt.train(recipe, flags={"run.directory": str(whole)}, reward=variety)
+    with pytest.raises(Crash):
+        polopt.train(recipe, flags={"run.directory": str(run)}, reward=variety, observers=[crash])
+    resume(run)
+    assert metrics(run) == metrics(whole)
+    assert tensors(run) == tensors(whole)
+
+
+def tensors(run: Path) -> dict[str, bytes]:
+    """Every file of tensors in the last checkpoint."""
+    last = (run / "checkpoints" / "last").resolve()
+    return {str(f.relative_to(last)): f.read_bytes() for f in last.rglob("*.safetensors")}
 
 
 def test_a_damaged_base_is_not_resumed_on(tmp_path: Path, whole: Path) -> None:
