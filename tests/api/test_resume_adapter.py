@@ -73,7 +73,7 @@ def test_from_the_checkpoint_of_any_step(tmp_path: Path, whole: Path, step: int)
     ],
 )
 def test_a_row_with_more_than_an_actor(tmp_path: Path, name: str, sections: Any) -> None:
-    """Critics and process reward models of every kind stand in the checkpoint beside the adapter."""
+    """Critics and process reward models stand in the checkpoint beside the adapter."""
     recipe = {
         "algorithm": name,
         "model": {"path": "builtin:tiny", "lora": 4},
