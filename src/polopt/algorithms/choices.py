@@ -6,30 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from typing import Any
 
+from polopt.algorithms.choice import Choice
 from polopt.recipe import StageRecipe
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One entry of a column: ``Choice("polopt.math.divergence:k3", "e^-d - 1 + d")``."""
-
-    function: str  # module:name
-    equation: str
-    formula: str = ""  # module:name; default: the function itself
-    arguments: Mapping[str, str] | None = None  # of the function: the fields that they come from
-    factory: bool = False  # called with the arguments; otherwise they are bound to it
-
-    @property
-    def file(self) -> str:
-        """Where the mathematics stands, from the root of the repository."""
-        module = (self.formula or self.function).partition(":")[0]
-        return f"src/{module.replace('.', '/')}.py"
-
 
 _CREDIT, _OBJECTIVE = "polopt.credit.", "polopt.objective.policy_gradient:"
 _PREFERENCE = "polopt.objective.preference:"

@@ -6,34 +6,35 @@ Nothing here imports torch.
 
 from __future__ import annotations
 
-from polopt.recipe.contradictions import contradictions
-from polopt.recipe.fields import Leaf, catalogue
-from polopt.recipe.load import dump, load, standalone
-from polopt.recipe.messages import Problem, name_in, raise_for, shown
-from polopt.recipe.schema import (
+from polopt.recipe.base import Scalar, Section
+from polopt.recipe.columns import (
     KL,
-    Coordination,
     Credit,
     Critic,
-    Data,
     Episodes,
-    Evaluation,
-    Model,
     Network,
     Objective,
     Preference,
     Pretraining,
     Process,
+    TrustRegion,
+    Update,
+)
+from polopt.recipe.contradictions import contradictions
+from polopt.recipe.fields import Leaf, catalogue
+from polopt.recipe.load import dump, load, standalone
+from polopt.recipe.messages import Problem, name_in, raise_for, shown
+from polopt.recipe.schema import (
+    Coordination,
+    Data,
+    Evaluation,
+    Model,
     Recipe,
     Reward,
     Rollout,
     Run,
-    Scalar,
-    Section,
     StageRecipe,
-    TrustRegion,
     Until,
-    Update,
 )
 
 __all__ = [

@@ -11,7 +11,8 @@ from difflib import get_close_matches
 from functools import cache
 from typing import Any
 
-from polopt.recipe.schema import LARGEST, StageRecipe
+from polopt.recipe.base import LARGEST
+from polopt.recipe.schema import StageRecipe
 
 Path = Sequence[str | int]
 Node = dict[str, Any]

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from polopt.errors import RecipeError
+from polopt.recipe.base import LARGEST
 from polopt.recipe.fields import Path, allowed, catalogue, members
-from polopt.recipe.schema import LARGEST, Recipe
+from polopt.recipe.schema import Recipe
 
 _LINE, _NAME, _VALUE = 300, 80, 60  # characters
 
