@@ -294,7 +294,7 @@ class Critic(Section):
 
 
 class Pretraining(Section):
-    """Text that the policy goes on modelling beside each of its optimiser steps (PPO-ptx)."""
+    """Text that the policy goes on modelling while it is optimised (PPO-ptx)."""
 
     source: Text | None = Field(
         default=None,
@@ -309,7 +309,7 @@ class Pretraining(Section):
 
 
 class Process(Section):
-    """Who says what a token is worth, where returns read it: a model that learns from outcomes."""
+    """Who says what a token is worth: a model that learns from outcomes."""
 
     path: Text | None = Field(
         default=None,
@@ -335,7 +335,7 @@ class Process(Section):
 
 
 class Preference(Section):
-    """How responses to a prompt are compared, by rows that learn from pairs or rankings."""
+    """How responses are compared, by rows that learn from pairs or rankings."""
 
     loss: Annotated[Literal["sigmoid", "hinge", "ipo", "plackett_luce"] | None, BY_ROW] = Field(
         default=None, description="of a pair by its difference in score, or of a whole ranking"
