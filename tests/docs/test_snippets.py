@@ -54,6 +54,12 @@ SHORTER = {
     "polopt train recipes/trpo.toml --run.directory runs/trpo": "polopt train recipes/trpo.toml "
     "--run.directory runs/trpo --rl.run.steps 4 --rl.evaluation.every 2 "
     "--rl.evaluation.prompts 8 --rl.rollout.prompts_per_step 16 --rl.critic.warmup_steps 0",
+    "polopt train recipes/reward_model.toml --run.directory runs/reward": "polopt train "
+    "recipes/reward_model.toml --run.directory runs/reward --run.steps 4 --evaluation.every 2 "
+    "--evaluation.prompts 8",
+    "polopt train recipes/dpo.toml --run.directory runs/dpo": "polopt train recipes/dpo.toml "
+    "--run.directory runs/dpo --sft.run.steps 2 --dpo.run.steps 4 --evaluation.every 2 "
+    "--evaluation.prompts 8",
     "polopt train recipes/cartpole_ppo.toml": "polopt train recipes/cartpole_ppo.toml "
     "--run.steps 2 --evaluation.every 1 --evaluation.episodes 4",
     # parts of Python blocks
@@ -70,6 +76,7 @@ NOT_RUN = {
     ".venv/bin/pre-commit install": "would change the repository",
     "python examples/one_file/grpo.py": "half a minute; tests/examples_one_file run it shorter",
     "python examples/one_file/ppo.py": "half a minute; tests/examples_one_file run it shorter",
+    "python examples/one_file/dpo.py": "ten seconds; tests/examples_one_file run it shorter",
 }
 
 Names = dict[str, object]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, cast
+from typing import cast
 
 from torch import Tensor
 
@@ -35,6 +35,7 @@ from polopt.objective import (
 )
 from polopt.recipe import StageRecipe
 from polopt.roles import Critic, measured
+from polopt.roles.policies.token import Scores
 from polopt.rollout.comparison import compare
 from polopt.rollout.dataset import ranked
 from polopt.rollout.groups import experience
@@ -68,12 +69,9 @@ def reward_model_stage(parts: Parts) -> Stage:
         metrics["accuracy"] = metrics.pop("pair_accuracy")
         return Evaluation(metrics, {"accuracy": intervals["pair_accuracy"]}, found.samples)
 
-    def value(scores: Any, terms: PreferenceTerms) -> tuple[Tensor, dict[str, Tensor]]:  # noqa: ANN401
-        return reward_model_loss(given(scores.last_values), terms, objective)
-
     learner = FirstOrder(
         role,
-        Loss({"last_values"}, _terms, value, whole_groups=True),
+        verdicts(recipe),
         recipe.update,
         steps=parts.steps,
         seed=derive(recipe.run.seed, recipe.name, "update"),
@@ -101,17 +99,34 @@ def direct_preference_stage(parts: Parts) -> Stage:
         tensors = of.tensors(batch)
         return replace(tensors, logp_ref=measured(reference, _tokens(tensors), "logp"))
 
-    def value(scores: Any, terms: PreferenceTerms) -> tuple[Tensor, dict[str, Tensor]]:  # noqa: ANN401
-        return direct_preference_loss(given(scores.logp), terms, objective)
-
     return assembled(
         of,
         rankings(parts.recipe, of.text),
         prepare=prepare,
         credit=alike,
-        learners=[policy_learner(of, Loss({"logp"}, _terms, value, whole_groups=True))],
+        learners=[policy_learner(of, preferences(parts.recipe))],
         evaluate=_both(of, prepare, objective),
     )
+
+
+def verdicts(recipe: StageRecipe) -> Loss[PreferenceTerms]:
+    """The loss of a reward model, of the scores of whole responses."""
+    objective = objective_of(recipe)
+
+    def value(scores: Scores, terms: PreferenceTerms) -> tuple[Tensor, dict[str, Tensor]]:
+        return reward_model_loss(given(scores.last_values), terms, objective)
+
+    return Loss({"last_values"}, _terms, value, whole_groups=True)
+
+
+def preferences(recipe: StageRecipe) -> Loss[PreferenceTerms]:
+    """The loss of a policy that is its own reward model, of its log-probs."""
+    objective = objective_of(recipe)
+
+    def value(scores: Scores, terms: PreferenceTerms) -> tuple[Tensor, dict[str, Tensor]]:
+        return direct_preference_loss(given(scores.logp), terms, objective)
+
+    return Loss({"logp"}, _terms, value, whole_groups=True)
 
 
 def rankings(recipe: StageRecipe, text: TextSource) -> OfflineSource:
