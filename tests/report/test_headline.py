@@ -34,6 +34,16 @@ def test_a_run_that_learned(tmp_path: Path) -> None:
     assert found.stages[0].ended == "reached its goal, worked_accuracy 0.96 >= 0.95"
 
 
+def test_a_reward_model_answers_nothing(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", sft_steps=3, rl_steps=4)
+    config = json.loads((run / "config.json").read_text())
+    roles = {"column": "roles", "choice": "reward_model"}
+    config["stages"][-1]["row"] = [roles]
+    (run / "config.json").write_text(json.dumps(config))
+    said = headline(load(run)).sentence
+    assert "the share of pairs in the right order rose from" in said
+
+
 def test_overlapping_intervals_are_not_called_learning(tmp_path: Path) -> None:
     found = head(tmp_path, accuracy_after=0.5, accuracy_after_interval=[0.45, 0.55])
     assert "may be chance" in found.sentence

@@ -88,11 +88,19 @@ def _sentence(record: RunRecord, measured: list[Measured]) -> str:
     before, after = measured
     prompts = record.summary.get("evaluation_prompts")
     on = f"On {prompts} prompts that training never saw, the" if prompts else "The"
+    share = f"{on} share of {_right(record)}"
     if after.value == before.value:
-        return f"{on} share of right answers stayed at {percent(after.value)}."
+        return f"{share} stayed at {percent(after.value)}."
     verb = "rose" if after.value > before.value else "fell"
-    moved = f"{on} share of right answers {verb} from {percent(before.value)} to"
+    moved = f"{share} {verb} from {percent(before.value)} to"
     return f"{moved} {percent(after.value)}{_doubt(before, after)}."
+
+
+def _right(record: RunRecord) -> str:
+    """What accuracy counts: answers, or the verdicts of a model that gives none."""
+    row: list[Row] = record.config["stages"][-1].get("row") or []
+    roles = [entry.get("choice") for entry in row if entry.get("column") == "roles"]
+    return "pairs in the right order" if roles == ["reward_model"] else "right answers"
 
 
 def _doubt(before: Measured, after: Measured) -> str:
