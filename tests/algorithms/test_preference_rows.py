@@ -22,7 +22,7 @@ from polopt.algorithms import derived, describe, resolve
 from polopt.algorithms.build import Parts
 from polopt.algorithms.build.preference import objective_of
 from polopt.coordination.stage import Stage
-from polopt.errors import DataError, RecipeError, RunDirectoryError
+from polopt.errors import DataError, ModelError, RecipeError, RunDirectoryError
 from polopt.objective import direct_preference_loss, preference_terms, reward_model_loss
 from polopt.recipe import StageRecipe
 from polopt.recipe import load as load_recipe
@@ -95,6 +95,22 @@ def test_golden_pairs(case: str) -> None:
         assert logp.grad is not None
         weights = [weight / 2 for weight in expected["grad_weight"]]
         assert (-logp.grad[:2, 0]).tolist() == pytest.approx(weights, abs=1e-6)
+
+
+@pytest.mark.parametrize(("normalise", "expected"), [(False, 15.21), (True, 19.36)])
+def test_ipo_of_two_libraries(normalise: bool, expected: float) -> None:
+    """Log-ratios .5 and .5 against -.1: h = 1.1 of sums, .6 of means; target 5."""
+    flags = {"preference.loss": "ipo", "preference.length_normalise": normalise}
+    experience = Experience(
+        mask=torch.tensor([[True, True], [True, False]]),
+        group=torch.zeros(2, dtype=torch.int64),
+        scores=tensor([0.0, -1.0]),
+        logp_ref=tensor([[-1.5, -1.5], [-0.9, math.nan]]),
+    )
+    logp = tensor([[-1.0, -1.0], [-1.0, math.nan]])
+    objective = objective_of(stage("dpo", flags))
+    loss, _ = direct_preference_loss(logp, preference_terms(experience), objective)
+    assert loss.item() == pytest.approx(expected)  # (1.1 - 5)² and (.6 - 5)²
 
 
 @pytest.mark.parametrize("case", ["k4_ranking", "ties_and_margin"])
@@ -284,6 +300,9 @@ def test_a_run_that_ends_in_a_reward_model(tmp_path: Path) -> None:
         assert found.metrics[name] == pytest.approx(run.summary[f"{name}_after"])
     with pytest.raises(RunDirectoryError, match="ends in a reward model, which answers nothing"):
         polopt.load(run.directory)
+    last = str(run.directory / "checkpoints" / "last")
+    with pytest.raises(ModelError, match="holds a reward model or a critic, no language model"):
+        built("dpo", {"model.path": last})
 
 
 def test_a_run_that_ends_in_dpo_answers(tmp_path: Path) -> None:

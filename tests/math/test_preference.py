@@ -197,6 +197,9 @@ def test_calibration_error_by_hand():
     one = expected_calibration_error(confidence, right, bins=1)
     assert one.item() == pytest.approx(abs(1 / 3 - 1.98 / 3))
     assert expected_calibration_error(vector(1.0, 0.0), vector(1, 0)).item() == 0.0  # the ends
+    # an upper edge belongs to its bin: .5 and .25 are in (0, .5], |.5 - .375|·2/2
+    edge = expected_calibration_error(vector(0.5, 0.25), vector(0, 1), bins=2)
+    assert edge.item() == pytest.approx(0.125)
     assert expected_calibration_error(vector(), vector()).item() == 0.0
 
 

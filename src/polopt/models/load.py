@@ -148,6 +148,12 @@ def _from_files(
         reason = one_line(f"{type(error).__name__}: {error}".split(". ")[0], 160)
         raise ModelError(f"model.path: {path!r} cannot be loaded: {reason}") from error
     model, found = loaded
+    written = str((model.config.architectures or [""])[0])
+    if kind is AutoModelForCausalLM and written.endswith("ForSequenceClassification"):
+        # Its trunk would load, with tied weights even in full, and say nothing of any use.
+        raise ModelError(
+            f"model.path: {path!r} holds a reward model or a critic, no language model"
+        )
     lacking = sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
     if kind is AutoModelForSequenceClassification and "score.weight" in lacking:
         lacking.remove("score.weight")
