@@ -41,6 +41,7 @@ class Outcome(StrEnum):
 
     OK = "ok"
     WRONG = "wrong"
+    SCORED = "scored"  # a number, and nobody says whether the response is right
     ERROR = "error"
     TIMEOUT = "timeout"
     MEMORY = "memory"
@@ -186,6 +187,9 @@ class Experience:
     next_values: torch.Tensor | None = None  # [B, T] V of the true successor of each step
     terminated: torch.Tensor | None = None  # [B, T] bool, nothing follows
     cut: torch.Tensor | None = None  # [B, T] bool, the trace ends, what follows has its value
+    parts: Mapping[str, torch.Tensor] = field(
+        default_factory=dict[str, torch.Tensor]
+    )  # [B] each reward by name, unweighted; NaN where it does not apply
     tokens: TokenRows | None = None  # for the actors; the mathematics never reads it
     steps: StepRows | None = None  # the same in control
 
@@ -198,7 +202,8 @@ class Experience:
 
     def rows(self, index: torch.Tensor) -> Experience:
         """The same for some of the rows."""
-        return replace(self, **_take(self, index))
+        parts = {name: part[index] for name, part in self.parts.items()}
+        return replace(self, parts=parts, **_take(self, index))
 
 
 @dataclass(frozen=True)

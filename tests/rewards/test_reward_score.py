@@ -272,7 +272,7 @@ def test_only_declared_arguments_are_passed():
 
     scored(some, everything, columns={"completions": "shadowed", "level": 2}, on_error="stop")
     assert seen["some"] == (["p0", "p1", "p2"], [[0, 9], [1, 9], [2, 9]], ["0", "1", "2"], 5)
-    assert set(seen["rest"]) == {"prompts", "completion_ids", "answer", "level"}
+    assert set(seen["rest"]) == {"prompts", "prompt_ids", "completion_ids", "answer", "level"}
     assert seen["rest"]["level"] == [2, 2, 2]
 
 
@@ -300,7 +300,7 @@ def test_a_column_that_some_rows_lack_is_none_there():
     ("function", "message"),
     [
         (lambda anwser: [], "parameter 'anwser' is no column of the data; did you mean answer?"),
-        (lambda zzz: [], "(there are: answer, completion_ids, completions, prompts)"),
+        (lambda zzz: [], "(there are: answer, completion_ids, completions, prompt_ids, prompts)"),
         (lambda completions, /: [], "parameter 'completions' is positional-only"),
         (dict.fromkeys, "positional-only"),
     ],
@@ -374,3 +374,78 @@ def test_nothing_to_score():
     assert score([], [], [], [RewardSpec("r", lambda: [])], 0) == []
     with pytest.raises(ValueError, match="differ in length"):
         score([], ["a"], [[1]], [], 0)
+
+
+def test_weight_0_is_recorded_and_earns_nothing():
+    for one in scored(
+        lambda completions: [1.0, 2.0, 3.0], lambda completions: [5.0, 6.0, 7.0], weights=[2.0, 0.0]
+    ):
+        assert one.reward == 2.0 * one.parts["r0"]
+        assert one.parts["r1"] == one.parts["r0"] + 4.0
+
+
+@pytest.mark.parametrize("answer", [raising(ValueError("no")), lambda completions: [math.nan] * 3])
+def test_weight_0_that_fails_takes_no_reward_away(answer):
+    for one in scored(lambda completions: [0.5] * 3, answer, weights=[1.0, 0.0]):
+        assert one.reward == 0.5
+        assert math.isnan(one.parts["r1"])
+        assert one.outcome is Outcome.WRONG
+
+
+def test_weight_0_alone_is_no_reward():
+    """Where what is weighted does not apply, 0 would be a reward that nobody gave."""
+    for one in scored(
+        lambda completions: [None] * 3, lambda completions: [1.0] * 3, weights=[1.0, 0.0]
+    ):
+        assert math.isnan(one.reward)
+        assert one.outcome is Outcome.UNSCORABLE
+        assert one.parts == {"r1": 1.0}
+
+
+def test_a_label_of_weight_0_says_what_is_right():
+    outcomes = [
+        one.outcome
+        for one in scored(
+            lambda completions: [1.0, 0.0, None], lambda completions: [0.3] * 3, weights=[0.0, 1.0]
+        )
+    ]
+    assert outcomes == [Outcome.OK, Outcome.WRONG, Outcome.WRONG]
+
+
+def test_a_number_without_a_verdict_is_neither_right_nor_wrong():
+    prompts, texts, ids = [Prompt(0, "p", (1, 2))] * 2, ["a", "b"], [[4], [5]]
+    model = RewardSpec("model", lambda completions: [7.0, -7.0], verdict=False)
+    verifier = RewardSpec("task", lambda completions: [1.0, None])
+    alone = score(prompts, texts, ids, [model], 0)
+    assert [one.outcome for one in alone] == [Outcome.SCORED, Outcome.SCORED]
+    both = score(prompts, texts, ids, [model, verifier], 0)
+    assert [one.outcome for one in both] == [Outcome.OK, Outcome.SCORED]
+    assert [one.reward for one in both] == [8.0, -7.0]
+
+
+def test_ids_of_prompts_are_those_that_were_sampled_from():
+    seen = []
+
+    def look(prompt_ids, completion_ids):
+        seen.extend(zip(prompt_ids, completion_ids, strict=True))
+        return [0.0] * COUNT
+
+    scored(look, on_error="stop")
+    assert seen == [([1, 2], [i, 9]) for i in range(COUNT)]
+
+
+def test_what_is_ours_is_called_as_it_is():
+    """Without a time limit it stays in this thread, and what it raises travels on."""
+    threads = []
+
+    def ours(completions):
+        threads.append(threading.current_thread())
+        raise KeyError("ours")
+
+    prompts = [Prompt(0, "p", (1, 2))]
+    with pytest.raises(KeyError, match="ours"):
+        score(prompts, ["a"], [[4]], [RewardSpec("model", ours, timeout=None)], 0)
+    assert threads == [threading.current_thread()]
+    nothing = RewardSpec("model", lambda completions: [math.nan], timeout=None)
+    with pytest.raises(RewardError, match="reward 'model': row 0: returned nan"):
+        score(prompts, ["a"], [[4]], [nothing], 0)

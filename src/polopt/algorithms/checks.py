@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from polopt.algorithms.bodies import is_on_bodies
 from polopt.algorithms.effects import SUMS
 from polopt.algorithms.row import Row
 from polopt.recipe import StageRecipe, shown
-from polopt.recipe.contradictions import reward_name
+from polopt.recipe.contradictions import ENDED, models_by_field, reward_name
 from polopt.recipe.fields import either
 
 Finding = tuple[str, str]  # field and text
@@ -49,7 +49,7 @@ def findings(row: Row, stage: StageRecipe, *, own_reward: bool) -> Iterator[Find
         yield from _reuse(stage)
         yield from _region(row, stage)
     if "reward" in row.requires and not stage.rewards and not own_reward:
-        yield "reward", f'missing; {row.name} needs verifier = "task", or file and function'
+        yield "reward", f'missing; {row.name} needs verifier = "task", file and function, or model'
     yield from _lengths(stage)
 
 
@@ -93,6 +93,18 @@ def _on_bodies(row: Row, stage: StageRecipe) -> Iterator[Finding]:
                 )
 
 
+def links(stage: StageRecipe, ends: Mapping[str, str]) -> Iterator[Finding]:
+    """A reward model of an earlier stage is one. ``ends``: stage to the role that it trains."""
+    for field, path in models_by_field(stage):
+        name = path.removeprefix(ENDED)
+        if field.endswith(".model") and path != name and ends[name] != "reward_model":
+            yield (
+                field,
+                f"{shown(path)} is not allowed; {name} ends in a policy, and a reward model is "
+                "needed: a stage with algorithm = reward_model",
+            )
+
+
 def _sampler(row: Row, stage: StageRecipe) -> Iterator[Finding]:
     if stage.rollout.top_p < 1 and row.has("objective.ratio"):
         yield (
@@ -113,6 +125,8 @@ def _group(stage: StageRecipe) -> Iterator[Finding]:
         if credit.length_reward
         else "credit.select = best"
         if credit.select == "best"
+        else "labels of a reward model"
+        if any(reward.labels for reward in stage.rewards)
         else None
     )
     if stage.rollout.group_size == 1 and compares:

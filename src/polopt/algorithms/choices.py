@@ -391,7 +391,7 @@ CHOICES: Mapping[str, Mapping[str, Choice]] = {
             "qₜ = β (log π_φ - log π_ref)ₜ",
             _MATH + "preference:implicit_reward",
         ),
-        "reward_model": Choice("polopt.roles.critic:Critic", "s(x, y), read off the last token"),
+        "reward_model": Choice("polopt.roles.reward:reward_of", "r(x, y), read off the last token"),
         "reference": Choice("polopt.roles.reference:frozen", "π_ref, the weights of the start"),
         "lagged_reference": Choice(
             "polopt.update.lagged:Lagged",

@@ -131,6 +131,7 @@ def _roles(one: Row, values: Mapping[str, Any]) -> list[str]:
     follows = bool(values.get("kl.refresh_every"))
     called = {
         "critic": reads_values(values),
+        "reward_model": any(reward.get("model") for reward in values.get("rewards", ())),
         "process_reward": reads_process(values),
         "reference": compared and not follows,
         "lagged_reference": compared and follows,

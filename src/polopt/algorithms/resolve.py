@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from polopt.algorithms.bodies import is_on_bodies
-from polopt.algorithms.checks import findings
+from polopt.algorithms.checks import findings, links
 from polopt.algorithms.effects import SECTIONS, flat, given, idle
 from polopt.algorithms.index import row
 from polopt.algorithms.row import Row
@@ -60,7 +60,10 @@ def resolve(recipe: Recipe, *, own_reward: bool = False) -> Recipe:
         [
             Problem(name_in(recipe, index, field), text)
             for index, (one, stage) in enumerate(zip(filled, resolved.stages, strict=True))
-            for field, text in findings(one.row, stage, own_reward=own_reward)
+            for field, text in (
+                *findings(one.row, stage, own_reward=own_reward),
+                *links(stage, {other.stage.name: other.row.trains for other in filled[:index]}),
+            )
         ]
     )
     return resolved

@@ -16,12 +16,14 @@ from polopt.algorithms.effects import given
 from polopt.algorithms.row import ONLY_FOR
 from polopt.api.extend import extend, flag_values
 from polopt.api.recorded import recorded
+from polopt.coordination import checkpoint
 from polopt.diagnose.inert import inert
 from polopt.diagnose.packages import check_packages
 from polopt.diagnose.sources import check_sources
 from polopt.errors import RecipeError, RunDirectoryError, UserError
 from polopt.recipe import Recipe, StageRecipe, dump, standalone
 from polopt.recipe import load as load_recipe
+from polopt.recipe.contradictions import ENDED
 from polopt.record.environment import environment
 
 if TYPE_CHECKING:
@@ -134,7 +136,7 @@ def evaluate(model_or_run: str | Path, *, flags: Flags = (), k: int = 1) -> Eval
         if not last.exists():
             raise RunDirectoryError(f"{target}: the run has no checkpoint yet")
         config = record.open_existing(target).config
-        tables: dict[str, Any] = _of_evaluation(recorded(config).stages[-1])
+        tables: dict[str, Any] = _of_evaluation(recorded(config).stages[-1], target / "checkpoints")
         tables["model"]["path"] = str(last)
     else:
         tables = {"algorithm": SAMPLES, "model": {"path": str(model_or_run)}, "data": {}}
@@ -167,8 +169,11 @@ def packaged(name: str) -> Path:
     return Path(str(files("polopt") / "recipes" / f"{name}.toml"))
 
 
-def _of_evaluation(stage: StageRecipe) -> dict[str, Any]:
-    """The tables of a stage that say what is asked, how it is answered and what is right."""
+def _of_evaluation(stage: StageRecipe, checkpoints: Path) -> dict[str, Any]:
+    """The tables of a stage that say what is asked, how it is answered and what is right.
+
+    A reward model judges as it stood when the stage began.
+    """
     trains = row(stage.algorithm).trains
     of_training = {
         "model": {"lora", "lora_alpha", "lora_targets"},  # merged into what is evaluated
@@ -183,7 +188,20 @@ def _of_evaluation(stage: StageRecipe) -> dict[str, Any]:
     for name in of_training.keys() & tables.keys():
         values = tables[name].items()
         tables[name] = {field: v for field, v in values if field not in of_training[name]}
+    if "rewards" in tables:
+        tables["rewards"] = [_of_judging(one, checkpoints) for one in tables["rewards"]]
     return tables
+
+
+def _of_judging(reward: Mapping[str, Any], checkpoints: Path) -> dict[str, Any]:
+    """A reward that learns nothing; a stage that it names is where that ended."""
+    of_training = ("labels", "refresh_every", "learning_rate")
+    kept = {field: value for field, value in reward.items() if field not in of_training}
+    model = str(kept.get("model", ""))
+    if model.startswith(ENDED):
+        ends = checkpoint.read_state(checkpoints / "last")["progress"]["stage_ends"]
+        kept["model"] = str(checkpoints / ends[model.removeprefix(ENDED)])
+    return kept
 
 
 def _command(recipe: RecipeSource, flags: Flags) -> str | None:

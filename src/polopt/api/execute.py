@@ -23,6 +23,7 @@ from polopt.coordination.stage import Event, Observer, Stage
 from polopt.coordination.track import trackers
 from polopt.errors import RecipeError, RunDirectoryError
 from polopt.recipe import Recipe, StageRecipe
+from polopt.recipe.contradictions import ENDED, models_by_field
 from polopt.record import RunDirectory, write_json
 from polopt.rollout.rewarding import load_files
 
@@ -88,7 +89,9 @@ def _run_stages(
         inside = newest is not None and progress.stage_step > 0
         ends = {name: str(run.checkpoints / end) for name, end in progress.stage_ends.items()}
         start = stage_recipe.model.path if stage_recipe.start is None else ends[stage_recipe.start]
-        _check_whole(start, stage_recipe)
+        named = [path for _, path in models_by_field(stage_recipe) if path.startswith(ENDED)]
+        for path in (start, *(ends[path.removeprefix(ENDED)] for path in named)):
+            _check_whole(path, stage_recipe)
         parts = Parts(
             recipe=stage_recipe,
             weights=str(newest) if inside else start,

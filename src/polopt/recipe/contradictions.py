@@ -6,7 +6,7 @@ What depends on the row stands in ``polopt.algorithms``.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import PurePath
 
@@ -21,6 +21,7 @@ NETWORK = "builtin:mlp"  # for bodies
 FILES = (".jsonl", ".parquet", ".csv")
 KINDS = ("task", "reasoning-gym", "hub", "control")
 CONTROL = "control:"  # before the name of an environment
+ENDED = "stage:"  # before the name of a stage, where a path is expected
 WITH_VERIFIER = ("task:", "reasoning-gym:")  # sources that bring one
 
 
@@ -30,7 +31,7 @@ def contradictions(recipe: Recipe) -> list[Problem]:
     return [
         Problem(name_in(recipe, index, field), text)
         for index, stage in enumerate(recipe.stages)
-        for findings in (*(check(stage) for check in checks), _starts(recipe, index))
+        for findings in (*(check(stage) for check in checks), _stages(recipe, index))
         for field, text in findings
     ]
 
@@ -81,43 +82,80 @@ def _source(field: str, source: str) -> Iterator[Finding]:
 
 
 def _rewards(stage: StageRecipe) -> Iterator[Finding]:
-    for index, reward in enumerate(stage.rewards):
-        where = "reward" if len(stage.rewards) == 1 else f"rewards[{index}]"
+    names = Counter(reward_name(reward) for reward in stage.rewards)
+    for where, reward in rewards_by_field(stage):
         text = _half_reward(reward)
         if text:
             yield where, text
-    names = Counter(reward_name(reward) for reward in stage.rewards)
+        for field, problem in _reward_model(reward, [*names]):
+            yield f"{where}.{field}", problem
     for name, count in names.items():
         if count > 1:
             yield "rewards", f"{count} are named {shown(name)}; give each a name of its own"
+    if stage.rewards and not any(reward.weight for reward in stage.rewards):
+        where = "reward.weight" if len(stage.rewards) == 1 else "rewards"
+        yield where, "0 is the weight of every reward, so that nothing is rewarded; one above 0"
+
+
+def rewards_by_field(stage: StageRecipe) -> Iterator[tuple[str, Reward]]:
+    """The rewards, each with the name of its table."""
+    for index, reward in enumerate(stage.rewards):
+        yield "reward" if len(stage.rewards) == 1 else f"rewards[{index}]", reward
 
 
 def reward_name(reward: Reward) -> str:
     """Its name in metrics."""
-    return reward.name or reward.function or "task"
+    return reward.name or reward.function or ("model" if reward.model else "task")
+
+
+def _reward_model(reward: Reward, names: Sequence[str]) -> Iterator[Finding]:
+    """What only a model has, and what it has not."""
+    if reward.model is None:
+        for field in ("labels", "refresh_every", "learning_rate"):
+            if value := getattr(reward, field):
+                yield field, f"{shown(value)} has no effect without model; remove it"
+        return
+    if "timeout" in reward.model_fields_set:
+        yield "timeout", f"{shown(reward.timeout)} has no effect on a model; remove it"
+    others = [name for name in names if name != reward_name(reward)]
+    if reward.labels is not None and reward.labels not in others:
+        advice = f"another reward: {either(others)}" if others else "there is no other reward"
+        yield "labels", f"{shown(reward.labels)} is not allowed; {advice}"
+    if reward.refresh_every and reward.labels is None:
+        yield (
+            "refresh_every",
+            f"{reward.refresh_every} is not allowed without labels, the name of the reward that "
+            "says which responses are better",
+        )
+    if reward.learning_rate is not None and not reward.refresh_every:
+        yield (
+            "learning_rate",
+            f"{reward.learning_rate} has no effect with refresh_every = 0; it needs a positive one",
+        )
 
 
 def _half_reward(reward: Reward) -> str | None:
-    if reward.verifier and (reward.file or reward.function):
-        return "verifier and file are both given; one of them"
-    if reward.verifier and reward.per_token:
-        return "per_token stands beside verifier, which judges whole responses; file and function"
+    kinds = {"verifier": reward.verifier, "file": reward.file or reward.function}
+    given = [name for name, value in {**kinds, "model": reward.model}.items() if value]
+    if len(given) > 1:
+        many = "both" if len(given) == 2 else "all"
+        return f"{' and '.join(given)} are {many} given; one of them"
+    if reward.per_token and not kinds["file"]:
+        kind = "verifier" if reward.verifier else "model"
+        return f"per_token stands beside {kind}, which judges whole responses; file and function"
     if reward.file and not reward.function:
         return f"file {shown(reward.file)} is given without function; the name of a callable in it"
     if reward.function and not reward.file:
         return f"function {shown(reward.function)} is given without file; a local Python file"
-    if not reward.verifier and not reward.file:
-        return 'scores nothing; verifier = "task", or file and function'
-    return None
+    return None if given else 'scores nothing; verifier = "task", file and function, or model'
 
 
 def _verifiers(stage: StageRecipe) -> Iterator[Finding]:
     source = stage.data.source
     if source.startswith(WITH_VERIFIER):
         return
-    for index, reward in enumerate(stage.rewards):
+    for where, reward in rewards_by_field(stage):
         if reward.verifier:
-            where = "reward" if len(stage.rewards) == 1 else f"rewards[{index}]"
             yield (
                 f"{where}.verifier",
                 f'"task" is not allowed with data.source = {shown(source)}, which brings no '
@@ -125,11 +163,27 @@ def _verifiers(stage: StageRecipe) -> Iterator[Finding]:
             )
 
 
-def _starts(recipe: Recipe, index: int) -> Iterator[Finding]:
+def _stages(recipe: Recipe, index: int) -> Iterator[Finding]:
+    """Stages that are named come earlier."""
     stage = recipe.stages[index]
     earlier = [other.name for other in recipe.stages[:index]]
-    if stage.start is not None and stage.start not in earlier:
-        advice = (
-            f"an earlier stage: {either(earlier)}" if earlier else "no stage is earlier; remove it"
-        )
-        yield "from", f"{shown(stage.start)} is not allowed; {advice}"
+    named = {"from": stage.start} | {
+        field: path.removeprefix(ENDED)
+        for field, path in models_by_field(stage)
+        if path.startswith(ENDED)
+    }
+    for field, name in named.items():
+        if name is not None and name not in earlier:
+            known = either(earlier) if earlier else ""
+            advice = f"an earlier stage: {known}" if known else "no stage is earlier; remove it"
+            written = name if field == "from" else ENDED + name
+            yield field, f"{shown(written)} is not allowed; {advice}"
+
+
+def models_by_field(stage: StageRecipe) -> Iterator[tuple[str, str]]:
+    """Where critic and reward models come from, each with the name of its field."""
+    if stage.critic.path is not None:
+        yield "critic.path", stage.critic.path
+    for where, reward in rewards_by_field(stage):
+        if reward.model is not None:
+            yield f"{where}.model", reward.model

@@ -53,11 +53,14 @@ def pairs(words: list[str]) -> list[tuple[str, str]]:
 
 
 def _target(name: str, stages: set[str]) -> tuple[str | None, list[str]]:
-    """``rl.update.epochs`` or ``stage.rl.update.epochs`` name a stage; others every stage."""
+    """``rl.update.epochs`` or ``stage.rl.update.epochs`` name a stage; others every stage.
+
+    A stage may be called ``reward``: what is a field of the section is meant as one.
+    """
     path = name.split(".")
     if path[0] == "stage" and len(path) > 2 and path[1] in stages:
         path = path[1:]
-    if path[0] in stages and len(path) > 1:
+    if path[0] in stages and len(path) > 1 and name not in catalogue():
         return path[0], path[1:]
     return None, path
 

@@ -90,12 +90,14 @@ class Data(Section):
 
 
 class Reward(Section):
-    """One reward: a verifier of the task, or a function in a local Python file."""
+    """One reward: a verifier of the task, a function in a local Python file, or a reward model."""
 
     name: Text | None = Field(
-        default=None, description="in metrics; default: the function, or task"
+        default=None, description="in metrics; default: the function, model, or task"
     )
-    weight: float = Field(default=1.0, description="factor in the sum of rewards")
+    weight: float = Field(
+        default=1.0, description="factor in the sum of rewards; 0: measured, and never earned"
+    )
     verifier: Literal["task"] | None = Field(
         default=None, description="the scorer that the task brings"
     )
@@ -104,6 +106,23 @@ class Reward(Section):
     per_token: bool = Field(
         default=False,
         description="the function gives one number for each token, none where no step ends",
+    )
+    model: Text | None = Field(
+        default=None,
+        description="a reward model: directory or hub id of sequence classification, or stage:NAME",
+    )
+    labels: Text | None = Field(
+        default=None,
+        description="model: name of the reward that says which of the responses to a prompt are "
+        "better; the model is measured against it",
+    )
+    refresh_every: Count = Field(
+        default=0,
+        description="model: batches from one optimiser step of it on the rollouts, ranked by "
+        "labels, to the next; 0: frozen",
+    )
+    learning_rate: PositiveFloat | None = Field(
+        default=None, description="model: peak of those steps; default: update.learning_rate"
     )
     timeout: PositiveFloat = Field(default=60.0, description="seconds for one batch of completions")
     on_error: Literal["stop", "unscorable"] = Field(
@@ -206,7 +225,8 @@ class StageRecipe(Section):
     start: Text | None = Field(
         default=None,
         alias="from",
-        description="stage whose weights to start from; default: the one before",
+        description="stage whose weights to start from; default: the one before, of a policy the "
+        "last that ended as one",
     )
     until: Until | None = None
     model: Model

@@ -81,11 +81,12 @@ def _own_tables(stages: object) -> dict[str, Table]:
     """The tables below ``[stage]``, copied, with names that a flag can carry."""
     if not isinstance(stages, Mapping) or not stages:
         raise RecipeError(f"stage: {shown(stages)} is not allowed; tables such as [stage.sft]")
+    taken = {*members(()), "stage"} - {"reward"}  # flags of both kinds can be told apart there
     for name, own in stages.items():
         field = field_name(("stage", str(name)))
         if not isinstance(own, Mapping):
             raise RecipeError(f"{field}: {shown(own)} is not allowed; a table")
-        if not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", str(name)) or name in {*members(()), "stage"}:
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", str(name)) or name in taken:
             raise RecipeError(
                 f"{field}: not a name for a stage; letters, digits, _ and -, "
                 "and not the name of a section"

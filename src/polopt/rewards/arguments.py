@@ -25,6 +25,7 @@ def offered(
     return {
         **{name: [prompt.columns.get(name) for prompt in prompts] for name in columns},
         "prompts": [prompt.text for prompt in prompts],
+        "prompt_ids": [list(prompt.tokens) for prompt in prompts],
         "completions": list(completions),
         "completion_ids": [[int(token) for token in ids] for ids in completion_ids],
     }

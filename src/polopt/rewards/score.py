@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from polopt.errors import RewardError
 from polopt.rewards.arguments import offered, wanted
-from polopt.rewards.call import Raised, call, told
+from polopt.rewards.call import Raised, Returned, call, told
 from polopt.rewards.values import Problem, Steps, token_values, values
 from polopt.types import Outcome, Prompt
 
@@ -33,16 +34,17 @@ class RewardSpec:
     name: str  # in metrics and messages
     function: Callable[..., Any]  # called by name with what its signature asks for
     weight: float = 1.0  # factor in the sum
-    timeout: float = 60.0  # seconds for one batch
+    timeout: float | None = 60.0  # seconds for one batch; None: ours, called as it is
     on_error: Literal["stop", "unscorable"] = "stop"  # what a failure does to the run or the row
     per_token: bool = False  # a list of numbers for each completion, one for each of its tokens
+    verdict: bool = True  # whether it says what is right: from 1.0 upwards
 
 
 @dataclass(frozen=True)
 class Scored:
     """What one completion earned."""
 
-    reward: float  # sum of weight * part over the parts that apply; NaN: could not be scored
+    reward: float  # Σ weight·part over the parts that apply; NaN: could not be scored
     parts: dict[str, float]  # by name; absent: did not apply, NaN: failed
     outcome: Outcome
     token_rewards: tuple[float, ...] | None = None  # where it stands, NaN: nothing there; or unsaid
@@ -64,13 +66,15 @@ def score(
     how it is kept in bounds.
 
     The reward is Σ weight·part over the parts that apply, NaN where none applies or one failed; the
-    part of a reward per token is the sum of its steps. ``token_rewards`` say where the reward
-    stands: steps at their tokens, everything else at the last one.
+    part of a reward per token is the sum of its steps. A part of weight 0 is recorded and takes no
+    part in that. ``token_rewards`` say where the reward stands: steps at their tokens, everything
+    else at the last one.
 
     The outcome is that of the failure: ``error`` for an exception or a value of the wrong kind or
     number, ``timeout``, ``memory``, ``unscorable`` for a number that is not finite or where no part
-    applies. Otherwise the first reward that applies decides, so a verifier comes first: ``ok`` from
-    1.0 upwards, the most a verifier gives, else ``wrong``.
+    applies. Otherwise the first reward that applies and can tell decides, so a verifier comes
+    first: ``ok`` from 1.0 upwards, the most a verifier gives, else ``wrong``; ``scored`` where none
+    can tell.
 
     Args:
         prompts: of the completions, with their data columns.
@@ -98,14 +102,22 @@ def score(
 
 def _scored(specs: Sequence[RewardSpec], results: Mapping[str, Result], length: int) -> Scored:
     parts = {name: _part(result) for name, result in results.items() if result is not None}
-    if not parts:
+    counted = [spec for spec in specs if spec.weight and spec.name in parts]
+    for spec in counted:
+        if isinstance(problem := results[spec.name], Problem):
+            return Scored(float("nan"), parts, problem.outcome)
+    if not counted:
         return Scored(float("nan"), parts, Outcome.UNSCORABLE)
-    reward = sum(spec.weight * parts[spec.name] for spec in specs if spec.name in parts)
-    problems = [result for result in results.values() if isinstance(result, Problem)]
-    if problems:
-        return Scored(float("nan"), parts, problems[0].outcome)
-    outcome = Outcome.OK if next(iter(parts.values())) >= 1 else Outcome.WRONG
+    reward = sum(spec.weight * parts[spec.name] for spec in counted)
+    verdicts = [parts.get(spec.name, math.nan) for spec in specs if spec.verdict]
+    outcome = _verdict([part for part in verdicts if not math.isnan(part)])
     return Scored(reward, parts, outcome, _placed(specs, results, length))
+
+
+def _verdict(parts: Sequence[float]) -> Outcome:
+    if not parts:
+        return Outcome.SCORED
+    return Outcome.OK if parts[0] >= 1 else Outcome.WRONG
 
 
 def _part(result: float | Steps | Problem) -> float:
@@ -143,7 +155,11 @@ def _results(
     spec: RewardSpec, batch: Mapping[str, list[Any]], count: int, seed: int
 ) -> list[Result]:
     """What one function said about each completion."""
-    answer = call(spec.function, wanted(spec.name, spec.function, batch), spec.timeout, seed)
+    asked = wanted(spec.name, spec.function, batch)
+    if spec.timeout is None:
+        answer = Returned(spec.function(**asked))
+    else:
+        answer = call(spec.function, asked, spec.timeout, seed)
     if isinstance(answer, Raised):
         found = Problem(_outcome(answer), _told(spec.function, answer))
     else:
@@ -173,7 +189,7 @@ def _culprit(
     """The first row that raises the same kind of error when scored alone, just to name it."""
     if count == 1:
         return 0
-    deadline = time.monotonic() + spec.timeout
+    deadline = time.monotonic() + (spec.timeout or math.inf)
     for row in range(count if raised is not None else 0):
         alone = {name: [items[row]] for name, items in batch.items()}
         left = deadline - time.monotonic()

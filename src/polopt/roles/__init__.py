@@ -1,8 +1,18 @@
-"""Who takes part in a run: actor, critic, reference."""
+"""Who takes part in a run: actor, critic, reward model, reference."""
 
 from polopt.roles.actor import Actor
 from polopt.roles.critic import Critic
 from polopt.roles.reference import WithoutAdapter, frozen
+from polopt.roles.reward import padded, reward_of
 from polopt.roles.scorer import Scorer, measured
 
-__all__ = ["Actor", "Critic", "Scorer", "WithoutAdapter", "frozen", "measured"]
+__all__ = [
+    "Actor",
+    "Critic",
+    "Scorer",
+    "WithoutAdapter",
+    "frozen",
+    "measured",
+    "padded",
+    "reward_of",
+]

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from polopt.types import Batch, Experience, Finish, Group, Metrics, Outcome, Sample, TokenRows
+from polopt.roles import padded
+from polopt.types import Batch, Experience, Finish, Group, Metrics, Outcome, Sample
 
 S = TypeVar("S", np.bool_, np.float32)
 UNTRAINED = {Finish.ABORTED, Finish.ERROR}
@@ -23,19 +25,19 @@ def experience(batch: Batch, *, pad_id: int, device: torch.device) -> Experience
     rows = [(group, sample) for group in batch.groups for sample in group.samples]
     samples = [sample for _, sample in rows]
     greedy = [group.greedy for group, _ in rows if group.greedy is not None]
-    prompt_width = max(sample.prompt_length for sample in samples)
-    width = max(len(sample.tokens) - sample.prompt_length for sample in samples)
-    tokens = np.full((len(rows), prompt_width + width), pad_id, dtype=np.int64)
-    attention = np.zeros(tokens.shape, dtype=np.bool_)
-    for row, sample in enumerate(samples):
-        start = prompt_width - sample.prompt_length
-        tokens[row, start : start + len(sample.tokens)] = sample.tokens
-        attention[row, start : start + len(sample.tokens)] = True
+    tokens = padded(
+        [s.tokens[: s.prompt_length] for s in samples],
+        [s.tokens[s.prompt_length :] for s in samples],
+        pad_id=pad_id,
+        device=device,
+    )
+    width = tokens.width
     sampling = samples[0].sampling
     return Experience(
         mask=_tensor(_responses([s.mask for s in samples], samples, width, False), device),
         group=torch.tensor([group.ticket for group, _ in rows], device=device),
         scores=_scores(samples, device),
+        parts={name: _scores(samples, device, name) for name in reward_names(samples)},
         greedy_scores=_scores(greedy, device) if greedy else None,
         logp_rollout=_tensor(
             _responses([s.logp_rollout for s in samples], samples, width, np.nan), device
@@ -43,20 +45,30 @@ def experience(batch: Batch, *, pad_id: int, device: torch.device) -> Experience
         token_rewards=_token_rewards(samples, width, device),
         truncated=torch.tensor([s.finish is Finish.LENGTH for s in samples], device=device),
         right=torch.tensor([_right(s) for s in samples], dtype=torch.float32, device=device),
-        tokens=TokenRows(
-            tokens=_tensor(tokens, device),
-            attention=_tensor(attention, device),
-            prompt_width=prompt_width,
-            temperature=sampling.temperature,
-            min_new_tokens=sampling.min_new_tokens,
+        tokens=replace(
+            tokens, temperature=sampling.temperature, min_new_tokens=sampling.min_new_tokens
         ),
     )
 
 
-def _scores(samples: Sequence[Sample], device: torch.device) -> torch.Tensor:
-    """Rewards, NaN where a response must not count."""
-    rewards = [float("nan") if s.finish in UNTRAINED else s.reward for s in samples]
+def _scores(
+    samples: Sequence[Sample], device: torch.device, part: str | None = None
+) -> torch.Tensor:
+    """Rewards, or one part of them; NaN where a response must not count."""
+    rewards = [
+        math.nan
+        if s.finish in UNTRAINED
+        else s.reward
+        if part is None
+        else s.parts.get(part, math.nan)
+        for s in samples
+    ]
     return torch.tensor(rewards, dtype=torch.float32, device=device)
+
+
+def reward_names(samples: Sequence[Sample]) -> list[str]:
+    """The rewards that apply to any of the responses."""
+    return sorted({name for s in samples for name in s.parts})
 
 
 def _token_rewards(
@@ -118,7 +130,7 @@ def rollout_metrics(batch: Batch) -> Metrics:
         g.greedy.reward for g in batch.groups if g.greedy and g.greedy.reward == g.greedy.reward
     ]:
         metrics["reward/greedy"] = statistics.fmean(greedy)
-    for name in sorted({name for s in samples for name in s.parts}):
+    for name in reward_names(samples):
         values = [s.parts.get(name, math.nan) for s in samples]
         if scored := [value for value in values if not math.isnan(value)]:
             metrics[f"reward/{name}"] = statistics.fmean(scored)

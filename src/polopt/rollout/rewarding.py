@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from polopt.envs.text import TextTask
 from polopt.errors import RecipeError
 from polopt.recipe import Recipe, Reward, StageRecipe
+from polopt.recipe.contradictions import reward_name
 from polopt.rewards import RewardSpec, from_file, from_verifier, score
 from polopt.rollout.text import TextSource
 from polopt.seeding import derive
@@ -24,7 +25,10 @@ Judge = Callable[[Sequence[Group]], list[Group]]
 
 
 def specs(
-    stage: StageRecipe, task: TextTask | None, given: RewardFunction | None = None
+    stage: StageRecipe,
+    task: TextTask | None,
+    given: RewardFunction | None = None,
+    models: Mapping[str, RewardFunction] | None = None,
 ) -> list[RewardSpec]:
     """What the stage's answers are scored by.
 
@@ -32,6 +36,7 @@ def specs(
         stage: resolved.
         task: of the data source; its verifier is ``verifier = "task"``, and the default.
         given: a function from Python, which takes the place of the recipe's rewards.
+        models: what the reward models among them say, by name of the reward.
 
     Raises:
         RecipeError: the data have no verifier of their own and no reward is named.
@@ -41,7 +46,7 @@ def specs(
         return [RewardSpec(_name(given), given)]
     if not stage.rewards:
         return [] if task is None else [RewardSpec(task.name, from_verifier(task.score))]
-    return [_spec(reward, task, stage.data.source) for reward in stage.rewards]
+    return [_spec(reward, task, stage.data.source, models or {}) for reward in stage.rewards]
 
 
 def load_files(recipe: Recipe) -> None:
@@ -111,18 +116,21 @@ def text_of(source: TextSource) -> Callable[[Sample], str]:
     return text
 
 
-def _spec(reward: Reward, task: TextTask | None, source: str) -> RewardSpec:
-    if reward.verifier is not None:
-        if task is None:
-            raise RecipeError(
-                f"reward.verifier: {source!r} brings no verifier; name a file and a function"
-            )
-        function: RewardFunction = from_verifier(task.score)
-        name = reward.name or task.name
-    else:
+def _spec(
+    reward: Reward, task: TextTask | None, source: str, models: Mapping[str, RewardFunction]
+) -> RewardSpec:
+    name = reward_name(reward)
+    if reward.model is not None:
+        return RewardSpec(name, models[name], reward.weight, None, reward.on_error, verdict=False)
+    if reward.verifier is None:
         assert reward.file is not None and reward.function is not None, "checked by the schema"
         function = _loaded(reward.file, reward.function)
-        name = reward.name or reward.function
+    elif task is None:
+        raise RecipeError(
+            f"reward.verifier: {source!r} brings no verifier; name a file and a function"
+        )
+    else:
+        function, name = from_verifier(task.score), reward.name or task.name
     return RewardSpec(
         name, function, reward.weight, reward.timeout, reward.on_error, reward.per_token
     )

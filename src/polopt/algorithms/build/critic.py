@@ -76,7 +76,11 @@ def valued(of: Shared) -> tuple[Shared, Valued | None]:
         head = new_head(config.hidden_size, outputs, parts.device)
         of = replace(of, actor=replace(of.actor, value_head=head))
         return of, Valued(recipe, of.actor, None, of.actor)
-    model = parts.scalar_model(recipe.critic.path or parts.start, outputs)
+    if recipe.critic.path is None:
+        model = parts.scalar_model(parts.start, outputs)
+    else:
+        policy = of.actor.language_model
+        model = parts.reader("critic.path", recipe.critic.path, policy, outputs)
     critic = Critic(model, autocast=parts.autocast)
     return of, Valued(recipe, critic, critic, of.actor)
 

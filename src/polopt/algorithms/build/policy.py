@@ -14,6 +14,7 @@ from polopt.algorithms.build.critic import Valued, critic_learner, valued
 from polopt.algorithms.build.extras import companions
 from polopt.algorithms.build.moving import moving_numbers
 from polopt.algorithms.build.process import Crediting, Processed, processed
+from polopt.algorithms.build.reward import agreement, refreshed
 from polopt.algorithms.build.shared import (
     Parts,
     Shared,
@@ -52,7 +53,7 @@ from polopt.roles import Actor, Scorer, WithoutAdapter, frozen, measured
 from polopt.roles.policies.token import Quantity
 from polopt.rollout.groups import informative
 from polopt.rollout.rewarding import judge
-from polopt.types import Batch, Credited, Experience, Metrics
+from polopt.types import Batch, Credited, Experience
 from polopt.update import Lagged
 from polopt.update.minibatch import Loss
 from polopt.update.moving import measured_kl
@@ -124,8 +125,8 @@ def sampled_stage(
         of,
         source,
         prepare=prepare,
-        credit=lambda tensors: _with_distances(tensors, credit(tensors)),
-        learners=learners,
+        credit=lambda tensors: _with_metrics(of, tensors, credit(tensors)),
+        learners=[*learners, *refreshed(of)],
     )
 
 
@@ -252,15 +253,15 @@ def policy_gradient(
     )
 
 
-def _with_distances(experience: Experience, credited: Credited) -> Credited:
+def _with_metrics(of: Shared, experience: Experience, credited: Credited) -> Credited:
     """How far the policy to be updated is from the one that sampled, and from the reference.
 
-    From the one that sampled it is 0 where weights arrived.
+    From the one that sampled it is 0 where weights arrived. And whether reward models are right.
     """
-    metrics: Metrics = {}
+    metrics = agreement(of, experience)
     if experience.logp_old is not None and experience.logp_rollout is not None:
         found = drift(experience.logp_old, experience.logp_rollout, experience.mask)
-        metrics = {"behaviour/kl": float(found.k3), "behaviour/ess": float(found.ess_fraction)}
+        metrics |= {"behaviour/kl": float(found.k3), "behaviour/ess": float(found.ess_fraction)}
     if experience.logp_old is not None and experience.logp_ref is not None:
         metrics["kl/measured"] = measured_kl(experience)[0]
     return replace(credited, metrics=credited.metrics | metrics)

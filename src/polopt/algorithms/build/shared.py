@@ -9,12 +9,15 @@ from typing import Any, TypeVar, cast
 
 import torch
 
+from polopt.algorithms.build.reward import RewardModel, reward_models
 from polopt.coordination.sources import RolloutSource
 from polopt.coordination.stage import Evaluation, Event, Learner, Observer, Stage, Until
-from polopt.errors import RecipeError
-from polopt.models import LanguageModel, ScalarModel, load, load_scalar, save
+from polopt.errors import ModelError, RecipeError
+from polopt.models import LanguageModel, ScalarModel, context_length, load, load_scalar, save
 from polopt.models.adapter import DIRECTORY, attach, load_adapter
+from polopt.models.fit import check_reach, check_vocabulary
 from polopt.recipe import StageRecipe, Update
+from polopt.recipe.contradictions import ENDED
 from polopt.rewards import RewardSpec, Scored, first_batch_report
 from polopt.roles import Actor
 from polopt.roles.scorer import trainable
@@ -29,7 +32,6 @@ from polopt.update import FirstOrder, Moving
 from polopt.update.minibatch import Loss
 
 SAMPLES_A_STEP = 8  # training answers recorded of each step
-ENDED = "stage:"  # before the name of a stage, where a path is expected
 M = TypeVar("M", LanguageModel, ScalarModel)
 
 
@@ -58,6 +60,22 @@ class Parts:
             self._located(path), outputs=outputs, revision=self._revision(path), seed=self._seed
         )
         loaded.model.to(self.device)  # pyright: ignore[reportArgumentType] - torch's overloads
+        return loaded
+
+    def reader(self, field: str, path: str, policy: LanguageModel, outputs: int = 1) -> ScalarModel:
+        """A scalar model of somebody who reads what the policy writes.
+
+        Raises:
+            ModelError: names the field; a model that cannot be loaded, or cannot read all of it.
+        """
+        try:
+            loaded = self.scalar_model(path, outputs)
+        except ModelError as error:
+            raise ModelError(str(error).replace("model.path", field, 1)) from error
+        new = self.recipe.rollout.max_new_tokens
+        longest = self.recipe.data.max_prompt_tokens or context_length(policy) - new
+        check_vocabulary(field, (path, loaded), (self.recipe.model.path, policy))
+        check_reach(field, loaded, longest + new)
         return loaded
 
     def policy(self) -> LanguageModel:
@@ -119,6 +137,7 @@ class Shared:
     text: TextSource
     rewards: Sequence[RewardSpec]
     sampling: Sampling
+    reward_models: Sequence[RewardModel] = ()
     moving: Sequence[Moving] = ()  # numbers of the recipe that follow the run
 
     @property
@@ -151,6 +170,7 @@ def shared(parts: Parts, *, demonstrations: bool = False, preferences: bool = Fa
     """Read the model, the data and the rewards of a stage; say what was found."""
     recipe, rollout = parts.recipe, parts.recipe.rollout
     language_model = parts.policy()
+    models = reward_models(parts, language_model)
     text = text_source(
         recipe, language_model, demonstrations=demonstrations, preferences=preferences
     )
@@ -159,7 +179,10 @@ def shared(parts: Parts, *, demonstrations: bool = False, preferences: bool = Fa
         parts=parts,
         actor=Actor(language_model, autocast=parts.autocast),
         text=text,
-        rewards=specs(recipe, text.task, parts.reward),
+        rewards=specs(
+            recipe, text.task, parts.reward, {m.name: m.function(parts.device) for m in models}
+        ),
+        reward_models=models,
         sampling=Sampling(
             rollout.temperature,
             rollout.top_p,
