@@ -222,7 +222,7 @@ def test_agreement_by_hand(trained: str) -> None:
             [0, 0, 0, 1, 1, 2, 2, 2],
         ),
     )
-    assert found == {"reward/model_pair_accuracy": pytest.approx((2 / 3 + 0) / 2)}
+    assert found == {"agreement/model": pytest.approx((2 / 3 + 0) / 2)}
     assert agreement(of, labelled([1.0, 2.0], [3.0, 3.0], [0, 0])) == {}
     assert agreement(built(rewards(trained)), labelled([1.0, 2.0], [3.0, 4.0], [0, 0])) == {}
 
@@ -258,7 +258,7 @@ def test_it_steps_down_the_ranking_loss_of_the_rollouts(trained: str) -> None:
     assert found["reward_model/loss"] == pytest.approx(float(expected), rel=1e-4)
     assert found["reward_model/learning_rate"] == 1e-3
     assert found["reward_model/pair_accuracy"] == pytest.approx(
-        agreement(of, tensors)["reward/model_pair_accuracy"]
+        agreement(of, tensors)["agreement/model"]
     )
     scored = judge(of.text, of.rewards, 0)
     groups, _ = batch(of)
@@ -332,7 +332,7 @@ def test_resuming_leads_to_the_same_bits(trained: str, tmp_path: Path) -> None:
     polopt.train({**BASE, "rewards": given}, flags={"run.directory": str(whole)})
     lines = [line for line in metrics(whole) if line["stage_step"]]
     assert [("reward_model/loss" in line) for line in lines] == [False, True, False, True]
-    assert all("reward/model_pair_accuracy" in line for line in lines)
+    assert all("agreement/model" in line for line in lines)
     for step in (1, 2, 3):
         from_step(whole, tmp_path / f"from-{step}", step)
         polopt.resume(tmp_path / f"from-{step}")

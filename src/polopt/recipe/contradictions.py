@@ -94,7 +94,7 @@ def _rewards(stage: StageRecipe) -> Iterator[Finding]:
             yield "rewards", f"{count} are named {shown(name)}; give each a name of its own"
     if stage.rewards and not any(reward.weight for reward in stage.rewards):
         where = "reward.weight" if len(stage.rewards) == 1 else "rewards"
-        yield where, "0 is the weight of every reward, so that nothing is rewarded; one above 0"
+        yield where, "0 is the weight of every reward, so that nothing is rewarded"
 
 
 def rewards_by_field(stage: StageRecipe) -> Iterator[tuple[str, Reward]]:

@@ -90,7 +90,7 @@ class Data(Section):
 
 
 class Reward(Section):
-    """One reward: a verifier of the task, a function in a local Python file, or a reward model."""
+    """One reward: a verifier of the task, a function in a local Python file, or a model."""
 
     name: Text | None = Field(
         default=None, description="in metrics; default: the function, model, or task"

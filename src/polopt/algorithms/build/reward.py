@@ -90,7 +90,7 @@ def agreement(of: Shared, experience: Experience) -> Metrics:
         usable = has_pair(ranks, experience.group)
         if usable.any():
             right = pair_accuracy(given, ranks, experience.group)[usable].mean()
-            metrics[f"reward/{model.name}_pair_accuracy"] = float(right)
+            metrics[f"agreement/{model.name}"] = float(right)
     return metrics
 
 
