@@ -41,6 +41,9 @@ SHORTER = {
     "polopt train sft.toml": f"polopt train sft.toml --run.steps 2 {QUICK}",
     "polopt train grpo.toml": "polopt train grpo.toml --warm.run.steps 2 --rl.run.steps 2 "
     "--warm.evaluation.every 1 --evaluation.prompts 8",
+    "polopt train recipes/rlhf.toml --run.directory runs/rlhf": "polopt train recipes/rlhf.toml "
+    "--run.directory runs/rlhf --sft.run.steps 2 --reward.run.steps 2 --ppo.run.steps 2 "
+    "--evaluation.prompts 8 --ppo.evaluation.every 0",
     "polopt train recipes/ppo.toml --run.directory runs/ppo": "polopt train recipes/ppo.toml "
     "--run.directory runs/ppo --rl.run.steps 4 --rl.evaluation.every 2 "
     "--rl.evaluation.prompts 8",
