@@ -72,6 +72,9 @@ SHORTER = {
 }
 
 NOT_RUN = {
+    "python benchmarks/learning.py --json": "takes minutes; test_learning.py runs a part of it",
+    "python benchmarks/learning.py --search": "likewise",
+    "python benchmarks/learning.py --rows grpo --write": "would write into the repository",
     "pip install .": "would change the environment that runs the tests",
     ".venv/bin/pip install -e '.[dev,tasks]'": "likewise",
     ".venv/bin/pip list --format=freeze --exclude polopt --exclude pip | sed 's/+[^+]*$//' "
