@@ -80,11 +80,10 @@ SINGLE = {"rollout.prompts_per_step": STEP, "rollout.group_size": 1}
 AGAIN = {"rollout.resample_rounds": 1, "run.steps": BUDGET // STEP // 2}
 # A critic starts from nothing: it takes larger steps than the policy, and more of them.
 CRITIC = {"critic.learning_rate": 4e-3, "critic.epochs": 2, "critic.warmup_steps": 8}
-# With targets of one step all credit but the last comes from the critic: it must be ahead of the
-# policy, and a discount makes a wrong value fade on its way from token to token.
+# With targets of one step all credit but the last comes from the critic: it must stay ahead of the
+# policy.
 ONE_STEP = {
     RATE: 1e-3,
-    "credit.gamma": 0.9,
     "critic.learning_rate": 2e-3,
     "critic.epochs": 4,
     "critic.warmup_steps": 12,
@@ -110,7 +109,7 @@ ROWS: Mapping[str, Flags] = {
     "sapo": {},
     "kimi_opmd": {},
     "m2po": {},
-    "q_actor_critic": ONE_STEP,
+    "q_actor_critic": {**ONE_STEP, "credit.gamma": 0.9},  # values that nobody visits fade
     "a2c": CRITIC,
     "td_actor_critic": ONE_STEP,
     "trpo": {**SINGLE, **CRITIC},
@@ -129,7 +128,7 @@ ROWS: Mapping[str, Flags] = {
 SEARCHES: Mapping[str, tuple[str, Sequence[float]]] = {
     "grpo": (RATE, (1e-3, 2e-3, 4e-3)),
     "q_actor_critic": ("credit.gamma", (0.9, 1.0)),
-    "td_actor_critic": ("credit.gamma", (0.9, 1.0)),
+    "td_actor_critic": (RATE, (1e-3, 2e-3)),
     "prime": (RATE, (1e-3, 2e-3)),
 }
 # Nothing is learnt from a coin: if this rose, the benchmark would measure something else.
@@ -336,14 +335,16 @@ def merged(kind: str, new: Sequence[Result]) -> dict[str, list[Result]]:
     """The committed results with new ones in their place, in the order of the index."""
     results = recorded()
     rows = {one["row"]: one for one in (*results[kind], *new)}
-    order = [*online(), CONTROL]
-    return {**results, kind: [rows[name] for name in order if name in rows]}
+    order = [name for name in (*online(), CONTROL) if name in rows]
+    return {**results, kind: [rows[name] for name in order]}
 
 
 def save(results: Mapping[str, list[Result]]) -> None:
     """Write the results, a line for each, and what follows from them: the plots and the page."""
     from learning_plot import draw
 
+    for one in results["rows"]:  # BAR and BUDGET may be others than when it was measured
+        one.update(judged(one["row"], one), bar=BAR, budget=BUDGET)
     parts = [
         f'"{kind}": [\n' + ",\n".join(json.dumps(one) for one in ones) + "\n]"
         for kind, ones in results.items()
