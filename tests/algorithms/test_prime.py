@@ -23,7 +23,7 @@ from polopt.algorithms.build import Parts, credit_of, shared
 from polopt.algorithms.build.process import Processed, outcome_loss, processed
 from polopt.coordination.stage import Learner
 from polopt.credit import assign
-from polopt.errors import NonFiniteError, RecipeError
+from polopt.errors import ModelError, NonFiniteError, RecipeError
 from polopt.models import load, save
 from polopt.recipe import StageRecipe
 from polopt.recipe import load as load_recipe
@@ -488,8 +488,10 @@ def test_another_vocabulary_is_refused(tmp_path: Path) -> None:
     other = load("builtin:tiny")
     other.tokenizer.add_tokens(["another"])
     save(other, tmp_path)
-    with pytest.raises(RecipeError, match=r"process.path: .* another vocabulary"):
+    with pytest.raises(ModelError, match=r"process.path: the tokeniser of .* is not that of"):
         model_of({"process.path": str(tmp_path)})
+    with pytest.raises(ModelError, match=r"process.path: '.*nowhere' does not exist"):
+        model_of({"process.path": str(tmp_path / "nowhere")})
 
 
 def test_the_model_may_start_elsewhere(tmp_path: Path) -> None:

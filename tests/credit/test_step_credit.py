@@ -20,6 +20,7 @@ from polopt.credit import assign
 from polopt.diagnose.inert import inert
 from polopt.errors import NonFiniteError
 from polopt.math.normalise import group_steps
+from polopt.models import load_scalar, save
 from polopt.recipe import StageRecipe, load
 from polopt.types import Experience
 from runs import metrics
@@ -232,6 +233,10 @@ FILE = """
 def steps(completions, completion_ids):
     \"\"\"1 for an even token of a large number, 0 for an odd one; elsewhere no step ends.\"\"\"
     return [[float(i % 2 == 0) if i > 99 else None for i in ids] for ids in completion_ids]
+
+
+def right(completion_ids):
+    return [float(ids[0] % 2) for ids in completion_ids]
 """
 
 
@@ -250,8 +255,29 @@ def test_a_run_learns_from_the_steps_of_a_file(
         "run": {"steps": 2, "threads": 1, "directory": "run"},
     }
     flags = SUPERVISED if name == "grpo" else {}
+    if name == "prime":  # learns from labels, which need not be rewarded
+        labels = {"file": "steps.py", "function": "right", "weight": 0.0}
+        recipe["rewards"] = [labels, STEPS]
     polopt.train(recipe, flags=flags)
     last = metrics(tmp_path / "run")[-1]
     assert last["policy/grad_norm"] > 0
     assert last["reward/mean"] == pytest.approx(last["reward/steps"])
     assert all(math.isfinite(value) for value in last.values() if isinstance(value, float))
+
+
+def test_a_run_learns_from_the_steps_of_a_model(tmp_path: Path) -> None:
+    model = load_scalar("builtin:tiny")
+    torch.nn.init.normal_(model.head.weight, generator=torch.Generator().manual_seed(0))
+    save(model, tmp_path / "model")
+    recipe = {
+        **BASE,
+        "algorithm": "grpo",
+        "rewards": [{"model": str(tmp_path / "model"), "per_token": True, "step_separator": "e"}],
+        "rollout": {"prompts_per_step": 4, "group_size": 4, "max_new_tokens": 6},
+        "evaluation": {"prompts": 4},
+        "run": {"steps": 1, "threads": 1, "directory": str(tmp_path / "run")},
+    }
+    polopt.train(recipe, flags=SUPERVISED)
+    last = metrics(tmp_path / "run")[-1]
+    assert last["policy/grad_norm"] > 0
+    assert last["reward/std"] > 0

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from polopt.models import ScalarModel
-from polopt.roles import Critic, reward_of
+from polopt.roles import Critic, reward_of, step_ends, step_rewards_of
 from polopt.types import TokenRows
 from random_models import SHARED, TOKENIZER, VOCABULARY, peaked
 
@@ -88,6 +88,39 @@ def test_the_last_token_counts(role: Critic) -> None:
     reward = reward_of(role, pad_id=0, device=CPU)
     pairs = zip(reward(prompts, responses), reward(prompts, longer), strict=True)
     assert all(before != after for before, after in pairs)
+
+
+def test_a_step_is_scored_as_a_response_that_ends_there(role: Critic) -> None:
+    prompts, responses = drawn(12)
+    whole = reward_of(role, pad_id=0, device=CPU)
+    every_third = step_rewards_of(
+        role, pad_id=0, device=CPU, ends=lambda ids: [t % 3 == 2 for t in range(len(ids))]
+    )(prompts, responses)
+    assert every_third[0] == []
+    for prompt, response, found in zip(prompts, responses, every_third, strict=True):
+        assert len(found) == len(response)
+        for t, number in enumerate(found):
+            assert (number is None) == (t % 3 != 2)
+            if number is not None:
+                (expected,) = whole([prompt], [response[: t + 1]])
+                assert number == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "separator", "ends"),
+    [
+        (["a", "b", "c"], None, [True, True, True]),
+        (["a", ";", "b", ";", "c"], ";", [False, True, False, True, True]),
+        (["a;b", "c", "d"], ";", [True, False, True]),  # complete inside a token
+        (["a", "\n", "\n", "b"], "\n\n", [False, False, True, True]),  # of two tokens
+        (["a", "", ";", ""], ";", [False, False, True, True]),
+        (["a"], ";", [True]),
+        ([], ";", []),
+        ([], None, []),
+    ],
+)
+def test_where_steps_end(pieces: list[str], separator: str | None, ends: list[bool]) -> None:
+    assert step_ends(pieces, separator) == ends
 
 
 def test_many_responses_are_scored_in_several_passes(

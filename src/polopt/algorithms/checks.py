@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from polopt.algorithms.bodies import is_on_bodies
-from polopt.algorithms.effects import SUMS
+from polopt.algorithms.effects import SUMS, flat, reads_process
 from polopt.algorithms.row import Row
 from polopt.recipe import StageRecipe, shown
 from polopt.recipe.contradictions import ENDED, models_by_field, reward_name
@@ -50,7 +50,19 @@ def findings(row: Row, stage: StageRecipe, *, own_reward: bool) -> Iterator[Find
         yield from _region(row, stage)
     if "reward" in row.requires and not stage.rewards and not own_reward:
         yield "reward", f'missing; {row.name} needs verifier = "task", file and function, or model'
+    if reads_process(flat(stage)) and stage.rewards and not own_reward:
+        yield from _labels(stage)
     yield from _lengths(stage)
+
+
+def _labels(stage: StageRecipe) -> Iterator[Finding]:
+    """Somebody must say which responses are right, from which a process reward model learns."""
+    if not any(reward.model is None and not reward.per_token for reward in stage.rewards):
+        yield (
+            "rewards" if len(stage.rewards) > 1 else "reward",
+            f"does not say what is right, from which credit.returns = {stage.credit.returns} "
+            'learns; one with verifier = "task", or file and function (weight = 0: labels alone)',
+        )
 
 
 def _on_bodies(row: Row, stage: StageRecipe) -> Iterator[Finding]:

@@ -7,13 +7,13 @@ from polopt.models.load import LanguageModel, ScalarModel, context_length
 
 
 def check_vocabulary(
-    field: str, reader: tuple[str, ScalarModel], policy: tuple[str, LanguageModel]
+    field: str, reader: tuple[str, ScalarModel | LanguageModel], policy: tuple[str, LanguageModel]
 ) -> None:
     """Refuse a model to which the ids of the policy would mean something else.
 
     Args:
         field: of the recipe that names the reader.
-        reader: path and model of a critic or a reward model.
+        reader: path and model of a critic, a reward model or a process reward model.
         policy: path and model whose tokens it reads.
 
     Raises:
@@ -30,7 +30,7 @@ def check_vocabulary(
     )
 
 
-def check_reach(field: str, reader: ScalarModel, longest: int) -> None:
+def check_reach(field: str, reader: ScalarModel | LanguageModel, longest: int) -> None:
     """Refuse a model whose context is shorter than the longest prompt and response together.
 
     Raises:

@@ -111,7 +111,7 @@ def reward_name(reward: Reward) -> str:
 def _reward_model(reward: Reward, names: Sequence[str]) -> Iterator[Finding]:
     """What only a model has, and what it has not."""
     if reward.model is None:
-        for field in ("labels", "refresh_every", "learning_rate"):
+        for field in ("step_separator", "labels", "refresh_every", "learning_rate"):
             if value := getattr(reward, field):
                 yield field, f"{shown(value)} has no effect without model; remove it"
         return
@@ -127,6 +127,17 @@ def _reward_model(reward: Reward, names: Sequence[str]) -> Iterator[Finding]:
             f"{reward.refresh_every} is not allowed without labels, the name of the reward that "
             "says which responses are better",
         )
+    if reward.step_separator is not None and not reward.per_token:
+        yield (
+            "step_separator",
+            f"{shown(reward.step_separator)} has no effect with per_token = false; it needs true",
+        )
+    if reward.per_token and reward.refresh_every:
+        yield (
+            "refresh_every",
+            f"{reward.refresh_every} is not allowed with per_token, because labels rank whole "
+            "responses; it must be 0",
+        )
     if reward.learning_rate is not None and not reward.refresh_every:
         yield (
             "learning_rate",
@@ -140,9 +151,8 @@ def _half_reward(reward: Reward) -> str | None:
     if len(given) > 1:
         many = "both" if len(given) == 2 else "all"
         return f"{' and '.join(given)} are {many} given; one of them"
-    if reward.per_token and not kinds["file"]:
-        kind = "verifier" if reward.verifier else "model"
-        return f"per_token stands beside {kind}, which judges whole responses; file and function"
+    if reward.per_token and reward.verifier:
+        return "per_token stands beside verifier, which judges whole responses; file or model"
     if reward.file and not reward.function:
         return f"file {shown(reward.file)} is given without function; the name of a callable in it"
     if reward.function and not reward.file:
@@ -181,9 +191,11 @@ def _stages(recipe: Recipe, index: int) -> Iterator[Finding]:
 
 
 def models_by_field(stage: StageRecipe) -> Iterator[tuple[str, str]]:
-    """Where critic and reward models come from, each with the name of its field."""
+    """Where models that read what the policy writes come from, each with the name of its field."""
     if stage.critic.path is not None:
         yield "critic.path", stage.critic.path
+    if stage.process.path is not None:
+        yield "process.path", stage.process.path
     for where, reward in rewards_by_field(stage):
         if reward.model is not None:
             yield f"{where}.model", reward.model

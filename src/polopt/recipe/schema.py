@@ -105,11 +105,15 @@ class Reward(Section):
     function: Text | None = Field(default=None, description="name of the callable in file")
     per_token: bool = Field(
         default=False,
-        description="the function gives one number for each token, none where no step ends",
+        description="function or model give one number for each token, none where no step ends",
     )
     model: Text | None = Field(
         default=None,
         description="a reward model: directory or hub id of sequence classification, or stage:NAME",
+    )
+    step_separator: Text | None = Field(
+        default=None,
+        description="model, per_token: text at the end of a step; default: every token ends one",
     )
     labels: Text | None = Field(
         default=None,

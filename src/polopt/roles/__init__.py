@@ -3,7 +3,7 @@
 from polopt.roles.actor import Actor
 from polopt.roles.critic import Critic
 from polopt.roles.reference import WithoutAdapter, frozen
-from polopt.roles.reward import padded, reward_of
+from polopt.roles.reward import padded, reward_of, step_ends, step_rewards_of
 from polopt.roles.scorer import Scorer, measured
 
 __all__ = [
@@ -15,4 +15,6 @@ __all__ = [
     "measured",
     "padded",
     "reward_of",
+    "step_ends",
+    "step_rewards_of",
 ]

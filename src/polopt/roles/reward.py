@@ -1,7 +1,8 @@
-"""The reward model: one number for a whole response, read off its last token."""
+"""The reward model: one number for a whole response, or one for each of its steps."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -28,6 +29,50 @@ def reward_of(
         return measured(scorer, rows, "last_values").tolist()
 
     return reward_model
+
+
+def step_rewards_of(
+    scorer: Scorer,
+    *,
+    pad_id: int,
+    device: torch.device,
+    ends: Callable[[Sequence[int] | NDArray[np.int64]], Sequence[bool]],
+) -> Callable[[Ids, Ids], list[list[float | None]]]:
+    """``r(x, y_≤t)``: what the head says at every token that ends a step; None at the others."""
+
+    def reward_model(prompt_ids: Ids, completion_ids: Ids) -> list[list[float | None]]:
+        rows = padded(prompt_ids, completion_ids, pad_id=pad_id, device=device)
+        # A value is that of the state before a token: one column on, it is that after the token.
+        after = TokenRows(
+            tokens=torch.nn.functional.pad(rows.tokens, (0, 1), value=pad_id),
+            attention=torch.nn.functional.pad(rows.attention, (0, 1)),
+            prompt_width=rows.prompt_width + 1,
+        )
+        said = measured(scorer, after, "values").tolist()
+        return [
+            [number if end else None for number, end in zip(row, ends(ids), strict=False)]
+            for row, ids in zip(said, completion_ids, strict=True)
+        ]
+
+    return reward_model
+
+
+def step_ends(pieces: Sequence[str], separator: str | None) -> list[bool]:
+    """Which tokens end a step: those in which a separator is complete, and the last one.
+
+    Args:
+        pieces: the text of each token.
+        separator: what stands between steps; None: every token is a step.
+    """
+    if separator is None:
+        return [True] * len(pieces)
+    text, place, found = "".join(pieces), 0, set[int]()
+    while (place := text.find(separator, place)) >= 0:
+        place += len(separator)
+        found.add(place)  # characters up to the end of a separator
+    starts = [0, *itertools.accumulate(map(len, pieces))]
+    steps = [any(a < end <= b for end in found) for a, b in itertools.pairwise(starts)]
+    return [*steps[:-1], True] if steps else []
 
 
 def padded(prompts: Ids, responses: Ids, *, pad_id: int, device: torch.device) -> TokenRows:

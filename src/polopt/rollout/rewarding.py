@@ -121,7 +121,10 @@ def _spec(
 ) -> RewardSpec:
     name = reward_name(reward)
     if reward.model is not None:
-        return RewardSpec(name, models[name], reward.weight, None, reward.on_error, verdict=False)
+        function, timeout, verdict = models[name], None, False
+        return RewardSpec(
+            name, function, reward.weight, timeout, reward.on_error, reward.per_token, verdict
+        )
     if reward.verifier is None:
         assert reward.file is not None and reward.function is not None, "checked by the schema"
         function = _loaded(reward.file, reward.function)
@@ -131,8 +134,9 @@ def _spec(
         )
     else:
         function, name = from_verifier(task.score), reward.name or task.name
+    verdict = not reward.per_token  # a sum of steps does not say whether the answer is right
     return RewardSpec(
-        name, function, reward.weight, reward.timeout, reward.on_error, reward.per_token
+        name, function, reward.weight, reward.timeout, reward.on_error, reward.per_token, verdict
     )
 
 

@@ -11,12 +11,10 @@ import torch
 from polopt.algorithms.build.shared import Shared
 from polopt.algorithms.effects import flat, reads_process
 from polopt.coordination.stage import Learner
-from polopt.errors import RecipeError
 from polopt.math.preference import implicit_reward
 from polopt.math.reduce import masked
 from polopt.models.adapter import attach
 from polopt.objective import ProcessTerms, process_loss, process_terms
-from polopt.recipe import shown
 from polopt.roles import Actor
 from polopt.roles.policies.token import Scores
 from polopt.seeding import derive
@@ -79,18 +77,18 @@ def processed(of: Shared) -> Processed | None:
     """The process reward model that the recipe needs, from the start of the stage or a path.
 
     Raises:
-        RecipeError: the model at ``process.path`` has another vocabulary than the policy.
+        ModelError: the model at ``process.path`` cannot be loaded, or not read what the policy
+            writes.
     """
     settings, parts = of.recipe.process, of.parts
     if not reads_process(flat(of.recipe)):
         return None
-    model = parts.language_model(settings.path or parts.start)
-    own = of.actor.language_model.tokenizer.get_vocab()
-    if model.tokenizer.get_vocab() != own:
-        raise RecipeError(
-            f"process.path: {shown(settings.path)} has another vocabulary than the policy; a "
-            "model with the same tokeniser"
-        )
+    policy = of.actor.language_model
+    model = (
+        parts.language_model(parts.start)
+        if settings.path is None
+        else parts.language_reader("process.path", settings.path, policy)
+    )
     if of.recipe.model.lora is not None:  # it learns as the policy does: an adapter of its own
         attach(model.model, of.recipe.model, derive(of.recipe.run.seed, of.recipe.name, NAME))
     assert settings.beta is not None, "resolved by the row"

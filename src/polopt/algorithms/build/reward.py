@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from polopt.coordination.stage import Learner
@@ -23,7 +25,7 @@ from polopt.objective.preference import (
 )
 from polopt.recipe import Reward
 from polopt.recipe.contradictions import reward_name, rewards_by_field
-from polopt.roles import Critic, reward_of
+from polopt.roles import Critic, reward_of, step_ends, step_rewards_of
 from polopt.roles.policies.token import Scores
 from polopt.rollout.rewarding import RewardFunction
 from polopt.seeding import derive
@@ -46,9 +48,16 @@ class RewardModel:
     role: Critic
 
     def function(self, device: torch.device) -> RewardFunction:
-        """What it gives for responses."""
-        pad_id = cast(int, self.role.scalar_model.tokenizer.pad_token_id)
-        return reward_of(self.role, pad_id=pad_id, device=device)
+        """What it gives for responses, or for their steps."""
+        tokenizer, separator = self.role.scalar_model.tokenizer, self.settings.step_separator
+        pad_id = cast(int, tokenizer.pad_token_id)
+        if not self.settings.per_token:
+            return reward_of(self.role, pad_id=pad_id, device=device)
+
+        def ends(ids: Sequence[int] | NDArray[np.int64]) -> list[bool]:
+            return step_ends([str(tokenizer.decode([int(token)])) for token in ids], separator)
+
+        return step_rewards_of(self.role, pad_id=pad_id, device=device, ends=ends)
 
 
 def reward_models(parts: Parts, policy: LanguageModel) -> tuple[RewardModel, ...]:

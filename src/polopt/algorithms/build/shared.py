@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -68,8 +69,17 @@ class Parts:
         Raises:
             ModelError: names the field; a model that cannot be loaded, or cannot read all of it.
         """
+        return self._readable(field, path, policy, partial(self.scalar_model, outputs=outputs))
+
+    def language_reader(self, field: str, path: str, policy: LanguageModel) -> LanguageModel:
+        """The same with probabilities of the tokens that it reads."""
+        return self._readable(field, path, policy, self.language_model)
+
+    def _readable(
+        self, field: str, path: str, policy: LanguageModel, load: Callable[[str], M]
+    ) -> M:
         try:
-            loaded = self.scalar_model(path, outputs)
+            loaded = load(path)
         except ModelError as error:
             raise ModelError(str(error).replace("model.path", field, 1)) from error
         new = self.recipe.rollout.max_new_tokens
