@@ -83,6 +83,7 @@ def test_check_says_who_decided() -> None:
             "weight": 1.0,
             "verifier": "task",
             "per_token": False,
+            "refresh_every": 0,
             "timeout": 60.0,
             "on_error": "stop",
         }

@@ -123,9 +123,9 @@ PLOTS = (
     ),
     Plot(
         "Accuracy of verdicts",
-        "Share of pairs whose better response has the higher reward: of a reward model, or of the "
-        "policy as the reward model of itself. One half is chance. Where a reward model judges "
-        "what the policy writes and the line falls, the policy has found what it is wrong about.",
+        "Share of pairs whose better response has the higher reward; one half is chance. Where it "
+        "falls for a reward model that judges the policy, the policy has found what it is wrong "
+        "about.",
         {
             "reward_model/pair_accuracy": "training pairs",
             "policy/pair_accuracy": "training pairs",
