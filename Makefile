@@ -7,7 +7,7 @@ INSTALLED := .venv/.installed
 NEEDS_3_11 := import sys; sys.exit(sys.version_info < (3, 11) and "polopt needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; name another one: make PYTHON=python3.12 install")
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow test-browser test-gpu check docs clean
+.PHONY: help install quickstart test test-control test-slow test-browser test-gpu check docs clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
@@ -28,6 +28,9 @@ quickstart: $(INSTALLED) ## train a small model on this machine, in minutes
 
 test: $(INSTALLED) ## the tests
 	@$(BIN)/pytest
+
+test-control: $(INSTALLED) ## methods on bodies reach what they have to, on several seeds
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -m control
 
 test-slow: $(INSTALLED) ## the long proofs
 	@$(BIN)/pytest -m slow
