@@ -119,7 +119,7 @@ def unexplained(names: Iterable[str]) -> list[str]:
     own = [name for name in names if name not in {"step", "stage", "stage_step"}]
     main, folded = arrange(own)
     unknown = [n for plot in main + folded if plot.sentence == UNKNOWN_METRIC for n in plot.lines]
-    families = ("task/", "eval/", "reward/")
+    families = ("task/", "eval/", "episode/", "reward/")
     unlisted = [n for n in own if f"`{n}`" not in page and not n.startswith(families)]
     return sorted({*unknown, *unlisted})
 

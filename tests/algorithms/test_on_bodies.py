@@ -168,6 +168,8 @@ def test_a_row_takes_steps_on_bodies(name: str, source: str, tmp_path: Path) -> 
     assert unexplained(found) == []
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert {"return_mean_before", "return_mean_after", "evaluation_episodes"} <= summary.keys()
+    assert summary["return_mean"] == summary["return_mean_after"]
+    assert 0 <= summary["reached_limit"] <= 1
     policy = polopt.load(tmp_path / "run")
     size = policy.actor.network.made_of.observation_size
     alone, many = policy.act(np.zeros(size)), policy.act(np.zeros((3, size)))

@@ -186,6 +186,8 @@ def _summary(recipe: Recipe, progress: Progress) -> dict[str, Any]:
             figures[f"{name}_{when}"] = value
             if name in evaluation["intervals"]:
                 figures[f"{name}_{when}_interval"] = evaluation["intervals"][name]
+    if is_on_bodies(recipe.stages[-1].data.source):
+        figures |= progress.evaluations.get("after", {}).get("metrics", {})
     kinds = {kind for seconds in progress.seconds.values() for kind in seconds}
     seconds = {
         kind: sum(one.get(kind, 0.0) for one in progress.seconds.values()) for kind in sorted(kinds)

@@ -60,6 +60,24 @@ PLOTS = (
         {"episode/length": "training", "eval/length": "without noise"},
     ),
     Plot(
+        "Episodes that reached the time limit",
+        "Share of episodes that were cut and did not end before. For a body that can fall, the "
+        "share that stayed on its feet.",
+        {"episode/reached_limit": "training", "eval/reached_limit": "without noise"},
+        unit="share",
+        top=1.0,
+    ),
+    Plot(
+        "Distance",
+        "Metres from start to end of an episode, on average.",
+        {"episode/distance_m": "training", "eval/distance_m": "without noise"},
+    ),
+    Plot(
+        "What the environment says of episodes",
+        "Figures of its own, on average over the episodes that ended.",
+        {"episode/*": ""},
+    ),
+    Plot(
         "Loss",
         "What the optimiser lowers. On demonstrations it should fall steadily. In policy "
         "optimisation it hovers around 0 and says little: look at reward and accuracy instead.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from polopt.envs.control.interface import Environments, Transition
 from polopt.errors import RecipeError
 from polopt.roles.control import StepActor
+from polopt.rollout.evaluation import means
 from polopt.seeding import derive
 from polopt.types import Metrics
 
@@ -25,6 +26,8 @@ class Episode:
 
     total: float  # of its rewards
     length: int
+    cut: bool = False  # by the time limit, and not over
+    facts: Mapping[str, float] = field(default_factory=dict[str, float])  # of the environment
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,9 @@ class _Running:
         self.totals += np.where(step.valid, step.rewards, 0.0)
         self.lengths += step.valid
         for i in (step.valid & (step.terminated | step.truncated)).nonzero()[0]:
-            self.ended.append(Episode(float(self.totals[i]), int(self.lengths[i])))
+            facts = {name: float(values[i]) for name, values in step.facts.items()}
+            total, length = float(self.totals[i]), int(self.lengths[i])
+            self.ended.append(Episode(total, length, not bool(step.terminated[i]), facts))
             self.totals[i], self.lengths[i] = 0.0, 0
 
 
@@ -99,7 +104,7 @@ class EpisodeSource:
             step = self._environments.step(self._actor.moved(actions))
             valid = step.valid & playing
             columns.append((self._seen, actions, logp, step, valid))
-            self._running.count(_only(step, valid))
+            self._running.count(replace(step, valid=valid))
             if self._steps is None:
                 playing = playing & ~(step.terminated | step.truncated)
             self._seen = step.observations
@@ -138,12 +143,6 @@ class EpisodeSource:
         return dict(self._stats)
 
 
-def _only(step: Transition, valid: NDArray[np.bool_]) -> Transition:
-    return Transition(
-        step.observations, step.successors, step.rewards, step.terminated, step.truncated, valid
-    )
-
-
 def _stacked(
     columns: Sequence[tuple[Any, ...]], ended: Sequence[Episode], version: int
 ) -> Trajectories:
@@ -177,8 +176,18 @@ def episode_metrics(batch: Trajectories) -> Metrics:
     if batch.episodes:
         metrics["return/mean"] = statistics.fmean(e.total for e in batch.episodes)
         metrics["return/std"] = statistics.pstdev(e.total for e in batch.episodes)
-        metrics["episode/length"] = statistics.fmean(e.length for e in batch.episodes)
+        about = described(batch.episodes)
+        metrics |= {f"episode/{name}": value for name, value in about.items()}
     return metrics
+
+
+def described(episodes: Sequence[Episode]) -> Metrics:
+    """Means over episodes: of length, of being cut, and of what the environment says."""
+    return {
+        "length": statistics.fmean(episode.length for episode in episodes),
+        "reached_limit": statistics.fmean(episode.cut for episode in episodes),
+        **means(episode.facts for episode in episodes),
+    }
 
 
 def played(
@@ -202,7 +211,7 @@ def played(
                 shown.append(seen[0])
             actions, _ = actor.act(seen, None)
             step = environments.step(actor.moved(actions))
-            running.count(_only(step, step.valid & playing))
+            running.count(replace(step, valid=step.valid & playing))
             over = playing & step.valid & (step.terminated | step.truncated)
             for i, episode in zip(over.nonzero()[0], running.ended, strict=True):
                 results[int(i)] = episode

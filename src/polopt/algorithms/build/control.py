@@ -28,7 +28,7 @@ from polopt.models.network import (
 )
 from polopt.recipe import StageRecipe
 from polopt.roles.control import StepActor, StepCritic
-from polopt.rollout.episodes import EpisodeSource, Trajectories, episode_metrics, played
+from polopt.rollout.episodes import EpisodeSource, Trajectories, described, episode_metrics, played
 from polopt.rollout.evaluation import Evaluation, mean_interval
 from polopt.seeding import derive
 from polopt.types import Credited, Experience, Metrics, StepRows
@@ -263,7 +263,7 @@ def examiner(of: Bodies) -> Callable[[bool], Evaluation]:
         metrics: Metrics = {
             "return_mean": float(np.mean(totals)),
             "return_std": float(np.std(totals)),
-            "length": float(np.mean([episode.length for episode in episodes])),
+            **described(episodes),
         }
         line = {"observations": [np.round(row, 4).tolist() for row in shown], "return": totals[0]}
         return Evaluation(metrics, {"return_mean": mean_interval(totals)}, [line])

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from polopt.envs.control.interface import Action, Flags, Transition
+from polopt.envs.control.interface import Action, Facts, Flags, Transition
 
 States = NDArray[np.float64]  # [N, S]
 
@@ -43,6 +43,10 @@ class Dynamics(Protocol):
         self, states: States, actions: NDArray[Any]
     ) -> tuple[States, NDArray[np.float64], Flags]:
         """States after a step, rewards [N], and where the episode is over."""
+        ...
+
+    def facts(self, states: States) -> Facts:
+        """What can be said of the episode so far beside its rewards."""
         ...
 
 
@@ -88,8 +92,9 @@ class ArrayEnvironments:
         self._ages += 1
         truncated = self._ages >= self._dynamics.limit
         successors = self._dynamics.observe(states)
-        observations = successors
+        observations, facts = successors, dict[str, NDArray[np.float64]]()
         if (ended := terminated | truncated).any():
+            facts = {**self._dynamics.facts(states)}
             states = states.copy()
             for index in ended.nonzero()[0]:
                 states[index] = self._dynamics.start(self._generators[index])
@@ -97,9 +102,8 @@ class ArrayEnvironments:
             observations = successors.copy()
             observations[ended] = self._dynamics.observe(states[ended])
         self._states = states
-        return Transition(
-            observations, successors, rewards, terminated, truncated, np.ones_like(terminated)
-        )
+        valid = np.ones_like(terminated)
+        return Transition(observations, successors, rewards, terminated, truncated, valid, facts)
 
     def state_dict(self) -> Mapping[str, Any]:
         """States, ages and generators, exactly."""

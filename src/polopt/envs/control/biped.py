@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from polopt.envs.control.arrays import States
-from polopt.envs.control.interface import Box, Flags
+from polopt.envs.control.interface import Box, Facts, Flags
 from polopt.errors import MissingExtraError
 from polopt.math.biped import BIPED_PRESETS, biped_reward
 
@@ -99,6 +99,10 @@ class Biped:
         moved, contacts = physics[:, -1], sensors[:, -1] > 0
         after = np.concatenate([moved, actions, contacts], 1)
         return after, self.reward(after), self.over(after)
+
+    def facts(self, states: States) -> Facts:
+        """How far it came."""
+        return {"distance_m": states[:, QPOS]}
 
     def over(self, states: States) -> Flags:
         """Where it lies, has strayed from its line, or has turned by an eighth of a circle."""

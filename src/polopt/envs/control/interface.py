@@ -9,7 +9,7 @@ a time limit cut it, and the value of the successor still counts.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32] | NDArray[np.float64]
 Flags = NDArray[np.bool_]
+Facts = Mapping[str, NDArray[np.float64]]  # figures [N] by name
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Transition:
     terminated: Flags  # [N]
     truncated: Flags  # [N]
     valid: Flags  # [N] False: the step did nothing but begin an episode; in no loss or statistic
+    facts: Facts = field(default_factory=dict[str, NDArray[np.float64]])  # where episodes ended
 
 
 class Environments(Protocol):

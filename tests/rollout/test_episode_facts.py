@@ -1,0 +1,66 @@
+"""What an environment says of an episode, and whether a time limit cut it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from polopt.envs.control.arrays import ArrayEnvironments
+from polopt.envs.control.interface import Box
+from polopt.models.network import PolicyNetwork, Specification
+from polopt.roles.control import StepActor
+from polopt.rollout.episodes import EpisodeSource, described, episode_metrics, played
+
+
+class Countdown:
+    """Ends after as many steps as it drew, 1 to 9, or is cut after 5; tells what it drew."""
+
+    observation_size = 1
+    action = Box(-np.ones(1, dtype=np.float32), np.ones(1, dtype=np.float32))
+    limit = 5
+
+    def start(self, generator: np.random.Generator) -> Any:
+        drawn = float(generator.integers(1, 10))
+        return np.array([drawn, drawn])
+
+    def observe(self, states: Any) -> Any:
+        return states[:, :1].astype(np.float32)
+
+    def advance(self, states: Any, actions: Any) -> Any:
+        after = states - np.array([1.0, 0.0])
+        return after, np.ones(len(after)), after[:, 0] <= 0
+
+    def facts(self, states: Any) -> Mapping[str, Any]:
+        return {"drawn": states[:, 1]}
+
+
+def actor() -> StepActor:
+    made_of = Specification(1, 1, "gaussian", (4,), "tanh", 0.0, False, (-1.0,), (1.0,))
+    return StepActor(PolicyNetwork(made_of, torch.Generator().manual_seed(0)))
+
+
+def test_an_episode_says_what_its_environment_says_of_it() -> None:
+    episodes, _ = played(ArrayEnvironments(Countdown(), 4), actor(), seed=0, episodes=10)
+    drawn = [episode.facts["drawn"] for episode in episodes]
+    assert len(set(drawn)) > 3
+    assert [episode.length for episode in episodes] == [min(d, 5) for d in drawn]
+    assert [episode.cut for episode in episodes] == [d > 5 for d in drawn]  # an end at 5 is no cut
+    figures = described(episodes)
+    assert figures["drawn"] == pytest.approx(np.mean(drawn))
+    assert figures["reached_limit"] == pytest.approx(np.mean([d > 5 for d in drawn]))
+
+
+def test_training_tells_it_too_of_the_episodes_that_ended_in_a_batch() -> None:
+    source = EpisodeSource(ArrayEnvironments(Countdown(), 3), actor(), seed=0, steps=20)
+    source.publish(0)
+    batch = source.next_batch()
+    metrics = episode_metrics(batch)
+    assert metrics["episodes"] == len(batch.episodes) > 10
+    assert metrics["episode/drawn"] == pytest.approx(
+        np.mean([episode.facts["drawn"] for episode in batch.episodes])
+    )
+    assert {episode.length for episode in batch.episodes if episode.cut} == {5}
