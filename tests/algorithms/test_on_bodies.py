@@ -184,6 +184,7 @@ def test_a_row_takes_steps_on_bodies(name: str, source: str, tmp_path: Path) -> 
         ("ppo", "control:cartpole", {}),
         ("ppo", "control:pendulum", {"normalise_observations": True, "normalise_rewards": True}),
         ("reinforce", "control:cartpole", {}),
+        ("trpo", "control:pendulum", {}),
         ("a2c", "control:Acrobot-v1", {}),
     ],
 )
@@ -242,6 +243,23 @@ def test_an_unknown_environment_is_told_before_anything_runs(tmp_path: Path) -> 
     pytest.importorskip("gymnasium")
     with pytest.raises(RecipeError, match="did you mean CartPole-v1"):
         train(tmp_path / "run", "ppo", "control:CartPol-v1")
+
+
+def test_two_gaussians_are_as_far_apart_as_torch_says() -> None:
+    generator = torch.Generator().manual_seed(0)
+    old, new = (torch.randn(4, 6, generator=generator) for _ in range(2))
+    normals = [torch.distributions.Normal(x[:, :3], x[:, 3:].exp()) for x in (old, new)]
+    expected = torch.distributions.kl_divergence(*normals).sum(-1)
+    torch.testing.assert_close(gaussian.divergence(old, new), expected)
+
+
+@pytest.mark.parametrize("source", ["control:cartpole", "control:pendulum"])
+def test_every_step_of_trpo_stays_inside_the_region(source: str, tmp_path: Path) -> None:
+    train(tmp_path / "run", "trpo", source, flags={"run.steps": 8})
+    taken = [line for line in lines(tmp_path / "run", "metrics") if "policy/kl" in line]
+    assert sum(line["policy/accepted"] for line in taken) >= 6
+    assert all(line["policy/kl"] <= 0.01 for line in taken)
+    assert max(line["policy/kl"] for line in taken) > 0.001
 
 
 def test_ppo_learns_to_balance(tmp_path: Path) -> None:

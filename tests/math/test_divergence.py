@@ -9,6 +9,7 @@ from polopt.math.divergence import (
     ESTIMATORS,
     expected_estimator,
     forward_kl_gradient,
+    gaussian_kl_divergence,
     importance_corrected,
     k1,
     k2,
@@ -171,3 +172,24 @@ def test_what_only_the_second_rules_out_is_infinitely_far():
     p, q = torch.zeros(2).log_softmax(-1), torch.tensor([0.0, -torch.inf])
     assert kl_divergence_of_logs(p, q).item() == math.inf
     assert kl_divergence_of_logs(q, p).item() == pytest.approx(math.log(2))
+
+
+def test_gaussians_by_hand():
+    """KL(N(0, 1)‖N(1, 1)) = ½; KL(N(0, 1)‖N(0, 2)) = log 2 + ⅛ - ½; dimensions add up."""
+    zero, one, log2 = (torch.tensor([x], dtype=torch.float64) for x in (0.0, 1.0, math.log(2)))
+    assert gaussian_kl_divergence(zero, zero, one, zero).item() == pytest.approx(0.5)
+    found = gaussian_kl_divergence(zero, zero, zero, log2)
+    assert found.item() == pytest.approx(0.318147, abs=1e-6)
+        0.318147, abs=1e-6
+    )
+    wide = [torch.cat(pair) for pair in ((zero, zero), (zero, zero), (one, zero), (zero, log2))]
+    assert gaussian_kl_divergence(*wide).item() == pytest.approx(0.818147, abs=1e-6)
+
+
+def test_gaussians_are_those_of_torch_and_the_same_are_at_zero():
+    generator = torch.Generator().manual_seed(0)
+    p, q = (torch.randn(2, 5, 3, generator=generator, dtype=torch.float64) for _ in range(2))
+    normals = [torch.distributions.Normal(mean, log_std.exp()) for mean, log_std in (p, q)]
+    expected = torch.distributions.kl_divergence(*normals).sum(-1)
+    torch.testing.assert_close(gaussian_kl_divergence(*p, *q), expected)
+    assert gaussian_kl_divergence(*p, *p).abs().max() == 0.0

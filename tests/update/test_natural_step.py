@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -21,8 +22,9 @@ from polopt.math.surrogates import importance_sampled
 from polopt.models import LanguageModel
 from polopt.objective import TOKEN, PolicyObjective, policy_loss, step_terms
 from polopt.roles import Actor
+from polopt.roles.policies import gaussian
 from polopt.roles.policies.token import Scores
-from polopt.types import Credited, Experience, TokenRows
+from polopt.types import Credited, Experience, StepRows, TokenRows
 from polopt.update.minibatch import Loss
 from polopt.update.natural_step import NaturalStep, Region
 from random_models import builtin_model, of_architecture
@@ -135,6 +137,46 @@ def test_the_fisher_matrix_of_the_golden_bandits(name: str) -> None:
     damped = learner(bandit, region(damping=0.1))
     product = damped.fisher_product(*every_action(bandit, inputs["adv"]))
     assert product(vector(1, 0))[0].item() == pytest.approx(expected["fisher"][0][0] + 0.1)
+
+
+class Step:
+    """N(μ, σ) in every state, of one action."""
+
+    def __init__(self, mean: float, log_std: float) -> None:
+        self.theta = torch.nn.Parameter(vector(mean, log_std))
+
+    @property
+    def parameters(self) -> Mapping[str, torch.nn.Parameter]:
+        return {"theta": self.theta}
+
+    def score(self, rows: StepRows, want: Any) -> Scores:
+        parameters = self.theta.expand(*rows.shape, 2)
+        return Scores(
+            logp=gaussian.log_prob(parameters, rows.actions) if "logp" in want else None,
+            distribution=gaussian.distribution(parameters) if "distribution" in want else None,
+        )
+
+
+@pytest.mark.parametrize("budget", [None, 2])
+def test_steps_of_a_gaussian(budget: int | None) -> None:
+    """Its Fisher matrix is diag(1/σ², 2), and a step has the KL that was allowed."""
+    body, sigma = Step(0.3, -0.5), math.exp(-0.5)
+    actions = torch.tensor([[[0.1]], [[0.9]], [[-1.0]], [[0.4]]], dtype=torch.float64)
+    rows = StepRows(torch.zeros(4, 1, 1), actions)
+    logp, mask = body.score(rows, {"logp"}).logp.detach(), torch.ones(4, 1, dtype=torch.bool)
+    experience = Experience(mask, torch.arange(4), torch.zeros(4), logp_old=logp, steps=rows)
+    credited = Credited(vector(1, -1, 0.5, 2)[:, None], mask, mask.any(-1))
+    policy = learner(body, micro_batch_tokens=budget, divergence=gaussian.divergence)
+    product = policy.fisher_product(experience, credited)
+    found = torch.stack([product(v) for v in torch.eye(2, dtype=torch.float64)])
+    torch.testing.assert_close(found, torch.diag(vector(1 / sigma**2, 2)))
+    start = body.theta.detach().clone()
+    told = policy.update(experience, credited, 0)
+    assert told["policy/accepted"] == 1.0
+    old, new = (torch.distributions.Normal(x[0], x[1].exp()) for x in (start, body.theta.detach()))
+    kl = torch.distributions.kl_divergence(old, new).item()
+    assert told["policy/kl"] == pytest.approx(kl)
+    assert 0.003 < kl <= 0.01
 
 
 def test_a_line_search_that_fails_leaves_the_bits() -> None:

@@ -40,6 +40,7 @@ OF_BODIES = ONLY_BODIES | frozenset(
         "critic.clip",
         "critic.trunk",
         "update",
+        "trust_region",
         "evaluation.every",
         "run",
     }

@@ -21,8 +21,9 @@ def derived(stage: StageRecipe) -> dict[str, int]:
 
 def _on_bodies(stage: StageRecipe) -> dict[str, int]:
     update, steps, count = stage.update, stage.run.steps, stage.episodes.environments
-    assert update.epochs and update.minibatches and steps and count
-    per_batch = update.epochs * update.minibatches
+    assert steps and count
+    minibatches = update.minibatches or 1  # none: one step a batch
+    per_batch = (update.epochs or 1) * minibatches
     counts = {"optimiser_steps_per_batch": per_batch, "optimiser_steps": per_batch * steps}
     if stage.episodes.whole:
         return {"episodes_per_batch": count, "episodes": count * steps, **counts}
@@ -30,7 +31,7 @@ def _on_bodies(stage: StageRecipe) -> dict[str, int]:
     size = count * stage.episodes.steps
     return {
         "steps_per_batch": size,
-        "minibatch_size": size // update.minibatches,
+        "minibatch_size": size // minibatches,
         "environment_steps": size * steps,
         **counts,
     }

@@ -63,6 +63,13 @@ _FAMILY = policy_row(
         "trust_region.cg_iterations": 10,
         "trust_region.fisher_share": 1.0,  # the paper: 0.1
     },
+    on_bodies={
+        "episodes.environments": 32,
+        "episodes.steps": 64,
+        "trust_region.damping": 0.01,
+        "critic.epochs": 10,
+        "critic.minibatches": 8,
+    },
 )
 ROW = replace(
     _FAMILY,

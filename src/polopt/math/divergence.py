@@ -81,6 +81,21 @@ def kl_divergence_of_logs(
     return torch.where(possible, log_p.exp() * (log_p - log_q), 0.0).sum(-1)
 
 
+def gaussian_kl_divergence(
+    mean_p: Float[Tensor, "*batch D"],
+    log_std_p: Float[Tensor, "*batch D"],
+    mean_q: Float[Tensor, "*batch D"],
+    log_std_q: Float[Tensor, "*batch D"],
+) -> Float[Tensor, "*batch"]:
+    """``KL(p‖q) = Σ [log(σ_q/σ_p) + (σ_p² + (μ_p - μ_q)²)/(2σ_q²) - ½]`` of diagonal Gaussians.
+
+    In terms of ``d = log(σ_p/σ_q)`` it is ``½(e²ᵈ - 1) - d``, exactly 0 where they are the same. A
+    map of both that can be undone, such as tanh, leaves it as it is.
+    """
+    d, z = log_std_p - log_std_q, (mean_p - mean_q) * (-log_std_q).exp()
+    return (torch.expm1(2.0 * d) / 2.0 - d + z.square() / 2.0).sum(-1)
+
+
 def reverse_kl_gradient(p: Float[Tensor, "V"], q: Float[Tensor, "V"]) -> Float[Tensor, "V"]:
     """``∂KL(p‖q)/∂z`` for ``p = softmax(z)``: ``p·(log(p/q) - KL(p‖q))``."""
     return torch.xlogy(p, p) - torch.xlogy(p, q) - p * kl_divergence(p, q)

@@ -29,12 +29,17 @@ class StepActor:
         return categorical if self.network.made_of.kind == "categorical" else gaussian
 
     def score(self, rows: StepRows, want: AbstractSet[Quantity]) -> Scores:
-        """``logp`` and ``entropy`` [B, T]; differentiable."""
-        parameters = self.network(rows.observations)
+        """``logp`` and ``entropy`` [B, T], ``distribution`` [B, T, ...]; differentiable."""
+        parameters, family = self.network(rows.observations), self._family
         return Scores(
-            logp=self._family.log_prob(parameters, rows.actions) if "logp" in want else None,
-            entropy=self._family.entropy(parameters) if "entropy" in want else None,
+            logp=family.log_prob(parameters, rows.actions) if "logp" in want else None,
+            entropy=family.entropy(parameters) if "entropy" in want else None,
+            distribution=family.distribution(parameters) if "distribution" in want else None,
         )
+
+    def divergence(self, old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        """``KL(old‖new)`` of two of its distributions, [B, T]."""
+        return self._family.divergence(old, new)
 
     @property
     def parameters(self) -> Mapping[str, torch.nn.Parameter]:

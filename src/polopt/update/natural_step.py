@@ -1,11 +1,11 @@
 """The trust region: one natural-gradient step a batch, its length found by a line search.
 
-    max L(θ) = E_old[ρ A]  subject to  mean over tokens of KL(π_old(· | s) ‖ π_θ(· | s)) ≤ δ
+    max L(θ) = E_old[ρ A]  subject to  mean over states of KL(π_old(· | s) ‖ π_θ(· | s)) ≤ δ
 
-Schulman et al. 2015, arXiv:1502.05477, Eq. 14 and App. C. The KL is that of whole distributions,
-not of samples. The Fisher matrix is never built: its product with v is the gradient of ∇KL·v,
-added up over micro-batches. Divisors are counted over the whole batch, so its split, its padding
-and the order of its rows leave the step unchanged.
+Schulman et al. 2015, arXiv:1502.05477, Eq. 14 and App. C. A state is one token or one step. The KL
+is that of whole distributions, not of samples. The Fisher matrix is never built: its product with v
+is the gradient of ∇KL·v, added up over micro-batches. Divisors are counted over the whole batch, so
+its split, its padding and the order of its rows leave the step unchanged.
 """
 
 from __future__ import annotations
@@ -30,10 +30,14 @@ from polopt.math.reduce import token_mean, weighted_sum
 from polopt.roles import Scorer, measured
 from polopt.roles.policies.token import Quantity, Scores
 from polopt.seeding import derive
-from polopt.types import Credited, Experience, Metrics, TokenRows
+from polopt.types import Credited, Experience, Metrics, StepRows, TokenRows
 from polopt.update.minibatch import Loss, Terms
 
 T = TypeVar("T", bound=Terms)
+Rows = TokenRows | StepRows
+
+Divergence = Callable[[Tensor, Tensor], Tensor]
+"""``(old, new) -> KL(old‖new)[b, T]`` of what the role calls its distribution, [b, T, V]."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,10 @@ class NaturalStep(Generic[T]):
         micro_batch_tokens: int | None,
         seed: int,
         name: str,
+        divergence: Divergence = kl_divergence_of_logs,
     ) -> None:
         self.scorer, self.loss, self.settings = scorer, loss, settings
+        self.divergence = divergence
         self.micro_batch_tokens, self.seed, self.name = micro_batch_tokens, seed, name
         self.optimiser_steps = 0
         self._weights = list(scorer.parameters.values())
@@ -78,13 +84,13 @@ class NaturalStep(Generic[T]):
         Raises:
             NonFiniteError: Surrogate, gradient or curvature; the weights are left as they are.
         """
-        rows, one = _rows(experience), self.settings
+        rows, one = experience.inputs, self.settings
         if self.loss.needs_logp:
             experience = replace(experience, logp=measured(self.scorer, rows, "logp"))
         terms = self.loss.terms(experience, credited)
         gradient, metrics = self._gradient(rows, terms)
         self._require_finite("gradient", gradient, step)
-        states, chosen = _states(experience, credited), self._chosen(credited, step)
+        states, chosen = self._states(experience, credited), self._chosen(credited, step)
         taken = trust_region_step(
             lambda theta: self._evaluate(theta, terms, states),
             self.fisher_product(experience.rows(chosen), credited.rows(chosen)),
@@ -110,7 +116,7 @@ class NaturalStep(Generic[T]):
 
         There π_θ is π_old, ∇KL is 0, and the Hessian of the KL is the Fisher matrix.
         """
-        states = _states(experience, credited)
+        states = self._states(experience, credited)
         batches = self._micro_batches(states.rows)
 
         @lru_cache(maxsize=int(len(batches) == 1))  # one graph fits anyhow: all products share it
@@ -127,7 +133,7 @@ class NaturalStep(Generic[T]):
 
         return product
 
-    def _gradient(self, rows: TokenRows, terms: T) -> tuple[Tensor, dict[str, Tensor]]:
+    def _gradient(self, rows: Rows, terms: T) -> tuple[Tensor, dict[str, Tensor]]:
         """``g = ∇L = -∇loss`` at the weights as they are, and the metrics of the loss."""
         gradient, totals = torch.zeros_like(_flat(self._weights).detach()), dict[str, Tensor]()
         for index in self._micro_batches(rows):
@@ -158,12 +164,12 @@ class NaturalStep(Generic[T]):
             kl = kl + states.mean_kl(old, _given(scores.distribution), index)
         return surrogate, kl
 
-    def _score(self, rows: TokenRows, want: AbstractSet[Quantity]) -> Scores:
+    def _score(self, rows: Rows, want: AbstractSet[Quantity]) -> Scores:
         """By the one kernel of attention whose gradient has a gradient."""
         with sdpa_kernel(SDPBackend.MATH):
             return self.scorer.score(rows, want)
 
-    def _distribution(self, rows: TokenRows) -> Tensor:
+    def _distribution(self, rows: Rows) -> Tensor:
         return _given(self._score(rows, {"distribution"}).distribution)
 
     def _derivative(
@@ -206,6 +212,10 @@ class NaturalStep(Generic[T]):
             for part, weight in zip(parts, self._weights, strict=True)
         ]
 
+    def _states(self, experience: Experience, credited: Credited) -> _States:
+        weights = token_mean(credited.mask, experience.group, dtype=credited.advantages.dtype)
+        return _States(experience.inputs, credited.mask, weights, self.divergence)
+
     def _chosen(self, credited: Credited, step: int) -> Tensor:
         """Rows for the Fisher matrix: a share of those in the loss, drawn anew for every step."""
         rows = credited.mask.any(-1).nonzero()[:, 0].cpu()
@@ -215,9 +225,9 @@ class NaturalStep(Generic[T]):
         count = ceil(self.settings.fisher_share * len(rows))
         return rows[torch.randperm(len(rows), generator=generator)[:count].sort().values]
 
-    def _micro_batches(self, rows: TokenRows) -> Sequence[Tensor]:
+    def _micro_batches(self, rows: Rows) -> Sequence[Tensor]:
         """Row indices of each forward pass, at most ``micro_batch_tokens`` padded tokens."""
-        count, width = rows.tokens.shape
+        count, width = rows.shape
         budget = self.micro_batch_tokens
         return torch.arange(count).split(count if budget is None else max(1, budget // width))
 
@@ -240,21 +250,16 @@ class NaturalStep(Generic[T]):
 
 @dataclass(frozen=True)
 class _States:
-    """Where next-token distributions are compared: the mean over these tokens is the KL."""
+    """Where distributions are compared: the mean over these tokens or steps is the KL."""
 
-    rows: TokenRows
+    rows: Rows
     mask: Tensor  # [B, T] bool
     weights: Tensor  # [B, T] 1/tokens
+    divergence: Divergence
 
     def mean_kl(self, old: Tensor, new: Tensor, index: Tensor) -> Tensor:
-        """The share of some rows in the mean of ``KL(old‖new)``; both log π, [b, T, V]."""
-        kl = kl_divergence_of_logs(old, new)
-        return weighted_sum(kl, self.weights[index], self.mask[index])
-
-
-def _states(experience: Experience, credited: Credited) -> _States:
-    weights = token_mean(credited.mask, experience.group, dtype=credited.advantages.dtype)
-    return _States(_rows(experience), credited.mask, weights)
+        """The share of some rows in the mean of ``KL(old‖new)``, [b, T, V] both."""
+        return weighted_sum(self.divergence(old, new), self.weights[index], self.mask[index])
 
 
 def _facts(taken: TrustRegionStep, gradient: Tensor, before: Tensor) -> dict[str, Tensor | int]:
@@ -273,11 +278,6 @@ def _facts(taken: TrustRegionStep, gradient: Tensor, before: Tensor) -> dict[str
 def _flat(tensors: Iterable[Tensor]) -> Tensor:
     """One vector [N] of all."""
     return torch.cat([tensor.flatten() for tensor in tensors])
-
-
-def _rows(experience: Experience) -> TokenRows:
-    assert experience.tokens is not None
-    return experience.tokens
 
 
 def _given(tensor: Tensor | None) -> Tensor:

@@ -1,10 +1,10 @@
 """From a resolved stage to callables. Rows load this when a run is built, never before."""
 
+from polopt.algorithms.build.learners import natural_step
 from polopt.algorithms.build.moving import moving_numbers
+from polopt.algorithms.build.objective import objective_of, policy_gradient
 from polopt.algorithms.build.policy import (
     credit_of,
-    objective_of,
-    policy_gradient,
     policy_stage,
     prepared,
     reference_of,
@@ -18,7 +18,6 @@ from polopt.algorithms.build.supervised import (
     likelihood,
     selection_of,
 )
-from polopt.algorithms.build.trust_region import natural_step
 
 __all__ = [
     "Parts",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polopt.algorithms.build.critic import critic_loss
-from polopt.algorithms.build.shared import Parts
+from polopt.algorithms.build.critic import Valued, critic_learner
+from polopt.algorithms.build.learners import first_order
+from polopt.algorithms.build.shared import Parts, Trained, standing
 from polopt.algorithms.choices import chosen
 from polopt.algorithms.effects import flat, reads_values
 from polopt.coordination.stage import Learner, Stage, Until
@@ -32,8 +33,8 @@ from polopt.rollout.episodes import EpisodeSource, Trajectories, described, epis
 from polopt.rollout.evaluation import Evaluation, mean_interval
 from polopt.seeding import derive
 from polopt.types import Credited, Experience, Metrics, StepRows
-from polopt.update import FirstOrder
-from polopt.update.minibatch import Loss
+from polopt.update import Moving
+from polopt.update.natural_step import Divergence
 from polopt.update.normalisers import Normalisers, RewardScale
 
 EVALUATED_AT_ONCE = 16  # environments
@@ -48,15 +49,28 @@ class Bodies:
     actor: StepActor
     critic: StepCritic | None
     scale: RewardScale | None
+    moving: Sequence[Moving] = ()  # numbers of the recipe that follow the run
 
     @property
     def recipe(self) -> StageRecipe:
         """Of the stage, resolved."""
         return self.parts.recipe
 
+    def now(self) -> StageRecipe:
+        """The same with its moving numbers as they stand."""
+        return standing(self.recipe, self.moving)
 
-def control_stage(parts: Parts, loss_of: Callable[[StageRecipe], Loss[Any]]) -> Stage:
-    """The stage of a row on bodies; ``loss_of`` is the loss of the policy."""
+    @property
+    def divergence(self) -> Divergence:
+        """KL of two distributions of the actor."""
+        return self.actor.divergence
+
+
+def control_stage(
+    parts: Parts, learner: Callable[[Trained, Valued | None], Learner] | None = None
+) -> Stage:
+    """The stage of a row on bodies; ``learner`` of the policy, default: first-order steps."""
+    parts = replace(parts, recipe=_of_steps(parts.recipe))
     of = bodies(parts)
     recipe, steps = of.recipe, of.recipe.episodes.steps
     source = EpisodeSource(
@@ -65,17 +79,10 @@ def control_stage(parts: Parts, loss_of: Callable[[StageRecipe], Loss[Any]]) -> 
         seed=derive(recipe.run.seed, recipe.name, "rollout"),
         steps=None if recipe.episodes.whole else steps,
     )
-    policy = FirstOrder(
-        of.actor,
-        loss_of(_of_steps(recipe)),
-        recipe.update,
-        steps=parts.steps,
-        seed=derive(recipe.run.seed, recipe.name, "update"),
-        name="policy",
-    )
-    learners: list[Learner] = [Flattened(policy)]
-    if of.critic is not None:
-        learners.insert(0, Flattened(_critic_learner(of, of.critic)))
+    critic = None if of.critic is None else Valued(recipe, of.critic, of.critic)
+    learners: list[Learner] = [Flattened((learner or first_order)(of, critic))]
+    if critic is not None:
+        learners.insert(0, Flattened(critic_learner(of, critic)))
     learners.append(Normalisers(of.actor.network.normaliser, of.scale))
     return Stage(
         name=recipe.name,
@@ -185,24 +192,6 @@ def _returns(recipe: StageRecipe) -> Returns:
         return chosen("returns", recipe)
     assert credit.gamma is not None and credit.lambda_ is not None, "resolved"
     return step_gae(credit.gamma, credit.lambda_, critic_lam=credit.critic_lambda)
-
-
-def _critic_learner(of: Bodies, critic: StepCritic) -> Learner:
-    recipe, settings = of.recipe, of.recipe.critic
-    changes = {
-        name: value
-        for name in ("learning_rate", "epochs", "minibatches")
-        if (value := getattr(settings, name)) is not None
-    }
-    return FirstOrder(
-        critic,
-        critic_loss(recipe),
-        of.parts.update(**changes),
-        steps=of.parts.steps,
-        seed=derive(recipe.run.seed, recipe.name, "critic"),
-        name="critic",
-        keeps=tuple(critic.parameters),
-    )
 
 
 def _of_steps(recipe: StageRecipe) -> StageRecipe:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from polopt.algorithms.build.shared import Shared
+from polopt.algorithms.build.shared import Shared, Trained
 from polopt.algorithms.choices import chosen
 from polopt.algorithms.effects import flat, reads_values
 from polopt.coordination.stage import Learner
@@ -22,10 +22,10 @@ from polopt.objective import (
     value_terms,
 )
 from polopt.recipe import StageRecipe
-from polopt.roles import Actor, Critic, Scorer, measured
+from polopt.roles import Critic, Scorer, measured
 from polopt.roles.policies.token import Scores
 from polopt.seeding import derive
-from polopt.types import Credited, Experience, Metrics, TokenRows
+from polopt.types import Credited, Experience, Metrics, StepRows, TokenRows
 from polopt.update import FirstOrder
 from polopt.update.minibatch import Loss, Terms
 
@@ -38,8 +38,7 @@ class Valued:
 
     recipe: StageRecipe
     scorer: Scorer
-    role: Critic | None  # None: the actor
-    policy: Actor | None = None  # whose choice of actions a critic of actions is averaged over
+    role: Scorer | None  # None: the actor
 
     def of(self, tensors: Experience) -> Experience:
         """The experience with the values of its states or actions before the update."""
@@ -75,14 +74,14 @@ def valued(of: Shared) -> tuple[Shared, Valued | None]:
     if recipe.critic.trunk == "shared":
         head = new_head(config.hidden_size, outputs, parts.device)
         of = replace(of, actor=replace(of.actor, value_head=head))
-        return of, Valued(recipe, of.actor, None, of.actor)
+        return of, Valued(recipe, of.actor, None)
     if recipe.critic.path is None:
         model = parts.scalar_model(parts.start, outputs)
     else:
         policy = of.actor.language_model
         model = parts.reader("critic.path", recipe.critic.path, policy, outputs)
     critic = Critic(model, autocast=parts.autocast)
-    return of, Valued(recipe, critic, critic, of.actor)
+    return of, Valued(recipe, critic, critic)
 
 
 def new_head(width: int, outputs: int, device: torch.device) -> torch.nn.Linear:
@@ -93,7 +92,7 @@ def new_head(width: int, outputs: int, device: torch.device) -> torch.nn.Linear:
     return head
 
 
-def critic_learner(of: Shared, critic: Valued) -> Learner:
+def critic_learner(of: Trained, critic: Valued) -> Learner:
     """The critic's own optimiser; it learns from the batch before the policy does."""
     recipe, settings = of.recipe, of.recipe.critic
     changes = {
@@ -139,16 +138,15 @@ def with_action_correction(loss: Loss[Any], critic: Scorer, recipe: StageRecipe)
     """The same less ``Σ_a π(a|s) Q(s, a)`` of every token: without it b(s, a) is biased."""
 
     def terms(experience: Experience, credited: Credited) -> Corrected:
-        assert experience.tokens is not None
         aggregate = chosen("aggregation", recipe)
         length = recipe.objective.aggregation_length
         reduce = reduction(credited.mask, experience.group, aggregate, length)
-        return Corrected(loss.terms(experience, credited), experience.tokens, reduce)
+        return Corrected(loss.terms(experience, credited), experience.inputs, reduce)
 
     def value(scores: Scores, terms: Corrected) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         total, metrics = loss.value(scores, terms.policy)
         with torch.no_grad():
-            q = critic.score(terms.tokens, {"action_values"}).action_values
+            q = critic.score(terms.asked, {"action_values"}).action_values
         assert q is not None and scores.distribution is not None
         correction = terms.reduction.loss(action_correction(scores.distribution, q))
         return total - correction, metrics | {"baseline_correction": correction.detach()}
@@ -161,13 +159,13 @@ class Corrected:
     """The terms of the policy loss, and what the critic is asked about."""
 
     policy: Any
-    tokens: TokenRows
+    asked: TokenRows | StepRows
     reduction: Reduction
 
     def rows(self, index: torch.Tensor) -> Corrected:
         """The same for some of the rows."""
         return Corrected(
-            self.policy.rows(index), self.tokens.rows(index), self.reduction.rows(index)
+            self.policy.rows(index), self.asked.rows(index), self.reduction.rows(index)
         )
 
 

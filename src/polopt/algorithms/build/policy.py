@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
-
-from torch import Tensor
 
 from polopt.algorithms.bodies import is_on_bodies
 from polopt.algorithms.build.control import control_stage
 from polopt.algorithms.build.critic import Valued, critic_learner, valued
 from polopt.algorithms.build.extras import companions
+from polopt.algorithms.build.learners import first_order
 from polopt.algorithms.build.moving import moving_numbers
 from polopt.algorithms.build.process import Crediting, Processed, processed
 from polopt.algorithms.build.reward import agreement, refreshed
 from polopt.algorithms.build.shared import (
     Parts,
     Shared,
+    Trained,
     assembled,
-    policy_learner,
     reporting_once,
     shared,
 )
@@ -41,26 +41,17 @@ from polopt.credit import (
     untruncated,
 )
 from polopt.math.statistics import drift
-from polopt.objective import (
-    KLTerm,
-    PolicyObjective,
-    StepTerms,
-    policy_loss,
-    step_terms,
-)
 from polopt.recipe import Rollout, StageRecipe
 from polopt.roles import Actor, Scorer, WithoutAdapter, frozen, measured
-from polopt.roles.policies.token import Quantity
 from polopt.rollout.groups import informative
 from polopt.rollout.rewarding import judge
 from polopt.types import Batch, Credited, Experience
 from polopt.update import Lagged
-from polopt.update.minibatch import Loss
 from polopt.update.moving import measured_kl
 
 
 def policy_stage(
-    parts: Parts, learner: Callable[[Shared, Valued | None], Learner] | None = None
+    parts: Parts, learner: Callable[[Trained, Valued | None], Learner] | None = None
 ) -> Stage:
     """The stage of a row whose columns say all that is its own.
 
@@ -69,11 +60,11 @@ def policy_stage(
         learner: of the policy; default: first-order steps on the objective of the recipe.
     """
     if is_on_bodies(parts.recipe.data.source):
-        return control_stage(parts, policy_gradient)
+        return control_stage(parts, learner)
     of, critic = valued(shared(parts))
     of = replace(of, moving=moving_numbers(of.recipe, of.actor.log_probs))
     reference, process = reference_of(of), processed(of)
-    policy = (learner or first_order)(of, critic)
+    policy = (learner or partial(first_order, companions=companions(of)))(of, critic)
     credit: Crediting = lambda tensors: assign(tensors, credit_of(of.now()))  # noqa: E731
     learners: list[Learner] = [policy, *of.moving, *_following(of, reference)]
     if critic is not None and critic.role is not None:
@@ -87,15 +78,6 @@ def policy_stage(
         credit=credit,
         learners=learners,
     )
-
-
-def first_order(of: Shared, critic: Valued | None) -> Learner:
-    """AdamW on the policy loss, with the loss of a critic that shares its trunk."""
-    loss: Loss[Any] = policy_gradient(of.recipe, of.now)
-    options: dict[str, Any] = {}
-    if critic is not None:
-        loss, options = critic.joined(loss)
-    return policy_learner(of, loss, companions=companions(of), **options)
 
 
 def sampled_stage(
@@ -206,53 +188,6 @@ def credit_of(recipe: StageRecipe) -> Credit:
     )
 
 
-def objective_of(recipe: StageRecipe) -> PolicyObjective:
-    """The objective columns of a resolved stage."""
-    kl = None
-    if recipe.kl.coefficient and recipe.kl.placement == "loss":
-        kl = KLTerm(
-            chosen("estimator", recipe),
-            recipe.kl.coefficient,
-            corrected=bool(recipe.kl.importance_corrected),
-        )
-    return PolicyObjective(
-        ratio=chosen("ratio", recipe),
-        surrogate=chosen("bound", recipe),
-        aggregate=chosen("aggregation", recipe),
-        aggregation_length=recipe.objective.aggregation_length,
-        kl=kl,
-        correction=chosen("correction", recipe),
-        mask_edit=chosen("mask", recipe),
-        entropy_coefficient=recipe.objective.entropy_coefficient or 0.0,
-    )
-
-
-def policy_gradient(
-    recipe: StageRecipe, now: Callable[[], StageRecipe] | None = None
-) -> Loss[StepTerms]:
-    """The same as a loss of the actor's scores.
-
-    Args:
-        recipe: of the stage, resolved.
-        now: the recipe as it stands at a batch, where numbers of it follow the run.
-    """
-
-    def objective() -> PolicyObjective:
-        return objective_of(now() if now is not None else recipe)
-
-    want: set[Quantity] = {"logp", "entropy"}
-    return Loss(
-        want=want,
-        terms=lambda experience, credited: step_terms(
-            experience, credited, objective(), experience.logp
-        ),
-        value=lambda scores, terms: policy_loss(
-            given(scores.logp), scores.entropy, terms, objective()
-        ),
-        needs_logp=objective().mask_edit is not None,
-    )
-
-
 def _with_metrics(of: Shared, experience: Experience, credited: Credited) -> Credited:
     """How far the policy to be updated is from the one that sampled, and from the reference.
 
@@ -265,9 +200,3 @@ def _with_metrics(of: Shared, experience: Experience, credited: Credited) -> Cre
     if experience.logp_old is not None and experience.logp_ref is not None:
         metrics["kl/measured"] = measured_kl(experience)[0]
     return replace(credited, metrics=credited.metrics | metrics)
-
-
-def given(tensor: Tensor | None) -> Tensor:
-    """What was asked for."""
-    assert tensor is not None, "asked for"
-    return tensor

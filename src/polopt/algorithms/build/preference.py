@@ -8,7 +8,8 @@ from typing import cast
 
 from torch import Tensor
 
-from polopt.algorithms.build.policy import frozen_start, given
+from polopt.algorithms.build.objective import given
+from polopt.algorithms.build.policy import frozen_start
 from polopt.algorithms.build.shared import (
     Parts,
     Shared,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 
@@ -14,13 +14,14 @@ from polopt.algorithms.build.reward import RewardModel, reward_models
 from polopt.coordination.sources import RolloutSource
 from polopt.coordination.stage import Evaluation, Event, Learner, Observer, Stage, Until
 from polopt.errors import ModelError, RecipeError
+from polopt.math.divergence import kl_divergence_of_logs
 from polopt.models import LanguageModel, ScalarModel, context_length, load, load_scalar, save
 from polopt.models.adapter import DIRECTORY, attach, load_adapter
 from polopt.models.fit import check_reach, check_vocabulary
 from polopt.recipe import StageRecipe, Update
 from polopt.recipe.contradictions import ENDED
 from polopt.rewards import RewardSpec, Scored, first_batch_report
-from polopt.roles import Actor
+from polopt.roles import Actor, Scorer
 from polopt.roles.scorer import trainable
 from polopt.rollout.engines import LocalEngine
 from polopt.rollout.evaluation import Examination, evaluate, means, sample_line
@@ -31,6 +32,7 @@ from polopt.seeding import derive
 from polopt.types import Batch, Credited, Experience, Group, Metrics, Sampling
 from polopt.update import FirstOrder, Moving
 from polopt.update.minibatch import Loss
+from polopt.update.natural_step import Divergence
 
 SAMPLES_A_STEP = 8  # training answers recorded of each step
 M = TypeVar("M", LanguageModel, ScalarModel)
@@ -138,6 +140,39 @@ class Parts:
         return self.recipe.model.revision if path == self.recipe.model.path else None
 
 
+class Trained(Protocol):
+    """A policy that is trained, of text or of bodies, as the learners of a policy see it."""
+
+    @property
+    def parts(self) -> Parts:
+        """What its stage is built from."""
+        ...
+
+    @property
+    def recipe(self) -> StageRecipe:
+        """Of the stage, resolved."""
+        ...
+
+    @property
+    def moving(self) -> Sequence[Moving]:
+        """Numbers of the recipe that follow the run."""
+        ...
+
+    def now(self) -> StageRecipe:
+        """The recipe with those as they stand."""
+        ...
+
+    @property
+    def actor(self) -> Scorer:
+        """Whose weights are trained."""
+        ...
+
+    @property
+    def divergence(self) -> Divergence:
+        """KL of two of its distributions."""
+        ...
+
+
 @dataclass(frozen=True)
 class Shared:
     """A policy that is trained, text for it, rewards, and how it is sampled."""
@@ -158,6 +193,11 @@ class Shared:
     def now(self) -> StageRecipe:
         """The same with its moving numbers as they stand."""
         return standing(self.recipe, self.moving)
+
+    @property
+    def divergence(self) -> Divergence:
+        """KL of two distributions over the next token, given by their log-probs."""
+        return kl_divergence_of_logs
 
     @property
     def pad_id(self) -> int:
@@ -213,7 +253,7 @@ def standing(recipe: StageRecipe, moving: Sequence[Moving]) -> StageRecipe:
     return recipe.model_copy(update=sections)
 
 
-def policy_learner(of: Shared, loss: Loss[Any], **options: Any) -> FirstOrder[Any]:  # noqa: ANN401
+def policy_learner(of: Trained, loss: Loss[Any], **options: Any) -> FirstOrder[Any]:  # noqa: ANN401
     """The learner of the policy by first-order steps."""
     recipe = of.recipe
     return FirstOrder(

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import torch
 
-from polopt.algorithms.build.policy import given, sampled_stage
+from polopt.algorithms.build.objective import given
+from polopt.algorithms.build.policy import sampled_stage
 from polopt.algorithms.build.shared import Parts, assembled, policy_learner, shared
 from polopt.algorithms.choices import chosen
 from polopt.coordination.offline import OfflineSource

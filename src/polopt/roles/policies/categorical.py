@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from polopt.math.divergence import kl_divergence_of_logs
+
 
 def log_prob(logits: Tensor, actions: Tensor) -> Tensor:
     """Log π(a|s): logits [..., n], actions [...] of integers."""
@@ -26,3 +28,11 @@ def sample(logits: Tensor, generator: torch.Generator) -> Tensor:
 def mode(logits: Tensor) -> Tensor:
     """The most likely action."""
     return logits.argmax(-1)
+
+
+def distribution(logits: Tensor) -> Tensor:
+    """All of log π(·|s), [..., n]: what :func:`divergence` compares."""
+    return torch.log_softmax(logits, -1)
+
+
+divergence = kl_divergence_of_logs

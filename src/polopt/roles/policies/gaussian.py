@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from polopt.math.divergence import gaussian_kl_divergence
+
 HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 
 
@@ -32,3 +34,14 @@ def sample(parameters: Tensor, generator: torch.Generator) -> Tensor:
 def mode(parameters: Tensor) -> Tensor:
     """The mean."""
     return parameters.chunk(2, -1)[0]
+
+
+def distribution(parameters: Tensor) -> Tensor:
+    """Mean and log standard deviation as they are, [..., 2D]: what :func:`divergence` compares."""
+    return parameters
+
+
+def divergence(old: Tensor, new: Tensor) -> Tensor:
+    """``KL(old‖new)``, [...]."""
+    (mean, log_std), (new_mean, new_log_std) = old.chunk(2, -1), new.chunk(2, -1)
+    return gaussian_kl_divergence(mean, log_std, new_mean, new_log_std)
