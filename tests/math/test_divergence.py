@@ -180,8 +180,6 @@ def test_gaussians_by_hand():
     assert gaussian_kl_divergence(zero, zero, one, zero).item() == pytest.approx(0.5)
     found = gaussian_kl_divergence(zero, zero, zero, log2)
     assert found.item() == pytest.approx(0.318147, abs=1e-6)
-        0.318147, abs=1e-6
-    )
     wide = [torch.cat(pair) for pair in ((zero, zero), (zero, zero), (one, zero), (zero, log2))]
     assert gaussian_kl_divergence(*wide).item() == pytest.approx(0.818147, abs=1e-6)
 
