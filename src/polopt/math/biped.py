@@ -1,5 +1,6 @@
 """The reward of the two-legged walking robot."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -10,6 +11,29 @@ BIPED_PRESETS: dict[str, dict[str, float]] = {
     "github2d": {"sideways_cost": 1.5, "height_cost": 25.0, "effort_cost": 0.05},
     "github3d": {"sideways_cost": 1.5, "height_cost": 25.0, "effort_cost": 0.03},
 }
+
+
+def biped_terms(
+    forward_speed: Float[Tensor, "B"],
+    sideways: Float[Tensor, "B"],
+    height_error: Float[Tensor, "B"],
+    torques: Float[Tensor, "B D"],
+    step_seconds: float,
+    episode_seconds: float,
+    *,
+    sideways_cost: float,
+    height_cost: float,
+    effort_cost: float,
+    alive_bonus: float = 25.0,
+) -> dict[str, Float[Tensor, "B"]]:
+    """The terms of :func:`biped_reward`, by name and in its order; it has the arguments."""
+    return {
+        "forward speed": forward_speed,
+        "off the line": -sideways_cost * sideways.square(),
+        "off its height": -height_cost * height_error.square(),
+        "not falling": torch.full_like(forward_speed, alive_bonus * step_seconds / episode_seconds),
+        "effort": -effort_cost * torques.square().sum(-1),
+    }
 
 
 def biped_reward(
@@ -39,10 +63,16 @@ def biped_reward(
         effort_cost: c_u.
         alive_bonus: c_a.
     """
-    return (
-        forward_speed
-        - sideways_cost * sideways.square()
-        - height_cost * height_error.square()
-        + alive_bonus * step_seconds / episode_seconds
-        - effort_cost * torques.square().sum(-1)
+    terms = biped_terms(
+        forward_speed,
+        sideways,
+        height_error,
+        torques,
+        step_seconds,
+        episode_seconds,
+        sideways_cost=sideways_cost,
+        height_cost=height_cost,
+        effort_cost=effort_cost,
+        alive_bonus=alive_bonus,
     )
+    return sum(terms.values(), torch.zeros_like(forward_speed))

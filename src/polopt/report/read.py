@@ -7,7 +7,7 @@ empty, and the last line of one may be half written. None of this is an error.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from typing import Any
 from polopt.errors import RunDirectoryError
 
 Row = dict[str, Any]
+RESPONSE = {"step": int, "kind": str, "prompt": str, "completion": str}
+EPISODE = {"step": int, "kind": str, "rewards": list}
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class RunRecord:
     config: Row  # config.json
     environment: Row  # environment.json; empty if missing
     metrics: list[Row]  # one a stage and step, in the order of the steps
-    samples: list[Row]  # in the order of the file
+    samples: list[Row]  # responses, in the order of the file
+    episodes: list[Row]  # of bodies, in the order of the file
     warnings: list[Row]  # in the order of the file
     summary: Row | None  # summary.json; None: the run has not finished
     unreadable: list[str] = field(default_factory=list[str])  # "metrics.jsonl line 12"
@@ -43,16 +46,15 @@ def load(run_directory: Path) -> RunRecord:
         raise RunDirectoryError(f"{directory}: not a run directory, it has no config.json")
     _check_stages(directory, config)
     metrics, torn_metrics = _rows(directory / "metrics.jsonl", {"step": int})
-    samples, torn_samples = _rows(
-        directory / "samples.jsonl", {"step": int, "kind": str, "prompt": str, "completion": str}
-    )
+    samples, torn_samples = _rows(directory / "samples.jsonl", RESPONSE, EPISODE)
     warnings, torn_warnings = _rows(directory / "warnings.jsonl", {"message": str})
     return RunRecord(
         directory=directory,
         config=config,
         environment=_object(directory / "environment.json") or {},
         metrics=_one_per_step(metrics),
-        samples=samples,
+        samples=[row for row in samples if "rewards" not in row],
+        episodes=[row for row in samples if "rewards" in row],
         warnings=warnings,
         summary=_object(directory / "summary.json"),
         unreadable=torn_metrics + torn_samples + torn_warnings,
@@ -84,8 +86,8 @@ def _object(path: Path) -> Row | None:
     return value
 
 
-def _rows(path: Path, required: Mapping[str, type]) -> tuple[list[Row], list[str]]:
-    """The objects of a line file, and the places of lines that are none.
+def _rows(path: Path, *kinds: Mapping[str, type]) -> tuple[list[Row], list[str]]:
+    """The objects of a line file that are of one of the kinds, and the places of other lines.
 
     A last line without its line end is still being written and is left out in silence.
     """
@@ -94,7 +96,7 @@ def _rows(path: Path, required: Mapping[str, type]) -> tuple[list[Row], list[str
     try:
         with path.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
-                row = _row(line, required)
+                row = _row(line, kinds)
                 if row is not None:
                     rows.append(row)
                 elif line.endswith(b"\n") and line.strip():
@@ -106,14 +108,15 @@ def _rows(path: Path, required: Mapping[str, type]) -> tuple[list[Row], list[str
     return rows, unreadable
 
 
-def _row(line: bytes, required: Mapping[str, type]) -> Row | None:
+def _row(line: bytes, kinds: Sequence[Mapping[str, type]]) -> Row | None:
     try:
         row = json.loads(line.decode("utf-8"))
     except (ValueError, RecursionError):
         return None
     if not isinstance(row, dict):
         return None
-    return row if all(type(row.get(key)) is kind for key, kind in required.items()) else None
+    fits = (all(type(row.get(key)) is type_ for key, type_ in kind.items()) for kind in kinds)
+    return row if any(fits) else None
 
 
 def _one_per_step(rows: list[Row]) -> list[Row]:

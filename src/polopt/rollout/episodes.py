@@ -192,23 +192,15 @@ def described(episodes: Sequence[Episode]) -> Metrics:
 
 def played(
     environments: Environments, actor: StepActor, *, seed: int, episodes: int
-) -> tuple[list[Episode], list[NDArray[np.float32]]]:
-    """The first ``episodes`` episodes, one in each environment in turn, by the likeliest actions.
-
-    Returns:
-        What they came to, and the observations of the first one.
-    """
+) -> list[Episode]:
+    """The first ``episodes`` episodes, in each environment in turn, by the likeliest actions."""
     ended: list[Episode] = []
-    shown: list[NDArray[np.float32]] = []
-    first = True
     while len(ended) < episodes:
         seen = environments.reset(seed + len(ended))
         running = _Running(np.zeros(environments.count), np.zeros(environments.count, np.int64))
         playing = np.ones(environments.count, dtype=np.bool_)
         results: dict[int, Episode] = {}
         while playing.any():
-            if first and playing[0]:
-                shown.append(seen[0])
             actions, _ = actor.act(seen, None)
             step = environments.step(actor.moved(actions))
             running.count(replace(step, valid=step.valid & playing))
@@ -218,6 +210,5 @@ def played(
             running.ended.clear()
             playing = playing & ~over
             seen = step.observations
-        first = False
         ended.extend(results[i] for i in range(environments.count))
-    return ended[:episodes], shown
+    return ended[:episodes]

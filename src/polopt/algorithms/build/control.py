@@ -19,7 +19,7 @@ from polopt.algorithms.effects import flat, reads_values
 from polopt.coordination.stage import Learner, Stage, Until
 from polopt.credit import Credit, Returns, assign, earned, step_gae
 from polopt.envs.control.interface import Box, Environments
-from polopt.envs.control.registry import make
+from polopt.envs.control.registry import make, watch
 from polopt.models.network import (
     PolicyNetwork,
     Specification,
@@ -31,6 +31,7 @@ from polopt.recipe import StageRecipe
 from polopt.roles.control import StepActor, StepCritic
 from polopt.rollout.episodes import EpisodeSource, Trajectories, described, episode_metrics, played
 from polopt.rollout.evaluation import Evaluation, mean_interval
+from polopt.rollout.showing import shown
 from polopt.seeding import derive
 from polopt.types import Credited, Experience, Metrics, StepRows
 from polopt.update import Moving
@@ -240,21 +241,25 @@ def _flat(record: Any, where: tuple[Tensor, ...]) -> Any:  # noqa: ANN401
 
 
 def examiner(of: Bodies) -> Callable[[bool], Evaluation]:
-    """Mean return of the policy's likeliest actions, in environments of their own."""
+    """Mean return of the policy's likeliest actions, in environments of their own.
+
+    Before and after training, the first of these episodes is also recorded step by step.
+    """
     recipe = of.recipe
     count = recipe.evaluation.episodes
     environments = made(recipe, min(count, EVALUATED_AT_ONCE))
     seed = derive(recipe.run.seed, "evaluation") % 2**31
 
-    def evaluate(_: bool) -> Evaluation:
-        episodes, shown = played(environments, of.actor, seed=seed, episodes=count)
+    def evaluate(labelled: bool) -> Evaluation:
+        episodes = played(environments, of.actor, seed=seed, episodes=count)
         totals = [episode.total for episode in episodes]
         metrics: Metrics = {
             "return_mean": float(np.mean(totals)),
             "return_std": float(np.std(totals)),
             **described(episodes),
         }
-        line = {"observations": [np.round(row, 4).tolist() for row in shown], "return": totals[0]}
-        return Evaluation(metrics, {"return_mean": mean_interval(totals)}, [line])
+        watched = [watch(recipe.data.source, recipe.data.parameters)] if labelled else []
+        lines = [shown(one, of.actor, seed=seed) for one in watched]
+        return Evaluation(metrics, {"return_mean": mean_interval(totals)}, lines)
 
     return evaluate

@@ -57,6 +57,7 @@ class ArrayEnvironments:
         self._dynamics, self._count = dynamics, count
         self._generators = [np.random.default_rng(i) for i in range(count)]
         self._states: States = np.zeros((count, 0))
+        self._reached = self._states
         self._ages = np.zeros(count, dtype=np.int64)
 
     @property
@@ -75,20 +76,22 @@ class ArrayEnvironments:
         return self._dynamics.action
 
     @property
-    def states(self) -> States:
-        """Where they stand, [N, S]; for drawing."""
-        return self._states
+    def reached(self) -> States:
+        """Where the last step led, [N, S]; also where an episode ended with it."""
+        return self._reached
 
     def reset(self, seed: int) -> NDArray[np.float32]:
         """Begin an episode in each, environment i with the seed ``seed + i``."""
         self._generators = [np.random.default_rng(seed + i) for i in range(self._count)]
         self._states = np.stack([self._dynamics.start(g) for g in self._generators])
+        self._reached = self._states
         self._ages = np.zeros(self._count, dtype=np.int64)
         return self._dynamics.observe(self._states)
 
     def step(self, actions: NDArray[Any]) -> Transition:
         """One step in each; where an episode ended, the next one begins at once."""
         states, rewards, terminated = self._dynamics.advance(self._states, actions)
+        self._reached = states
         self._ages += 1
         truncated = self._ages >= self._dynamics.limit
         successors = self._dynamics.observe(states)

@@ -11,6 +11,7 @@ before. Angular velocity in axes of the body, all else in those of the world; SI
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
@@ -23,8 +24,9 @@ from numpy.typing import NDArray
 
 from polopt.envs.control.arrays import States
 from polopt.envs.control.interface import Box, Facts, Flags
+from polopt.envs.control.view import View
 from polopt.errors import MissingExtraError
-from polopt.math.biped import BIPED_PRESETS, biped_reward
+from polopt.math.biped import BIPED_PRESETS, biped_terms
 
 STEP, EPISODE, PHYSICS = 0.025, 10.0, 0.0025  # seconds
 HEIGHT, HIP, LEG = 0.210125, 0.18, 0.1  # of the torso, of hip over ankle, of half a leg; metres
@@ -50,6 +52,7 @@ class Biped:
     observation_size: int = 31
     action: Box = field(default_factory=_torques)
     limit: int = round(EPISODE / STEP)
+    seconds: float = STEP
 
     def start(self, generator: np.random.Generator) -> NDArray[np.float64]:
         """On both feet; every other time with a push or with the feet apart, or both.
@@ -112,9 +115,16 @@ class Biped:
 
     def reward(self, states: States) -> NDArray[np.float64]:
         """``v_x - c_y y² - c_z (z - z₀)² + 25 Ts/Tf - c_u Σ u²`` of the states that followed."""
+        return sum(self._terms(states).values(), np.zeros(len(states)))
+
+    def terms(self, states: States, actions: NDArray[Any]) -> Mapping[str, NDArray[np.float64]]:
+        """The terms of the reward; the states hold the actions that led to them."""
+        return self._terms(states[1:])
+
+    def _terms(self, states: States) -> dict[str, NDArray[np.float64]]:
         one = torch.from_numpy(np.ascontiguousarray(states))
         qpos, qvel = one[:, QPOS : QPOS + NQ], one[:, QVEL : QVEL + NV]
-        reward = biped_reward(
+        terms = biped_terms(
             qvel[:, 0],
             qpos[:, 1],
             qpos[:, 2] - HEIGHT,
@@ -123,7 +133,13 @@ class Biped:
             EPISODE,
             **BIPED_PRESETS[self.preset],
         )
-        return reward.numpy()
+        return {name: term.numpy() for name, term in terms.items()}
+
+    def view(self, states: States, actions: NDArray[Any]) -> View:
+        """Torso, legs and feet from the side, and how they move."""
+        from polopt.envs.control.gait import seen
+
+        return seen(states)
 
     def picture(self, state: NDArray[np.float64]) -> NDArray[np.uint8]:
         """A frame from the side of one robot, [H, W, 3]."""
@@ -131,9 +147,13 @@ class Biped:
         model, data, _ = self._simulator
         mujoco.mj_setState(model, data, state[:-8], mujoco.mjtState.mjSTATE_FULLPHYSICS)
         mujoco.mj_forward(model, data)
-        with mujoco.Renderer(model, 240, 320) as renderer:
-            renderer.update_scene(data, camera="side")
-            return renderer.render()
+        self._renderer.update_scene(data, camera="side")
+        return self._renderer.render()
+
+    @cached_property
+    def _renderer(self) -> Any:  # noqa: ANN401
+        mujoco: Any = import_module("mujoco")
+        return mujoco.Renderer(self._simulator[0], 240, 320)
 
     @cached_property
     def _simulator(self) -> tuple[Any, Any, Any]:

@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 
 from polopt.envs.control.arrays import States
 from polopt.envs.control.interface import Discrete, Facts, Flags
+from polopt.envs.control.view import Panel, Shape, View
 
 GRAVITY, CART, POLE, HALF_LENGTH, FORCE, TAU = 9.8, 1.0, 0.1, 0.5, 10.0, 0.02
 PUSHES = Discrete(2)
 MASS, MOMENT = CART + POLE, POLE * HALF_LENGTH
 FARTHEST, STEEPEST = 2.4, 12 * 2 * np.pi / 360
+SMOOTHED = 10  # steps over which pushes are averaged where they are shown: they alternate
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class CartPole:
     observation_size: int = 4
     action: Discrete = PUSHES
     limit: int = 500
+    seconds: float = TAU
 
     def start(self, generator: np.random.Generator) -> NDArray[np.float64]:
         """All four near 0."""
@@ -58,3 +61,45 @@ class CartPole:
     def facts(self, states: States) -> Facts:
         """Its rewards say it all."""
         return {}
+
+    def view(self, states: States, actions: NDArray[Any]) -> View:
+        """Cart, pole and track; pushes as their mean over a fifth of a second."""
+        x, _, angle, _ = states.T
+        axle = np.stack([x, np.full_like(x, 0.2)], 1)
+        tip = axle + 2 * HALF_LENGTH * np.stack([np.sin(angle), np.cos(angle)], 1)
+        each = np.where(actions == 1, 1.0, -1.0)
+        push = np.convolve(each, np.ones(SMOOTHED) / SMOOTHED)[: len(each)]
+        ends = {
+            f"{side}_{end}": np.array([sign * FARTHEST, height])
+            for side, sign in (("left", -1), ("right", 1))
+            for end, height in (("foot", 0.0), ("head", 0.14))
+        }
+        return View(
+            window=(-2.7, 2.7, -0.25, 1.35),
+            shapes=(
+                Shape("line", ("left_foot", "right_foot"), "faint", 0.025),
+                Shape("line", ("left_head", "left_foot"), "faint", 0.05),
+                Shape("line", ("right_head", "right_foot"), "faint", 0.05),
+                Shape("disc", ("back_wheel",), "body", 0.06),
+                Shape("disc", ("front_wheel",), "body", 0.06),
+                Shape("line", ("back", "front"), "body", 0.16),
+                Shape("arrow", ("axle",), "force", 0.7, "push"),
+                Shape("line", ("axle", "tip"), "first", 0.07),
+                Shape("disc", ("axle",), "faint", 0.03),
+            ),
+            points={
+                **ends,
+                "axle": axle,
+                "tip": tip,
+                "back": axle + np.array([-0.16, -0.03]),
+                "front": axle + np.array([0.16, -0.03]),
+                "back_wheel": axle + np.array([-0.14, -0.14]),
+                "front_wheel": axle + np.array([0.14, -0.14]),
+            },
+            amounts={"push": push},
+            panels=(
+                Panel("Position of the cart", "m", {"from the middle": x}),
+                Panel("Angle of the pole", "°", {"from upright": np.degrees(angle)}),
+                Panel("Push", f"× {FORCE:g} N", {"mean of a fifth of a second": push}),
+            ),
+        )

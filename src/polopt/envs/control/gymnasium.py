@@ -76,6 +76,16 @@ class GymnasiumEnvironments:
         return int(self._vector.num_envs)
 
     @property
+    def seconds(self) -> float | None:
+        """Of a step; None: the environment does not say."""
+        per_second = self._vector.metadata.get("render_fps")
+        return None if not per_second else 1 / float(per_second)
+
+    def picture(self) -> NDArray[np.uint8]:
+        """The first one as it looks, [H, W, 3]; made with ``render_mode = "rgb_array"``."""
+        return self._vector.render()[0]
+
+    @property
     def observation_size(self) -> int:
         """O."""
         return self._flat

@@ -6,6 +6,7 @@ Constants, integration and limit of gymnasium's Pendulum-v1, whose trajectories 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from polopt.envs.control.arrays import States
 from polopt.envs.control.interface import Box, Facts, Flags
+from polopt.envs.control.view import Panel, Shape, View
 
 GRAVITY, TAU, FASTEST, STRONGEST = 10.0, 0.05, 8.0, 2.0
 
@@ -30,6 +32,7 @@ class Pendulum:
     observation_size: int = 3
     action: Box = field(default_factory=_torque)
     limit: int = 200
+    seconds: float = TAU
 
     def start(self, generator: np.random.Generator) -> NDArray[np.float64]:
         """Any angle, a speed up to 1."""
@@ -47,8 +50,7 @@ class Pendulum:
         """``r = -(θ² + 0.1 θ̇² + 0.001 u²)`` of the state before the step, θ in [-π, π)."""
         angle, speed = states.T
         torque = np.clip(actions[:, 0], -STRONGEST, STRONGEST)
-        lean = (angle + np.pi) % (2 * np.pi) - np.pi
-        reward = -(lean**2 + 0.1 * speed**2 + 0.001 * torque**2)
+        reward = -(_lean(angle) ** 2 + 0.1 * speed**2 + 0.001 * torque**2)
         faster = speed + (3 * GRAVITY / 2 * np.sin(angle) + 3.0 * torque) * TAU
         faster = np.clip(faster, -FASTEST, FASTEST)
         after = np.stack([angle + faster * TAU, faster], 1)
@@ -57,3 +59,39 @@ class Pendulum:
     def facts(self, states: States) -> Facts:
         """Its rewards say it all."""
         return {}
+
+    def terms(self, states: States, actions: NDArray[Any]) -> Mapping[str, NDArray[np.float64]]:
+        """What angle, speed and torque cost."""
+        angle, speed = states[:-1].T
+        torque = np.clip(actions[:, 0], -STRONGEST, STRONGEST)
+        costs = {"angle": _lean(angle) ** 2, "speed": 0.1 * speed**2, "torque": 0.001 * torque**2}
+        return {name: -cost for name, cost in costs.items()}
+
+    def view(self, states: States, actions: NDArray[Any]) -> View:
+        """The arm, and an arc as long as the torque is strong."""
+        angle, speed = states.T
+        torque = np.clip(actions[:, 0], -STRONGEST, STRONGEST)
+        return View(
+            window=(-1.25, 1.25, -1.25, 1.25),
+            shapes=(
+                Shape("disc", ("pivot",), "faint", 0.13),
+                Shape("line", ("pivot", "tip"), "first", 0.16),
+                Shape("disc", ("pivot",), "body", 0.045),
+                Shape("arc", ("pivot",), "force", 0.42, "torque"),
+            ),
+            points={
+                "pivot": np.zeros(2),
+                "tip": np.stack([-np.sin(angle), np.cos(angle)], 1),
+            },
+            amounts={"torque": torque / STRONGEST},
+            panels=(
+                Panel("Angle", "°", {"from upright": np.degrees(_lean(angle))}),
+                Panel("Speed", "rad/s", {"of the arm": speed}),
+                Panel("Torque", "N m", {"of the motor": torque}),
+            ),
+        )
+
+
+def _lean(angle: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The same angle in [-π, π)."""
+    return (angle + np.pi) % (2 * np.pi) - np.pi

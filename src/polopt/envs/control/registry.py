@@ -10,6 +10,7 @@ from polopt.envs.control.biped import Biped
 from polopt.envs.control.cartpole import CartPole
 from polopt.envs.control.interface import Environments
 from polopt.envs.control.pendulum import Pendulum
+from polopt.envs.control.watch import StateWatch, Watch
 from polopt.errors import RecipeError, one_line
 
 PREFIX = "control:"
@@ -29,10 +30,24 @@ def make(source: str, count: int, parameters: Mapping[str, Any]) -> Environments
     """
     name = source.removeprefix(PREFIX)
     if name in BUILTIN:
-        try:
-            return ArrayEnvironments(BUILTIN[name](**parameters), count)
-        except TypeError as error:
-            raise RecipeError(f"data.parameters: {source}: {one_line(error)}") from error
+        return ArrayEnvironments(_dynamics(name, parameters), count)
     from polopt.envs.control.gymnasium import make as make_by_gymnasium
 
     return make_by_gymnasium(name, count, parameters)
+
+
+def watch(source: str, parameters: Mapping[str, Any]) -> Watch:
+    """One environment of a data source, to be looked at; raises what :func:`make` does."""
+    name = source.removeprefix(PREFIX)
+    if name in BUILTIN:
+        return StateWatch(_dynamics(name, parameters))
+    from polopt.envs.control.frames import FrameWatch
+
+    return FrameWatch(name, parameters)
+
+
+def _dynamics(name: str, parameters: Mapping[str, Any]) -> Dynamics:
+    try:
+        return BUILTIN[name](**parameters)
+    except TypeError as error:
+        raise RecipeError(f"data.parameters: {PREFIX}{name}: {one_line(error)}") from error

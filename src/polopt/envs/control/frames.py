@@ -1,0 +1,95 @@
+"""Pictures of an environment of gymnasium while it acts, where environment and machine can draw."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polopt.envs.control.gymnasium import make
+from polopt.envs.control.interface import Environments
+from polopt.errors import one_line
+
+SLOWEST = 1 / 12  # seconds between two pictures, at least
+MOST, SIDE = 100, 180  # pictures; pixels of the longer side of one
+COLUMNS, QUALITY = 10, 50  # of the sheet
+
+
+class FrameWatch:
+    """Notes pictures of one environment; that it cannot be drawn is no error."""
+
+    def __init__(self, name: str, parameters: Mapping[str, Any]) -> None:
+        self._why, self._looks = "", 0
+        self._pictures: list[NDArray[np.uint8]] = []
+        if "DISPLAY" not in os.environ:
+            os.environ.setdefault("MUJOCO_GL", "egl")  # draws without a screen
+        try:
+            self._one = make(name, 1, {**parameters, "render_mode": "rgb_array"})
+        except Exception as error:  # whatever it says: it can be watched without pictures
+            self._why = one_line(error)
+            self._one = make(name, 1, parameters)
+
+    @property
+    def environments(self) -> Environments:
+        """Just one."""
+        return self._one
+
+    @property
+    def _every(self) -> int:
+        """Steps from one picture to the next."""
+        return max(1, round(SLOWEST / (self._one.seconds or SLOWEST)))
+
+    def look(self) -> None:
+        """Draw, every so many steps."""
+        due = self._looks % self._every == 0 and len(self._pictures) < MOST
+        self._looks += 1
+        if self._why or not due:
+            return
+        try:
+            self._pictures.append(_smaller(self._one.picture()))
+        except Exception as error:  # a driver may fail in any way
+            self._why = one_line(error)
+
+    def told(self, actions: NDArray[Any]) -> Mapping[str, Any]:
+        """The pictures as one sheet, or why there are none."""
+        found: dict[str, Any] = {} if self._one.seconds is None else {"seconds": self._one.seconds}
+        if self._why:
+            return found | {"no_frames": self._why}
+        height, width, _ = self._pictures[0].shape
+        sheet = _sheet(self._pictures)
+        return found | {
+            "frames": {
+                "image": sheet,
+                "count": len(self._pictures),
+                "columns": COLUMNS,
+                "width": width,
+                "height": height,
+                "every": self._every,
+            }
+        }
+
+
+def _smaller(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    image: Any = import_module("PIL.Image")
+    one = image.fromarray(picture)
+    one.thumbnail((SIDE, SIDE))
+    return np.asarray(one)
+
+
+def _sheet(pictures: list[NDArray[np.uint8]]) -> str:
+    """All of them in one WebP, row by row, as a data URI."""
+    image: Any = import_module("PIL.Image")
+    height, width, _ = pictures[0].shape
+    rows = -(-len(pictures) // COLUMNS)
+    sheet = image.new("RGB", (COLUMNS * width, rows * height))
+    for i, picture in enumerate(pictures):
+        sheet.paste(image.fromarray(picture), (i % COLUMNS * width, i // COLUMNS * height))
+    held = io.BytesIO()
+    sheet.save(held, "WEBP", quality=QUALITY, method=6)
+    return f"data:image/webp;base64,{base64.b64encode(held.getvalue()).decode()}"

@@ -1,0 +1,117 @@
+"""What there is to see of an episode: shapes between named points, and series over time.
+
+An environment that can be drawn says so in these words; pages draw them without knowing which
+environment it is. Lengths in metres, x to the right, y up. An episode of T steps has F = T + 1
+moments; what belongs to the step that begins at a moment has T values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polopt.envs.control.interface import Floats
+
+Tone = Literal["body", "first", "second", "force", "faint"]
+
+DIGITS = 5  # significant ones of what is recorded
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One shape of the drawing; later ones lie on earlier ones.
+
+    A ``line`` runs along its points and an ``area`` lies between them, with a rim of ``size``; a
+    ``disc`` and an ``arc`` are about one point, an ``arrow`` begins there and points along x.
+    """
+
+    kind: Literal["line", "area", "disc", "arc", "arrow"]
+    points: tuple[str, ...]
+    tone: Tone = "body"
+    size: float = 0.02  # width of a line, radius of a disc or an arc, length of an arrow at 1
+    amount: str = ""  # -1 to 1: how far arc and arrow reach; others are there while it is above 0
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Series on one scale; with ``bars``, when each of them is above 0."""
+
+    title: str
+    unit: str
+    lines: Mapping[str, Floats]  # [F] or [T], by label
+    bars: bool = False
+
+
+@dataclass(frozen=True)
+class View:
+    """All of it, for one episode."""
+
+    window: tuple[float, float, float, float] = (-1.0, 1.0, -1.0, 1.0)  # left, right, bottom, top
+    shapes: tuple[Shape, ...] = ()
+    points: Mapping[str, Floats] = field(default_factory=dict[str, Floats])  # [F, 2]; [2] rests
+    amounts: Mapping[str, Floats] = field(default_factory=dict[str, Floats])  # [F] or [T]
+    panels: tuple[Panel, ...] = ()
+    follows: str = ""  # the window moves with the x of this point
+    ground: bool = False  # a floor with a scale, at a height of 0
+
+
+@runtime_checkable
+class Viewed(Protocol):
+    """Dynamics of which there is something to see."""
+
+    @property
+    def seconds(self) -> float:
+        """Of a step."""
+        ...
+
+    def view(self, states: NDArray[np.float64], actions: NDArray[Any]) -> View:
+        """The episode that went through ``states`` [F, S] by ``actions`` [T] or [T, D]."""
+        ...
+
+
+@runtime_checkable
+class InTerms(Protocol):
+    """Dynamics whose reward is a sum of named terms."""
+
+    def terms(
+        self, states: NDArray[np.float64], actions: NDArray[Any]
+    ) -> Mapping[str, NDArray[np.float64]]:
+        """The terms [T] of the rewards of an episode; their sum is the reward."""
+        ...
+
+
+def as_json(view: View) -> dict[str, Any]:
+    """The view as JSON has it."""
+    return {
+        "drawing": {
+            "window": list(view.window),
+            "shapes": [{k: v for k, v in vars(shape).items() if v != ""} for shape in view.shapes],
+            "points": {name: rounded(at) for name, at in view.points.items()},
+            "amounts": {name: rounded(values) for name, values in view.amounts.items()},
+            "follows": view.follows,
+            "ground": view.ground,
+        },
+        "panels": [
+            {
+                "title": panel.title,
+                "unit": panel.unit,
+                "bars": panel.bars,
+                "lines": {label: rounded(values) for label, values in panel.lines.items()},
+            }
+            for panel in view.panels
+        ],
+    }
+
+
+def rounded(values: NDArray[Any]) -> list[Any]:
+    """As JSON has it, to so many digits of the largest."""
+    if values.dtype.kind in "iu":
+        return values.tolist()
+    exact = values.astype(np.float64)
+    largest = float(np.abs(exact).max(initial=0.0))
+    places = DIGITS - 1 - int(np.floor(np.log10(largest))) if largest > 0 else 0
+    return np.round(exact, max(0, places)).tolist()

@@ -1,0 +1,43 @@
+"""One episode step by step, for whoever wants to see what a policy does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from polopt.envs.control.view import rounded
+from polopt.envs.control.watch import Watch
+from polopt.roles.control import StepActor
+
+LONGEST = 2_000  # steps
+
+
+def shown(watch: Watch, actor: StepActor, *, seed: int) -> dict[str, Any]:
+    """The episode that begins with ``seed``, by the likeliest actions, as samples.jsonl has it."""
+    environments = watch.environments
+    observations = [environments.reset(seed)[0]]
+    watch.look()
+    actions, rewards = list[Any](), list[float]()
+    ending = ""
+    while not ending and len(rewards) < LONGEST:
+        action, _ = actor.act(observations[-1][None], None)
+        moved = actor.moved(action)
+        step = environments.step(moved)
+        watch.look()
+        actions.append(moved[0])
+        rewards.append(float(step.rewards[0]))
+        observations.append(step.successors[0])
+        if step.terminated[0]:
+            ending = "terminated"
+        elif step.truncated[0]:
+            ending = "truncated"
+    return {
+        "return": sum(rewards),
+        "length": len(rewards),
+        "ending": ending or "not shown to its end",
+        "observations": rounded(np.stack(observations)),
+        "actions": rounded(np.stack(actions)),
+        "rewards": rounded(np.array(rewards)),
+        **watch.told(np.stack(actions)),
+    }

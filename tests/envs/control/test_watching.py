@@ -1,0 +1,183 @@
+"""What is recorded of an episode: places of the physics, terms that make the reward."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from polopt.envs.control.biped import Biped
+from polopt.envs.control.cartpole import CartPole
+from polopt.envs.control.pendulum import Pendulum
+from polopt.envs.control.registry import watch
+from polopt.envs.control.view import as_json, rounded
+from polopt.rollout.showing import shown
+
+
+class Fixed:
+    """An actor that does the same always."""
+
+    def __init__(self, action: Any) -> None:
+        self._action = np.array([action])
+
+    def act(self, observations: Any, generator: None) -> tuple[Any, Any]:
+        return self._action, np.zeros(1)
+
+    def moved(self, actions: Any) -> Any:
+        return actions
+
+
+def episode(source: str, action: Any, seed: int = 0) -> dict[str, Any]:
+    line = shown(watch(source, {}), Fixed(action), seed=seed)  # type: ignore[arg-type]
+    return json.loads(json.dumps(line, allow_nan=False))
+
+
+def test_an_episode_is_recorded_to_its_end() -> None:
+    line = episode("control:cartpole", 1)
+    steps = line["length"]
+    assert line["ending"] == "terminated" and line["return"] == steps == len(line["rewards"])
+    assert len(line["observations"]) == steps + 1 and line["actions"] == [1] * steps
+    assert abs(line["observations"][-1][2]) > 12 * np.pi / 180  # the pole has fallen
+    tip, axle = (np.array(line["drawing"]["points"][name]) for name in ("tip", "axle"))
+    assert len(tip) == steps + 1
+    assert np.linalg.norm(tip - axle, axis=1) == pytest.approx(1.0, abs=1e-3)
+    assert axle[:, 0] == pytest.approx(np.array(line["observations"])[:, 0], abs=1e-4)
+    assert np.arctan2(*(tip - axle)[-1]) == pytest.approx(line["observations"][-1][2], abs=1e-3)
+
+
+def test_the_arm_is_drawn_where_the_observation_says() -> None:
+    line = episode("control:pendulum", [2.0])
+    assert line["ending"] == "truncated" and line["length"] == 200 and line["seconds"] == 0.05
+    seen, tip = np.array(line["observations"]), np.array(line["drawing"]["points"]["tip"])
+    assert tip[:, 1] == pytest.approx(seen[:, 0], abs=1e-3)  # cos of the angle from upright
+    assert tip[:, 0] == pytest.approx(-seen[:, 1], abs=1e-3)  # which grows against the clock
+    assert line["drawing"]["amounts"]["torque"] == [1.0] * 200
+    assert line["drawing"]["points"]["pivot"] == [0.0, 0.0]
+    terms = np.sum(list(line["terms"].values()), axis=0)
+    assert terms == pytest.approx(line["rewards"], abs=1e-3)
+
+
+def walked(steps: int) -> tuple[Any, Any, list[float]]:
+    """A robot that thrashes about."""
+    pytest.importorskip("mujoco")
+    robot, rng = Biped(), np.random.default_rng(0)
+    state = robot.start(np.random.default_rng(3))[None]
+    states, actions, rewards = [state[0]], [], []
+    for _ in range(steps):
+        action = rng.uniform(-1, 1, (1, 6))
+        state, reward, _ = robot.advance(state, action)
+        states.append(state[0])
+        actions.append(action[0])
+        rewards.append(float(reward[0]))
+    return np.stack(states), np.stack(actions), rewards
+
+
+def test_the_robot_is_drawn_where_the_physics_has_it() -> None:
+    states, actions, _ = walked(40)
+    mujoco = pytest.importorskip("mujoco")
+    view, (model, data, _) = Biped().view(states, actions), Biped()._simulator
+    for i in range(0, 41, 8):
+        mujoco.mj_setState(model, data, states[i][:-8], mujoco.mjtState.mjSTATE_FULLPHYSICS)
+        mujoco.mj_kinematics(model, data)
+        for side in ("right", "left"):
+            for body, name in (("thigh", "hip"), ("shank", "knee"), ("foot", "ankle")):
+                place = data.body(f"{side}_{body}").xpos[[0, 2]]
+                assert view.points[f"{side}_{name}"][i] == pytest.approx(place, abs=1e-9)
+            foot = data.body(f"{side}_foot")
+            toe = foot.xpos + foot.xmat.reshape(3, 3) @ [0.033, 0.0, -0.006]
+            assert view.points[f"{side}_toe"][i] == pytest.approx(toe[[0, 2]], abs=1e-9)
+
+
+def test_the_terms_of_the_robot_are_its_reward() -> None:
+    states, actions, rewards = walked(20)
+    terms = Biped().terms(states, actions)
+    assert [len(term) for term in terms.values()] == [20] * len(terms)
+    assert sum(terms.values()) == pytest.approx(np.array(rewards), abs=1e-12)
+
+
+def test_the_series_of_the_robot_are_its_joints() -> None:
+    states, actions, _ = walked(5)
+    panels = {panel.title: panel for panel in Biped().view(states, actions).panels}
+    seen = Biped().observe(states)
+    assert np.radians(panels["Angle of the knee"].lines["left"]) == pytest.approx(
+        seen[:, 19], abs=1e-5
+    )
+    assert np.radians(panels["Angle of the ankle"].lines["right"]) == pytest.approx(
+        seen[:, 11], abs=1e-5
+    )
+    assert panels["Torque of the hip"].lines["left"] == pytest.approx(3 * actions[:, 5])
+    assert panels["Foot contacts"].bars
+    assert panels["Foot contacts"].lines["right"] == pytest.approx(seen[:, 23])
+
+
+@pytest.mark.parametrize("dynamics", [CartPole(), Pendulum(), Biped()])
+def test_shapes_have_the_points_and_amounts_that_they_name(dynamics: Any) -> None:
+    states = np.stack([dynamics.start(np.random.default_rng(i)) for i in range(3)])
+    discrete = hasattr(dynamics.action, "count")
+    actions = np.zeros(2, dtype=int) if discrete else np.zeros((2, len(dynamics.action.low)))
+    drawing = as_json(dynamics.view(states, actions))["drawing"]
+    for shape in drawing["shapes"]:
+        assert set(shape["points"]) <= drawing["points"].keys()
+        assert shape.get("amount", "") in {"", *drawing["amounts"]}
+    assert drawing["follows"] in {"", *drawing["points"]}
+
+
+def test_numbers_are_rounded_to_the_largest_of_them() -> None:
+    assert rounded(np.array([123.456789, 0.00123])) == [123.46, 0.0]
+    assert rounded(np.array([0.0123456789])) == [0.012346]
+    assert rounded(np.array([3, 4])) == [3, 4]
+    assert rounded(np.zeros(2)) == [0.0, 0.0]
+
+
+def test_an_environment_that_cannot_be_drawn_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("gymnasium")
+    from polopt.envs.control.gymnasium import GymnasiumEnvironments
+
+    def fail(_: Any) -> None:
+        raise RuntimeError("no\nscreen")
+
+    monkeypatch.setattr(GymnasiumEnvironments, "picture", fail)
+    line = episode("control:MountainCarContinuous-v0", [0.0])
+    assert line["no_frames"] and "\n" not in line["no_frames"]
+    assert line["length"] == 999 and line["ending"] == "truncated" and "frames" not in line
+
+
+def test_pictures_become_one_sheet(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("gymnasium")
+    image = pytest.importorskip("PIL.Image")
+    import base64
+    import io
+
+    import gymnasium
+
+    class Drawn(gymnasium.Env[Any, Any]):
+        metadata = {"render_modes": ["rgb_array"], "render_fps": 24}  # noqa: RUF012
+        observation_space = gymnasium.spaces.Box(-1.0, 1.0, (1,))
+        action_space = gymnasium.spaces.Discrete(2)
+
+        def __init__(self, render_mode: str | None = None) -> None:
+            self.render_mode, self._at = render_mode, 0
+
+        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+            self._at = 0
+            return np.zeros(1, dtype=np.float32), {}
+
+        def step(self, action: Any) -> Any:
+            self._at += 1
+            return np.zeros(1, dtype=np.float32), 1.0, self._at == 23, False, {}
+
+        def render(self) -> Any:
+            return np.full((300, 400, 3), 10 * self._at, dtype=np.uint8)
+
+    monkeypatch.setitem(
+        gymnasium.registry,
+        "Drawn-v0",
+        gymnasium.envs.registration.EnvSpec("Drawn-v0", entry_point=Drawn),
+    )
+    frames = episode("control:Drawn-v0", 0)["frames"]
+    assert (frames["width"], frames["height"], frames["every"]) == (180, 135, 2)
+    assert frames["count"] == 12  # every second of 24 moments
+    raw = base64.b64decode(frames["image"].removeprefix("data:image/webp;base64,"))
+    sheet = np.asarray(image.open(io.BytesIO(raw)).convert("L"))
+    assert sheet.shape == (2 * 135, 10 * 180)
+    assert sheet[200, 180 + 90] == pytest.approx(220, abs=3)  # the last moment
