@@ -270,3 +270,15 @@ def test_ppo_learns_to_balance(tmp_path: Path) -> None:
     assert summary["return_mean_after"] > 3 * summary["return_mean_before"] or (
         summary["return_mean_after"] > 400
     )
+
+
+def test_a_policy_is_evaluated_again_where_and_how_one_likes(tmp_path: Path) -> None:
+    train(tmp_path / "run", "ppo", "control:cartpole")
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    again = polopt.evaluate(tmp_path / "run").metrics
+    assert again == {name: summary[name] for name in again}  # the same starts, the same weights
+    last = tmp_path / "run" / "checkpoints" / "last"
+    more = polopt.evaluate(last, flags={"data.source": "control:cartpole", "run.seed": 7})
+    assert more.metrics["return_mean"] != again["return_mean"]
+    with pytest.raises(RecipeError, match="k: 4 is not allowed with control:cartpole; 1"):
+        polopt.evaluate(tmp_path / "run", k=4)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from polopt import record
 from polopt.algorithms import derived, describe, resolve, row, settings
+from polopt.algorithms.bodies import is_on_bodies
 from polopt.algorithms.effects import given
 from polopt.algorithms.row import ONLY_FOR
 from polopt.api.extend import extend, flag_values
@@ -23,7 +24,7 @@ from polopt.diagnose.sources import check_sources
 from polopt.errors import RecipeError, RunDirectoryError, UserError
 from polopt.recipe import Recipe, StageRecipe, dump, standalone
 from polopt.recipe import load as load_recipe
-from polopt.recipe.contradictions import ENDED
+from polopt.recipe.contradictions import ENDED, NETWORK
 from polopt.record.environment import environment
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 # The row that samples for evaluation alone: what a sampler may do, and training may not.
 SAMPLES = "sft"
+MOVES = "ppo"  # the same on bodies
+POLICY_ON_BODIES = "policy.json"  # stands beside the weights
 EXAMINED = {  # sections by the role whose weights the run ended with
     "actor": {"model", "data", "rewards", "rollout", "evaluation", "run"},
     "reward_model": {"model", "data", "preference", "evaluation", "run"},
@@ -122,25 +125,30 @@ def quickstart(flags: Flags = (), *, observers: Sequence[Observer] = ()) -> Run:
 def evaluate(model_or_run: str | Path, *, flags: Flags = (), k: int = 1) -> Evaluation:
     """Accuracy, and pass@k, on prompts that training never sees; of a reward model, on pairs.
 
+    Of a policy on bodies, the return of whole episodes by its likeliest actions.
+
     Args:
         model_or_run: a run directory (its last weights and its data), a model directory or a hub
             id (``data.source`` must then be given).
         flags: override fields of the recipe, such as ``data.source`` or ``evaluation.prompts``.
-        k: answers to each prompt.
+        k: answers to each prompt; 1 on bodies.
     """
     from polopt.api.examine import examine
 
-    target = Path(model_or_run)
+    target, weights = Path(model_or_run), str(model_or_run)
+    tables: dict[str, Any] = {"model": {}, "data": {}}
     if (target / "config.json").is_file() and (target / "checkpoints").is_dir():
         last = target / "checkpoints" / "last"
         if not last.exists():
             raise RunDirectoryError(f"{target}: the run has no checkpoint yet")
         config = record.open_existing(target).config
-        tables: dict[str, Any] = _of_evaluation(recorded(config).stages[-1], target / "checkpoints")
-        tables["model"]["path"] = str(last)
-    else:
-        tables = {"algorithm": SAMPLES, "model": {"path": str(model_or_run)}, "data": {}}
-    return examine(resolve(load_recipe(tables, flags), own_reward=True).stages[-1], k)
+        tables = _of_evaluation(recorded(config).stages[-1], target / "checkpoints")
+        weights = str(last)
+    on_bodies = (Path(weights) / POLICY_ON_BODIES).is_file()
+    tables["model"]["path"] = NETWORK if on_bodies else weights
+    tables.setdefault("algorithm", MOVES if on_bodies else SAMPLES)
+    stage = resolve(load_recipe(tables, flags), own_reward=True).stages[-1]
+    return examine(stage, weights, k)
 
 
 def load(run: str | Path) -> Any:  # noqa: ANN401 - of text or of a body, as the run was
@@ -174,6 +182,8 @@ def _of_evaluation(stage: StageRecipe, checkpoints: Path) -> dict[str, Any]:
 
     A reward model judges as it stood when the stage began.
     """
+    if is_on_bodies(stage.data.source):
+        return _of_moving(standalone(stage))
     trains = row(stage.algorithm).trains
     of_training = {
         "model": {"lora", "lora_alpha", "lora_targets"},  # merged into what is evaluated
@@ -191,6 +201,20 @@ def _of_evaluation(stage: StageRecipe, checkpoints: Path) -> dict[str, Any]:
     if "rewards" in tables:
         tables["rewards"] = [_of_judging(one, checkpoints) for one in tables["rewards"]]
     return tables
+
+
+def _of_moving(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """The tables that say which environment it is, and how many episodes of it are played."""
+    kept = {
+        "model": {},
+        "data": ("source", "parameters"),
+        "evaluation": ("episodes",),
+        "run": ("seed", "threads"),
+    }
+    return {
+        name: {field: value for field, value in tables.get(name, {}).items() if field in fields}
+        for name, fields in kept.items()
+    }
 
 
 def _of_judging(reward: Mapping[str, Any], checkpoints: Path) -> dict[str, Any]:

@@ -2,34 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from polopt.algorithms import row
-from polopt.algorithms.build import Parts, examiner, reward_model_stage, shared
+from polopt.algorithms.bodies import is_on_bodies
+from polopt.algorithms.build import Parts, control, examiner, reward_model_stage, shared
 from polopt.coordination.progress import progress
 from polopt.errors import RecipeError
 from polopt.recipe import StageRecipe
 from polopt.rollout.evaluation import Evaluation
 
 
-def examine(stage: StageRecipe, k: int) -> Evaluation:
+def examine(stage: StageRecipe, weights: str, k: int) -> Evaluation:
     """Sample ``k`` answers to each evaluation prompt of a resolved stage, and the greedy one.
 
-    A reward model is asked for its verdicts on held-out pairs instead.
+    A reward model is asked for its verdicts on held-out pairs instead; a policy on bodies plays.
 
     Raises:
-        RecipeError: nothing says which answers are right.
+        RecipeError: nothing says which answers are right; several answers of a body.
     """
     if stage.run.threads is not None:
         torch.set_num_threads(stage.run.threads)
-    path = stage.model.path
     with progress() as observe:
-        parts = Parts(stage, path, path, torch.device("cpu"), observe, compare=True)
-        found = (
-            examiner(shared(parts), answers=k)
-            if row(stage.algorithm).trains == "actor"
-            else reward_model_stage(parts).evaluate
-        )
+        parts = Parts(stage, weights, weights, torch.device("cpu"), observe, compare=True)
+        found = _examiner(parts, k)
     if found is None:
         raise RecipeError("reward: nothing says which answers are right; name a reward")
     return found(True)
+
+
+def _examiner(parts: Parts, k: int) -> Callable[[bool], Evaluation] | None:
+    stage = parts.recipe
+    if is_on_bodies(stage.data.source):
+        if k > 1:
+            raise RecipeError(f"k: {k} is not allowed with {stage.data.source}; 1")
+        return control.examiner(control.bodies(parts))
+    if row(stage.algorithm).trains == "actor":
+        return examiner(shared(parts), answers=k)
+    return reward_model_stage(parts).evaluate

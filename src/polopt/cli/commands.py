@@ -96,7 +96,7 @@ def resume(words: tuple[str, ...], as_json: bool) -> None:
 @click.option("--k", type=click.IntRange(min=1), default=1, help="answers to a prompt, for pass@k")
 @_json
 def evaluate(words: tuple[str, ...], k: int, as_json: bool) -> None:
-    """Measure accuracy and pass@k on unseen prompts."""
+    """Measure accuracy and pass@k on unseen prompts; on bodies, the return of episodes."""
     targets, flags = split(words)
     target = one(targets, "MODEL_OR_RUN", "the directory of a model or a run")
     from polopt import api

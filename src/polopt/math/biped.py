@@ -10,6 +10,8 @@ BIPED_PRESETS: dict[str, dict[str, float]] = {
     # github.com/mathworks-robotics/msra-walking-robot, commit b2e17fae
     "github2d": {"sideways_cost": 1.5, "height_cost": 25.0, "effort_cost": 0.05},
     "github3d": {"sideways_cost": 1.5, "height_cost": 25.0, "effort_cost": 0.03},
+    # ours: with the terms of polopt.math.gait
+    "walk": {"sideways_cost": 3.0, "height_cost": 50.0, "effort_cost": 0.02},
 }
 
 

@@ -5,16 +5,32 @@ from typing import Any
 import numpy as np
 import pytest
 
+from polopt.envs.control import stride
 from polopt.envs.control.arrays import ArrayEnvironments
-from polopt.envs.control.biped import HEIGHT, LEG, NQ, QPOS, QVEL, Biped, angles, leg
+from polopt.envs.control.biped import (
+    HEIGHT,
+    LEG,
+    PHYSICS_STATE,
+    QPOS,
+    QVEL,
+    STRIDE,
+    Biped,
+    angles,
+    leg,
+)
+from polopt.envs.control.registry import make
+from polopt.errors import RecipeError
 from polopt.math.biped import BIPED_PRESETS
+from polopt.math.gait import GAIT_PRESETS
 
 mujoco = pytest.importorskip("mujoco")
+
+WIDTH = len(Biped().start(np.random.default_rng(0)))
 
 
 def standing(count: int = 1) -> Any:
     """States of robots that stand still in their place."""
-    state = np.zeros((count, 34))
+    state = np.zeros((count, WIDTH))
     state[:, 3], state[:, 4] = HEIGHT, 1.0
     state[:, 8:11] = state[:, 11:14] = leg(0.0)
     return state
@@ -23,7 +39,7 @@ def standing(count: int = 1) -> Any:
 def feet(state: Any) -> Any:
     """Positions of the two feet and how their soles stand, by MuJoCo's own kinematics."""
     model, data, _ = Biped()._simulator
-    mujoco.mj_setState(model, data, state[:-8], mujoco.mjtState.mjSTATE_FULLPHYSICS)
+    mujoco.mj_setState(model, data, state[:PHYSICS_STATE], mujoco.mjtState.mjSTATE_FULLPHYSICS)
     mujoco.mj_kinematics(model, data)
     bodies = [data.body(f"{side}_foot") for side in ("right", "left")]
     return [body.xpos.copy() for body in bodies], [body.xmat.reshape(3, 3)[2, 2] for body in bodies]
@@ -130,7 +146,57 @@ def test_half_of_the_starts_are_random_and_half_of_those_are_pushed() -> None:
 def test_the_action_is_clipped_and_remembered() -> None:
     after = Biped().advance(standing(), np.full((1, 6), 9.0))[0]
     assert after[0, -8:-2].tolist() == [1.0] * 6
-    assert after.shape[1] == 1 + NQ + 12 + 8
+    assert after.shape[1] == WIDTH
+
+
+def test_soles_are_measured_over_the_floor_and_feet_along_the_way() -> None:
+    """Dropped from 5 cm with the right foot 6 cm behind: it falls g/2 (25 ms)² = 3 mm."""
+    state = standing()
+    state[0, 8:11], state[0, 11:14] = leg(-0.03), leg(0.03)
+    state[0, 3] += 0.05
+    after = Biped().advance(state, np.zeros((1, 6)))[0][0, STRIDE]
+    assert after[stride.SWING] == pytest.approx([0.025, 0.025])
+    assert after[stride.CLEARANCE] == pytest.approx([0.047, 0.047], abs=2e-3)
+    assert after[stride.BEGAN] == pytest.approx([-0.06, 0.06], abs=2e-3)
+
+
+def test_a_preset_of_a_gait_has_terms_of_its_own() -> None:
+    state = standing()
+    state[0, QVEL] = 0.5
+    state[0, -8:-2] = 0.5
+    state[0, -2:] = [0, 1]
+    plain, walk = Biped().reward(state)[0], Biped("walk").reward(state)[0]
+    names = Biped("walk").terms(np.repeat(state, 2, 0), np.zeros((1, 6)))
+    gait = ("too fast", "flight", "swing", "stride", "clearance", "jerks")
+    assert walk - plain == pytest.approx(sum(names[name][0] for name in gait))
+    assert names["too fast"][0] == pytest.approx(GAIT_PRESETS["walk"]["enough_speed"] - 0.5)
+    assert names["jerks"][0] == pytest.approx(-GAIT_PRESETS["walk"]["change_cost"] * 6 * 0.25)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "told"),
+    [
+        ({"preset": "run"}, "data.parameters.preset: 'run' is not allowed; toolbox, github2d"),
+        ({"physics": 0.004}, "data.parameters.physics: 0.004 is not allowed; 0.025 s or a whole"),
+        ({"physics": -1.0}, "data.parameters.physics: -1.0 is not allowed"),
+    ],
+)
+def test_what_there_is_not_is_refused(parameters: Any, told: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        make("control:biped", 1, parameters)
+    assert str(error.value).startswith(told)
+
+
+def test_finer_physics_is_the_same_robot() -> None:
+    """Ten steps of standing still end within a millimetre."""
+    states = [standing(), standing()]
+    for _ in range(10):
+        states = [
+            Biped(physics=physics).advance(state, np.zeros((1, 6)))[0]
+            for physics, state in zip((0.0025, 0.00125), states, strict=True)
+        ]
+    assert states[0][0, 0] == pytest.approx(0.25) and states[1][0, 0] == pytest.approx(0.25)
+    assert states[0][0, QPOS : QPOS + 3] == pytest.approx(states[1][0, QPOS : QPOS + 3], abs=1e-3)
 
 
 def test_a_robot_does_not_depend_on_the_others() -> None:

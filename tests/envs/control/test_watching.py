@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from polopt.envs.control.biped import Biped
+from polopt.envs.control.biped import PHYSICS_STATE, Biped
 from polopt.envs.control.cartpole import CartPole
 from polopt.envs.control.pendulum import Pendulum
 from polopt.envs.control.registry import watch
@@ -57,10 +57,10 @@ def test_the_arm_is_drawn_where_the_observation_says() -> None:
     assert terms == pytest.approx(line["rewards"], abs=1e-3)
 
 
-def walked(steps: int) -> tuple[Any, Any, list[float]]:
+def walked(steps: int, preset: str = "toolbox") -> tuple[Any, Any, list[float]]:
     """A robot that thrashes about."""
     pytest.importorskip("mujoco")
-    robot, rng = Biped(), np.random.default_rng(0)
+    robot, rng = Biped(preset), np.random.default_rng(0)
     state = robot.start(np.random.default_rng(3))[None]
     states, actions, rewards = [state[0]], [], []
     for _ in range(steps):
@@ -77,7 +77,9 @@ def test_the_robot_is_drawn_where_the_physics_has_it() -> None:
     mujoco = pytest.importorskip("mujoco")
     view, (model, data, _) = Biped().view(states, actions), Biped()._simulator
     for i in range(0, 41, 8):
-        mujoco.mj_setState(model, data, states[i][:-8], mujoco.mjtState.mjSTATE_FULLPHYSICS)
+        mujoco.mj_setState(
+            model, data, states[i][:PHYSICS_STATE], mujoco.mjtState.mjSTATE_FULLPHYSICS
+        )
         mujoco.mj_kinematics(model, data)
         for side in ("right", "left"):
             for body, name in (("thigh", "hip"), ("shank", "knee"), ("foot", "ankle")):
@@ -88,9 +90,10 @@ def test_the_robot_is_drawn_where_the_physics_has_it() -> None:
             assert view.points[f"{side}_toe"][i] == pytest.approx(toe[[0, 2]], abs=1e-9)
 
 
-def test_the_terms_of_the_robot_are_its_reward() -> None:
-    states, actions, rewards = walked(20)
-    terms = Biped().terms(states, actions)
+@pytest.mark.parametrize("preset", ["toolbox", "walk"])
+def test_the_terms_of_the_robot_are_its_reward(preset: str) -> None:
+    states, actions, rewards = walked(20, preset)
+    terms = Biped(preset).terms(states, actions)
     assert [len(term) for term in terms.values()] == [20] * len(terms)
     assert sum(terms.values()) == pytest.approx(np.array(rewards), abs=1e-12)
 

@@ -22,17 +22,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from polopt.envs.control import stride
 from polopt.envs.control.arrays import States
 from polopt.envs.control.interface import Box, Facts, Flags
 from polopt.envs.control.view import View
-from polopt.errors import MissingExtraError
+from polopt.errors import MissingExtraError, RecipeError
 from polopt.math.biped import BIPED_PRESETS, biped_terms
+from polopt.math.gait import GAIT_PRESETS, gait_terms
 
 STEP, EPISODE, PHYSICS = 0.025, 10.0, 0.0025  # seconds
 HEIGHT, HIP, LEG = 0.210125, 0.18, 0.1  # of the torso, of hip over ankle, of half a leg; metres
 LOWEST, WIDEST, STEEPEST = 0.1, 1.0, np.pi / 4  # z, |y| and the angles that end an episode
 JOINTS = ("ankle", "knee", "hip")  # of the right leg, then of the left
 QPOS, QVEL, NQ, NV = 1, 14, 13, 12  # where they stand in a physics state, after its time
+PHYSICS_STATE = QVEL + NV
+STRIDE = slice(PHYSICS_STATE, PHYSICS_STATE + stride.COLUMNS)
+BALL = 0.005  # radius of those that touch the floor, four under each foot
 MOTORS = [f"{side}_{joint}" for side in ("right", "left") for joint in JOINTS]
 
 
@@ -44,15 +49,32 @@ def _torques() -> Box:
 class Biped:
     """The dynamics of N robots.
 
-    State: physics (time, 13 positions, 12 velocities), the action before (6), contacts (2).
+    State: physics (time, 13 positions, 12 velocities), its stride, the action before (6), contacts
+    (2).
     """
 
     preset: str = "toolbox"  # of the reward
-    physics: float = PHYSICS  # seconds; finer than the usual for trials
+    physics: float = PHYSICS  # seconds; a finer one shows what a gait owes to the simulator
     observation_size: int = 31
     action: Box = field(default_factory=_torques)
     limit: int = round(EPISODE / STEP)
     seconds: float = STEP
+
+    def __post_init__(self) -> None:
+        """Refuse what there is not.
+
+        Raises:
+            RecipeError: an unknown preset, or physics of which a step is not so many.
+        """
+        if self.preset not in BIPED_PRESETS:
+            known = ", ".join(BIPED_PRESETS)
+            raise RecipeError(f"data.parameters.preset: {self.preset!r} is not allowed; {known}")
+        steps = STEP / self.physics if self.physics > 0 else 0.0
+        if steps < 1 or abs(steps - round(steps)) > 1e-6:
+            raise RecipeError(
+                f"data.parameters.physics: {self.physics} is not allowed; {STEP} s or a whole part "
+                f"of it, such as {PHYSICS}"
+            )
 
     def start(self, generator: np.random.Generator) -> NDArray[np.float64]:
         """On both feet; every other time with a push or with the feet apart, or both.
@@ -69,7 +91,7 @@ class Biped:
         qpos[2], qpos[3] = HEIGHT, 1.0
         qpos[7:10], qpos[10:13] = leg(-ahead), leg(ahead)  # hip, knee, ankle; right, left
         qvel[:2] = speed
-        return np.concatenate([[0.0], qpos, qvel, np.zeros(6 + 2)])
+        return np.concatenate([[0.0], qpos, qvel, np.zeros(stride.COLUMNS + 6 + 2)])
 
     def observe(self, states: States) -> NDArray[np.float32]:
         """The 31 numbers of each."""
@@ -95,17 +117,28 @@ class Biped:
         physics, sensors = rollout.rollout(
             model,
             data,
-            np.ascontiguousarray(states[:, :-8]),
+            np.ascontiguousarray(states[:, :PHYSICS_STATE]),
             actions[:, None],
             nstep=round(STEP / self.physics),
         )
-        moved, contacts = physics[:, -1], sensors[:, -1] > 0
-        after = np.concatenate([moved, actions, contacts], 1)
+        contacts = sensors[:, -1, :2] > 0
+        balls = sensors[:, -1, 2:].reshape(-1, 2, 4, 3)
+        strides = stride.went_on(
+            states[:, STRIDE],
+            STEP,
+            stood=states[:, -2:] > 0,
+            stands=contacts,
+            heights=balls[..., 2].min(-1) - BALL,
+            places=balls[..., 0].mean(-1),
+            before=states[:, -8:-2],
+            torques=actions,
+        )
+        after = np.concatenate([physics[:, -1], strides, actions, contacts], 1)
         return after, self.reward(after), self.over(after)
 
     def facts(self, states: States) -> Facts:
-        """How far it came."""
-        return {"distance_m": states[:, QPOS]}
+        """How far it came, and its gait."""
+        return {"distance_m": states[:, QPOS], **stride.gait(states[:, STRIDE], STEP)}
 
     def over(self, states: States) -> Flags:
         """Where it lies, has strayed from its line, or has turned by an eighth of a circle."""
@@ -114,7 +147,10 @@ class Biped:
         return (qpos[:, 2] <= LOWEST) | (np.abs(qpos[:, 1]) > WIDEST) | turned
 
     def reward(self, states: States) -> NDArray[np.float64]:
-        """``v_x - c_y y² - c_z (z - z₀)² + 25 Ts/Tf - c_u Σ u²`` of the states that followed."""
+        """``v_x - c_y y² - c_z (z - z₀)² + 25 Ts/Tf - c_u Σ u²`` of the states that followed.
+
+        A preset of a gait adds the terms of :func:`polopt.math.gait.gait_terms`.
+        """
         return sum(self._terms(states).values(), np.zeros(len(states)))
 
     def terms(self, states: States, actions: NDArray[Any]) -> Mapping[str, NDArray[np.float64]]:
@@ -133,6 +169,19 @@ class Biped:
             EPISODE,
             **BIPED_PRESETS[self.preset],
         )
+        if self.preset in GAIT_PRESETS:
+            columns = one[:, STRIDE]
+            terms |= gait_terms(
+                qvel[:, 0],
+                one[:, -2:] > 0,
+                columns[:, stride.SWING],
+                columns[:, stride.CLEARANCE],
+                columns[:, stride.BEGAN],
+                columns[:, stride.AHEAD],
+                one[:, -8:-2],
+                columns[:, stride.BEFORE],
+                **GAIT_PRESETS[self.preset],
+            )
         return {name: term.numpy() for name, term in terms.items()}
 
     def view(self, states: States, actions: NDArray[Any]) -> View:
@@ -145,7 +194,7 @@ class Biped:
         """A frame from the side of one robot, [H, W, 3]."""
         mujoco: Any = import_module("mujoco")
         model, data, _ = self._simulator
-        mujoco.mj_setState(model, data, state[:-8], mujoco.mjtState.mjSTATE_FULLPHYSICS)
+        mujoco.mj_setState(model, data, state[:PHYSICS_STATE], mujoco.mjtState.mjSTATE_FULLPHYSICS)
         mujoco.mj_forward(model, data)
         self._renderer.update_scene(data, camera="side")
         return self._renderer.render()

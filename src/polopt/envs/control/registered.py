@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from polopt.envs.control.biped import EPISODE, STEP, Biped
+from polopt.envs.control.biped import EPISODE, PHYSICS, STEP, Biped
 
 ID = "polopt/BipedWalk-v0"
 
@@ -19,8 +19,10 @@ class BipedWalk(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": round(1 / STEP)}  # noqa: RUF012
 
-    def __init__(self, preset: str = "toolbox", render_mode: str | None = None) -> None:
-        self._dynamics = Biped(preset)
+    def __init__(
+        self, preset: str = "toolbox", physics: float = PHYSICS, render_mode: str | None = None
+    ) -> None:
+        self._dynamics = Biped(preset, physics)
         self._state = np.zeros((1, 0))
         self.render_mode = render_mode
         self.action_space = spaces.Box(-1.0, 1.0, (6,), np.float32)

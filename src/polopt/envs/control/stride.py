@@ -1,0 +1,85 @@
+"""How a robot on two legs sets its feet: what it remembers of its stride, and figures of its gait.
+
+Columns, right foot before left: seconds, greatest height and beginning of the swing of each foot
+(kept in the step in which it lands, 0 while it stands), how far in front of the other it landed (0
+in all other steps), the torques before the last ones, and sums over the episode. A swing begins
+where the foot was in front of the other (behind it: a negative number) when it was lifted.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polopt.envs.control.interface import Facts, Flags
+
+Numbers = NDArray[np.float64]
+
+SWING, CLEARANCE, BEGAN, AHEAD = slice(0, 2), slice(2, 4), slice(4, 6), slice(6, 8)
+BEFORE = slice(8, 14)
+SUMS = slice(14, 22)  # steps, in the air, on one foot; saturated; lifted, landed; ahead, raised
+COLUMNS = 22
+SATURATED = 0.99  # of the largest torque
+
+
+def went_on(
+    stride: Numbers,
+    seconds: float,
+    *,
+    stood: Flags,
+    stands: Flags,
+    heights: Numbers,
+    places: Numbers,
+    before: Numbers,
+    torques: Numbers,
+) -> Numbers:
+    """The columns [N, 19] after a step of so many seconds.
+
+    Args:
+        stride: the columns before it.
+        seconds: of the step.
+        stood: [N, 2] whether right and left foot touched the floor before the step.
+        stands: [N, 2] and after it.
+        heights: [N, 2] of the soles' lowest points.
+        places: [N, 2] of the feet, along the way.
+        before: [N, 6] torques of the step before.
+        torques: [N, 6] of this one.
+    """
+    after = np.empty_like(stride)
+    swing = np.where(stood, 0.0, stride[:, SWING])
+    clearance = np.where(stood, 0.0, stride[:, CLEARANCE])
+    landed = stands & (swing > 0)
+    after[:, SWING] = np.where(stands, swing, swing + seconds)
+    after[:, CLEARANCE] = np.where(stands, clearance, np.maximum(clearance, heights))
+    ahead = places - places[:, ::-1]
+    began = np.where(swing > 0, stride[:, BEGAN], ahead)
+    after[:, BEGAN] = np.where(after[:, SWING] > 0, began, 0.0)
+    after[:, AHEAD] = np.where(landed, ahead, 0.0)
+    after[:, BEFORE] = before
+    feet = stands.sum(1)
+    sums = [
+        np.ones(len(stride)),
+        feet == 0,
+        feet == 1,
+        (np.abs(torques) >= SATURATED).mean(1),
+        (stood & ~stands).sum(1),
+        landed.sum(1),
+        after[:, AHEAD].sum(1),
+        (clearance * landed).sum(1),
+    ]
+    after[:, SUMS] = stride[:, SUMS] + np.stack(sums, 1)
+    return after
+
+
+def gait(stride: Numbers, seconds: float) -> Facts:
+    """Of the episode so far, each step of it so many seconds long."""
+    steps, flown, single, saturated, lifted, landed, ahead, raised = stride[:, SUMS].T
+    landings = np.maximum(landed, 1.0)
+    return {
+        "in_air": flown / steps,
+        "on_one_foot": single / steps,
+        "touches_per_s": (lifted + landed) / (steps * seconds),
+        "step_m": ahead / landings,
+        "lift_m": raised / landings,
+        "saturated": saturated / steps,
+    }

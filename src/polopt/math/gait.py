@@ -1,0 +1,87 @@
+"""What makes a walk of it: terms beside the reward of the two-legged robot."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+GAIT_PRESETS: dict[str, dict[str, float]] = {
+    "walk": {
+        "enough_speed": 0.4,
+        "flight_cost": 0.25,
+        "swing_bonus": 4.0,
+        "least_swing": 0.1,
+        "longest_swing": 0.3,
+        "stride_bonus": 20.0,
+        "longest_stride": 0.1,
+        "clearance_bonus": 0.4,
+        "enough_clearance": 0.015,
+        "change_cost": 0.02,
+    },
+}
+
+
+def gait_terms(
+    forward_speed: Float[Tensor, "B"],
+    contacts: Bool[Tensor, "B 2"],
+    swing: Float[Tensor, "B 2"],
+    clearance: Float[Tensor, "B 2"],
+    began: Float[Tensor, "B 2"],
+    ahead: Float[Tensor, "B 2"],
+    torques: Float[Tensor, "B D"],
+    torques_before: Float[Tensor, "B D"],
+    *,
+    enough_speed: float,
+    flight_cost: float,
+    swing_bonus: float,
+    least_swing: float,
+    longest_swing: float,
+    stride_bonus: float,
+    longest_stride: float,
+    clearance_bonus: float,
+    enough_clearance: float,
+    change_cost: float,
+) -> dict[str, Float[Tensor, "B"]]:
+    """The terms by name; a foot lands where it stands again after a swing.
+
+    - too fast: ``-max(0, v_x - v*)``, so that speed beyond v* earns nothing more
+    - flight: ``-c_f`` with neither foot on the floor (Rudin et al. 2022, arXiv:2109.11978, code)
+    - swing: ``c_s (min(t, t_max) - t_min)`` for each foot that lands: its seconds in the air;
+      chattering feet pay (feet air time of the same code)
+    - stride: ``c_l clip(min(x, -x'), ±l*)`` for each foot that lands: it passes the other, from
+      as far behind as it comes to be in front; one that stays in front, or behind, pays
+    - clearance: ``c_h min(h, h*) / h*`` for each foot that lands: the most that its sole rose
+    - jerks: ``-c_u Σ (uᵢ - u'ᵢ)²``
+
+    Args:
+        forward_speed: v_x in m/s.
+        contacts: whether the right and the left foot touch the floor.
+        swing: t, seconds that each foot has been off the floor; of a foot that has just landed,
+            those until then; 0 while it stands.
+        clearance: h in m, the same way.
+        began: x' in m, how far in front of the other the foot was when it was lifted.
+        ahead: x in m, how far in front of the other it landed.
+        torques: u, the last action.
+        torques_before: u', the one before.
+        enough_speed: v* in m/s.
+        flight_cost: c_f.
+        swing_bonus: c_s in 1/s.
+        least_swing: t_min in s.
+        longest_swing: t_max in s.
+        stride_bonus: c_l in 1/m.
+        longest_stride: l* in m.
+        clearance_bonus: c_h.
+        enough_clearance: h* in m.
+        change_cost: c_u.
+    """
+    landed = contacts & (swing > 0)
+    airtime = swing.clamp(max=longest_swing) - least_swing
+    passed = torch.minimum(ahead, -began).clamp(-longest_stride, longest_stride)
+    raised = clearance.clamp(max=enough_clearance) / enough_clearance
+    return {
+        "too fast": -(forward_speed - enough_speed).clamp(min=0.0),
+        "flight": -flight_cost * (~contacts.any(-1)).to(forward_speed),
+        "swing": swing_bonus * (airtime * landed).sum(-1),
+        "stride": stride_bonus * (passed * landed).sum(-1),
+        "clearance": clearance_bonus * (raised * landed).sum(-1),
+        "jerks": -change_cost * (torques - torques_before).square().sum(-1),
+    }
