@@ -44,7 +44,7 @@ def actor() -> StepActor:
 
 
 def test_an_episode_says_what_its_environment_says_of_it() -> None:
-    episodes, _ = played(ArrayEnvironments(Countdown(), 4), actor(), seed=0, episodes=10)
+    episodes = played(ArrayEnvironments(Countdown(), 4), actor(), seed=0, episodes=10)
     drawn = [episode.facts["drawn"] for episode in episodes]
     assert len(set(drawn)) > 3
     assert [episode.length for episode in episodes] == [min(d, 5) for d in drawn]
