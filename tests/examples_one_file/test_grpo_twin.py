@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -114,7 +115,7 @@ def test_twin_and_library_take_the_same_steps() -> None:
         assert torch.equal(advantages[:, None].expand(mask.shape)[mask], credited.advantages[mask])
 
         batch = twin.Batch(tokens, mask, advantages, logp_old, logp_ref)
-        minibatches = list(learner._minibatches(experience, step))
+        minibatches = [*chain(*learner._epochs(experience, step))]
         assert len(minibatches) == CONFIG.epochs * CONFIG.minibatches
         twin.update(ours, optimiser, batch, minibatches, CONFIG)
         metrics = learner.update(experience, credited, step)

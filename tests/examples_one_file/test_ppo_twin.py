@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -124,7 +125,7 @@ def test_twin_and_library_take_the_same_steps() -> None:
         assert torch.equal(batch.advantages[mask], credited.advantages[mask])
         assert torch.equal(batch.targets[mask], credited.value_targets[mask])
 
-        orders = tuple(list(learner._minibatches(experience, step)) for learner in library)
+        orders = tuple([*chain(*learner._epochs(experience, step))] for learner in library)
         assert [len(order) for order in orders] == [CONFIG.epochs * CONFIG.minibatches] * 2
         twin.learn(ours, optimisers, batch, orders, CONFIG)
         for learner in reversed(library):

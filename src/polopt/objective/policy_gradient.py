@@ -23,7 +23,7 @@ from polopt.math.ratios import (
 from polopt.math.reduce import Aggregation, masked, row_mean, spread_rows
 from polopt.math.surrogates import Surrogate
 from polopt.objective.reduction import Reduction, reduction
-from polopt.types import Credited, Experience
+from polopt.types import Credited, Experience, RowIndex
 
 LogRatio = Callable[[Tensor, Tensor, Tensor], Tensor]
 """``(logp, logp_old, mask) -> log-ratio[B, T]``."""
@@ -104,7 +104,7 @@ class StepTerms:
     logp_ref: Tensor | None  # [B, T]
     correction: Tensor | None  # [B, T] weight on ℓ
 
-    def rows(self, index: Tensor) -> StepTerms:
+    def rows(self, index: RowIndex) -> StepTerms:
         """The part of some rows, for a micro-batch."""
         return StepTerms(
             self.reduction.rows(index),
@@ -198,17 +198,16 @@ def policy_loss(
     if terms.correction is not None:
         loss = loss * terms.correction
     total = reduce.loss(loss)
-    metrics = {"policy_loss": total.detach()} | _metrics(logp, log_ratio, terms)
-    metrics |= {name: reduce.mean(where) for name, where in events.items()}
+    policy, seen = total.detach(), _seen(logp, log_ratio, terms) | events
     if objective.kl is not None:
         total = total + reduce.loss(_kl(logp, terms, objective.kl))
     if entropy is not None:
         reduce.require_finite("objective", "entropy", entropy)
-        metrics["entropy"] = reduce.mean(entropy)
+        seen["entropy"] = entropy
     if objective.entropy_coefficient:
         bonus = reduce.loss(_read("entropy", entropy))
         total = total - objective.entropy_coefficient * bonus
-    return total, metrics
+    return total, {"policy_loss": policy, **reduce.means(seen)}
 
 
 def _kl(logp: Tensor, terms: StepTerms, kl: KLTerm) -> Tensor:
@@ -222,19 +221,16 @@ def _kl(logp: Tensor, terms: StepTerms, kl: KLTerm) -> Tensor:
     return kl.coefficient * estimate
 
 
-def _metrics(logp: Tensor, log_ratio: Tensor, terms: StepTerms) -> dict[str, Tensor]:
-    """Shares of the token means that say how far the policy has moved."""
-    reduce, metrics = terms.reduction, dict[str, Tensor]()
-    logp = logp.detach()
+@torch.no_grad()
+def _seen(logp: Tensor, log_ratio: Tensor, terms: StepTerms) -> dict[str, Tensor]:
+    """What says, token by token, how far the policy has moved."""
+    mask, seen = terms.reduction.mask, dict[str, Tensor]()
     if terms.logp_old is not None:
-        moved = token_log_ratio(terms.logp_old, logp, reduce.mask)
-        metrics["ratio_mean"] = reduce.mean(safe_exp(log_ratio))
-        metrics["approx_kl"] = reduce.mean(k3(moved))
+        seen["ratio_mean"] = safe_exp(log_ratio)
+        seen["approx_kl"] = k3(token_log_ratio(terms.logp_old, logp, mask))
     if terms.logp_ref is not None:
-        metrics["kl_reference"] = reduce.mean(
-            k3(token_log_ratio(logp, terms.logp_ref, reduce.mask))
-        )
-    return metrics
+        seen["kl_reference"] = k3(token_log_ratio(logp, terms.logp_ref, mask))
+    return seen
 
 
 def _read(name: str, x: Tensor | None) -> Tensor:

@@ -27,7 +27,7 @@ from polopt.math.preference import (
     prompt_means,
 )
 from polopt.math.reduce import masked, row_sum
-from polopt.types import Experience
+from polopt.types import Experience, RowIndex
 
 OfResponse = Callable[[Tensor, Tensor], Tensor]  # values [B, T], mask -> [B]
 
@@ -77,7 +77,7 @@ class PreferenceTerms:
     mask: Tensor  # [B, T] bool, tokens of the responses
     logp_ref: Tensor | None = None  # [B, T] of the reference
 
-    def rows(self, index: Tensor) -> PreferenceTerms:
+    def rows(self, index: RowIndex) -> PreferenceTerms:
         """The part of some rows, which holds whole prompts."""
         logp_ref = None if self.logp_ref is None else self.logp_ref[index]
         return PreferenceTerms(

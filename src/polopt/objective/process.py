@@ -10,7 +10,7 @@ from torch import Tensor
 from polopt.math.guards import require_finite
 from polopt.math.preference import implicit_reward
 from polopt.math.process import labelled, prime_cross_entropy
-from polopt.types import Experience
+from polopt.types import Experience, RowIndex
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class ProcessTerms:
     count: Tensor  # rows of the step with an outcome, the divisor
     row: Tensor  # [B] int64, place in the step, to name rows in errors
 
-    def rows(self, index: Tensor) -> ProcessTerms:
+    def rows(self, index: RowIndex) -> ProcessTerms:
         """The part of some rows, for a micro-batch."""
         return ProcessTerms(
             self.mask[index], self.logp_ref[index], self.right[index], self.count, self.row[index]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from polopt.math.guards import require_finite
-from polopt.math.reduce import Aggregation, token_mean, weighted_sum
+from polopt.math.reduce import Aggregation, masked, token_mean, weighted_sum
+from polopt.types import RowIndex
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Reduction:
     token_weights: Tensor  # [B, T] 1/tokens of the step, for metrics
     row: Tensor  # [B] int64, place in the step, to name rows in errors
 
-    def rows(self, index: Tensor) -> Reduction:
+    def rows(self, index: RowIndex) -> Reduction:
         """The part of some rows; what it returns adds up over the parts of a step."""
         return Reduction(
             self.mask[index], self.weights[index], self.token_weights[index], self.row[index]
@@ -30,11 +32,13 @@ class Reduction:
         """``Σ weights·ℓ`` over the mask: this part's share of the loss of the step."""
         return weighted_sum(loss, self.weights, self.mask)
 
-    def mean(self, x: Tensor) -> Tensor:
-        """This part's share of the token mean over the step, detached: for metrics."""
-        x = x.detach()
-        x = x if x.is_floating_point() else x.to(self.token_weights.dtype)
-        return weighted_sum(x, self.token_weights, self.mask)
+    def means(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """This part's shares of the token means over the step, detached: for metrics."""
+        if not found:
+            return {}
+        stacked = torch.stack([x.detach().to(self.token_weights.dtype) for x in found.values()])
+        shares = (masked(stacked, self.mask.expand(stacked.shape)) * self.token_weights).sum((1, 2))
+        return dict(zip(found, shares.unbind(), strict=True))
 
     def require_finite(self, site: str, name: str, x: Tensor) -> None:
         """Refuse NaN and infinity inside the mask.

@@ -23,4 +23,4 @@ def supervised_loss(logp: Tensor, reduce: Reduction) -> tuple[Tensor, dict[str, 
     """
     reduce.require_finite("supervised loss", "logp", logp)
     loss = -masked(logp, reduce.mask)
-    return reduce.loss(loss), {"nll": reduce.mean(loss)}
+    return reduce.loss(loss), reduce.means({"nll": loss})

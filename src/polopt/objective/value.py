@@ -10,7 +10,7 @@ from torch import Tensor
 from polopt.math.reduce import Aggregation, token_mean
 from polopt.math.values import value_loss as value_error
 from polopt.objective.reduction import Reduction, reduction
-from polopt.types import Credited, Experience
+from polopt.types import Credited, Experience, RowIndex
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class ValueTerms:
     targets: Tensor  # [B, T], never normalised
     values_old: Tensor  # [B, T]
 
-    def rows(self, index: Tensor) -> ValueTerms:
+    def rows(self, index: RowIndex) -> ValueTerms:
         """The part of some rows, for a micro-batch."""
         return ValueTerms(self.reduction.rows(index), self.targets[index], self.values_old[index])
 
@@ -76,4 +76,4 @@ def value_loss(
     reduce.require_finite("value loss", "values", values)
     loss, bites = value_error(values, terms.values_old, terms.targets, reduce.mask, objective.clip)
     total = reduce.loss(loss)
-    return total, {"value_loss": total.detach(), "value_clip_fraction": reduce.mean(bites)}
+    return total, {"value_loss": total.detach(), **reduce.means({"value_clip_fraction": bites})}

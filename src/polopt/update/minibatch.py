@@ -6,11 +6,12 @@ padding and the order of rows leave the gradient unchanged.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -21,7 +22,7 @@ from polopt.recipe import Update
 from polopt.roles import Scorer, measured
 from polopt.roles.policies.token import Quantity, Scores
 from polopt.seeding import derive
-from polopt.types import Credited, Experience, Metrics
+from polopt.types import Credited, Experience, Metrics, RowIndex
 from polopt.update.schedule import learning_rate
 
 STATE_FILE = "optimizer.safetensors"
@@ -31,7 +32,7 @@ WEIGHTS_FILE = "weights.safetensors"
 class Terms(Protocol):
     """What a loss needs beside the live scores, divisors included; can be cut into rows."""
 
-    def rows(self, index: Tensor) -> Self:
+    def rows(self, index: RowIndex) -> Self:
         """The same for some of the rows."""
         ...
 
@@ -75,13 +76,9 @@ class FirstOrder(Generic[T]):
         self.keeps = keeps  # weights that stand nowhere else in the checkpoint
         self.optimiser_steps = 0
         self._named = dict(scorer.parameters)
-        decayed = [p for p in self._named.values() if p.ndim > 1]
-        plain = [p for p in self._named.values() if p.ndim <= 1]  # norms and biases
+        self._weights = list(self._named.values())
         self._optimiser = torch.optim.AdamW(
-            [
-                {"params": decayed, "weight_decay": settings.weight_decay},
-                {"params": plain, "weight_decay": 0.0},
-            ],
+            _by_decay(self._weights, settings.weight_decay),
             lr=0.0,
             betas=(settings.beta1, settings.beta2),
             fused=True,
@@ -95,54 +92,56 @@ class FirstOrder(Generic[T]):
         if self.settings.reset_optimiser:
             self._optimiser.state.clear()
         totals: Metrics = {}
-        minibatches = list(self._minibatches(experience, step))
-        for index in minibatches:
-            for name, value in self._optimise(experience, credited, index, step).items():
-                totals[name] = totals.get(name, 0.0) + value / len(minibatches)
+        epochs = list(self._epochs(experience, step))
+        count = sum(map(len, epochs))
+        for parts in epochs:
+            for one, its in _cut(experience, credited, parts):
+                for name, value in self._optimise(one, its, step).items():
+                    totals[name] = totals.get(name, 0.0) + value / count
         totals["learning_rate"] = rate
         return {f"{self.name}/{name}": value for name, value in totals.items()}
 
-    def _minibatches(self, experience: Experience, step: int) -> Iterator[Tensor]:
-        """Row indices of each optimiser step, in a new order every epoch."""
+    def _epochs(self, experience: Experience, step: int) -> Iterator[Sequence[Tensor]]:
+        """Row indices of the optimiser steps of each epoch, in an order of its own."""
         rows = experience.mask.shape[0]
         units = self._groups(experience) if self.loss.whole_groups else None
         most = rows if units is None else len(units)
         count = min(self.settings.minibatches or 1, most)  # none is empty
         for epoch in range(self.settings.epochs or 1):
             if count == 1:
-                yield torch.arange(rows)
+                yield [torch.arange(rows)]
                 continue
             generator = torch.Generator().manual_seed(derive(self.seed, "minibatch", step, epoch))
-            for part in torch.randperm(most, generator=generator).tensor_split(count):
-                yield part if units is None else torch.cat([units[i] for i in part.tolist()])
+            parts = torch.randperm(most, generator=generator).tensor_split(count)
+            if units is not None:
+                parts = [torch.cat([units[i] for i in part.tolist()]) for part in parts]
+            yield parts
 
     def _groups(self, experience: Experience) -> Sequence[Tensor]:
         """Rows of each group, in the order of the batch."""
         groups = experience.group.cpu()
         return [(groups == group).nonzero()[:, 0] for group in dict.fromkeys(groups.tolist())]
 
-    def _optimise(
-        self, experience: Experience, credited: Credited, index: Tensor, step: int
-    ) -> Metrics:
-        """One optimiser step on the rows ``index``."""
-        experience, credited = experience.rows(index), credited.rows(index)
+    def _optimise(self, experience: Experience, credited: Credited, step: int) -> Metrics:
+        """One optimiser step on all of the rows."""
         inputs = experience.inputs
         if self.loss.needs_logp:
             experience = replace(experience, logp=measured(self.scorer, inputs, "logp"))
         terms = self.loss.terms(experience, credited)
-        self._optimiser.zero_grad(set_to_none=True)
+        for weight in self._weights:
+            weight.grad = None
         totals: dict[str, Tensor] = {}
         for micro in self._micro_batches(experience):
             scores = self.scorer.score(inputs.rows(micro), self.loss.want)
             _backward(*self.loss.value(scores, terms.rows(micro)), totals)
         for companion in self.companions:
             _backward(*companion(self.optimiser_steps), totals)
-        norm = torch.nn.utils.clip_grad_norm_(self._named.values(), self.settings.max_grad_norm)
+        norm = self._clipped()
         values = {name: float(value) for name, value in totals.items()}
-        values["grad_norm"] = float(norm)
-        if not torch.isfinite(norm):
+        values["grad_norm"] = norm
+        if not math.isfinite(norm):
             raise NonFiniteError(
-                f"{self.name}: the gradient norm of step {step + 1} is {float(norm)}; the weights "
+                f"{self.name}: the gradient norm of step {step + 1} is {norm}; the weights "
                 "were left as they are (lower update.learning_rate or update.max_grad_norm)"
             )
         if norm > 0:  # no signal, no step: momentum and weight decay would move the weights
@@ -150,11 +149,22 @@ class FirstOrder(Generic[T]):
             self.optimiser_steps += 1
         return values
 
-    def _micro_batches(self, experience: Experience) -> Iterator[Tensor]:
+    def _clipped(self) -> float:
+        """The norm of all gradients together, before they are shortened to the largest allowed."""
+        gradients = [weight.grad for weight in self._weights if weight.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if norm > self.settings.max_grad_norm:
+            torch.nn.utils.clip_grads_with_norm_(self._weights, self.settings.max_grad_norm, norm)
+        return float(norm)
+
+    def _micro_batches(self, experience: Experience) -> Iterator[RowIndex]:
         """Row indices of each forward pass, at most ``micro_batch_tokens`` padded tokens."""
         rows, width = experience.inputs.shape
         budget = self.settings.micro_batch_tokens
         size = rows if budget is None else max(1, budget // width)
+        if size >= rows:
+            yield slice(None)
+            return
         if not self.loss.whole_groups:
             yield from torch.arange(rows).split(size)
             return
@@ -192,6 +202,32 @@ class FirstOrder(Generic[T]):
             with torch.no_grad():
                 for name, weight in load_file(directory / WEIGHTS_FILE).items():
                     self._named[name].copy_(weight)
+
+
+def _cut(
+    experience: Experience, credited: Credited, parts: Sequence[Tensor]
+) -> Iterator[tuple[Experience, Credited]]:
+    """The rows of each part of a batch. They are copied once for all: slices are free."""
+    if len(parts) == 1:
+        yield experience, credited
+        return
+    order, end = torch.cat(list(parts)), 0
+    experience, credited = experience.rows(order), credited.rows(order)
+    for size in map(len, parts):
+        part, end = slice(end, end + size), end + size
+        yield experience.rows(part), credited.rows(part)
+
+
+def _by_decay(weights: Sequence[Tensor], decay: float) -> list[dict[str, Any]]:
+    """Norms and biases do not decay; without decay all are one group, which takes fewer kernels."""
+    if not decay:
+        return [{"params": weights, "weight_decay": 0.0}]
+    matrices = [weight for weight in weights if weight.ndim > 1]
+    others = [weight for weight in weights if weight.ndim <= 1]
+    return [
+        {"params": matrices, "weight_decay": decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
 
 
 def _backward(loss: Tensor, metrics: dict[str, Tensor], totals: dict[str, Tensor]) -> None:

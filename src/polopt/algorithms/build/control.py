@@ -206,6 +206,10 @@ def _of_steps(recipe: StageRecipe) -> StageRecipe:
     )
 
 
+# What credit has read, and no learner does.
+CREDITED = dict.fromkeys(("logp_rollout", "rewards", "next_values", "terminated", "cut"))
+
+
 class Flattened:
     """A learner that is given the valid steps as rows of one step each, in any order."""
 
@@ -216,7 +220,8 @@ class Flattened:
     def update(self, experience: Experience, credited: Credited, step: int) -> Metrics:
         """Consume a batch of steps."""
         where = experience.mask.nonzero(as_tuple=True)
-        return self._learner.update(_flat(experience, where), _flat(credited, where), step)
+        flat = _flat(replace(experience, **CREDITED), where)
+        return self._learner.update(flat, _flat(credited, where), step)
 
     def save(self, directory: Path) -> dict[str, int]:
         """The learner's."""

@@ -25,7 +25,7 @@ from polopt.recipe import StageRecipe
 from polopt.roles import Critic, Scorer, measured
 from polopt.roles.policies.token import Scores
 from polopt.seeding import derive
-from polopt.types import Credited, Experience, Metrics, StepRows, TokenRows
+from polopt.types import Credited, Experience, Metrics, RowIndex, StepRows, TokenRows
 from polopt.update import FirstOrder
 from polopt.update.minibatch import Loss, Terms
 
@@ -129,7 +129,7 @@ class Both:
     first: Any
     second: Any
 
-    def rows(self, index: torch.Tensor) -> Both:
+    def rows(self, index: RowIndex) -> Both:
         """The same for some of the rows."""
         return Both(self.first.rows(index), self.second.rows(index))
 
@@ -162,7 +162,7 @@ class Corrected:
     asked: TokenRows | StepRows
     reduction: Reduction
 
-    def rows(self, index: torch.Tensor) -> Corrected:
+    def rows(self, index: RowIndex) -> Corrected:
         """The same for some of the rows."""
         return Corrected(
             self.policy.rows(index), self.asked.rows(index), self.reduction.rows(index)
