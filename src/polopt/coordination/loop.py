@@ -164,7 +164,8 @@ def _keep_best(stage: Stage, progress: Progress, setting: Setting, evaluation: E
     value = evaluation.metrics[name]
     if value > progress.best.get(name, -math.inf):
         progress.best = {name: value, "checkpoint": f"step_{progress.step}"}
-        text = f"best {name.replace('_', ' ')} so far {value:.3f}"
+        called = "mean return" if name == "return_mean" else name
+        text = f"best {called} so far {value:.3f}"
         setting.observe(Event("message", {"text": text}))
 
 
@@ -220,7 +221,11 @@ def restore(stage: Stage, path: Path, state: dict[str, Any]) -> None:
 
 
 def _named(evaluation: Evaluation) -> Metrics:
-    return {f"eval/{name}": value for name, value in evaluation.metrics.items()}
+    """Its figures, and the ends of their intervals."""
+    named = {f"eval/{name}": value for name, value in evaluation.metrics.items()}
+    for name, (low, high) in evaluation.intervals.items():
+        named |= {f"eval/{name}_low": low, f"eval/{name}_high": high}
+    return named
 
 
 def _write_line(stage: Stage, progress: Progress, setting: Setting, line: Metrics) -> None:

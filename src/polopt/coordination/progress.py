@@ -24,6 +24,8 @@ from polopt.coordination.stage import Event, Observer
 SHOWN = (  # metric, label; the first few that a line has
     ("reward/mean", "reward"),
     ("accuracy", "accuracy"),
+    ("return/mean", "return"),
+    ("episode/length", "episode length"),
     ("policy/loss", "loss"),
     ("policy/entropy", "entropy"),
     ("response/length", "length"),
@@ -108,10 +110,23 @@ def _said(event: Event) -> str:
 
 
 def _figures(values: Mapping[str, Any]) -> str:
-    found = [f"{label} {values[name]:.3f}" for name, label in SHOWN if name in values]
+    found = [f"{label} {_short(values[name])}" for name, label in SHOWN if name in values]
     return "  ".join(found[:4])
 
 
 def _evaluated(values: Mapping[str, Any]) -> str:
-    accuracy = values.get("eval/accuracy")
-    return "" if accuracy is None else f" evaluation accuracy {accuracy:.3f}"
+    for name, label in (("eval/accuracy", "accuracy"), ("eval/return_mean", "return")):
+        if name in values:
+            return f" evaluation {label} {_short(values[name])}"
+    return ""
+
+
+def _short(value: float) -> str:
+    """Three places, or fewer of a large number: 0.250, 23.1, 1,231."""
+    return (
+        f"{value:.3f}"
+        if abs(value) < 10
+        else f"{value:,.1f}"
+        if abs(value) < 1000
+        else f"{value:,.0f}"
+    )

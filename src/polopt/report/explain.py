@@ -51,7 +51,7 @@ PLOTS = (
     Plot(
         "Return",
         "What whole episodes earned, on average. The points are episodes without noise, from "
-        "starts that training never sees.",
+        "starts that training never sees; their bars are 95 % confidence intervals.",
         {"return/mean": "training", "eval/return_mean": "without noise"},
     ),
     Plot(
@@ -172,9 +172,9 @@ PLOTS = (
     ),
     Plot(
         "Entropy",
-        "How undecided the policy is about its next token. It falls while the policy learns what "
-        "pays; if it reaches 0 early, the policy stops exploring and reward stalls.",
-        {"policy/entropy": "nats a token"},
+        "How undecided the policy is about its next token, in nats. It falls while the policy "
+        "learns what pays; if it reaches 0 early, the policy stops exploring and reward stalls.",
+        {"policy/entropy": "of the policy"},
     ),
     Plot(
         "Response length",
@@ -356,6 +356,33 @@ FOLDED = (
     ),
 )
 
+# Instead of the sentence above, where environments stand in the place of prompts.
+ON_BODIES = {
+    "Loss": "What the optimiser lowers. It hovers around 0 and says little: look at the return "
+    "instead.",
+    "KL divergence": "How far the policy has moved from the one that acted. Slow growth is "
+    "learning; a sudden jump means the updates are too large.",
+    "Critic": "How much of what followed each step the critic knew beforehand: 0 is nothing, 1 is "
+    "everything, and below 0 it does harm.",
+    "Entropy": "How undecided the policy is about its next action, in nats. It falls while the "
+    "policy learns what pays; if it falls early, the policy stops exploring and the return "
+    "stalls. With continuous actions it can be below 0.",
+    "Clip fraction": "Share of steps whose change of probability hit the bound and was held back. "
+    "A few per cent is normal; much more means that an update tries to move too far.",
+    "Other evaluation figures": "Measured in episodes without noise, from starts that training "
+    "never sees.",
+    "Importance ratio": "Probability of the actions now, divided by that when they were taken, on "
+    "average. It should stay close to 1; far from 1 the update no longer fits its data.",
+    "Advantages": "How much better or worse the steps went than expected. No spread means no "
+    "signal.",
+    "Time in each step": "Seconds a batch spent on each of its parts. The largest part is where a "
+    "faster machine or a smaller setting helps; single spikes are evaluations and checkpoints.",
+    "Steps": "Steps in environments that went into the batch.",
+    "Episodes": "Episodes that ended in the batch.",
+    "Time of the whole step": "Seconds from the start of a batch to its end; its parts are in the "
+    "plot above.",
+}
+
 UNKNOWN_METRIC = "A metric of this run for which this page has no explanation."
 
 # The columns of a row, in the words of somebody who sees them first.
@@ -381,6 +408,13 @@ COLUMNS = {
     "extra_losses": "what else is added to the loss",
     "coordination": "when sampling and training take turns",
 }
+COLUMNS_ON_BODIES = {
+    "rollout": "where the steps come from",
+    "returns": "what a step is credited with",
+    "spread": "how a reward is spread over steps",
+    "aggregation": "how the losses of steps become one number",
+    "coordination": "when acting and training take turns",
+}
 
 # The parts of a step, for the bars that show where the time went.
 PARTS = {name.removeprefix("time/"): label for name, label in PLOTS[-1].lines.items()}
@@ -388,18 +422,30 @@ PARTS = {name.removeprefix("time/"): label for name, label in PLOTS[-1].lines.it
 _BOOKKEEPING = ("step", "stage", "stage_step")
 
 
-def arrange(metrics: list[str]) -> tuple[list[Plot], list[Plot]]:
+def arrange(metrics: list[str], *, on_bodies: bool = False) -> tuple[list[Plot], list[Plot]]:
     """Sort metrics into plots: the main ones, and the folded ones by prefix.
 
-    Every metric appears in exactly one plot; a plot without metrics is left out.
+    Every metric appears in exactly one plot; a plot without metrics is left out. The ends of the
+    interval of a metric go with it.
     """
-    left = [name for name in metrics if name not in _BOOKKEEPING]
+    left = [name for name in metrics if name not in _BOOKKEEPING and not _is_end(name, metrics)]
     spared = {name for plot in FOLDED for name in plot.lines}
     main = [_take(plot, left, spared) for plot in PLOTS]
     folded = [_take(plot, left, set()) for plot in FOLDED]
     folded += [Plot(name, UNKNOWN_METRIC, {name: name}) for name in left]
     folded = [plot for plot in folded if plot.lines]
+    if on_bodies:
+        main, folded = ([_on_bodies(plot) for plot in plots] for plots in (main, folded))
     return [plot for plot in main if plot.lines], sorted(folded, key=_prefix)
+
+
+def _is_end(name: str, metrics: list[str]) -> bool:
+    """Whether it is an end of the interval of another metric."""
+    return name.endswith(("_low", "_high")) and name.rsplit("_", 1)[0] in metrics
+
+
+def _on_bodies(plot: Plot) -> Plot:
+    return replace(plot, sentence=ON_BODIES.get(plot.title, plot.sentence))
 
 
 def _take(plot: Plot, left: list[str], spared: set[str]) -> Plot:

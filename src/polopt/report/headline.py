@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from polopt.report.plots import is_number
 from polopt.report.read import Row, RunRecord
-from polopt.report.text import percent
+from polopt.report.text import number, percent
 
 
 @dataclass(frozen=True)
 class Measured:
-    """An accuracy with what is known about it; shares, drawn from 0 to 1."""
+    """An accuracy or a mean return, with what is known about it."""
 
     title: str
     value: float
     low: float | None
     high: float | None
     greedy: float | None
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The axis on which the figures are shown."""
+
+    low: float
+    high: float
+    ticks: list[float]
+
+    def share(self, value: float) -> float:
+        """Where a value lies: 0 is the left end, 1 the right one."""
+        return (value - self.low) / (self.high - self.low)
 
 
 @dataclass(frozen=True)
@@ -40,6 +55,8 @@ class Headline:
     detail: str
     finished: bool
     measured: list[Measured]  # before, after
+    unit: str  # share, or number: a mean return
+    scale: Scale
     change: float | None
     stages: list[StageDone]
     seconds: float | None
@@ -49,18 +66,23 @@ class Headline:
 def headline(record: RunRecord) -> Headline:
     """Put together the head of the page, for a run that is finished or not."""
     summary = record.summary or {}
+    name = _name(summary)
     measured = [
-        _measured(summary, when)
+        _measured(summary, name, when)
         for when in ("before", "after")
-        if is_number(summary.get(f"accuracy_{when}"))
+        if is_number(summary.get(f"{name}_{when}"))
     ]
     stages = _stages(record)
     seconds = [stage.seconds for stage in stages if stage.seconds is not None]
     return Headline(
         sentence=_sentence(record, measured),
-        detail=_detail(stages),
+        detail=_detail(stages, _counted(record)),
         finished=record.summary is not None,
         measured=measured,
+        unit="share" if name == "accuracy" else "number",
+        scale=Scale(0.0, 1.0, [0.0, 0.25, 0.5, 0.75, 1.0])
+        if name == "accuracy"
+        else _scale(measured),
         change=measured[1].value - measured[0].value if len(measured) == 2 else None,
         stages=stages,
         seconds=sum(seconds) if seconds else None,
@@ -68,32 +90,58 @@ def headline(record: RunRecord) -> Headline:
     )
 
 
-def _measured(summary: Row, when: str) -> Measured:
-    low, high = summary.get(f"accuracy_{when}_interval") or (None, None)
-    greedy = summary.get(f"accuracy_greedy_{when}")
+def _name(summary: Row) -> str:
+    """What the run is judged by."""
+    return "return_mean" if is_number(summary.get("return_mean_after")) else "accuracy"
+
+
+def _measured(summary: Row, name: str, when: str) -> Measured:
+    low, high = summary.get(f"{name}_{when}_interval") or (None, None)
+    greedy = summary.get(f"{name}_greedy_{when}")
     return Measured(
         when.capitalize(),
-        summary[f"accuracy_{when}"],
+        summary[f"{name}_{when}"],
         low,
         high,
         greedy if is_number(greedy) else None,
     )
 
 
+def _scale(measured: Sequence[Measured]) -> Scale:
+    """Round numbers around everything that was measured."""
+    values = [x for m in measured for x in (m.value, m.low, m.high) if x is not None]
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    rough = max((high - low) / 4, abs(high) / 1e6, 1e-9)
+    size = 10.0 ** math.floor(math.log10(rough))
+    step = next(size * times for times in (1, 2, 5, 10) if size * times >= rough)
+    first, last = math.floor(low / step), math.ceil(high / step)
+    ticks = [i * step for i in range(first, max(last, first + 1) + 1)]
+    return Scale(ticks[0], ticks[-1], ticks)
+
+
 def _sentence(record: RunRecord, measured: list[Measured]) -> str:
     if record.summary is None:
         return _unfinished(record)
     if len(measured) < 2:
-        return f"The run finished after {_steps(_last_step(record))}."
+        return f"The run finished after {_steps(_last_step(record), _counted(record))}."
     before, after = measured
-    prompts = record.summary.get("evaluation_prompts")
-    on = f"On {prompts} prompts that training never saw, the" if prompts else "The"
-    share = f"{on} share of {_right(record)}"
+    what, written = _what(record, record.summary)
     if after.value == before.value:
-        return f"{share} stayed at {percent(after.value)}."
+        return f"{what} stayed at {written(after.value)}."
     verb = "rose" if after.value > before.value else "fell"
-    moved = f"{share} {verb} from {percent(before.value)} to"
-    return f"{moved} {percent(after.value)}{_doubt(before, after)}."
+    moved = f"{what} {verb} from {written(before.value)} to"
+    return f"{moved} {written(after.value)}{_doubt(before, after)}."
+
+
+def _what(record: RunRecord, summary: Row) -> tuple[str, Callable[[float], str]]:
+    """What was measured, and how its values are written."""
+    if _name(summary) == "return_mean":
+        episodes = summary.get("evaluation_episodes")
+        on = f"In {episodes} episodes without noise, the" if episodes else "The"
+        return f"{on} mean return", number
+    prompts = summary.get("evaluation_prompts")
+    on = f"On {prompts} prompts that training never saw, the" if prompts else "The"
+    return f"{on} share of {_right(record)}", percent
 
 
 def _right(record: RunRecord) -> str:
@@ -114,15 +162,24 @@ def _doubt(before: Measured, after: Measured) -> str:
 def _unfinished(record: RunRecord) -> str:
     if not record.metrics:
         return "This run has not finished; it has not recorded a step yet."
-    measured = [r["eval/accuracy"] for r in record.metrics if is_number(r.get("eval/accuracy"))]
-    right = f" On unseen prompts {percent(measured[-1])} are right." if measured else ""
+    right = _so_good(record.metrics)
     stage = record.metrics[-1].get("stage", "unknown")
-    steps = _steps(_last_step(record))
+    steps = _steps(_last_step(record), _counted(record))
     return f"This run has not finished: {steps} so far, the last one in stage {stage}.{right}"
 
 
-def _detail(stages: list[StageDone]) -> str:
-    done = [f"{_steps(s.steps)} of {s.algorithm}" for s in stages if s.steps]
+def _so_good(metrics: Sequence[Row]) -> str:
+    """The latest evaluation."""
+    for row in reversed(metrics):
+        if is_number(accuracy := row.get("eval/accuracy")):
+            return f" On unseen prompts {percent(accuracy)} are right."
+        if is_number(total := row.get("eval/return_mean")):
+            return f" Without noise the mean return is {number(total)}."
+    return ""
+
+
+def _detail(stages: list[StageDone], unit: str) -> str:
+    done = [f"{_steps(s.steps, unit)} of {s.algorithm}" for s in stages if s.steps]
     return f"{', then '.join(done)}." if done else ""
 
 
@@ -178,5 +235,10 @@ def _last_step(record: RunRecord) -> int:
     return record.metrics[-1]["step"] if record.metrics else 0
 
 
-def _steps(count: int) -> str:
-    return "1 step" if count == 1 else f"{count:,} steps"
+def _counted(record: RunRecord) -> str:
+    """What the steps of the run are called: on bodies a step is that of an environment."""
+    return "batch" if record.on_bodies else "step"
+
+
+def _steps(count: int, unit: str) -> str:
+    return f"1 {unit}" if count == 1 else f"{count:,} {'batches' if unit == 'batch' else 'steps'}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import shlex
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -18,12 +18,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
-from polopt.report.explain import COLUMNS, PARTS
+from polopt.report.episodes import watched
+from polopt.report.explain import COLUMNS, COLUMNS_ON_BODIES, PARTS
 from polopt.report.headline import headline
 from polopt.report.plots import draw
 from polopt.report.read import Row, RunRecord
 from polopt.report.samples import compare, training
-from polopt.report.text import duration, number, percent, setting, visible
+from polopt.report.text import duration, number, percent, setting, visible, with_unit
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,9 @@ def render(record: RunRecord) -> str:
     """The page about ``record`` as HTML."""
     stages = record.config["stages"]
     script, style = _script(), _style()
-    curves = draw(record.metrics)
+    on_bodies = record.on_bodies
+    curves = draw(record.metrics, on_bodies=on_bodies)
+    episodes = watched(record.episodes)
     return (
         _environment()
         .get_template("report.html.j2")
@@ -51,10 +54,12 @@ def render(record: RunRecord) -> str:
             policy=_policy(script, style),
             script=Markup(script),
             style=Markup(style),
-            data=htmlsafe_json_dumps(curves.data, allow_nan=False, separators=(",", ":")),
+            data=_json(curves.data | {"watched": episodes.data if episodes else None}),
             head=headline(record),
             stages=stages,
-            columns=COLUMNS,
+            columns=COLUMNS | COLUMNS_ON_BODIES if on_bodies else COLUMNS,
+            on_bodies=on_bodies,
+            watched=episodes,
             parts=PARTS,
             curves=curves,
             comparisons=compare(record.samples),
@@ -67,6 +72,10 @@ def render(record: RunRecord) -> str:
             commands=_commands(record),
         )
     )
+
+
+def _json(value: object) -> Markup:
+    return htmlsafe_json_dumps(value, allow_nan=False, separators=(",", ":"))
 
 
 @cache
@@ -82,12 +91,14 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
+    filters: dict[str, Callable[..., str]] = {
         "duration": duration,
         "number": number,
         "percent": percent,
         "setting": setting,
+        "with_unit": with_unit,
     }
+    environment.filters |= filters
     return environment
 
 
@@ -97,7 +108,8 @@ def _asset(name: str) -> str:
 
 def _script() -> str:
     licence = _asset("uPlot.LICENSE.txt")
-    return f"\n/*\n{licence}\n*/\n{_asset('uPlot.iife.min.js')}\n{_asset('report.js')}"
+    own = "\n".join(_asset(name) for name in ("uPlot.iife.min.js", "episodes.js", "report.js"))
+    return f"\n/*\n{licence}\n*/\n{own}"
 
 
 def _style() -> str:

@@ -40,11 +40,14 @@ class Figure:
     summary: str  # the curve in words, for those who cannot see it
 
 
-def draw(metrics: list[Row]) -> Curves:
-    """Sort ``metrics`` into plots, and prepare their numbers for the script."""
+def draw(metrics: list[Row], *, on_bodies: bool = False) -> Curves:
+    """Sort ``metrics`` into plots, and prepare their numbers for the script.
+
+    Of runs on bodies there are also the steps in environments that were taken until each point.
+    """
     points, width = _thin(metrics, MAX_POINTS)
     names = list(dict.fromkeys(name for row in points for name in row if is_number(row[name])))
-    main, folded = arrange(names)
+    main, folded = arrange(names, on_bodies=on_bodies)
     plots = main + folded
     columns = {name: _column(points, name) for name in names}
     stages = _spans(metrics)
@@ -56,6 +59,7 @@ def draw(metrics: list[Row]) -> Curves:
         data={
             "stages": stages,
             "steps": [row["step"] for row in points],
+            "taken": _taken(metrics, points) if on_bodies else None,
             "stage": [order[_stage(row)] for row in points],
             "plots": [_numbers(plot, columns) for plot in plots],
         },
@@ -112,6 +116,16 @@ def _spans(metrics: list[Row]) -> list[dict[str, Any]]:
     return spans
 
 
+def _taken(metrics: list[Row], points: list[Row]) -> list[float]:
+    """Steps in environments until each of the points."""
+    taken: dict[int, float] = {}
+    total = 0.0
+    for row in metrics:
+        total += row["steps"] if is_number(row.get("steps")) else 0.0
+        taken[row["step"]] = total
+    return [taken[row["step"]] for row in points]
+
+
 def _stage(row: Row) -> str:
     return str(row.get("stage", ""))
 
@@ -122,7 +136,13 @@ def _numbers(plot: Plot, columns: dict[str, Column]) -> dict[str, Any]:
         "top": plot.top,
         "stacked": plot.stacked,
         "lines": [
-            {"values": columns[name], "points": name.startswith("eval/")} for name in plot.lines
+            {
+                "values": columns[name],
+                "points": name.startswith("eval/"),
+                "low": columns.get(f"{name}_low"),
+                "high": columns.get(f"{name}_high"),
+            }
+            for name in plot.lines
         ],
     }
 

@@ -33,6 +33,11 @@ class RunRecord:
     summary: Row | None  # summary.json; None: the run has not finished
     unreadable: list[str] = field(default_factory=list[str])  # "metrics.jsonl line 12"
 
+    @property
+    def on_bodies(self) -> bool:
+        """Whether environments stood in the place of prompts."""
+        return bool(self.episodes) or any("steps" in row for row in self.metrics)
+
 
 def load(run_directory: Path) -> RunRecord:
     """Read the run in ``run_directory``.

@@ -183,7 +183,9 @@ def credited(of: Bodies, experience: Experience) -> Credited:
             normalise=chosen("normalisation", recipe),
         ),
     )
-    kept = {k: v for k, v in result.metrics.items() if k not in ("degenerate_groups",)}
+    kept = {
+        k: v for k, v in result.metrics.items() if k not in ("degenerate_groups", "excluded_rows")
+    }
     return replace(result, metrics=kept)
 
 

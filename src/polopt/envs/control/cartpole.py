@@ -85,7 +85,7 @@ class CartPole:
                 Shape("line", ("back", "front"), "body", 0.16),
                 Shape("arrow", ("axle",), "force", 0.7, "push"),
                 Shape("line", ("axle", "tip"), "first", 0.07),
-                Shape("disc", ("axle",), "faint", 0.03),
+                Shape("disc", ("axle",), "hollow", 0.025),
             ),
             points={
                 **ends,
@@ -98,8 +98,23 @@ class CartPole:
             },
             amounts={"push": push},
             panels=(
-                Panel("Position of the cart", "m", {"from the middle": x}),
-                Panel("Angle of the pole", "°", {"from upright": np.degrees(angle)}),
-                Panel("Push", f"× {FORCE:g} N", {"mean of a fifth of a second": push}),
+                Panel(
+                    "Position of the cart",
+                    "m",
+                    {"from the middle": x},
+                    f"Over {FARTHEST} m to either side the episode is over.",
+                ),
+                Panel(
+                    "Angle of the pole",
+                    "°",
+                    {"from upright": np.degrees(angle)},
+                    "Beyond 12° to either side the episode is over.",
+                ),
+                Panel(
+                    "Push",
+                    "N",
+                    {"to the right": FORCE * push},
+                    f"Mean of a fifth of a second; a single push is {FORCE:g} N to either side.",
+                ),
             ),
         )

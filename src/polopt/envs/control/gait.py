@@ -16,6 +16,10 @@ TORSO = {"rear_low": (-1, -1), "rear_high": (-1, 1), "front_high": (1, 1), "fron
 WIDE, HIGH, ROUND = 0.025, 0.04, 0.006  # of the torso; of its corners
 HEEL, TOE, SOLE = -0.013, 0.033, -0.006  # from the ankle, in axes of the foot
 TORQUE = 3.0  # N m at an action of 1
+GAIT = (
+    "When each foot is on the floor, and for what share of the episode. In a walk the feet take "
+    "turns and overlap; in a run or a hop there are gaps in which neither stands."
+)
 
 
 def seen(states: NDArray[np.float64]) -> View:
@@ -45,9 +49,9 @@ def _leg(side: str) -> tuple[Shape, ...]:
     return (
         Shape("area", (heel, ankle, toe), tone, 0.008),
         Shape("line", (hip, knee, ankle), tone, 0.016),
-        Shape("disc", (hip,), "faint", 0.004),
-        Shape("disc", (knee,), "faint", 0.004),
-        Shape("disc", (ankle,), "faint", 0.004),
+        Shape("disc", (hip,), "hollow", 0.004),
+        Shape("disc", (knee,), "hollow", 0.004),
+        Shape("disc", (ankle,), "hollow", 0.004),
         Shape("line", (behind, before), tone, 0.007, f"{side}_contact"),
     )
 
@@ -107,7 +111,7 @@ def _panels(states: NDArray[np.float64], contacts: Mapping[str, Floats]) -> tupl
     }
     upwards = JOINTS[::-1]
     return (
-        Panel("Foot contacts", "on the floor", contacts, bars=True),
+        Panel("Foot contacts", "", contacts, GAIT, bars=True),
         *(
             Panel(
                 f"Angle of the {joint}",

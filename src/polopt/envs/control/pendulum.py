@@ -76,7 +76,7 @@ class Pendulum:
             shapes=(
                 Shape("disc", ("pivot",), "faint", 0.13),
                 Shape("line", ("pivot", "tip"), "first", 0.16),
-                Shape("disc", ("pivot",), "body", 0.045),
+                Shape("disc", ("pivot",), "hollow", 0.035),
                 Shape("arc", ("pivot",), "force", 0.42, "torque"),
             ),
             points={
@@ -85,9 +85,19 @@ class Pendulum:
             },
             amounts={"torque": torque / STRONGEST},
             panels=(
-                Panel("Angle", "°", {"from upright": np.degrees(_lean(angle))}),
+                Panel(
+                    "Angle",
+                    "°",
+                    {"from upright": np.degrees(_lean(angle))},
+                    "0 is upright, 180 hangs down.",
+                ),
                 Panel("Speed", "rad/s", {"of the arm": speed}),
-                Panel("Torque", "N m", {"of the motor": torque}),
+                Panel(
+                    "Torque",
+                    "N m",
+                    {"of the motor": torque},
+                    f"At most {STRONGEST:g}: too weak to lift the arm at once.",
+                ),
             ),
         )
 

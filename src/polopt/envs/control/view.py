@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from polopt.envs.control.interface import Floats
 
-Tone = Literal["body", "first", "second", "force", "faint"]
+Tone = Literal["body", "first", "second", "force", "faint", "hollow"]
 
 DIGITS = 5  # significant ones of what is recorded
 
@@ -43,6 +43,7 @@ class Panel:
     title: str
     unit: str
     lines: Mapping[str, Floats]  # [F] or [T], by label
+    sentence: str = ""  # for somebody who sees it first
     bars: bool = False
 
 
@@ -99,6 +100,7 @@ def as_json(view: View) -> dict[str, Any]:
             {
                 "title": panel.title,
                 "unit": panel.unit,
+                "sentence": panel.sentence,
                 "bars": panel.bars,
                 "lines": {label: rounded(values) for label, values in panel.lines.items()},
             }

@@ -7,8 +7,10 @@
   const GAP = "\u202f"; // narrow, between number and unit
   const HEIGHT = 190;
   const COLOURS = 6;
+  const INCREMENTS = [0, 1, 2, 3, 4, 5, 6, 7, 8].flatMap((e) => [1, 2, 5].map((n) => n * 10 ** e));
   const drawn = new Map(); // figure element -> { plot, rows }
   let shownStage = -1; // position in data.stages; -1: all
+  let counted = data.taken ? "taken" : "steps"; // what is counted from left to right
 
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const colour = (i) => css(`--c${i % COLOURS}`);
@@ -84,9 +86,10 @@
     ctx.font = `${11 * devicePixelRatio}px system-ui, sans-serif`;
     ctx.textAlign = "left";
     ctx.textBaseline = "bottom";
+    const at = (step) => plot.valToPos(data[counted][data.steps.lastIndexOf(step)] ?? step, "x", true);
     data.stages.forEach((stage, i) => {
-      const left = Math.max(plot.valToPos(stage.start, "x", true), bbox.left);
-      const right = Math.min(plot.valToPos(stage.end, "x", true), bbox.left + bbox.width);
+      const left = Math.max(at(stage.start), bbox.left);
+      const right = Math.min(at(stage.end), bbox.left + bbox.width);
       if (right <= left) return;
       if (i % 2 === 1) {
         ctx.fillStyle = css("--band");
@@ -95,6 +98,26 @@
       ctx.fillStyle = css("--muted");
       if (ctx.measureText(stage.name).width < right - left) {
         ctx.fillText(stage.name, left, bbox.top - 2 * devicePixelRatio);
+      }
+    });
+    ctx.restore();
+  }
+
+  // 95 % confidence intervals as bars, where there are some.
+  function drawIntervals(plot, spec, rows) {
+    const { ctx } = plot;
+    ctx.save();
+    ctx.lineWidth = 1.5 * devicePixelRatio;
+    spec.lines.forEach((line, i) => {
+      if (!line.low || !line.high) return;
+      ctx.strokeStyle = colour(i);
+      for (const row of rows) {
+        if (line.low[row] === null || line.high[row] === null) continue;
+        const x = plot.valToPos(data[counted][row], "x", true);
+        ctx.beginPath();
+        ctx.moveTo(x, plot.valToPos(line.low[row], "y", true));
+        ctx.lineTo(x, plot.valToPos(line.high[row], "y", true));
+        ctx.stroke();
       }
     });
     ctx.restore();
@@ -119,7 +142,7 @@
         y: { range: heights(spec) },
       },
       axes: [
-        { ...axis, grid: { show: false }, values: (plot, steps) => steps.map(String), size: 22, gap: 4, incrs: [1, 2, 5, 10, 20, 25, 50, 100, 200, 250, 500, 1000, 2000, 5000, 10000, 100000] },
+        { ...axis, grid: { show: false }, values: (plot, steps) => steps.map((step) => step.toLocaleString("en")), size: 22, gap: 4, incrs: INCREMENTS },
         {
           ...axis,
           gap: 6,
@@ -135,7 +158,7 @@
         drag: { x: true, y: false },
         sync: { key: "step", scales: ["x", null], filters: { pub: (type) => type === "mousemove" || type === "mouseleave" } },
       },
-      hooks: { drawClear: [drawStages], setCursor: [(plot) => read(figure, spec, rows, plot.cursor.idx)] },
+      hooks: { drawClear: [drawStages], draw: [(plot) => drawIntervals(plot, spec, rows)], setCursor: [(plot) => read(figure, spec, rows, plot.cursor.idx)] },
     };
   }
 
@@ -143,7 +166,8 @@
   function read(figure, spec, rows, at) {
     const row = rows[at];
     const stage = data.stages.length > 1 ? `, ${data.stages[data.stage[row]]?.name}` : "";
-    figure.querySelector(".at").textContent = row === undefined ? "latest" : `step ${data.steps[row]}${stage}`;
+    const place = data.taken ? `batch ${data.steps[row]}, ${number(data.taken[row] ?? 0)} steps` : `step ${data.steps[row]}`;
+    figure.querySelector(".at").textContent = row === undefined ? "latest" : place + stage;
     figure.querySelectorAll(".line b").forEach((place, i) => {
       const { values } = spec.lines[i];
       const latest = rows.findLast((each) => values[each] !== null);
@@ -160,7 +184,7 @@
     if (figure.hidden) return;
     const place = figure.querySelector(".canvas");
     const drawings = pieces(spec, rows);
-    const columns = [rows.map((row) => data.steps[row]), ...drawings.map((piece) => piece.values)];
+    const columns = [rows.map((row) => data[counted][row]), ...drawings.map((piece) => piece.values)];
     drawn.set(figure, new uPlot(options(figure, spec, rows, drawings, place.clientWidth), columns, place));
     read(figure, spec, rows, null);
   }
@@ -177,12 +201,17 @@
       }
     });
     for (const details of document.querySelectorAll("#curves details")) details.addEventListener("toggle", drawAll);
-    const buttons = [...document.querySelectorAll("button[data-stage]")];
+    choice("stage", (stage) => { shownStage = Number(stage); drawAll(); });
+    choice("axis", (axis) => { counted = axis; drawAll(); });
+  }
+
+  // A group of buttons of which one is pressed; ``chosen`` hears its value.
+  function choice(attribute, chosen) {
+    const buttons = [...document.querySelectorAll(`button[data-${attribute}]`)];
     for (const button of buttons) {
       button.addEventListener("click", () => {
-        shownStage = Number(button.dataset.stage);
         for (const each of buttons) each.setAttribute("aria-pressed", String(each === button));
-        drawAll();
+        chosen(button.dataset[attribute]);
       });
     }
   }
@@ -208,4 +237,5 @@
 
   watchPlots();
   watchSamples();
+  if (data.watched) watchEpisodes(data.watched, { choice, colour, css, number });
 })();
