@@ -41,7 +41,7 @@ def test_evaluation_is_drawn_as_points_and_time_is_stacked() -> None:
 def test_no_metrics_no_plots() -> None:
     curves = draw([])
     assert curves.main == curves.folded == []
-    assert curves.data == {"stages": [], "steps": [], "stage": [], "plots": []}
+    assert curves.data == {"stages": [], "steps": [], "taken": None, "stage": [], "plots": []}
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

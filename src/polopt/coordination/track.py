@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,6 +14,21 @@ from polopt.errors import MissingExtraError
 
 Log = Callable[[Mapping[str, float], int], None]
 
+# On bodies, also what CleanRL calls them: tools such as openrlbenchmark read these names.
+FAMILIAR = {
+    "return/mean": "charts/episodic_return",
+    "episode/length": "charts/episodic_length",
+    "policy/learning_rate": "charts/learning_rate",
+    "policy/policy_loss": "losses/policy_loss",
+    "policy/entropy": "losses/entropy",
+    "policy/approx_kl": "losses/approx_kl",
+    "policy/alpha": "losses/alpha",
+    "policy/alpha_loss": "losses/alpha_loss",
+    "critic/value_loss": "losses/value_loss",
+    "critic/q_mean": "losses/qf1_values",
+    "value/explained_variance": "losses/explained_variance",
+}
+
 
 def trackers(
     names: Sequence[str], run: Path, config: Mapping[str, Any], stack: ExitStack
@@ -22,7 +38,40 @@ def trackers(
     Raises:
         MissingExtraError: a tracker that is not installed.
     """
-    return [_observer(_TRACKERS[name](run, config, stack)) for name in names]
+    found: list[Observer] = []
+    for name in names:
+        log = _TRACKERS[name](run, config, stack)
+        found.append(_observer(log))
+        if name == "tensorboard":
+            found.append(familiar(log, _taken(run)))
+    return found
+
+
+def familiar(log: Log, taken: float) -> Observer:
+    """Hand the figures of runs on bodies on by the names of CleanRL, by steps in environments."""
+
+    def observe(event: Event) -> None:
+        nonlocal taken
+        values = event.values
+        if event.kind != "metrics" or "steps" not in values:
+            return
+        taken += values["steps"]
+        numbers = {new: values[own] for own, new in FAMILIAR.items() if own in values}
+        if values.get("time/step"):
+            numbers["charts/SPS"] = values["steps"] / values["time/step"]
+        bounds = ("policy/clip_fraction_low", "policy/clip_fraction_high")
+        if all(name in values for name in bounds):
+            numbers["losses/clipfrac"] = sum(values[name] for name in bounds)
+        log(numbers, round(taken))
+
+    return observe
+
+
+def _taken(run: Path) -> float:
+    """Steps in environments that a run which goes on has behind it."""
+    path = run / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return sum(json.loads(line).get("steps", 0.0) for line in lines)
 
 
 def _observer(log: Log) -> Observer:

@@ -1,0 +1,174 @@
+"""Episodes in a real browser: they move, they stop, and they can be looked at step by step."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from body_run import cartpole, write_body_run
+from playwright.sync_api import Browser
+from test_browser import Opened, browser, show, unfold  # noqa: F401
+
+from polopt.report import write
+
+pytestmark = pytest.mark.browser
+PICTURE = "document.querySelectorAll('.pane canvas')[1].toDataURL()"
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("body") / "run"
+    return write(write_body_run(directory, cartpole(False), cartpole(True)))
+
+
+@pytest.fixture
+def opened(browser: Browser, report: Path) -> Iterator[Opened]:  # noqa: F811
+    opened = show(browser, report, reduced_motion="reduce")
+    yield opened
+    opened.check()
+    opened.page.context.close()
+
+
+def at(opened: Opened) -> list[str]:
+    return opened.page.locator(".at-step").all_inner_texts()
+
+
+def test_it_moves_when_it_is_told_to_and_stops(opened: Opened) -> None:
+    page = opened.page
+    assert at(opened) == ["0", "0"]
+    still = page.evaluate(PICTURE)
+    page.get_by_role("button", name="Play", exact=True).click()
+    page.wait_for_function("() => document.querySelectorAll('.at-step')[1].textContent > 5")
+    page.get_by_role("button", name="Pause").click()
+    assert page.evaluate(PICTURE) != still
+    stopped = at(opened)
+    page.wait_for_timeout(150)
+    assert at(opened) == stopped
+
+
+def test_it_goes_as_fast_as_the_clock(opened: Opened) -> None:
+    page = opened.page
+    page.get_by_role("button", name="4×").click()
+    begun = page.evaluate("performance.now()")
+    page.get_by_role("button", name="Play", exact=True).click()
+    page.wait_for_function("() => document.querySelectorAll('.at-step')[1].textContent > 60")
+    passed = page.evaluate("performance.now()") - begun
+    page.get_by_role("button", name="Pause").click()
+    steps = int(at(opened)[1])
+    assert steps * 20 / 4 == pytest.approx(passed, rel=0.5)  # 20 ms a step, four times as fast
+
+
+def test_the_slider_shows_any_step(opened: Opened) -> None:
+    page = opened.page
+    slider = page.get_by_role("slider", name="Step of the episode")
+    pictures = [page.evaluate(PICTURE)]
+    slider.press("ArrowRight")
+    assert at(opened) == ["1", "1"]
+    pictures.append(page.evaluate(PICTURE))
+    slider.press("End")
+    pictures.append(page.evaluate(PICTURE))
+    assert len(set(pictures)) == 3
+    before, after = at(opened)
+    assert int(before) < 15 and after == "500"  # the first one fell, and stays where it fell
+    assert slider.get_attribute("aria-valuetext") == "step 500, 10.00 seconds"
+    assert page.locator(".pane.ended").count() == 1
+    assert page.locator(".at-return").all_inner_texts() == [before, "500"]
+
+
+def test_it_begins_by_itself_where_motion_is_welcome(
+    browser: Browser,  # noqa: F811
+    report: Path,
+) -> None:
+    opened = show(browser, report, viewport={"width": 1280, "height": 1400})
+    opened.page.wait_for_function("() => document.querySelectorAll('.at-step')[1].textContent > 3")
+    opened.check()
+    quiet = show(browser, report, viewport={"width": 1280, "height": 1400}, reduced_motion="reduce")
+    quiet.page.wait_for_timeout(300)
+    assert at(quiet) == ["0", "0"]
+    quiet.check()
+
+
+def test_every_series_is_drawn_and_follows_the_pictures(opened: Opened) -> None:
+    page = opened.page
+    tracks = page.locator("figure.track").all()
+    assert tracks[0].locator("h3").inner_text().startswith("Position of the cart")
+    assert all(track.locator("canvas").count() == 1 for track in tracks)
+    slider = page.get_by_role("slider", name="Step of the episode")
+    slider.press("End")
+    assert tracks[-1].locator(".line b").inner_text() == "500"  # the return so far
+    page.get_by_role("button", name="Before", exact=True).click()
+    assert int(tracks[-1].locator(".line b").inner_text()) < 15
+    page.get_by_role("button", name="After", exact=True).click()
+    tracks[0].locator(".u-over").click()
+    assert 200 < int(at(opened)[1]) < 300  # in the middle
+
+
+def test_curves_are_over_environment_steps_or_batches(opened: Opened) -> None:
+    page = opened.page
+    figure = page.locator("figure.plot").first
+    figure.locator(".u-over").hover()
+    assert figure.locator(".at").inner_text() == "batch 5, 500 steps"
+    drawn = figure.locator("canvas").evaluate("c => c.toDataURL()")
+    page.get_by_role("button", name="Batches").click()
+    assert figure.locator("canvas").evaluate("c => c.toDataURL()") != drawn
+
+
+@pytest.mark.parametrize("width", [1280, 390, 320])
+def test_it_fits_any_screen(browser: Browser, report: Path, width: int) -> None:  # noqa: F811
+    opened = show(browser, report, viewport={"width": width, "height": 844})
+    assert opened.fits()
+    unfold(opened.page)
+    assert opened.fits()
+    opened.check()
+    opened.page.context.close()
+
+
+def test_dark_mode_has_other_colours_in_the_picture(opened: Opened) -> None:
+    def picture() -> Any:
+        return opened.page.evaluate(PICTURE)
+
+    light = picture()
+    opened.page.emulate_media(color_scheme="dark", reduced_motion="reduce")
+    opened.page.wait_for_function(f"light => {PICTURE} !== light", arg=light)
+
+
+def test_pictures_of_an_environment_are_played(browser: Browser, tmp_path: Path) -> None:  # noqa: F811
+    image = pytest.importorskip("PIL.Image")
+    import numpy as np
+
+    from polopt.envs.control.frames import _sheet
+
+    shades = [np.full((30, 40, 3), 20 * i, dtype=np.uint8) for i in range(10)]
+    assert image
+    frames = {"image": _sheet(shades), "count": 10, "columns": 10, "width": 40, "height": 30}
+    rest = {
+        "rewards": [1.0] * 18,
+        "return": 18.0,
+        "observations": [[0.0]] * 19,
+        "actions": [0] * 18,
+    }
+    episode = {**rest, "ending": "truncated", "frames": {**frames, "every": 2}, "seconds": 0.05}
+    opened = show(browser, write(write_body_run(tmp_path / "run", episode, episode)))
+    colour = """() => {
+      const canvas = document.querySelector('.pane canvas');
+      const [x, y] = [canvas.width / 2, canvas.height / 2];
+      const { data } = canvas.getContext('2d').getImageData(x, y, 1, 1);
+      return data[3] === 255 && data[0];
+    }"""
+    slider = opened.page.get_by_role("slider", name="Step of the episode")
+    slider.press("End")
+    opened.page.wait_for_function(f"() => Math.abs(({colour})() - 180) < 4")
+    slider.press("Home")
+    opened.page.wait_for_function(f"() => ({colour})() < 4")
+    assert all("willReadFrequently" in problem for problem in opened.problems)  # ours here
+
+
+def test_a_body_without_pictures_says_why(browser: Browser, tmp_path: Path) -> None:  # noqa: F811
+    rest = {"rewards": [1.0], "return": 1.0, "observations": [[0.0]] * 2, "actions": [0]}
+    episode = {**rest, "ending": "terminated", "no_frames": "pygame <b>is</b> not installed"}
+    opened = show(browser, write(write_body_run(tmp_path / "run", episode, episode)))
+    text = opened.page.locator("#episode .intro").inner_text()
+    assert text.endswith("There are no pictures of it: pygame <b>is</b> not installed.")
+    assert opened.page.locator(".pane canvas").count() == 0
+    assert opened.page.locator(".track canvas").count() == 4
+    opened.check()

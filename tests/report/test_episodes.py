@@ -1,0 +1,146 @@
+"""What the page plays and draws of two episodes."""
+
+import json
+import math
+import re
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import pytest
+from body_run import cartpole, write_body_run
+
+from polopt.report import load, write
+from polopt.report.episodes import MAX_STEPS, Watched, pack, watched
+from polopt.report.headline import headline
+from polopt.report.plots import draw
+
+
+def plain(text: str) -> str:
+    return text.replace("\u202f", " ")
+
+
+def episode(kind: str = "after", steps: int = 3, **more: Any) -> dict[str, Any]:
+    """One that says as little as it may."""
+    line = {"step": 1, "kind": kind, "rewards": [1.0] * steps, "return": float(steps)}
+    return line | {"observations": [[0.0, 1.0]] * (steps + 1), "actions": [0] * steps} | more
+
+
+def of(*rows: dict[str, Any]) -> Watched:
+    found = watched(rows)
+    assert found is not None
+    return found
+
+
+def unpacked(series: dict[str, Any]) -> list[float]:
+    return [whole * series["q"] for whole in accumulate(series["d"])]
+
+
+@pytest.mark.parametrize("values", [[1.5, -2.25, 300.0], [1e-5, 2e-5], [0.0, 0.0], []])
+def test_packed_numbers_come_back_to_a_thousandth_of_the_largest(values: list[float]) -> None:
+    largest = max(map(abs, values), default=0.0)
+    assert unpacked(pack(values)) == pytest.approx(values, abs=largest / 1000)
+    assert all(type(step) is int for step in pack(values)["d"])
+
+
+def test_errors_do_not_add_up() -> None:
+    values = [math.sin(i / 10) for i in range(2000)]
+    assert unpacked(pack(values)) == pytest.approx(values, abs=1e-3)
+
+
+def test_without_episodes_there_is_nothing_to_watch() -> None:
+    assert watched([]) is None
+
+
+def test_fates_are_told_in_words() -> None:
+    fell = episode("before", 42, ending="terminated", seconds=0.025)
+    lasted = episode("after", 400, ending="truncated", seconds=0.025)
+    found = of(fell, lasted)
+    assert [plain(one.fate) for one in found.episodes] == [
+        "over after 1.1 s, 42 steps",
+        "lasted to its time limit: 10.0 s, 400 steps",
+    ]
+    assert [one.title for one in found.episodes] == ["Before", "After"]
+    assert not found.data["episodes"][0].get("drawing") and not found.pictured
+
+
+def test_what_has_no_series_of_its_own_shows_what_it_observes_and_does() -> None:
+    found = of(episode(observations=[[0.0] * 8] * 4, actions=[[0.5], [0.25], [1.0]]))
+    assert [(track.title, track.labels) for track in found.tracks] == [
+        ("Observation 0 to 5 of 8", ["0", "1", "2", "3", "4", "5"]),
+        ("Observation 6 to 7 of 8", ["6", "7"]),
+        ("Action", ["0"]),
+        ("Reward", ["reward"]),
+        ("Return so far", ["reward"]),
+    ]
+    assert unpacked(found.data["episodes"][0]["returns"]) == pytest.approx([0, 1, 2, 3])
+    assert unpacked(found.data["episodes"][0]["tracks"][-1]["lines"][0]) == pytest.approx([1, 2, 3])
+
+
+def test_terms_of_the_reward_are_drawn_and_summed() -> None:
+    terms = {"speed": [1.5, 1.5, 1.5], "effort": [-0.5, -0.5, -0.5]}
+    found = of(episode("before", terms=terms), episode("after", terms=terms))
+    assert found.terms == [("speed", [4.5, 4.5]), ("effort", [-1.5, -1.5])]
+    assert found.tracks[-1].title == "Return so far, by term"
+    sums = [unpacked(line) for line in found.data["episodes"][0]["tracks"][-1]["lines"]]
+    assert [line[-1] for line in sums] == pytest.approx([3.0, 4.5, -1.5], abs=5e-3)
+
+
+def test_a_long_episode_is_thinned_and_keeps_its_end() -> None:
+    steps = 2 * MAX_STEPS + 1
+    found = of(episode(steps=steps, seconds=0.5))
+    one = found.data["episodes"][0]
+    assert found.every == 3 and found.data["seconds"] == 1.5
+    returns = unpacked(one["returns"])
+    assert len(returns) == one["moments"] <= MAX_STEPS + 2
+    assert returns[:2] == pytest.approx([0.0, 3.0]) and returns[-1] == pytest.approx(steps, abs=2)
+
+
+def test_pictures_that_are_too_large_stay_out() -> None:
+    frames = {"image": "data:image/webp;base64,AAAA", "count": 1, "columns": 1, "every": 1}
+    assert "frames" in of(episode(frames=frames)).data["episodes"][0]
+    large = frames | {"image": "x" * 3_000_000}
+    assert "frames" not in of(episode(frames=large)).data["episodes"][0]
+    assert of(episode(no_frames="no driver")).no_frames == "no driver"
+
+
+def test_the_page_of_a_body(tmp_path: Path) -> None:
+    run = write_body_run(tmp_path / "run", cartpole(False), cartpole(True))
+    page = write(run).read_text()
+    seen = page.split("<main")[1].split("<script")[0]
+    assert not {"response", "prompt", "accuracy", "token"} & set(re.findall(r"[a-z]+", seen))
+    record = load(run)
+    assert record.unreadable == [] and record.samples == [] and len(record.episodes) == 2
+    data = page.split('id="data">')[1].split("</script>")[0]
+    assert len(data) < 60_000  # 500 steps of the cart
+    head = headline(record)
+    assert head.sentence == ("In 100 episodes without noise, the mean return rose from 20 to 200.")
+    assert head.detail == "10 batches of ppo." and head.unit == "number"
+    assert head.scale.ticks == [0, 100, 200, 300] and head.scale.share(150) == 0.5
+
+
+def test_a_body_that_is_still_learning(tmp_path: Path) -> None:
+    run = write_body_run(tmp_path / "run", cartpole(False), cartpole(True))
+    (run / "summary.json").unlink()
+    assert headline(load(run)).sentence == (
+        "This run has not finished: 10 batches so far, the last one in stage train. "
+        "Without noise the mean return is 200."
+    )
+
+
+def test_curves_count_steps_in_environments_and_have_intervals(tmp_path: Path) -> None:
+    run = write_body_run(tmp_path / "run", cartpole(False), cartpole(True))
+    curves = draw(load(run).metrics, on_bodies=True)
+    assert curves.data["taken"] == [100.0 * i for i in range(11)]
+    returns = curves.data["plots"][0]["lines"][1]
+    assert returns["values"][5] == 100.0
+    assert (returns["low"][5], returns["high"][5]) == (90.0, 110.0)
+    titles = [figure.title for figure in curves.main + curves.folded]
+    assert titles[0] == "Return" and "Other evaluation figures" not in titles
+
+
+def test_torn_lines_are_told(tmp_path: Path) -> None:
+    run = write_body_run(tmp_path / "run", cartpole(False), cartpole(True))
+    with (run / "samples.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 1, "kind": "after"}) + "\n")
+    assert load(run).unreadable == ["samples.jsonl line 3"]
