@@ -175,6 +175,40 @@ _ROWS = (TokenRows, StepRows)
 
 
 @dataclass(frozen=True)
+class Transitions:
+    """Steps from anywhere in the past, one a row: s, a, s′, r, and 1 where nothing follows."""
+
+    table: torch.Tensor  # [B, O + D + O + 2]
+    observation_size: int  # O
+    action_size: int  # D
+
+    @property
+    def observations(self) -> torch.Tensor:
+        """S [B, O]."""
+        return self.table[:, : self.observation_size]
+
+    @property
+    def actions(self) -> torch.Tensor:
+        """A [B, D], each number between -1 and 1."""
+        return self.table[:, self.observation_size :][:, : self.action_size]
+
+    @property
+    def successors(self) -> torch.Tensor:
+        """S′ [B, O], the true one, also where an episode ended."""
+        return self.table[:, self.observation_size + self.action_size : -2]
+
+    @property
+    def rewards(self) -> torch.Tensor:
+        """R [B]."""
+        return self.table[:, -2]
+
+    @property
+    def terminated(self) -> torch.Tensor:
+        """[B] bool; a time limit is no end."""
+        return self.table[:, -1] != 0
+
+
+@dataclass(frozen=True)
 class Experience:
     """One batch as the mathematics sees it. A field never changes meaning.
 
@@ -204,6 +238,7 @@ class Experience:
     )  # [B] each reward by name, unweighted; NaN where it does not apply
     tokens: TokenRows | None = None  # for the actors; the mathematics never reads it
     steps: StepRows | None = None  # the same in control
+    transitions: Transitions | None = None  # where one learns from a replay buffer
 
     @property
     def inputs(self) -> TokenRows | StepRows:

@@ -82,8 +82,7 @@ class BodyPolicy:
         if given.shape[-1:] != (size,) or given.ndim > 2:
             raise DataError(f"observations: shape {given.shape}; ({size},) or (N, {size})")
         generator = None if deterministic else torch.Generator().manual_seed(seed)
-        actions, _ = self.actor.act(given.reshape(-1, size), generator)
-        moved = self.actor.moved(actions)
+        moved = self.actor.moved(self.actor.choose(given.reshape(-1, size), generator))
         return moved[0] if given.ndim == 1 else moved
 
 

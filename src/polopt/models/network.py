@@ -24,7 +24,7 @@ class Specification:
 
     observation_size: int
     outputs: int  # actions to choose from, or numbers of one action
-    kind: Literal["categorical", "gaussian"]
+    kind: Literal["categorical", "gaussian", "squashed", "deterministic"]
     hidden: tuple[int, ...]
     activation: Literal["tanh", "relu"]
     log_std: float  # at first
@@ -72,13 +72,14 @@ class PolicyNetwork(nn.Module):
         super().__init__()
         self.made_of = made_of
         self.normaliser = Normaliser(made_of.observation_size) if made_of.normalise else None
-        self.body = layers(made_of, made_of.outputs, 0.01, generator)
+        outputs = made_of.outputs * (2 if made_of.kind == "squashed" else 1)
+        self.body = layers(made_of, outputs, 0.01, generator)
         self.log_std: nn.Parameter | None = None
         if made_of.kind == "gaussian":
             self.log_std = nn.Parameter(torch.full((made_of.outputs,), made_of.log_std))
 
     def forward(self, observations: Tensor) -> Tensor:
-        """Logits, or means and log standard deviations side by side."""
+        """Logits, actions before their tanh, or means and log standard deviations side by side."""
         seen = observations if self.normaliser is None else self.normaliser(observations)
         out: Tensor = self.body(seen)
         if self.log_std is None:
@@ -99,6 +100,32 @@ class ValueNetwork(nn.Module):
     def forward(self, observations: Tensor) -> Tensor:
         """[...] of observations [..., O]."""
         return self.body(self.see(observations))[..., 0]
+
+
+class ActionValueNetworks(nn.Module):
+    """K functions Q(s, a) of the same shape, side by side: one product of matrices for them all."""
+
+    def __init__(self, made_of: Specification, count: int, generator: torch.Generator) -> None:
+        super().__init__()
+        sizes = [made_of.observation_size + made_of.outputs, *made_of.hidden, 1]
+        gains = [math.sqrt(2.0)] * len(made_of.hidden) + [1.0]
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        for before, after, gain in zip(sizes, sizes[1:], gains, strict=False):
+            each = [_linear(before, after, gain, generator).weight.T for _ in range(count)]
+            self.weights.append(nn.Parameter(torch.stack(each).detach()))
+            self.biases.append(nn.Parameter(torch.zeros(count, 1, after)))
+        self.count, self.between = count, ACTIVATIONS[made_of.activation]()
+
+    def forward(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """[K, B] of observations [B, O] and actions [B, D]."""
+        pairs = torch.cat([observations, actions], -1)
+        out = pairs.expand(self.count, *pairs.shape)
+        last = len(self.weights) - 1
+        for place, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            out = torch.baddbmm(bias, out, weight)
+            if place < last:
+                out = self.between(out)
+        return out[..., 0]
 
 
 def layers(

@@ -11,11 +11,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from polopt.models.network import PolicyNetwork, ValueNetwork
-from polopt.roles.policies import categorical, gaussian
+from polopt.models.network import ActionValueNetworks, PolicyNetwork, ValueNetwork
+from polopt.roles.policies import categorical, deterministic, gaussian, squashed
 from polopt.roles.policies.token import Quantity, Scores
 from polopt.roles.scorer import trainable
 from polopt.types import StepRows
+
+FAMILIES: Mapping[str, Any] = {
+    "categorical": categorical,
+    "gaussian": gaussian,
+    "squashed": squashed,
+    "deterministic": deterministic,
+}
 
 
 @dataclass(frozen=True)
@@ -26,7 +33,7 @@ class StepActor:
 
     @property
     def _family(self) -> Any:  # noqa: ANN401 - the functions of a distribution
-        return categorical if self.network.made_of.kind == "categorical" else gaussian
+        return FAMILIES[self.network.made_of.kind]
 
     def score(self, rows: StepRows, want: AbstractSet[Quantity]) -> Scores:
         """``logp`` and ``entropy`` [B, T], ``distribution`` [B, T, ...]; differentiable."""
@@ -48,23 +55,38 @@ class StepActor:
 
     @torch.no_grad()
     def act(
-        self, observations: NDArray[np.float32], generator: torch.Generator | None
+        self, observations: NDArray[np.float32], generator: torch.Generator
     ) -> tuple[NDArray[Any], NDArray[np.float32]]:
-        """Actions for observations [N, O], and their log-probs [N].
+        """Actions for observations [N, O], drawn by the generator, and their log-probs [N]."""
+        parameters = self.network(torch.from_numpy(observations))
+        actions = self._family.sample(parameters, generator)
+        return actions.numpy(), self._family.log_prob(parameters, actions).numpy()
 
-        Drawn by the generator; without one, the most likely.
-        """
+    @torch.no_grad()
+    def choose(
+        self, observations: NDArray[np.float32], generator: torch.Generator | None
+    ) -> NDArray[Any]:
+        """Actions for observations [N, O]: drawn; without a generator, the most likely."""
         parameters = self.network(torch.from_numpy(observations))
         family = self._family
-        actions = (
-            family.mode(parameters) if generator is None else family.sample(parameters, generator)
-        )
-        return actions.numpy(), family.log_prob(parameters, actions).numpy()
+        if generator is None:
+            return family.mode(parameters).numpy()
+        return family.sample(parameters, generator).numpy()
+
+    def draw(
+        self, observations: torch.Tensor, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Actions [B, D] and their log-probs [B], differentiable, of a squashed policy."""
+        return squashed.draw(self.network(observations), generator)
+
+    def point(self, observations: torch.Tensor) -> torch.Tensor:
+        """The actions [B, D] of a deterministic policy, differentiable."""
+        return deterministic.mode(self.network(observations))
 
     def moved(self, actions: NDArray[Any]) -> NDArray[Any]:
-        """Actions as the environment takes them: continuous ones clipped to its bounds."""
+        """Actions as the environment takes them: continuous ones within its bounds."""
         bounds = self.network.made_of
-        return np.clip(actions, bounds.low, bounds.high) if bounds.low else actions
+        return self._family.moved(actions, bounds.low, bounds.high) if bounds.low else actions
 
 
 @dataclass(frozen=True)
@@ -86,3 +108,19 @@ class StepCritic:
     def values(self, observations: torch.Tensor) -> torch.Tensor:
         """[B, T] of observations [B, T, O]."""
         return self.network(observations)
+
+
+@dataclass(frozen=True)
+class ActionCritics:
+    """K opinions of what an action is worth in a state."""
+
+    networks: ActionValueNetworks
+
+    @property
+    def parameters(self) -> Mapping[str, torch.nn.Parameter]:
+        """The weights that are trained, by name."""
+        return trainable(self.networks)
+
+    def values(self, observations: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+        """Q [K, B] of observations [B, O] and actions [B, D]; differentiable."""
+        return self.networks(observations, actions)

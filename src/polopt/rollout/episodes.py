@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -46,22 +46,80 @@ class Trajectories:
     taken_at: int = 0  # policy version
 
 
-@dataclass
-class _Running:
-    """The episodes that are under way."""
+class Playing:
+    """N environments in which one episode follows the other, and what those under way earned."""
 
-    totals: NDArray[np.float64]
-    lengths: NDArray[np.int64]
-    ended: list[Episode] = field(default_factory=list[Episode])
+    def __init__(self, environments: Environments) -> None:
+        self.environments = environments
+        self.ended: list[Episode] = []  # since somebody took them away
+        self._seen: NDArray[np.float32] | None = None  # None: episodes have to begin
+        self._clear()
 
-    def count(self, step: Transition) -> None:
-        self.totals += np.where(step.valid, step.rewards, 0.0)
-        self.lengths += step.valid
-        for i in (step.valid & (step.terminated | step.truncated)).nonzero()[0]:
+    def _clear(self) -> None:
+        count = self.environments.count
+        self._totals, self._lengths = np.zeros(count), np.zeros(count, dtype=np.int64)
+        self.ended.clear()
+
+    @property
+    def begun(self) -> bool:
+        """Whether episodes are under way."""
+        return self._seen is not None
+
+    @property
+    def seen(self) -> NDArray[np.float32]:
+        """What there is to act on, [N, O]."""
+        assert self._seen is not None, "begun"
+        return self._seen
+
+    def begin(self, seed: int) -> None:
+        """A new episode in each environment."""
+        self._seen = self.environments.reset(seed)
+        self._clear()
+
+    def step(
+        self, actions: NDArray[Any], counted: NDArray[np.bool_] | None = None
+    ) -> tuple[Transition, NDArray[np.bool_]]:
+        """One step in each, and which of them are valid and ``counted`` (default: all)."""
+        step = self.environments.step(actions)
+        valid = step.valid if counted is None else step.valid & counted
+        self._totals += np.where(valid, step.rewards, 0.0)
+        self._lengths += valid
+        for i in (valid & (step.terminated | step.truncated)).nonzero()[0]:
             facts = {name: float(values[i]) for name, values in step.facts.items()}
-            total, length = float(self.totals[i]), int(self.lengths[i])
+            total, length = float(self._totals[i]), int(self._lengths[i])
             self.ended.append(Episode(total, length, not bool(step.terminated[i]), facts))
-            self.totals[i], self.lengths[i] = 0.0, 0
+            self._totals[i], self._lengths[i] = 0.0, 0
+        self._seen = step.observations
+        return step, valid
+
+    def taken(self) -> tuple[Episode, ...]:
+        """The episodes that ended; they are told of once."""
+        ended = tuple(self.ended)
+        self.ended.clear()
+        return ended
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the environments stand; those that cannot say begin anew, here and on resuming."""
+        state = self.environments.state_dict()
+        if state is None or self._seen is None:
+            self._seen = None
+            return {}
+        return {
+            "environments": state,
+            "seen": [[float(x).hex() for x in row] for row in self._seen],
+            "totals": [float(x).hex() for x in self._totals],
+            "lengths": self._lengths.tolist(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what :meth:`state_dict` gave."""
+        if not state:
+            return
+        self.environments.load_state_dict(state["environments"])
+        rows = [[float.fromhex(x) for x in row] for row in state["seen"]]
+        self._seen = np.array(rows, dtype=np.float32)
+        self._totals = np.array([float.fromhex(x) for x in state["totals"]])
+        self._lengths = np.array(state["lengths"], dtype=np.int64)
 
 
 class EpisodeSource:
@@ -74,16 +132,10 @@ class EpisodeSource:
     def __init__(
         self, environments: Environments, actor: StepActor, *, seed: int, steps: int | None
     ) -> None:
-        self._environments, self._actor = environments, actor
+        self._playing, self._actor = Playing(environments), actor
         self._seed, self._steps = seed, steps  # None: whole episodes
         self._version = 0
-        self._seen: NDArray[np.float32] | None = None  # None: episodes have to begin
-        self._running = self._fresh()
         self._stats: Metrics = {}
-
-    def _fresh(self) -> _Running:
-        count = self._environments.count
-        return _Running(np.zeros(count), np.zeros(count, dtype=np.int64))
 
     def publish(self, version: int) -> None:
         """The actor shares the weights; actions are drawn by their version."""
@@ -91,24 +143,20 @@ class EpisodeSource:
 
     def next_batch(self) -> Trajectories:
         """Act in all environments."""
-        start = time.perf_counter()
+        start, playing = time.perf_counter(), self._playing
         generator = torch.Generator().manual_seed(derive(self._seed, "act", self._version))
-        if self._seen is None or self._steps is None:
-            seed = derive(self._seed, "reset", self._version) % 2**31
-            self._seen = self._environments.reset(seed)
-            self._running = self._fresh()
+        if not playing.begun or self._steps is None:
+            playing.begin(derive(self._seed, "reset", self._version) % 2**31)
         columns: list[tuple[Any, ...]] = []
-        playing = np.ones(self._environments.count, dtype=np.bool_)
-        while playing.any() and (self._steps is None or len(columns) < self._steps):
-            actions, logp = self._actor.act(self._seen, generator)
-            step = self._environments.step(self._actor.moved(actions))
-            valid = step.valid & playing
-            columns.append((self._seen, actions, logp, step, valid))
-            self._running.count(replace(step, valid=valid))
+        counted = np.ones(playing.environments.count, dtype=np.bool_)
+        while counted.any() and (self._steps is None or len(columns) < self._steps):
+            seen = playing.seen
+            actions, logp = self._actor.act(seen, generator)
+            step, valid = playing.step(self._actor.moved(actions), counted)
+            columns.append((seen, actions, logp, step, valid))
             if self._steps is None:
-                playing = playing & ~(step.terminated | step.truncated)
-            self._seen = step.observations
-        ended, self._running.ended = tuple(self._running.ended), []
+                counted = counted & ~(step.terminated | step.truncated)
+        ended = playing.taken()
         self._stats = {"time/rollout": time.perf_counter() - start}
         return _stacked(columns, ended, self._version)
 
@@ -116,27 +164,12 @@ class EpisodeSource:
         """Nothing waits."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the environments stand; those that cannot say begin anew, here and on resuming."""
-        state = None if self._steps is None else self._environments.state_dict()
-        if state is None or self._seen is None:
-            self._seen = None
-            return {}
-        return {
-            "environments": state,
-            "seen": [[float(x).hex() for x in row] for row in self._seen],
-            "totals": [float(x).hex() for x in self._running.totals],
-            "lengths": self._running.lengths.tolist(),
-        }
+        """Where the environments stand; whole episodes always begin anew."""
+        return {} if self._steps is None else self._playing.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what :meth:`state_dict` gave."""
-        if not state:
-            return
-        self._environments.load_state_dict(state["environments"])
-        rows = [[float.fromhex(x) for x in row] for row in state["seen"]]
-        self._seen = np.array(rows, dtype=np.float32)
-        totals = np.array([float.fromhex(x) for x in state["totals"]])
-        self._running = _Running(totals, np.array(state["lengths"], dtype=np.int64))
+        self._playing.load_state_dict(state)
 
     def stats(self) -> Metrics:
         """Seconds of the last batch."""
@@ -159,24 +192,36 @@ def _stacked(
         episodes=ended,
         taken_at=version,
     )
-    for name, values in (("observation", made.successors), ("reward", made.rewards)):
-        finite = np.isfinite(values).reshape(*made.valid.shape, -1).all(-1) | ~made.valid
-        if not finite.all():
-            env, t = np.argwhere(~finite)[0]
-            raise RecipeError(
-                f"data.source: the {name} of environment {env} at step {t} of the batch is "
-                f"{values[env, t]}; finite numbers"
-            )
+    check_finite(made.successors, made.rewards, made.valid)
     return made
 
 
-def episode_metrics(batch: Trajectories) -> Metrics:
-    """Returns and lengths of the episodes that ended, and steps that were taken."""
-    metrics: Metrics = {"steps": float(batch.valid.sum()), "episodes": float(len(batch.episodes))}
-    if batch.episodes:
-        metrics["return/mean"] = statistics.fmean(e.total for e in batch.episodes)
-        metrics["return/std"] = statistics.pstdev(e.total for e in batch.episodes)
-        about = described(batch.episodes)
+def check_finite(
+    successors: NDArray[np.float32], rewards: NDArray[np.float64], valid: NDArray[np.bool_]
+) -> None:
+    """Refuse what nothing can be learned from; arrays are [N, ...].
+
+    Raises:
+        RecipeError: names the environment and the value.
+    """
+    for name, values in (("observation", successors), ("reward", rewards)):
+        finite = np.isfinite(values).reshape(*valid.shape, -1).all(-1) | ~valid
+        if not finite.all():
+            env, *step = np.argwhere(~finite)[0]
+            at = f" at step {step[0]} of the batch" if step else ""
+            raise RecipeError(
+                f"data.source: the {name} of environment {env}{at} is "
+                f"{values[(env, *step)]}; finite numbers"
+            )
+
+
+def episode_metrics(steps: int, episodes: Sequence[Episode]) -> Metrics:
+    """Steps that were taken, and returns and lengths of the episodes that ended in them."""
+    metrics: Metrics = {"steps": float(steps), "episodes": float(len(episodes))}
+    if episodes:
+        metrics["return/mean"] = statistics.fmean(e.total for e in episodes)
+        metrics["return/std"] = statistics.pstdev(e.total for e in episodes)
+        about = described(episodes)
         metrics |= {f"episode/{name}": value for name, value in about.items()}
     return metrics
 
@@ -195,20 +240,17 @@ def played(
 ) -> list[Episode]:
     """The first ``episodes`` episodes, in each environment in turn, by the likeliest actions."""
     ended: list[Episode] = []
+    playing = Playing(environments)
     while len(ended) < episodes:
-        seen = environments.reset(seed + len(ended))
-        running = _Running(np.zeros(environments.count), np.zeros(environments.count, np.int64))
-        playing = np.ones(environments.count, dtype=np.bool_)
+        playing.begin(seed + len(ended))
+        counted = np.ones(environments.count, dtype=np.bool_)
         results: dict[int, Episode] = {}
-        while playing.any():
-            actions, _ = actor.act(seen, None)
-            step = environments.step(actor.moved(actions))
-            running.count(replace(step, valid=step.valid & playing))
-            over = playing & step.valid & (step.terminated | step.truncated)
-            for i, episode in zip(over.nonzero()[0], running.ended, strict=True):
+        while counted.any():
+            actions = actor.moved(actor.choose(playing.seen, None))
+            step, valid = playing.step(actions, counted)
+            over = valid & (step.terminated | step.truncated)
+            for i, episode in zip(over.nonzero()[0], playing.taken(), strict=True):
                 results[int(i)] = episode
-            running.ended.clear()
-            playing = playing & ~over
-            seen = step.observations
+            counted = counted & ~over
         ended.extend(results[i] for i in range(environments.count))
     return ended[:episodes]

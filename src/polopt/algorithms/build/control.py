@@ -95,7 +95,7 @@ def control_stage(
         learners=learners,
         save_model=lambda path: save_policy(of.actor.network, path),
         evaluate=examiner(of),
-        describe=lambda batch: (episode_metrics(batch), ()),
+        describe=lambda batch: (episode_metrics(int(batch.valid.sum()), batch.episodes), ()),
         evaluate_every=recipe.evaluation.every,
         checkpoint_every=recipe.run.checkpoint_every or max(1, parts.steps // 10),
         until=None if recipe.until is None else Until(recipe.until.metric, recipe.until.at_least),

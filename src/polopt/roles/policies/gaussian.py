@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from polopt.math.divergence import gaussian_kl_divergence
@@ -45,3 +48,8 @@ def divergence(old: Tensor, new: Tensor) -> Tensor:
     """``KL(old‖new)``, [...]."""
     (mean, log_std), (new_mean, new_log_std) = old.chunk(2, -1), new.chunk(2, -1)
     return gaussian_kl_divergence(mean, log_std, new_mean, new_log_std)
+
+
+def moved(actions: NDArray[Any], low: tuple[float, ...], high: tuple[float, ...]) -> NDArray[Any]:
+    """Clipped to the bounds of the environment."""
+    return np.clip(actions, low, high)
