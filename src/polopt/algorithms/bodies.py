@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from polopt.recipe import Scalar
+from polopt.recipe import Scalar, StageRecipe
 from polopt.recipe.contradictions import CONTROL
 
 # Have an effect on bodies alone.
-ONLY_BODIES = frozenset({"network", "episodes", "evaluation.episodes"})
+ONLY_BODIES = frozenset(
+    {"network", "episodes", "replay", "exploration", "temperature", "evaluation.episodes"}
+)
 
 # Have an effect on bodies; everything else is about text.
 OF_BODIES = ONLY_BODIES | frozenset(
@@ -39,6 +41,7 @@ OF_BODIES = ONLY_BODIES | frozenset(
         "critic.minibatches",
         "critic.clip",
         "critic.trunk",
+        "critic.tau",
         "update",
         "trust_region",
         "evaluation.every",
@@ -48,6 +51,7 @@ OF_BODIES = ONLY_BODIES | frozenset(
 
 # Numbers where a row has none of its own.
 NUMBERS: Mapping[str, Scalar] = {
+    "network.activation": "tanh",
     "episodes.environments": 16,
     "episodes.steps": 128,
     "episodes.whole": False,
@@ -57,6 +61,40 @@ NUMBERS: Mapping[str, Scalar] = {
     "critic.clip": 0.0,
     "kl.coefficient": 0.0,  # there is no reference
 }
+
+
+# What rows that learn from a replay buffer listen to.
+OFF_POLICY = frozenset(
+    {
+        "data.source",
+        "data.parameters",
+        "network.hidden",
+        "network.activation",
+        "episodes.environments",
+        "episodes.steps",
+        "replay",
+        "credit.gamma",
+        "critic.learning_rate",
+        "critic.tau",
+        "update.learning_rate",
+        "update.batch_size",
+        "update.beta1",
+        "update.beta2",
+        "update.warmup_steps",
+        "update.decay",
+        "evaluation.every",
+        "evaluation.episodes",
+        "run",
+    }
+)
+ALWAYS = frozenset({"episodes.steps", "credit.gamma", "critic.learning_rate"})  # in those rows
+
+
+def turns(stage: StageRecipe) -> float:
+    """Optimiser steps in one recorded step of a resolved stage of those rows."""
+    count, steps = stage.episodes.environments, stage.episodes.steps
+    assert count and steps and stage.replay.updates_per_step
+    return round(count * steps * stage.replay.updates_per_step, 9)
 
 
 def is_on_bodies(source: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from polopt.algorithms.bodies import is_on_bodies
+from polopt.algorithms.bodies import is_on_bodies, turns
 from polopt.algorithms.effects import SUMS, flat, reads_process
 from polopt.algorithms.row import Row
 from polopt.recipe import StageRecipe, shown
@@ -31,6 +31,10 @@ LEVELS = {
 
 def findings(row: Row, stage: StageRecipe, *, own_reward: bool) -> Iterator[Finding]:
     """Everything in a resolved stage that contradicts its row or itself."""
+    if "body" in row.requires:
+        yield from _off_policy(row, stage)
+        yield from _lengths(stage)
+        return
     if is_on_bodies(stage.data.source):
         yield from _on_bodies(row, stage)
         yield from _lengths(stage)
@@ -62,6 +66,31 @@ def _labels(stage: StageRecipe) -> Iterator[Finding]:
             "rewards" if len(stage.rewards) > 1 else "reward",
             f"does not say what is right, from which credit.returns = {stage.credit.returns} "
             'learns; one with verifier = "task", or file and function (weight = 0: labels alone)',
+        )
+
+
+def _off_policy(row: Row, stage: StageRecipe) -> Iterator[Finding]:
+    """Rows that learn from a replay buffer move bodies, and take whole optimiser steps."""
+    if not is_on_bodies(stage.data.source):
+        yield (
+            "data.source",
+            f"{shown(stage.data.source)} is not allowed in {row.name}, which moves bodies alone; "
+            "control:NAME",
+        )
+        return
+    count, steps, replay = stage.episodes.environments, stage.episodes.steps, stage.replay
+    assert count and steps and replay.size and replay.updates_per_step
+    if turns(stage) != int(turns(stage)):
+        yield (
+            "replay.updates_per_step",
+            f"{replay.updates_per_step} is not allowed; with {count * steps} steps between two "
+            f"lines of metrics (episodes.environments x episodes.steps) it must give a whole "
+            "number of optimiser steps",
+        )
+    if replay.size < count:
+        yield (
+            "replay.size",
+            f"{replay.size} is not allowed; at least episodes.environments = {count}",
         )
 
 

@@ -15,6 +15,7 @@ from polopt.recipe import StageRecipe
 
 _CREDIT, _OBJECTIVE = "polopt.credit.", "polopt.objective.policy_gradient:"
 _PREFERENCE = "polopt.objective.preference:"
+_PATHWISE = "polopt.objective.pathwise:"
 _MATH = "polopt.math."
 _SHARE = {"gamma": "credit.spread_gamma"}
 _SPREAD = {"ddof": "credit.ddof", "eps": "credit.epsilon"}
@@ -31,9 +32,55 @@ CHOICES: Mapping[str, Mapping[str, Choice]] = {
             "polopt.rollout.groups:experience", "y₁ … y_G ~ π(· | x) for every prompt"
         ),
         "dataset": Choice("polopt.rollout.dataset:demonstrated", "(x, y) as the data give it"),
+        "replay": Choice(
+            "polopt.rollout.replay:Replay", "(s, a, r, s′) of the newest steps, drawn at random"
+        ),
         "rankings": Choice(
             "polopt.rollout.dataset:ranked", "(x, y₁ ≻ … ≻ y_K) as the data give it"
         ),
+    },
+    "exploration": {
+        "none": Choice(_MATH + "noise:no_noise", "a = μ(s)"),
+        "gaussian": Choice(
+            _MATH + "noise:gaussian_noise",
+            "a = clip(μ(s) + σ N(0, 1), ±1)",
+            arguments={"sigma": "exploration.sigma"},
+        ),
+        "ou": Choice(
+            _MATH + "noise:ou_noise",
+            "a = clip(μ(s) + x, ±1), x ← x - θ x + σ N(0, 1)",
+            arguments={"sigma": "exploration.sigma", "theta": "exploration.theta"},
+        ),
+    },
+    "target": {
+        "q": Choice(
+            _PATHWISE + "deterministic_q_loss",
+            "y = r + γ (1 - terminated) Q′(s′, μ′(s′)), L = E[(Q(s, a) - y)²]",
+            _MATH + "pathwise:ddpg_target",
+        ),
+        "soft_q": Choice(
+            _PATHWISE + "soft_q_loss",
+            "y = r + γ (1 - terminated) [min Q′(s′, a′) - α log π(a′|s′)], "
+            "L = Σₖ E[(Qₖ(s, a) - y)²]",
+            _MATH + "pathwise:sac_target",
+        ),
+    },
+    "pathwise": {
+        "deterministic": Choice(
+            _PATHWISE + "deterministic_policy_loss",
+            "L = -E[Q(s, μ(s))]",
+            _MATH + "pathwise:ddpg_policy_loss",
+        ),
+        "soft": Choice(
+            _PATHWISE + "soft_policy_loss",
+            "L = E[α log π(a|s) - min Q(s, a)], a = tanh(μ + σ N(0, 1))",
+            _MATH + "pathwise:sac_policy_loss",
+        ),
+    },
+    "temperature": {
+        "none": Choice(_MATH + "pathwise:temperature_loss_none", "α"),
+        "log": Choice(_MATH + "pathwise:temperature_loss_log", "L = -log α E[log π + H̄]"),
+        "exp": Choice(_MATH + "pathwise:temperature_loss_exp", "L = -α E[log π + H̄]"),
     },
     "filter": {
         "informative": Choice(
@@ -369,6 +416,7 @@ CHOICES: Mapping[str, Mapping[str, Choice]] = {
     },
     "update": {
         "adamw": Choice("polopt.update.minibatch:FirstOrder", "θ ← θ - η (m̂ / (√v̂ + ε) + w θ)"),
+        "adam": Choice("polopt.update.single:SingleStep", "θ ← θ - η m̂ / (√v̂ + ε)"),
         "natural_step": Choice(
             "polopt.update.natural_step:NaturalStep",
             "θ ← θ + αʲ √(2δ / xᵀFx) x, Fx = g: the first j with KL(π_old‖π) ≤ δ and a larger L",
@@ -385,6 +433,11 @@ CHOICES: Mapping[str, Mapping[str, Choice]] = {
     },
     "roles": {
         "actor": Choice("polopt.roles.actor:Actor", "π, the policy that is trained"),
+        "action_critic": Choice("polopt.roles.control:ActionCritics", "Q(s, a)"),
+        "twin_critics": Choice("polopt.roles.control:ActionCritics", "Q₁(s, a), Q₂(s, a)"),
+        "target_networks": Choice(
+            "polopt.update.lagged:Lagged", "φ′ ← τ φ + (1 - τ) φ′", _MATH + "pathwise:soft_update"
+        ),
         "critic": Choice("polopt.roles.critic:Critic", "V(s), or Q(s, a)"),
         "process_reward": Choice(
             "polopt.algorithms.build.process:Processed",
@@ -433,6 +486,10 @@ CHOICES: Mapping[str, Mapping[str, Choice]] = {
         "alternate": Choice(
             "polopt.coordination.sources:InlineSource", "generate, then train: lag 0"
         ),
+        "stepwise": Choice(
+            "polopt.coordination.stepwise:StepwiseSource",
+            "act and store until an optimiser step is due, then learn from what is stored",
+        ),
         "offline": Choice("polopt.coordination.offline:OfflineSource", "no generation"),
     },
 }
@@ -448,6 +505,8 @@ INSIDE_RETURN = {
 }
 
 FIELDS = {
+    "exploration": "exploration.noise",
+    "temperature": "temperature.loss",
     "spread": "credit.spread",
     "returns": "credit.returns",
     "baseline": "credit.baseline",

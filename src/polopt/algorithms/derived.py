@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from polopt.algorithms.bodies import is_on_bodies
+from polopt.algorithms.bodies import is_on_bodies, turns
 from polopt.algorithms.index import row
 from polopt.recipe import StageRecipe
 
@@ -20,6 +20,8 @@ def derived(stage: StageRecipe) -> dict[str, int]:
 
 
 def _on_bodies(stage: StageRecipe) -> dict[str, int]:
+    if "body" in row(stage.algorithm).requires:
+        return _off_policy(stage)
     update, steps, count = stage.update, stage.run.steps, stage.episodes.environments
     assert steps and count
     minibatches = update.minibatches or 1  # none: one step a batch
@@ -34,6 +36,19 @@ def _on_bodies(stage: StageRecipe) -> dict[str, int]:
         "minibatch_size": size // minibatches,
         "environment_steps": size * steps,
         **counts,
+    }
+
+
+def _off_policy(stage: StageRecipe) -> dict[str, int]:
+    episodes, replay, steps = stage.episodes, stage.replay, stage.run.steps
+    assert episodes.environments and episodes.steps and steps
+    assert replay.start_steps is not None
+    size, updates = episodes.environments * episodes.steps, int(turns(stage))
+    return {
+        "environment_steps_per_step": size,
+        "environment_steps": replay.start_steps + size * steps,
+        "optimiser_steps_per_step": updates,
+        "optimiser_steps": updates * steps,
     }
 
 

@@ -15,6 +15,21 @@ Entry = dict[str, Any]
 QUIET = (None, "none", "fixed")  # choices that do nothing
 COLUMNS_OF_CREDIT = ("returns", "baseline", "normalisation")
 _NUMBERS = {
+    "replay": (
+        "episodes.environments",
+        "replay.size",
+        "replay.start_steps",
+        "replay.updates_per_step",
+    ),
+    "target": ("credit.gamma",),
+    "temperature": (
+        "temperature.initial",
+        "temperature.target_entropy",
+        "temperature.learning_rate",
+    ),
+    "action_critic": ("critic.learning_rate",),
+    "twin_critics": ("critic.learning_rate",),
+    "target_networks": ("critic.tau",),
     "rollout": (
         "rollout.group_size",
         "rollout.prompts_per_step",
@@ -91,7 +106,11 @@ def _summary(one: Row) -> Entry:
 
 def _defaults(one: Row) -> dict[str, Any]:
     """Those defaults of a row that have an effect beside each other."""
-    stated = {"model": {"path": "builtin:tiny"}, "data": {"source": "task:chain_sum"}}
+    body = "body" in one.requires
+    stated = {
+        "model": {"path": "builtin:mlp" if body else "builtin:tiny"},
+        "data": {"source": "control:pendulum" if body else "task:chain_sum"},
+    }
     values = flat(load({"algorithm": one.name, **stated}).stages[0]) | dict(one.defaults)
     return {f: v for f, v in one.defaults.items() if idle(one, values, f) is None}
 
@@ -102,6 +121,9 @@ def _entries(one: Row, values: Mapping[str, Any]) -> list[Entry]:
     extra = _extra_losses(one, values)
     return [
         _entry("rollout", one.rollout, values),
+        *_any(values, "exploration"),
+        *(_entry(column, name, values) for column, name in one.fixed.items()),
+        *_any(values, "temperature"),
         *([_entry("filter", "informative", values)] if again else []),
         *(_entry("shaping", name, values) for name in _shapers(values)),
         *_any(values, "spread"),

@@ -18,6 +18,9 @@ SECTIONS = (
     "data",
     "network",
     "episodes",
+    "replay",
+    "exploration",
+    "temperature",
     "rollout",
     "credit",
     "objective",
@@ -93,6 +96,7 @@ _WITH_CRITIC = Need(
     "gae or q, or credit.baseline = value or action",
 )
 _MIXED = Need("pretraining.source", lambda v: v["pretraining.source"] is not None, "a source")
+_LEARNED = _is("temperature.loss", "log", "exp")
 _OWN_CRITIC, _SHARED_CRITIC = _is("critic.trunk", "own"), _is("critic.trunk", "shared")
 
 NEEDS: Mapping[str, Need] = {
@@ -104,6 +108,10 @@ NEEDS: Mapping[str, Need] = {
     "data.parameters": Need(
         "data.source", _any_generated, "a task:, reasoning-gym: or control: source"
     ),
+    "exploration.sigma": _is("exploration.noise", "gaussian", "ou"),
+    "exploration.theta": _is("exploration.noise", "ou"),
+    "temperature.target_entropy": _LEARNED,
+    "temperature.learning_rate": _LEARNED,
     "episodes.steps": Need("episodes.whole", lambda v: not v["episodes.whole"], "false"),
     "data.split": Need(
         "data.source", lambda v: any(s.startswith("hub:") for s in _sources(v)), "a hub: source"
@@ -225,7 +233,7 @@ def idle(row: Row, values: Values, field: str) -> str | None:
     if not is_on_bodies(source) and about(field, ONLY_BODIES):
         return f"no effect with data.source = {shown(source)}; it needs control:NAME"
     need = _OWN_CRITIC if field in row.of_critic else NEEDS.get(field)
-    if need is None:
+    if need is None or field in row.always:
         return None
     if idle(row, values, need.other) is not None:
         return idle(row, values, need.other)

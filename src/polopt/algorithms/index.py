@@ -39,6 +39,8 @@ INDEX = {
     "kimi_opmd": "centred reward on whole responses, squared log-ratio to the policy before",
     "m2po": "tokens that moved most leave the loss; the others are not clipped",
     "dsv32_grpo": "GRPO with importance-corrected KL and a mask for stale bad responses",
+    "sac": "maximum entropy from a replay buffer: two critics, a learned temperature (bodies)",
+    "ddpg": "a deterministic policy climbs its critic, from a replay buffer (bodies)",
     "prime": "process rewards from a model that learns from outcomes, online",
 }
 

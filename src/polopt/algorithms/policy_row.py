@@ -26,7 +26,13 @@ USES = frozenset(
     }
 )
 IDLE = frozenset(
-    {"data.completion_field", "update.batch_size", "credit.select", "credit.threshold"}
+    {
+        "data.completion_field",
+        "update.batch_size",
+        "credit.select",
+        "credit.threshold",
+        "critic.tau",
+    }
 )
 
 # Numbers where a row has none of its own; choices stand in the row, except those that do nothing.

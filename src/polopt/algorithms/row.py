@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from polopt.recipe import Scalar
 
-Requirement = Literal["prompts", "demonstrations", "pairs", "reward"]
+Requirement = Literal["prompts", "demonstrations", "pairs", "reward", "body"]
 ALWAYS = frozenset({"algorithm", "from", "until", "model"})  # in every row
 ONLY_FOR: Mapping[str, Requirement] = {  # without it a field has no effect
     "data.chosen_field": "pairs",
@@ -35,6 +35,8 @@ class Row:
     roles: tuple[str, ...] = ("actor",)
     extra_losses: tuple[str, ...] = ()
     of_critic: frozenset[str] = frozenset()  # fields that only a critic of its own listens to
+    always: frozenset[str] = frozenset()  # fields that have an effect whatever the others say
+    fixed: Mapping[str, str] = field(default_factory=dict[str, str])  # columns without a field
     on_bodies: Mapping[str, Scalar] | None = None  # what differs there; None: it is for text alone
 
     @property

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from polopt.coordination import checkpoint
-from polopt.coordination.stage import Event, Observer, Stage
+from polopt.coordination.stage import Event, Measured, Observer, Stage
 from polopt.errors import Stopped
 from polopt.record import RunDirectory
 from polopt.rollout.evaluation import Evaluation
@@ -73,15 +76,15 @@ def run_stage(stage: Stage, progress: Progress, setting: Setting) -> None:
 
 
 def _step(stage: Stage, progress: Progress, setting: Setting) -> None:
-    """Consume one batch: collect, credit, update, publish, record."""
+    """Consume one batch in each turn: collect, credit, update; then publish and record."""
     start = time.perf_counter()
-    batch = stage.source.next_batch()
-    with _timed() as update:
-        experience = stage.prepare(batch)
-        credited = stage.credit(experience)
-        learned: Metrics = {}
-        for learner in stage.learners:
-            learned |= learner.update(experience, credited, progress.stage_step)
+    batch: Any = None
+    learned, seconds = list[Measured](), 0.0
+    for _ in range(stage.turns):
+        batch = stage.source.next_batch()
+        with _timed() as update:
+            learned.append(_learn(stage, batch, progress.stage_step))
+        seconds += update.seconds
     progress.step += 1
     progress.stage_step += 1
     stage.source.publish(progress.step)
@@ -89,12 +92,31 @@ def _step(stage: Stage, progress: Progress, setting: Setting) -> None:
     metrics, samples = stage.describe(batch)
     for sample in samples:
         setting.run.append("samples", {"step": progress.step, "stage": stage.name, **sample})
-    line = metrics | credited.metrics | learned | stage.source.stats()
-    line["time/update"] = update.seconds
+    line = metrics | _means(learned) | stage.source.stats()
+    line["time/update"] = seconds
     _evaluate_when_due(stage, progress, setting, line)
     line["time/step"] = time.perf_counter() - start
     _write_line(stage, progress, setting, line)
     _save_when_due(stage, progress, setting)
+
+
+def _learn(stage: Stage, batch: Any, step: int) -> Measured:  # noqa: ANN401 - its own learners know
+    """What every learner makes of a batch, in their order."""
+    experience = stage.prepare(batch)
+    credited = stage.credit(experience)
+    learned: dict[str, float | Tensor] = {**credited.metrics}
+    for learner in stage.learners:
+        learned |= learner.update(experience, credited, step)
+    return learned
+
+
+def _means(turns: Sequence[Measured]) -> Metrics:
+    """Each metric over the turns that have it; of one turn, as it is."""
+    values: dict[str, list[float]] = {}
+    for turn in turns:
+        for name, value in turn.items():
+            values.setdefault(name, []).append(float(value))
+    return {name: statistics.fmean(of_turns) for name, of_turns in values.items()}
 
 
 def _evaluate_when_due(stage: Stage, progress: Progress, setting: Setting, line: Metrics) -> None:

@@ -7,9 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from torch import Tensor
+
 from polopt.coordination.sources import RolloutSource
 from polopt.rollout.evaluation import Evaluation
 from polopt.types import Credited, Experience, Metrics
+
+Measured = Mapping[str, float | Tensor]
+"""Metrics of one batch; those that are tensors are read when the step is recorded."""
 
 
 class Learner(Protocol):
@@ -17,8 +22,8 @@ class Learner(Protocol):
 
     name: str
 
-    def update(self, experience: Experience, credited: Credited, step: int) -> Metrics:
-        """Consume one batch; ``step`` batches of the stage were consumed before it."""
+    def update(self, experience: Experience, credited: Credited, step: int) -> Measured:
+        """Consume one batch; ``step`` steps of the stage were recorded before it."""
         ...
 
     def save(self, directory: Path) -> dict[str, int]:
@@ -52,6 +57,7 @@ class Stage:
     save_model: Callable[[Path], None]  # in Hugging Face layout
     evaluate: Callable[[bool], Evaluation] | None  # greedy answers as well?
     describe: Callable[[Any], tuple[Metrics, Sequence[Mapping[str, Any]]]]  # metrics, samples
+    turns: int = 1  # batches collected and consumed in one recorded step, whose metrics are means
     evaluate_every: int = 0  # 0: only where the loop compares before and after
     checkpoint_every: int = 1
     until: Until | None = None

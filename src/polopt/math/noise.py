@@ -4,6 +4,25 @@ from jaxtyping import Float
 from torch import Tensor
 
 
+def no_noise(x: Float[Tensor, "*shape"], noise: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """0, whatever is drawn."""
+    return noise * 0.0
+
+
+def gaussian_noise(
+    x: Float[Tensor, "*shape"], noise: Float[Tensor, "*shape"], sigma: float
+) -> Float[Tensor, "*shape"]:
+    """``σ·N(0, 1)``, whatever it was the step before."""
+    return sigma * noise
+
+
+def ou_noise(
+    x: Float[Tensor, "*shape"], noise: Float[Tensor, "*shape"], theta: float, sigma: float
+) -> Float[Tensor, "*shape"]:
+    """``x + θ(0 - x) + σ·N(0, 1)``: :func:`ou_step` around 0 with dt = 1, as in the paper."""
+    return ou_step(x, noise, x * 0.0, theta, sigma, dt=1.0)
+
+
 def ou_step(
     x: Float[Tensor, "*shape"],
     noise: Float[Tensor, "*shape"],

@@ -24,7 +24,7 @@ def sac_target(
     next_q1: Float[Tensor, "B"],
     next_q2: Float[Tensor, "B"],
     next_logp: Float[Tensor, "B"],
-    alpha: float,
+    alpha: float | Float[Tensor, ""],
     gamma: float,
 ) -> Float[Tensor, "B"]:
     """``y = r + γ(1 - terminated)[min(Q₁′, Q₂′) - α·log π(a′|s′)]`` (SAC 1812.05905, Eq. 3, 5).
@@ -35,6 +35,26 @@ def sac_target(
     return ddpg_target(rewards, terminated, soft_value, gamma)
 
 
+def q_loss(q: Float[Tensor, "K B"], target: Float[Tensor, "B"]) -> Float[Tensor, ""]:
+    """``Σₖ E[(Qₖ(s, a) - sg y)²]`` over K critics (SAC, DDPG; Stable-Baselines3 halves it)."""
+    return (q - target.detach()).square().mean(-1).sum()
+
+
+def ddpg_policy_loss(q: Float[Tensor, "B"]) -> Float[Tensor, ""]:
+    """``-E[Q(s, μ(s))]``, whose gradient is ``∇μ ∇ₐQ`` (DPG, Silver et al. 2014, Theorem 1)."""
+    return -q.mean()
+
+
+def sac_policy_loss(
+    q1: Float[Tensor, "B"],
+    q2: Float[Tensor, "B"],
+    logp: Float[Tensor, "B"],
+    alpha: float | Float[Tensor, ""],
+) -> Float[Tensor, ""]:
+    """``E[α·log π(a|s) - min(Q₁, Q₂)(s, a)]``, a reparameterised (SAC 1812.05905, Eq. 9)."""
+    return (alpha * logp - torch.minimum(q1, q2)).mean()
+
+
 def soft_update(
     target: Float[Tensor, "*shape"], source: Float[Tensor, "*shape"], tau: float
 ) -> Float[Tensor, "*shape"]:
@@ -43,6 +63,13 @@ def soft_update(
     Exactly φ at τ = 1 and φ′ at τ = 0.
     """
     return torch.lerp(target, source, tau)
+
+
+def temperature_loss_none(
+    log_alpha: Float[Tensor, ""], logp: Float[Tensor, "B"], target_entropy: float
+) -> Float[Tensor, ""]:
+    """0: the temperature stays what it is."""
+    return torch.zeros_like(log_alpha)
 
 
 def temperature_loss_log(

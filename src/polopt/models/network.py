@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU}
+Kind = Literal["categorical", "gaussian", "squashed", "deterministic"]
 FARTHEST = 10.0  # standard deviations to which a normalised observation is clipped
 POLICY_FILE, SPECIFICATION_FILE = "policy.safetensors", "policy.json"
 
@@ -24,7 +25,7 @@ class Specification:
 
     observation_size: int
     outputs: int  # actions to choose from, or numbers of one action
-    kind: Literal["categorical", "gaussian", "squashed", "deterministic"]
+    kind: Kind
     hidden: tuple[int, ...]
     activation: Literal["tanh", "relu"]
     log_std: float  # at first

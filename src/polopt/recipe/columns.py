@@ -28,7 +28,9 @@ class Network(Section):
     hidden: tuple[Positive, ...] = Field(
         default=(64, 64), description="widths of its hidden layers", strict=False
     )
-    activation: Literal["tanh", "relu"] = Field(default="tanh", description="between the layers")
+    activation: Annotated[Literal["tanh", "relu"] | None, BY_ROW] = Field(
+        default=None, description="between the layers"
+    )
     log_std: float = Field(
         default=-0.5, description="of continuous actions at first; it is learned"
     )
@@ -49,6 +51,52 @@ class Episodes(Section):
     )
     normalise_rewards: bool = Field(
         default=False, description="by the spread of discounted returns so far"
+    )
+
+
+class Replay(Section):
+    """The buffer of steps that an off-policy method learns from, and how often it does."""
+
+    size: Annotated[Positive | None, BY_ROW] = Field(
+        default=None, description="newest steps that are kept"
+    )
+    start_steps: Annotated[Count | None, BY_ROW] = Field(
+        default=None, description="random steps before the first optimiser step"
+    )
+    updates_per_step: Annotated[PositiveFloat | None, BY_ROW] = Field(
+        default=None, description="optimiser steps for each step of an environment after them"
+    )
+
+
+class Exploration(Section):
+    """Noise on the actions of a deterministic policy while it is trained."""
+
+    noise: Annotated[Literal["none", "gaussian", "ou"] | None, BY_ROW] = Field(
+        default=None, description="ou: Ornstein-Uhlenbeck with dt = 1, anew in every episode"
+    )
+    sigma: Annotated[PositiveFloat | None, BY_ROW] = Field(
+        default=None, description="of its draws, as a share of half the range of an action"
+    )
+    theta: Annotated[Annotated[float, Field(gt=0, le=1)] | None, BY_ROW] = Field(
+        default=None, description="ou: share of the noise that each step takes back"
+    )
+
+
+class Temperature(Section):
+    """What entropy is worth to a policy that maximises it beside the return: alpha."""
+
+    initial: Annotated[PositiveFloat | None, BY_ROW] = Field(
+        default=None, description="alpha at first"
+    )
+    loss: Annotated[Literal["none", "log", "exp"] | None, BY_ROW] = Field(
+        default=None, description="by which alpha is learned, of log alpha or of alpha; none: fixed"
+    )
+    target_entropy: float | None = Field(
+        default=None,
+        description="nats that the policy should have; default: minus the numbers of an action",
+    )
+    learning_rate: PositiveFloat | None = Field(
+        default=None, description="peak, of log alpha; default: update.learning_rate"
     )
 
 
@@ -291,6 +339,11 @@ class Critic(Section):
     warmup_steps: Count = Field(
         default=0, description="batches from which the critic alone learns, at first"
     )
+    tau: Annotated[Annotated[float, Field(gt=0, le=1)] | None, BY_ROW] = Field(
+        default=None,
+        description="share of the way that target networks go to the trained ones after every "
+        "optimiser step",
+    )
 
 
 class Pretraining(Section):
@@ -366,7 +419,9 @@ class Update(Section):
         default=None, description="peak, after warm-up"
     )
     batch_size: Annotated[Positive | None, BY_ROW] = Field(
-        default=None, description="prompts a step, where responses are given and not sampled"
+        default=None,
+        description="prompts a step, where responses are given and not sampled; steps drawn from "
+        "a replay buffer",
     )
     epochs: Annotated[Positive | None, BY_ROW] = Field(
         default=None, description="passes over each batch"

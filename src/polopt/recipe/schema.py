@@ -16,11 +16,14 @@ from polopt.recipe.columns import (
     Credit,
     Critic,
     Episodes,
+    Exploration,
     Network,
     Objective,
     Preference,
     Pretraining,
     Process,
+    Replay,
+    Temperature,
     TrustRegion,
     Update,
 )
@@ -246,6 +249,9 @@ class StageRecipe(Section):
     preference: Preference = Preference()
     update: Update = Update()
     critic: Critic = Critic()
+    replay: Replay = Replay()
+    exploration: Exploration = Exploration()
+    temperature: Temperature = Temperature()
     trust_region: TrustRegion = TrustRegion()
     process: Process = Process()
     coordination: Coordination = Coordination()

@@ -21,8 +21,7 @@ def shown(watch: Watch, actor: StepActor, *, seed: int) -> dict[str, Any]:
     actions, rewards = list[Any](), list[float]()
     ending = ""
     while not ending and len(rewards) < LONGEST:
-        action, _ = actor.act(observations[-1][None], None)
-        moved = actor.moved(action)
+        moved = actor.moved(actor.choose(observations[-1][None], None))
         step = environments.step(moved)
         watch.look()
         actions.append(moved[0])

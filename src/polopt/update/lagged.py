@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from polopt.math.pathwise import soft_update
 from polopt.types import Credited, Experience, Metrics
-from polopt.update.minibatch import WEIGHTS_FILE
+from polopt.update.kept import load_weights, save_weights
 
 
 class Lagged:
@@ -43,12 +42,9 @@ class Lagged:
 
     def save(self, directory: Path) -> dict[str, int]:
         """Write the copy: it stands nowhere else."""
-        weights = {name: w.detach().cpu().contiguous() for name, w in self._copy.items()}
-        save_file(weights, directory / WEIGHTS_FILE)
+        save_weights(directory, self._copy)
         return {}
 
     def load(self, directory: Path, counters: dict[str, int]) -> None:
         """Take up what :meth:`save` wrote."""
-        with torch.no_grad():
-            for name, weight in load_file(directory / WEIGHTS_FILE).items():
-                self._copy[name].copy_(weight)
+        load_weights(directory, self._copy)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from polopt.errors import NonFiniteError
@@ -23,10 +22,8 @@ from polopt.roles import Scorer, measured
 from polopt.roles.policies.token import Quantity, Scores
 from polopt.seeding import derive
 from polopt.types import Credited, Experience, Metrics, RowIndex
+from polopt.update.kept import load_optimiser, load_weights, only, save_optimiser, save_weights
 from polopt.update.schedule import learning_rate
-
-STATE_FILE = "optimizer.safetensors"
-WEIGHTS_FILE = "weights.safetensors"
 
 
 class Terms(Protocol):
@@ -178,30 +175,17 @@ class FirstOrder(Generic[T]):
 
     def save(self, directory: Path) -> dict[str, int]:
         """Write the optimiser's tensors; return its counters."""
-        state = {
-            f"{name}.{key}": tensor.detach().cpu().contiguous()
-            for name, parameter in self._named.items()
-            for key, tensor in self._optimiser.state.get(parameter, {}).items()
-        }
-        save_file(state, directory / STATE_FILE)
+        save_optimiser(directory, self._optimiser, self._named)
         if self.keeps:
-            weights = {n: self._named[n].detach().cpu().contiguous() for n in self.keeps}
-            save_file(weights, directory / WEIGHTS_FILE)
+            save_weights(directory, only(self._named, self.keeps))
         return {"optimiser_steps": self.optimiser_steps}
 
     def load(self, directory: Path, counters: dict[str, int]) -> None:
         """Take up what :meth:`save` wrote."""
-        state = load_file(directory / STATE_FILE)
-        for full_name, tensor in state.items():
-            name, key = full_name.rsplit(".", 1)
-            parameter = self._named[name]
-            # Adam's step counter stays where the fused kernel wants it; moments follow the weight.
-            self._optimiser.state[parameter][key] = tensor.to(parameter.device)
+        load_optimiser(directory, self._optimiser, self._named)
         self.optimiser_steps = counters["optimiser_steps"]
         if self.keeps:
-            with torch.no_grad():
-                for name, weight in load_file(directory / WEIGHTS_FILE).items():
-                    self._named[name].copy_(weight)
+            load_weights(directory, self._named)
 
 
 def _cut(

@@ -16,11 +16,13 @@ from polopt.algorithms.build.learners import first_order
 from polopt.algorithms.build.shared import Parts, Trained, standing
 from polopt.algorithms.choices import chosen
 from polopt.algorithms.effects import flat, reads_values
-from polopt.coordination.stage import Learner, Stage, Until
+from polopt.coordination.stage import Learner, Measured, Stage, Until
 from polopt.credit import Credit, Returns, assign, earned, step_gae
 from polopt.envs.control.interface import Box, Environments
 from polopt.envs.control.registry import make, watch
+from polopt.errors import RecipeError
 from polopt.models.network import (
+    Kind,
     PolicyNetwork,
     Specification,
     ValueNetwork,
@@ -107,8 +109,8 @@ def bodies(parts: Parts) -> Bodies:
     """Environments and networks of a stage; of a checkpoint, those that it holds."""
     recipe = parts.recipe
     environments = made(recipe, recipe.episodes.environments)
-    inside = Path(parts.weights).is_dir()
-    network = load_policy(Path(parts.weights)) if inside else new_policy(recipe, environments)
+    kind = "gaussian" if isinstance(environments.action, Box) else "categorical"
+    network = policy_network(parts, environments, kind)
     critic = None
     if reads_values(flat(recipe)):
         generator = torch.Generator().manual_seed(derive(recipe.run.seed, "critic"))
@@ -127,14 +129,31 @@ def made(recipe: StageRecipe, count: int | None) -> Environments:
     return make(recipe.data.source, count, recipe.data.parameters)
 
 
-def new_policy(recipe: StageRecipe, environments: Environments) -> PolicyNetwork:
+def policy_network(parts: Parts, environments: Environments, kind: Kind) -> PolicyNetwork:
+    """The policy where the stage stands or starts; a new one where nothing was trained.
+
+    Raises:
+        RecipeError: the stage before trained a policy of another kind.
+    """
+    if not Path(parts.weights).is_dir():
+        return new_policy(parts.recipe, environments, kind)
+    network = load_policy(Path(parts.weights))
+    if network.made_of.kind != kind:
+        raise RecipeError(
+            f"from: {parts.recipe.start} ended in a {network.made_of.kind} policy; "
+            f"{parts.recipe.algorithm} trains a {kind} one"
+        )
+    return network
+
+
+def new_policy(recipe: StageRecipe, environments: Environments, kind: Kind) -> PolicyNetwork:
     """A network that fits the environments, with the weights of the seed."""
     action, network = environments.action, recipe.network
-    continuous = isinstance(action, Box)
+    assert network.activation is not None, "resolved"
     made_of = Specification(
         observation_size=environments.observation_size,
         outputs=len(action.low) if isinstance(action, Box) else action.count,
-        kind="gaussian" if continuous else "categorical",
+        kind=kind,
         hidden=network.hidden,
         activation=network.activation,
         log_std=network.log_std,
@@ -219,7 +238,7 @@ class Flattened:
         self.name = learner.name
         self._learner = learner
 
-    def update(self, experience: Experience, credited: Credited, step: int) -> Metrics:
+    def update(self, experience: Experience, credited: Credited, step: int) -> Measured:
         """Consume a batch of steps."""
         where = experience.mask.nonzero(as_tuple=True)
         flat = _flat(replace(experience, **CREDITED), where)

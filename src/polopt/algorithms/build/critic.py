@@ -11,7 +11,7 @@ import torch
 from polopt.algorithms.build.shared import Shared, Trained
 from polopt.algorithms.choices import chosen
 from polopt.algorithms.effects import flat, reads_values
-from polopt.coordination.stage import Learner
+from polopt.coordination.stage import Learner, Measured
 from polopt.math.baselines import action_correction
 from polopt.objective import (
     Reduction,
@@ -25,7 +25,7 @@ from polopt.recipe import StageRecipe
 from polopt.roles import Critic, Scorer, measured
 from polopt.roles.policies.token import Scores
 from polopt.seeding import derive
-from polopt.types import Credited, Experience, Metrics, RowIndex, StepRows, TokenRows
+from polopt.types import Credited, Experience, RowIndex, StepRows, TokenRows
 from polopt.update import FirstOrder
 from polopt.update.minibatch import Loss, Terms
 
@@ -193,7 +193,7 @@ class Delayed:
         self.name = learner.name
         self._learner, self._steps = learner, steps
 
-    def update(self, experience: Experience, credited: Credited, step: int) -> Metrics:
+    def update(self, experience: Experience, credited: Credited, step: int) -> Measured:
         """Consume a batch once enough of them have passed."""
         return self._learner.update(experience, credited, step) if step >= self._steps else {}
 

@@ -10,7 +10,7 @@ import torch
 
 from polopt.algorithms.build.shared import Shared
 from polopt.algorithms.effects import flat, reads_process
-from polopt.coordination.stage import Learner
+from polopt.coordination.stage import Learner, Measured
 from polopt.math.preference import implicit_reward
 from polopt.math.reduce import masked
 from polopt.models.adapter import attach
@@ -124,10 +124,10 @@ class Recredited:
         self.name = learner.name
         self._learner, self._credit = learner, credit
 
-    def update(self, experience: Experience, credited: Credited, step: int) -> Metrics:
+    def update(self, experience: Experience, credited: Credited, step: int) -> Measured:
         """Consume a batch; its metrics of credit replace those from before."""
         fresh = self._credit(experience)
-        return fresh.metrics | self._learner.update(experience, fresh, step)
+        return {**fresh.metrics, **self._learner.update(experience, fresh, step)}
 
     def save(self, directory: Path) -> dict[str, int]:
         """The learner's."""

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from polopt.coordination.stage import Learner
+from polopt.coordination.stage import Learner, Measured
 from polopt.errors import ModelError
 from polopt.math.preference import has_pair, pair_accuracy
 from polopt.models import LanguageModel
@@ -149,7 +149,7 @@ class Every:
         self.name = learner.name
         self._count, self._learner = count, learner
 
-    def update(self, experience: Experience, credited: Credited, step: int) -> Metrics:
+    def update(self, experience: Experience, credited: Credited, step: int) -> Measured:
         """Consume a batch if it is its turn."""
         due = (step + 1) % self._count == 0
         return self._learner.update(experience, credited, step) if due else {}

@@ -11,13 +11,13 @@ from polopt.algorithms.build.policy import sampled_stage
 from polopt.algorithms.build.shared import Parts, assembled, policy_learner, shared
 from polopt.algorithms.choices import chosen
 from polopt.coordination.offline import OfflineSource
-from polopt.coordination.stage import Learner, Stage
+from polopt.coordination.stage import Learner, Measured, Stage
 from polopt.credit import Credit, assign, every_row, ones, untruncated
 from polopt.objective import Reduction, reduction, supervised_loss
 from polopt.recipe import StageRecipe
 from polopt.roles.policies.token import Quantity
 from polopt.rollout.dataset import demonstrated
-from polopt.types import Credited, Experience, Group, Metrics
+from polopt.types import Credited, Experience, Group
 from polopt.update.minibatch import Loss
 
 
@@ -66,7 +66,7 @@ class OnKept:
         self.save, self.load = learner.save, learner.load
         self._learner = learner
 
-    def update(self, experience: Experience, credited: Credited, step: int) -> Metrics:
+    def update(self, experience: Experience, credited: Credited, step: int) -> Measured:
         """Consume what is left of a batch; nothing is no step at all."""
         kept = credited.valid.nonzero()[:, 0]
         if not len(kept):

@@ -1,0 +1,83 @@
+"""A replay buffer: the newest steps, from which batches are drawn again and again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from polopt.envs.control.interface import Transition
+from polopt.errors import RecipeError
+from polopt.types import Credited, Experience, Metrics, Transitions
+
+FILE = "replay.safetensors"
+
+
+class Replay:
+    """A ring of ``size`` steps, one a row of one table; the newest take the place of the oldest.
+
+    It is a learner of its stage, which learns nothing: its state is in the checkpoint.
+
+    Raises:
+        RecipeError: it does not fit into memory.
+    """
+
+    name = "replay"
+
+    def __init__(self, size: int, observation_size: int, action_size: int) -> None:
+        self.size, self._sizes = size, (observation_size, action_size)
+        width = 2 * observation_size + action_size + 2
+        try:
+            self._table = np.zeros((size, width), dtype=np.float32)  # pages come as they fill
+        except (MemoryError, ValueError) as error:
+            gib = size * width * 4 / 2**30
+            raise RecipeError(
+                f"replay.size: {size} is not allowed; {width} numbers a step are {gib:.0f} GiB, "
+                "more than there is"
+            ) from error
+        self.filled = 0
+        self._next = 0
+
+    def add(
+        self,
+        observations: NDArray[np.float32],
+        actions: NDArray[np.float32],
+        step: Transition,
+        valid: NDArray[np.bool_],
+    ) -> None:
+        """Store the valid ones of N steps: what was seen and done, and what became of it."""
+        columns = (
+            observations,
+            actions,
+            step.successors,
+            step.rewards[:, None],
+            step.terminated[:, None],  # a time limit is no end: what follows still counts
+        )
+        rows = np.concatenate(columns, 1, dtype=np.float32)[valid]
+        places = (self._next + np.arange(len(rows))) % self.size
+        self._table[places] = rows
+        self._next = int(self._next + len(rows)) % self.size
+        self.filled = min(self.filled + len(rows), self.size)
+
+    def draw(self, count: int, generator: np.random.Generator) -> Transitions:
+        """``count`` stored steps, each one as likely as any other, with replacement."""
+        rows = self._table.take(generator.integers(self.filled, size=count), 0)
+        return Transitions(torch.from_numpy(rows), *self._sizes)
+
+    def update(self, experience: Experience, credited: Credited, step: int) -> Metrics:
+        """Nothing is learned."""
+        return {}
+
+    def save(self, directory: Path) -> dict[str, int]:
+        """Write what is stored; return where the next step goes."""
+        save_file({"table": self._table[: self.filled]}, directory / FILE)
+        return {"next": self._next}
+
+    def load(self, directory: Path, counters: dict[str, int]) -> None:
+        """Take up what :meth:`save` wrote."""
+        table = load_file(directory / FILE)["table"]
+        self.filled, self._next = len(table), counters["next"]
+        self._table[: self.filled] = table
