@@ -72,7 +72,7 @@ def _choices(page: Path, name: str) -> str:
 
 def _on_bodies(_: Path, __: str) -> str:
     """What methods that are for both have of their own on bodies."""
-    ours = {name: row(name) for name in INDEX if row(name).on_bodies is not None}
+    ours = {name: row(name) for name in INDEX if row(name).on_bodies}
     names = sorted({key for one in ours.values() for key in one.on_bodies or {}})
     lines = [
         (_code(key), *(_code(str((one.on_bodies or {}).get(key, ""))) for one in ours.values()))

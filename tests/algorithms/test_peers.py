@@ -29,8 +29,12 @@ BASE = {"model": {"path": "builtin:tiny"}, "data": {"source": "task:reverse"}}
 NAN = float("nan")
 
 
+BODY = {"model": {"path": "builtin:mlp"}, "data": {"source": "control:pendulum"}}
+
+
 def stage(method: str, flags: dict[str, Any]) -> StageRecipe:
-    return resolve(load({**BASE, "algorithm": method}, flags)).stages[0]
+    base = BODY if "body" in row(method).requires else BASE
+    return resolve(load({**base, "algorithm": method}, flags)).stages[0]
 
 
 def preset(method: str, peer: str, **more: Any) -> StageRecipe:

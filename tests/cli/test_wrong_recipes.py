@@ -75,9 +75,9 @@ FLAGS = [
     (["extra"], "RECIPE: 'extra' is one too many; a flag is --section.field value"),
     (["--model.path.name", "x"], "model.path: a table is not allowed; a string that is not empty"),
     (["--rl.update.epochs", "2"], "rl: unknown field; a recipe has algorithm, "
-     "coordination, credit, critic, data, episodes, evaluation, from, kl, model, network, "
-     "objective, preference, pretraining, process, reward, rewards, rollout, run, trust_region, "
-     "until, update"),
+     "coordination, credit, critic, data, episodes, evaluation, exploration, from, kl, model, "
+     "network, objective, preference, pretraining, process, replay, reward, rewards, rollout, run, "
+     "temperature, trust_region, until, update"),
     (["--run.track", "mlflow"], 'run.track[0]: "mlflow" is not allowed; '
      "tensorboard, wandb or trackio"),
     (["--reward.verifier", "math"], 'reward.verifier: "math" is not allowed; task'),

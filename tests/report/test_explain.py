@@ -67,6 +67,11 @@ CONTRACT = [
     "time/evaluate",
     "time/checkpoint",
     "time/step",
+    "critic/q_mean",
+    "critic/target_mean",
+    "policy/alpha",
+    "policy/alpha_loss",
+    "replay/size",
 ]
 
 
@@ -115,6 +120,10 @@ def test_the_columns_of_a_row_are_explained() -> None:
     columns = [
         "rollout",
         "filter",
+        "exploration",
+        "target",
+        "pathwise",
+        "temperature",
         "shaping",
         "spread",
         "returns",

@@ -126,6 +126,18 @@ PLOTS = (
         {"critic/value_loss": "critic", "policy/value_loss": "on the trunk of the policy"},
     ),
     Plot(
+        "Action values",
+        "What the critics expect of the steps they are shown, on average, and what they are to "
+        "learn. The two lines stay near each other; values far above any return are overestimates.",
+        {"critic/q_mean": "expected", "critic/target_mean": "to be learned"},
+    ),
+    Plot(
+        "Temperature",
+        "What being undecided is worth to the policy beside its rewards. It falls while the policy "
+        "is more undecided than it has to be.",
+        {"policy/alpha": "alpha"},
+    ),
+    Plot(
         "Process rewards",
         "What the process reward model says of a token, on average, in right answers and in wrong "
         "ones. The lines part as it learns which tokens lead to right answers.",
@@ -295,6 +307,7 @@ FOLDED = (
             "critic/loss": "critic",
             "process_reward/loss": "process reward model",
             "policy/baseline_correction": "correction of the baseline",
+            "policy/alpha_loss": "temperature",
         },
     ),
     Plot(
@@ -347,6 +360,7 @@ FOLDED = (
     ),
     Plot("Episodes", "Episodes that ended in the step.", {"episodes": "episodes"}),
     Plot("Steps", "Steps in environments that went into the step.", {"steps": "steps"}),
+    Plot("Replay buffer", "Steps that can be drawn and learned from.", {"replay/size": "steps"}),
     Plot("Tokens", "Tokens that went into the step.", {"tokens": "tokens"}),
     Plot(
         "Time of the whole step",
@@ -389,6 +403,10 @@ UNKNOWN_METRIC = "A metric of this run for which this page has no explanation."
 COLUMNS = {
     "rollout": "where the responses come from",
     "filter": "which prompts give way to others",
+    "exploration": "how it acts while it is trained",
+    "target": "what the critics learn",
+    "pathwise": "how the policy climbs them",
+    "temperature": "what being undecided is worth",
     "shaping": "what is added to the reward",
     "spread": "how a reward is spread over tokens",
     "returns": "what a response is credited with",
