@@ -11,11 +11,10 @@ from importlib import import_module
 from typing import Any
 
 from polopt.algorithms.choice import Choice
-from polopt.algorithms.off_policy import OFF_POLICY
+from polopt.algorithms.families import OFF_POLICY, PREFERENCE
 from polopt.recipe import StageRecipe
 
 _CREDIT, _OBJECTIVE = "polopt.credit.", "polopt.objective.policy_gradient:"
-_PREFERENCE = "polopt.objective.preference:"
 _MATH = "polopt.math."
 _SHARE = {"gamma": "credit.spread_gamma"}
 _SPREAD = {"ddof": "credit.ddof", "eps": "credit.epsilon"}
@@ -303,40 +302,7 @@ CHOICES: Mapping[str, Mapping[str, Choice]] = {
             arguments=_CAPS,
         ),
     },
-    "preference": {
-        "sigmoid": Choice(
-            _PREFERENCE + "sigmoid",
-            "ℓ = -(1-ε) log σ(β h - m) - ε log σ(-β h - m), mean over the pairs of a prompt",
-            _MATH + "preference:dpo_loss",
-            {
-                "beta": "preference.beta",
-                "label_smoothing": "preference.label_smoothing",
-                "margin": "preference.margin",
-            },
-            factory=True,
-        ),
-        "hinge": Choice(
-            _PREFERENCE + "hinge",
-            "ℓ = max(0, 1 - β h), mean over the pairs of a prompt",
-            _MATH + "preference:hinge_loss",
-            {"beta": "preference.beta"},
-            factory=True,
-        ),
-        "ipo": Choice(
-            _PREFERENCE + "ipo",
-            "ℓ = (h - 1/(2β))², mean over the pairs of a prompt",
-            _MATH + "preference:ipo_loss",
-            {"beta": "preference.beta"},
-            factory=True,
-        ),
-        "plackett_luce": Choice(
-            _PREFERENCE + "plackett_luce",
-            "ℓ = -Σᵢ log(e^{β sᵢ} / (e^{β sᵢ} + Σ_{j worse} e^{β sⱼ}))",
-            _MATH + "preference:plackett_luce_loss",
-            {"beta": "preference.beta"},
-            factory=True,
-        ),
-    },
+    **PREFERENCE,
     "estimator": {
         "k1": Choice(_MATH + "divergence:k1", "k1 = d, with d = log π - log π_ref"),
         "k2": Choice(_MATH + "divergence:k2", "k2 = d² / 2, with d = log π - log π_ref"),

@@ -1,4 +1,4 @@
-"""The columns of rows that learn from a replay buffer alone, and what stands in them."""
+"""Columns that one family of rows has: of those with a replay buffer, of those on preferences."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Mapping
 
 from polopt.algorithms.choice import Choice
 
-_PATHWISE, _MATH = "polopt.objective.pathwise:", "polopt.math."
+_MATH = "polopt.math."
+_PATHWISE = "polopt.objective.pathwise:"
+_PREFERENCE = "polopt.objective.preference:"
 
 OFF_POLICY: Mapping[str, Mapping[str, Choice]] = {
     "exploration": {
@@ -51,5 +53,42 @@ OFF_POLICY: Mapping[str, Mapping[str, Choice]] = {
         "none": Choice(_MATH + "pathwise:temperature_loss_none", "α"),
         "log": Choice(_MATH + "pathwise:temperature_loss_log", "L = -log α E[log π + H̄]"),
         "exp": Choice(_MATH + "pathwise:temperature_loss_exp", "L = -α E[log π + H̄]"),
+    },
+}
+
+PREFERENCE: Mapping[str, Mapping[str, Choice]] = {
+    "preference": {
+        "sigmoid": Choice(
+            _PREFERENCE + "sigmoid",
+            "ℓ = -(1-ε) log σ(β h - m) - ε log σ(-β h - m), mean over the pairs of a prompt",
+            _MATH + "preference:dpo_loss",
+            {
+                "beta": "preference.beta",
+                "label_smoothing": "preference.label_smoothing",
+                "margin": "preference.margin",
+            },
+            factory=True,
+        ),
+        "hinge": Choice(
+            _PREFERENCE + "hinge",
+            "ℓ = max(0, 1 - β h), mean over the pairs of a prompt",
+            _MATH + "preference:hinge_loss",
+            {"beta": "preference.beta"},
+            factory=True,
+        ),
+        "ipo": Choice(
+            _PREFERENCE + "ipo",
+            "ℓ = (h - 1/(2β))², mean over the pairs of a prompt",
+            _MATH + "preference:ipo_loss",
+            {"beta": "preference.beta"},
+            factory=True,
+        ),
+        "plackett_luce": Choice(
+            _PREFERENCE + "plackett_luce",
+            "ℓ = -Σᵢ log(e^{β sᵢ} / (e^{β sᵢ} + Σ_{j worse} e^{β sⱼ}))",
+            _MATH + "preference:plackett_luce_loss",
+            {"beta": "preference.beta"},
+            factory=True,
+        ),
     },
 }
