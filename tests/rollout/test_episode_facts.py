@@ -58,7 +58,7 @@ def test_training_tells_it_too_of_the_episodes_that_ended_in_a_batch() -> None:
     source = EpisodeSource(ArrayEnvironments(Countdown(), 3), actor(), seed=0, steps=20)
     source.publish(0)
     batch = source.next_batch()
-    metrics = episode_metrics(batch)
+    metrics = episode_metrics(int(batch.valid.sum()), batch.episodes)
     assert metrics["episodes"] == len(batch.episodes) > 10
     assert metrics["episode/drawn"] == pytest.approx(
         np.mean([episode.facts["drawn"] for episode in batch.episodes])
