@@ -20,8 +20,8 @@ class Fixed:
     def __init__(self, action: Any) -> None:
         self._action = np.array([action])
 
-    def act(self, observations: Any, generator: None) -> tuple[Any, Any]:
-        return self._action, np.zeros(1)
+    def choose(self, observations: Any, generator: None) -> Any:
+        return self._action
 
     def moved(self, actions: Any) -> Any:
         return actions
