@@ -13,12 +13,18 @@ import torch
 
 import polopt
 from polopt.algorithms import INDEX, resolve, row
-from polopt.credit import Credit, assign, earned, step_gae
+from polopt.credit import Credit, assign, earned, step_action_value, step_gae
 from polopt.errors import DataError, RecipeError
-from polopt.models.network import Normaliser
+from polopt.models.network import (
+    Normaliser,
+    PolicyNetwork,
+    QNetwork,
+    Specification,
+)
 from polopt.recipe import load
+from polopt.roles.control import StepActionCritic, StepActor
 from polopt.roles.policies import categorical, gaussian
-from polopt.types import Experience
+from polopt.types import Experience, StepRows
 from polopt.update.normalisers import RewardScale
 from runs import Crash, lines, metrics, unexplained
 
@@ -196,6 +202,7 @@ def test_a_row_takes_steps_on_bodies(name: str, source: str, tmp_path: Path) -> 
         ("ppo", "control:pendulum", {"normalise_observations": True, "normalise_rewards": True}),
         ("reinforce", "control:cartpole", {}),
         ("trpo", "control:pendulum", {}),
+        ("q_actor_critic", "control:pendulum", {}),
         ("a2c", "control:Acrobot-v1", {}),
     ],
 )
@@ -234,6 +241,26 @@ def test_the_same_seed_is_the_same_curve_and_another_one_another(tmp_path: Path)
         ({"algorithm": "reinforce", "episodes.steps": 9}, "episodes.steps: 9 has no effect"),
         ({"algorithm": "a2c", "update.epochs": 2}, "update.epochs: 2 is not allowed"),
         (
+            {"algorithm": "reinforce", "credit.baseline": "leave_one_out"},
+            'credit.baseline: "leave_one_out" is not allowed on bodies; none, constant, ema',
+        ),
+        (
+            {"algorithm": "reinforce", "credit.baseline": "ema"},
+            'credit.baseline: "ema" has no effect with credit.normalisation = batch_z',
+        ),
+        (
+            {"algorithm": "q_actor_critic", "credit.baseline": "value"},
+            'credit.baseline: "value" is not allowed with credit.returns = q',
+        ),
+        (
+            {"algorithm": "ppo", "objective.bound": "sapo"},
+            'objective.bound: "sapo" is not allowed on bodies; none, clip or kl_penalty',
+        ),
+        (
+            {"algorithm": "ppo", "objective.penalty_target": 0.01},
+            "objective.penalty_target: 0.01 has no effect with objective.bound",
+        ),
+        (
             {
                 "algorithm": "ppo",
                 "data.source": "task:reverse",
@@ -254,6 +281,77 @@ def test_an_unknown_environment_is_told_before_anything_runs(tmp_path: Path) -> 
     pytest.importorskip("gymnasium")
     with pytest.raises(RecipeError, match="did you mean CartPole-v1"):
         train(tmp_path / "run", "ppo", "control:CartPol-v1")
+
+
+def test_the_value_of_an_action_learns_from_the_mean_over_the_next_one() -> None:
+    """Q = 3, 5; rewards 1, 2; the means of what follows are 4 and, cut, 10; γ = .5."""
+    fields = {"rewards": [1.0, 2.0], "values": [3.0, 5.0], "next_values": [4.0, 10.0]}
+    credit = Credit(shapers=(earned,), returns=step_action_value(0.5))
+    found = assign(steps(**fields, cut=[False, True]), credit)
+    assert found.advantages[0].tolist() == [3.0, 5.0]
+    assert found.value_targets is not None
+    assert found.value_targets[0].tolist() == [3.0, 7.0]
+    over = assign(steps(**fields, terminated=[False, True]), credit)
+    assert over.value_targets is not None
+    assert over.value_targets[0].tolist() == [3.0, 2.0]
+
+
+def test_the_mean_over_actions_is_that_of_the_policy() -> None:
+    made_of = Specification(2, 3, "categorical", (4,), "tanh", 0.0, False)
+    generator = torch.Generator().manual_seed(0)
+    actor = StepActor(PolicyNetwork(made_of, generator))
+    critic = StepActionCritic(QNetwork(made_of, None, generator))
+    seen = torch.randn(2, 5, 2, generator=generator)
+    q = torch.stack(
+        [critic.before(StepRows(seen, torch.full((2, 5), action))) for action in range(3)], -1
+    )
+    logp = actor.score(StepRows(seen, torch.zeros(2, 5, dtype=torch.int64)), {"distribution"})
+    assert logp.distribution is not None
+    expected = (logp.distribution.exp() * q).sum(-1)
+    torch.testing.assert_close(critic.after(actor, seen, generator), expected)
+
+
+@pytest.mark.parametrize(
+    ("baseline", "more"),
+    [
+        ("none", {}),
+        ("constant", {"credit.baseline_constant": 5.0}),
+        ("ema", {}),
+        ("running_mean", {}),
+        ("value", {}),
+        ("action", {}),
+    ],
+)
+def test_every_baseline_of_reinforce(baseline: str, more: dict[str, Any], tmp_path: Path) -> None:
+    flags = {"credit.baseline": baseline, "credit.normalisation": "none", "credit.gamma": 1.0}
+    train(tmp_path / "run", "reinforce", flags=flags | more)
+    found = [line for line in lines(tmp_path / "run", "metrics") if "policy/loss" in line]
+    assert all(line["policy/grad_norm"] > 0 for line in found)
+    assert ("critic/value_loss" in found[0]) == (baseline in ("value", "action"))
+    assert ("policy/baseline_correction" in found[0]) == (baseline == "action")
+    if baseline == "running_mean":  # with γ = 1 steps are followed by 1, 2 ... n rewards
+        batches = [line["advantage_mean"] + line["baseline/value"] for line in found]
+        steps_of = [line["steps"] for line in found]
+        mean = np.average(batches[:3], weights=steps_of[:3])
+        assert found[3]["baseline/value"] == pytest.approx(mean, rel=1e-4)
+
+
+def test_a_baseline_of_infinitely_many_actions_is_told(tmp_path: Path) -> None:
+    flags = {"credit.baseline": "action", "credit.normalisation": "none"}
+    with pytest.raises(RecipeError, match=r"baseline: action is not allowed with the cont"):
+        train(tmp_path / "run", "reinforce", "control:pendulum", flags=flags)
+
+
+def test_the_penalty_of_ppo_follows_its_target(tmp_path: Path) -> None:
+    flags = {
+        "objective.bound": "kl_penalty",
+        "objective.penalty_coefficient": 4.0,
+        "objective.penalty_target": 1e3,
+    }
+    train(tmp_path / "run", "ppo", "control:pendulum", flags=flags)
+    found = [line for line in lines(tmp_path / "run", "metrics") if "penalty/kl" in line]
+    assert [line["penalty/coefficient"] for line in found] == [4.0, 2.0, 1.0, 0.5]
+    assert all(0 < line["penalty/kl"] < 1e3 for line in found)
 
 
 def test_two_gaussians_are_as_far_apart_as_torch_says() -> None:

@@ -15,6 +15,7 @@ Finding = tuple[str, str]  # field and text
 
 GROUP_BASELINES = ("group_mean", "leave_one_out", "length_weighted")
 GROUP_NORMALISATIONS = ("group_std", "group_mean", "group_steps", "batch_std")  # all centre
+STEP_BASELINES = ("none", "constant", "ema", "running_mean", "value", "action")
 INSIDE = {
     "gae": "value",
     "q": "none",
@@ -111,27 +112,40 @@ def _on_bodies(row: Row, stage: StageRecipe) -> Iterator[Finding]:
             "of an episode; it must be true",
         )
     for field, value, allowed in (
-        ("credit.returns", credit.returns, ("outcome", "reward_to_go", "full", "gae")),
-        ("credit.baseline", credit.baseline, ("none", "constant", "value")),
+        ("credit.returns", credit.returns, ("outcome", "reward_to_go", "full", "gae", "q")),
+        ("credit.baseline", credit.baseline, STEP_BASELINES),
         ("credit.normalisation", credit.normalisation, ("none", "batch_z")),
         ("objective.ratio", stage.objective.ratio, ("none", "token")),
-        ("objective.bound", stage.objective.bound or "none", ("none", "clip")),
+        ("objective.bound", stage.objective.bound or "none", ("none", "clip", "kl_penalty")),
         ("critic.trunk", stage.critic.trunk or "own", ("own",)),
     ):
         if value not in allowed:
             yield field, f"{shown(value)} is not allowed on bodies; {either(allowed)}"
     yield from _values(stage)
+    yield from _levels(stage)
+    yield from _centred(stage)
     if stage.objective.ratio == "none":
         for field, value in (
             ("epochs", stage.update.epochs),
             ("minibatches", stage.update.minibatches),
         ):
-            if value != 1:
+            if value not in (None, 1):
                 yield (
                     f"update.{field}",
                     f"{value} is not allowed with objective.ratio = none, which does not correct "
                     "for the steps in between; it must be 1",
                 )
+
+
+def _centred(stage: StageRecipe) -> Iterator[Finding]:
+    """A number that is the same for all steps vanishes where their mean is taken away."""
+    credit = stage.credit
+    if credit.normalisation == "batch_z" and credit.baseline in ("constant", "ema", "running_mean"):
+        yield (
+            "credit.baseline",
+            f"{shown(credit.baseline)} has no effect with credit.normalisation = batch_z, which "
+            "takes away the mean over the batch; credit.normalisation = none, or another baseline",
+        )
 
 
 def links(stage: StageRecipe, ends: Mapping[str, str]) -> Iterator[Finding]:
@@ -283,7 +297,7 @@ def _levels(stage: StageRecipe) -> Iterator[Finding]:
             f"{shown(objective.ratio)} is not allowed with objective.bound = {objective.bound}; "
             f"it must be {level}",
         )
-    if objective.mask != "none" and objective.ratio == "none":
+    if objective.mask not in (None, "none") and objective.ratio == "none":
         yield (
             "objective.mask",
             f"{shown(objective.mask)} has no effect with objective.ratio = none; it needs a ratio",

@@ -26,6 +26,7 @@ ROW = policy_row(
         "objective.ratio": "none",
         "objective.aggregation": "seq_mean_token_sum",
     },
+    on_bodies={"episodes.whole": True, "update.learning_rate": 1e-2},
 )
 
 

@@ -40,6 +40,7 @@ from polopt.credit.temporal import (
     prime,
     prime_reference,
     reward_to_go,
+    step_action_value,
     step_gae,
 )
 
@@ -81,6 +82,7 @@ __all__ = [
     "prime_reference",
     "reward_to_go",
     "spread",
+    "step_action_value",
     "step_gae",
     "terminal",
     "unchanged",

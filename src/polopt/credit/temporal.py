@@ -110,6 +110,22 @@ def step_gae(gamma: float = 0.99, lam: float = 0.95, *, critic_lam: float | None
     return estimate
 
 
+def step_action_value(gamma: float = 0.99) -> Returns:
+    """``Ψₜ = Q(sₜ, aₜ)`` of control, which learns ``rₜ + γ·E_π Q(sₜ₊₁, a)``: expected SARSA.
+
+    ``next_values`` are the mean of Q over the actions of the policy in the true successor, so that
+    a batch may end anywhere (van Seijen et al. 2009).
+    """
+    targets_of = step_gae(gamma, 0.0)
+
+    def estimate(rewards: Tensor, experience: Experience, mask: Tensor) -> tuple[Tensor, Tensor]:
+        _, targets = targets_of(rewards, experience, mask)
+        assert experience.values is not None
+        return masked(experience.values, mask), targets
+
+    return estimate
+
+
 def action_value(gamma: float = 1.0) -> Returns:
     """``Ψₜ = Q(sₜ, aₜ)`` and its SARSA target ``rₜ + γ·Q(sₜ₊₁, aₜ₊₁)``, Q in the place of V."""
 

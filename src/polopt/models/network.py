@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -127,6 +127,30 @@ class ActionValueNetworks(nn.Module):
             if place < last:
                 out = self.between(out)
         return out[..., 0]
+
+
+class QNetwork(nn.Module):
+    """From observations and actions to Q(s, a): of discrete actions one output for each."""
+
+    def __init__(
+        self, made_of: Specification, normaliser: Normaliser | None, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.discrete, actions = made_of.kind == "categorical", made_of.outputs
+        seen = made_of.observation_size + (0 if self.discrete else actions)
+        sizes = replace(made_of, observation_size=seen)
+        self.body = layers(sizes, actions if self.discrete else 1, 1.0, generator)
+        self.see = normaliser or nn.Identity()
+
+    def forward(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """[...] of observations [..., O] and actions [...] or [..., D]."""
+        if self.discrete:
+            return self.every(observations).gather(-1, actions[..., None])[..., 0]
+        return self.body(torch.cat([self.see(observations), actions], -1))[..., 0]
+
+    def every(self, observations: Tensor) -> Tensor:
+        """[..., n] of all discrete actions."""
+        return self.body(self.see(observations))
 
 
 def layers(

@@ -11,10 +11,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from polopt.models.network import ActionValueNetworks, PolicyNetwork, ValueNetwork
+from polopt.models.network import (
+    ActionValueNetworks,
+    PolicyNetwork,
+    QNetwork,
+    ValueNetwork,
+)
 from polopt.roles.policies import categorical, deterministic, gaussian, squashed
 from polopt.roles.policies.token import Quantity, Scores
-from polopt.roles.scorer import trainable
+from polopt.roles.scorer import measured, trainable
 from polopt.types import StepRows
 
 FAMILIES: Mapping[str, Any] = {
@@ -43,6 +48,20 @@ class StepActor:
             entropy=family.entropy(parameters) if "entropy" in want else None,
             distribution=family.distribution(parameters) if "distribution" in want else None,
         )
+
+    @torch.no_grad()
+    def drawn(self, observations: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """An action for each of observations [..., O]."""
+        return self._family.sample(self.network(observations), generator)
+
+    @torch.no_grad()
+    def probabilities(self, observations: torch.Tensor) -> torch.Tensor:
+        """Of each discrete action, [..., n], in observations [..., O]."""
+        return self.network(observations).softmax(-1)
+
+    def log_probs(self, rows: StepRows) -> torch.Tensor:
+        """Log π of every step, [B, T], without gradient."""
+        return measured(self, rows, "logp")
 
     def divergence(self, old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
         """``KL(old‖new)`` of two of its distributions, [B, T]."""
@@ -105,9 +124,50 @@ class StepCritic:
         return trainable(self.network)
 
     @torch.no_grad()
-    def values(self, observations: torch.Tensor) -> torch.Tensor:
-        """[B, T] of observations [B, T, O]."""
-        return self.network(observations)
+    def before(self, rows: StepRows) -> torch.Tensor:
+        """V of what was seen, [B, T]."""
+        return self.network(rows.observations)
+
+    @torch.no_grad()
+    def after(
+        self, actor: StepActor, successors: torch.Tensor, generator: torch.Generator
+    ) -> torch.Tensor:
+        """V of what followed, [B, T]."""
+        return self.network(successors)
+
+
+@dataclass(frozen=True)
+class StepActionCritic:
+    """Q of every observation and action."""
+
+    network: QNetwork
+
+    def score(self, rows: StepRows, want: AbstractSet[Quantity]) -> Scores:
+        """``values`` [B, T] of the actions taken; ``action_values`` [B, T, n] of all."""
+        every = self.network.every(rows.observations) if "action_values" in want else None
+        return Scores(
+            values=self.network(rows.observations, rows.actions) if "values" in want else None,
+            action_values=every,
+        )
+
+    @property
+    def parameters(self) -> Mapping[str, torch.nn.Parameter]:
+        """The weights that are trained, by name."""
+        return trainable(self.network)
+
+    @torch.no_grad()
+    def before(self, rows: StepRows) -> torch.Tensor:
+        """Q of what was done, [B, T]."""
+        return self.network(rows.observations, rows.actions)
+
+    @torch.no_grad()
+    def after(
+        self, actor: StepActor, successors: torch.Tensor, generator: torch.Generator
+    ) -> torch.Tensor:
+        """``Σ_a π(a|s′) Q(s′, a)``, [B, T]; Q of one action drawn where there is no such sum."""
+        if not self.network.discrete:
+            return self.network(successors, actor.drawn(successors, generator))
+        return (actor.probabilities(successors) * self.network.every(successors)).sum(-1)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from polopt.math.divergence import k3, response_kl
 from polopt.math.guards import require_finite
 from polopt.math.ratios import token_log_ratio
 from polopt.record import write_json
-from polopt.types import Credited, Experience, Metrics, TokenRows
+from polopt.types import Credited, Experience, Metrics
 
 STATE_FILE = "number.json"
 
@@ -27,7 +28,7 @@ Follow = Callable[[float, int, Experience, Credited], tuple[float, int, Metrics]
 """``(number, seen, experience, credited) -> (number, seen, metrics)`` after one batch."""
 
 
-LogProbs = Callable[[TokenRows], Tensor]
+LogProbs = Callable[[Any], Tensor]
 """``rows -> log π[B, T]`` of the policy that is trained, without gradient."""
 
 
@@ -56,22 +57,42 @@ class Moving:
         self.seen = counters["seen"]
 
 
-def ema(decay: float) -> Follow:
-    """``b ← αb + (1-α)·mean(R)`` over the shaped rewards of the batch."""
+Earned = Callable[[Credited], Tensor]
+"""What a baseline is the mean of, of one batch; NaN does not count."""
+
+
+def whole_rewards(credited: Credited) -> Tensor:
+    """The shaped reward of every row, [B]."""
+    assert credited.rewards is not None, "what assigns credit gives them"
+    return credited.rewards
+
+
+def step_returns(credited: Credited) -> Tensor:
+    """The return of every step, before any baseline, [M]."""
+    assert credited.value_targets is not None, "what assigns credit gives them"
+    return credited.value_targets[credited.mask]
+
+
+def ema(decay: float, earned: Earned = whole_rewards) -> Follow:
+    """``b ← αb + (1-α)·mean(R)`` over what the batch earned."""
 
     def follow(
         value: float, seen: int, experience: Experience, credited: Credited
     ) -> tuple[float, int, Metrics]:
-        return ema_update(value, _rewards(credited), decay), seen, {"value": value}
+        return ema_update(value, earned(credited), decay), seen, {"value": value}
 
     return follow
 
 
-def running_mean(
-    value: float, seen: int, experience: Experience, credited: Credited
-) -> tuple[float, int, Metrics]:
-    """The mean of all shaped rewards so far."""
-    return *running_mean_update(value, seen, _rewards(credited)), {"value": value}
+def running_mean(earned: Earned = whole_rewards) -> Follow:
+    """The mean of everything earned so far."""
+
+    def follow(
+        value: float, seen: int, experience: Experience, credited: Credited
+    ) -> tuple[float, int, Metrics]:
+        return *running_mean_update(value, seen, earned(credited)), {"value": value}
+
+    return follow
 
 
 def controlled(controller: Controller) -> Follow:
@@ -96,11 +117,11 @@ def penalised(controller: Controller, log_probs: LogProbs) -> Follow:
     def follow(
         value: float, seen: int, experience: Experience, credited: Credited
     ) -> tuple[float, int, Metrics]:
-        assert experience.tokens is not None and experience.logp_old is not None
+        assert experience.logp_old is not None
         mask, tokens = credited.mask, float(credited.mask.sum())
         if not tokens:
             return value, seen, {"coefficient": value}
-        after = log_probs(experience.tokens)
+        after = log_probs(experience.inputs)
         require_finite("penalty", "logp of the policy", after, mask)
         kl = float(k3(token_log_ratio(experience.logp_old, after, mask)).sum()) / tokens
         return controller(value, kl, tokens), seen, {"coefficient": value, "kl": kl}
@@ -117,8 +138,3 @@ def measured_kl(experience: Experience) -> tuple[float, int]:
     mask = experience.mask & ~torch.isnan(experience.scores)[:, None]
     kl = response_kl(experience.logp_old, experience.logp_ref, mask)
     return float(kl), int(mask.any(-1).sum())
-
-
-def _rewards(credited: Credited) -> Tensor:
-    assert credited.rewards is not None, "what assigns credit gives them"
-    return credited.rewards

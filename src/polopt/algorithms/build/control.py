@@ -11,26 +11,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polopt.algorithms.build.critic import Valued, critic_learner
+from polopt.algorithms.build.critic import Valued, critic_learner, of_actions
 from polopt.algorithms.build.learners import first_order
+from polopt.algorithms.build.moving import moving_numbers
 from polopt.algorithms.build.shared import Parts, Trained, standing
 from polopt.algorithms.choices import chosen
 from polopt.algorithms.effects import flat, reads_values
 from polopt.coordination.stage import Learner, Measured, Stage, Until
-from polopt.credit import Credit, Returns, assign, earned, step_gae
+from polopt.credit import Credit, Returns, assign, earned, step_action_value, step_gae
 from polopt.envs.control.interface import Box, Environments
 from polopt.envs.control.registry import make, watch
 from polopt.errors import RecipeError
 from polopt.models.network import (
     Kind,
     PolicyNetwork,
+    QNetwork,
     Specification,
     ValueNetwork,
     load_policy,
     save_policy,
 )
 from polopt.recipe import StageRecipe
-from polopt.roles.control import StepActor, StepCritic
+from polopt.roles.control import StepActionCritic, StepActor, StepCritic
 from polopt.rollout.episodes import EpisodeSource, Trajectories, described, episode_metrics, played
 from polopt.rollout.evaluation import Evaluation, mean_interval
 from polopt.rollout.showing import shown
@@ -50,7 +52,7 @@ class Bodies:
     parts: Parts
     environments: Environments
     actor: StepActor
-    critic: StepCritic | None
+    critic: StepCritic | StepActionCritic | None
     scale: RewardScale | None
     moving: Sequence[Moving] = ()  # numbers of the recipe that follow the run
 
@@ -75,6 +77,7 @@ def control_stage(
     """The stage of a row on bodies; ``learner`` of the policy, default: first-order steps."""
     parts = replace(parts, recipe=_of_steps(parts.recipe))
     of = bodies(parts)
+    of = replace(of, moving=moving_numbers(of.recipe, of.actor.log_probs))
     recipe, steps = of.recipe, of.recipe.episodes.steps
     source = EpisodeSource(
         of.environments,
@@ -86,6 +89,7 @@ def control_stage(
     learners: list[Learner] = [Flattened((learner or first_order)(of, critic))]
     if critic is not None:
         learners.insert(0, Flattened(critic_learner(of, critic)))
+    learners.extend(of.moving)
     learners.append(Normalisers(of.actor.network.normaliser, of.scale))
     return Stage(
         name=recipe.name,
@@ -111,16 +115,30 @@ def bodies(parts: Parts) -> Bodies:
     environments = made(recipe, recipe.episodes.environments)
     kind = "gaussian" if isinstance(environments.action, Box) else "categorical"
     network = policy_network(parts, environments, kind)
-    critic = None
-    if reads_values(flat(recipe)):
-        generator = torch.Generator().manual_seed(derive(recipe.run.seed, "critic"))
-        critic = StepCritic(ValueNetwork(network.made_of, network.normaliser, generator))
+    critic = new_critic(recipe, network) if reads_values(flat(recipe)) else None
     gamma = recipe.credit.gamma
     scale = None
     if recipe.episodes.normalise_rewards:
         assert gamma is not None, "resolved"
         scale = RewardScale(environments.count, gamma)
     return Bodies(parts, environments, StepActor(network), critic, scale)
+
+
+def new_critic(recipe: StageRecipe, policy: PolicyNetwork) -> StepCritic | StepActionCritic:
+    """V, or Q where returns or baseline read that; it sees what the policy sees.
+
+    Raises:
+        RecipeError: a sum over infinitely many actions.
+    """
+    generator = torch.Generator().manual_seed(derive(recipe.run.seed, "critic"))
+    if not of_actions(recipe):
+        return StepCritic(ValueNetwork(policy.made_of, policy.normaliser, generator))
+    if recipe.credit.baseline == "action" and policy.made_of.kind != "categorical":
+        raise RecipeError(
+            "credit.baseline: action is not allowed with the continuous actions of "
+            f"{recipe.data.source}: its correction is a sum over all actions; value"
+        )
+    return StepActionCritic(QNetwork(policy.made_of, policy.normaliser, generator))
 
 
 def made(recipe: StageRecipe, count: int | None) -> Environments:
@@ -168,11 +186,13 @@ def new_policy(recipe: StageRecipe, environments: Environments, kind: Kind) -> P
 def prepared(of: Bodies, batch: Trajectories) -> Experience:
     """Tensors of a batch with what actor and critic say of it before the update."""
     rewards = batch.rewards if of.scale is None else of.scale.scaled(batch)
-    observations = torch.from_numpy(batch.observations)
+    steps = StepRows(torch.from_numpy(batch.observations), torch.from_numpy(batch.actions))
     values = next_values = None
     if of.critic is not None:
-        values = of.critic.values(observations)
-        next_values = of.critic.values(torch.from_numpy(batch.successors))
+        seed = derive(of.recipe.run.seed, of.recipe.name, "next action", batch.taken_at)
+        generator = torch.Generator().manual_seed(seed)
+        values = of.critic.before(steps)
+        next_values = of.critic.after(of.actor, torch.from_numpy(batch.successors), generator)
     count = len(batch.valid)
     logp = torch.from_numpy(batch.logp)
     return Experience(
@@ -186,13 +206,13 @@ def prepared(of: Bodies, batch: Trajectories) -> Experience:
         next_values=next_values,
         terminated=torch.from_numpy(batch.terminated),
         cut=torch.from_numpy(batch.truncated),
-        steps=StepRows(observations, torch.from_numpy(batch.actions)),
+        steps=steps,
     )
 
 
 def credited(of: Bodies, experience: Experience) -> Credited:
     """Advantages of every step; what is said of groups of responses is left out."""
-    recipe = of.recipe
+    recipe = of.now()
     result = assign(
         experience,
         Credit(
@@ -210,9 +230,12 @@ def credited(of: Bodies, experience: Experience) -> Credited:
 
 def _returns(recipe: StageRecipe) -> Returns:
     credit = recipe.credit
-    if credit.returns != "gae":
+    if credit.returns not in ("gae", "q"):
         return chosen("returns", recipe)
-    assert credit.gamma is not None and credit.lambda_ is not None, "resolved"
+    assert credit.gamma is not None, "resolved"
+    if credit.returns == "q":
+        return step_action_value(credit.gamma)
+    assert credit.lambda_ is not None, "resolved"
     return step_gae(credit.gamma, credit.lambda_, critic_lam=credit.critic_lambda)
 
 

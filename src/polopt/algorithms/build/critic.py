@@ -69,8 +69,7 @@ def valued(of: Shared) -> tuple[Shared, Valued | None]:
     if not reads_values(flat(recipe)):
         return of, None
     config = of.actor.language_model.model.config.get_text_config()
-    of_actions = recipe.credit.returns == "q" or recipe.credit.baseline == "action"
-    outputs = config.vocab_size if of_actions else 1
+    outputs = config.vocab_size if of_actions(recipe) else 1
     if recipe.critic.trunk == "shared":
         head = new_head(config.hidden_size, outputs, parts.device)
         of = replace(of, actor=replace(of.actor, value_head=head))
@@ -82,6 +81,11 @@ def valued(of: Shared) -> tuple[Shared, Valued | None]:
         model = parts.reader("critic.path", recipe.critic.path, policy, outputs)
     critic = Critic(model, autocast=parts.autocast)
     return of, Valued(recipe, critic, critic)
+
+
+def of_actions(recipe: StageRecipe) -> bool:
+    """Whether the critic says what an action is worth, and not a state."""
+    return recipe.credit.returns == "q" or recipe.credit.baseline == "action"
 
 
 def new_head(width: int, outputs: int, device: torch.device) -> torch.nn.Linear:

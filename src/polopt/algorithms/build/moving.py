@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from functools import partial
 
+from polopt.algorithms.bodies import is_on_bodies
 from polopt.algorithms.choices import chosen
 from polopt.math.controllers import ppo_update
 from polopt.recipe import StageRecipe
-from polopt.update.moving import LogProbs, Moving, controlled, ema, penalised, running_mean
+from polopt.update.moving import (
+    LogProbs,
+    Moving,
+    controlled,
+    ema,
+    penalised,
+    running_mean,
+    step_returns,
+    whole_rewards,
+)
 
 
 def moving_numbers(recipe: StageRecipe, log_probs: LogProbs) -> list[Moving]:
@@ -23,12 +33,13 @@ def moving_numbers(recipe: StageRecipe, log_probs: LogProbs) -> list[Moving]:
 def _baseline(recipe: StageRecipe) -> list[Moving]:
     """A baseline that remembers the rewards of earlier batches; before the first one it is 0."""
     credit = recipe.credit
+    earned = step_returns if is_on_bodies(recipe.data.source) else whole_rewards
     match credit.baseline:
         case "ema":
             assert credit.baseline_decay is not None, "resolved"
-            follow = ema(credit.baseline_decay)
+            follow = ema(credit.baseline_decay, earned)
         case "running_mean":
-            follow = running_mean
+            follow = running_mean(earned)
         case _:
             return []
     return [Moving("baseline", "credit.baseline_constant", 0.0, follow)]
