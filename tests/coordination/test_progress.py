@@ -58,3 +58,16 @@ def test_a_bar_where_somebody_watches(
     assert "[bold]as it is[/bold]" in shown
     assert "rl (grpo)" in shown and "8/40" in shown
     assert "evaluation accuracy 0.500" in shown  # the newest one stays
+
+
+def test_bodies_have_returns(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress.progress() as observe:
+        observe(Event("stage", {"name": "train", "algorithm": "ppo", "steps": 2, "step": 0}))
+        observe(Event("metrics", {"stage": "train", "stage_step": 0, "eval/return_mean": -1231.4}))
+        values = {"return/mean": 142.84, "episode/length": 71.5, "eval/return_mean": 9.25}
+        observe(Event("metrics", {"stage": "train", "stage_step": 1, **values}))
+    assert capsys.readouterr().err.splitlines() == [
+        "train: ppo, 2 steps",
+        "train 0/2  evaluation return -1,231",
+        "train 1/2  return 142.8  episode length 71.5  evaluation return 9.250",
+    ]

@@ -74,7 +74,9 @@ def test_what_has_no_series_of_its_own_shows_what_it_observes_and_does() -> None
         ("Return so far", ["reward"]),
     ]
     assert unpacked(found.data["episodes"][0]["returns"]) == pytest.approx([0, 1, 2, 3])
-    assert unpacked(found.data["episodes"][0]["tracks"][-1]["lines"][0]) == pytest.approx([1, 2, 3])
+    assert unpacked(found.data["episodes"][0]["tracks"][-1]["lines"][0]) == pytest.approx(
+        [0, 1, 2, 3]
+    )
 
 
 def test_terms_of_the_reward_are_drawn_and_summed() -> None:
@@ -99,6 +101,7 @@ def test_a_long_episode_is_thinned_and_keeps_its_end() -> None:
 def test_pictures_that_are_too_large_stay_out() -> None:
     frames = {"image": "data:image/webp;base64,AAAA", "count": 1, "columns": 1, "every": 1}
     assert "frames" in of(episode(frames=frames)).data["episodes"][0]
+    assert of(episode(frames=frames)).until == 1 and of(episode(steps=1, frames=frames)).until == 0
     large = frames | {"image": "x" * 3_000_000}
     assert "frames" not in of(episode(frames=large)).data["episodes"][0]
     assert of(episode(no_frames="no driver")).no_frames == "no driver"
@@ -117,6 +120,18 @@ def test_the_page_of_a_body(tmp_path: Path) -> None:
     assert head.sentence == ("In 100 episodes without noise, the mean return rose from 20 to 200.")
     assert head.detail == "10 batches of ppo." and head.unit == "number"
     assert head.scale.ticks == [0, 100, 200, 300] and head.scale.share(150) == 0.5
+
+
+def test_the_scale_has_round_numbers_around_what_was_measured(tmp_path: Path) -> None:
+    run = write_body_run(tmp_path / "run", cartpole(False), cartpole(True))
+    for low, high, ticks in (
+        (-1231.4, -202.3, [-1500, -1000, -500, 0]),
+        (-500.0, -500.0, [-500, -495]),
+        (0.0, 0.0, [0.0, 1e-9]),
+    ):
+        summary = {"return_mean_before": low, "return_mean_after": high}
+        (run / "summary.json").write_text(json.dumps(summary))
+        assert headline(load(run)).scale.ticks == pytest.approx(ticks)
 
 
 def test_a_body_that_is_still_learning(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ class _Bar:
     def __init__(self, bar: Progress) -> None:
         self._bar = bar
         self._task: TaskID | None = None
-        self._accuracy = ""
+        self._evaluated = ""
 
     def observe(self, event: Event) -> None:
         values = event.values
@@ -68,11 +68,11 @@ class _Bar:
                 name, total=values["steps"], completed=values["step"], figures=""
             )
         elif event.kind == "metrics" and self._task is not None:
-            self._accuracy = _evaluated(values) or self._accuracy
+            self._evaluated = _evaluated(values) or self._evaluated
             self._bar.update(
                 self._task,
                 completed=values["stage_step"],
-                figures=f"{_figures(values)} {self._accuracy}",
+                figures=f"{_figures(values)}  {self._evaluated}",
             )
         elif text := _said(event):
             self._bar.console.print(text, markup=False, highlight=False)
@@ -99,7 +99,8 @@ class _Lines:
                 return
             self._last = time.monotonic()
             place = f"{values['stage']} {values['stage_step']}/{self._steps.get('steps', '?')}"
-            self._write(f"{place}  {_figures(values)} {evaluated}\n".rstrip() + "\n")
+            told = (place, _figures(values), evaluated)
+            self._write("  ".join(filter(None, told)) + "\n")
 
 
 def _said(event: Event) -> str:
@@ -117,7 +118,7 @@ def _figures(values: Mapping[str, Any]) -> str:
 def _evaluated(values: Mapping[str, Any]) -> str:
     for name, label in (("eval/accuracy", "accuracy"), ("eval/return_mean", "return")):
         if name in values:
-            return f" evaluation {label} {_short(values[name])}"
+            return f"evaluation {label} {_short(values[name])}"
     return ""
 
 

@@ -54,6 +54,7 @@ class Watched:
     terms: list[tuple[str, list[float]]]  # of the reward: sum in each episode
     pictured: bool  # whether there is something to play
     no_frames: str  # why not
+    until: int  # pictures end at this step, long before the episode does; 0: they do not
     every: int  # so many steps are one moment on the page
     data: dict[str, Any]  # for the script
 
@@ -75,6 +76,7 @@ def watched(rows: Sequence[Row]) -> Watched | None:
         terms=[(name, [sum(row["terms"][name]) for row in found]) for name in _terms(found)],
         pictured=any("drawing" in row or "frames" in row for row in found),
         no_frames=str(found[-1].get("no_frames", "")),
+        until=max(_pictured_until(row) for row in found),
         every=every,
         data={
             "seconds": every * _seconds(found[-1]),
@@ -85,6 +87,12 @@ def watched(rows: Sequence[Row]) -> Watched | None:
             ],
         },
     )
+
+
+def _pictured_until(row: Row) -> int:
+    frames = row.get("frames")
+    last = frames["count"] * frames["every"] if frames else 0
+    return last if last < len(row["rewards"]) else 0
 
 
 def _seconds(row: Row) -> float:
@@ -119,22 +127,21 @@ def _panels(row: Row) -> list[dict[str, Any]]:
     own = list(row.get("panels") or []) or _observed(row)
     terms: Mapping[str, Any] = row.get("terms") or {}
     parts = terms if len(terms) > 1 else {}
-    sums = {name: list(accumulate(values)) for name, values in parts.items()}
-    whole = {"in all" if parts else "reward": row["rewards"]}
+    lines = {"in all" if parts else "reward": row["rewards"], **parts}
     return [
         *({"bars": False, "sentence": "", **panel} for panel in own),
         {
             "title": "Reward, by term" if parts else "Reward",
             "unit": "a step",
             "sentence": "What each step earned" + (", and what for." if parts else "."),
-            "lines": {**whole, **parts},
+            "lines": lines,
             "bars": False,
         },
         {
             "title": "Return so far, by term" if parts else "Return so far",
             "unit": "",
             "sentence": "The sum of the rewards; its last value is the return.",
-            "lines": {**{name: list(accumulate(v)) for name, v in whole.items()}, **sums},
+            "lines": {name: [0.0, *accumulate(values)] for name, values in lines.items()},
             "bars": False,
         },
     ]

@@ -111,7 +111,7 @@ def _scale(measured: Sequence[Measured]) -> Scale:
     """Round numbers around everything that was measured."""
     values = [x for m in measured for x in (m.value, m.low, m.high) if x is not None]
     low, high = min(values, default=0.0), max(values, default=1.0)
-    rough = max((high - low) / 4, abs(high) / 1e6, 1e-9)
+    rough = max((high - low) / 4, max(abs(low), abs(high)) / 100, 1e-9)
     size = 10.0 ** math.floor(math.log10(rough))
     step = next(size * times for times in (1, 2, 5, 10) if size * times >= rough)
     first, last = math.floor(low / step), math.ceil(high / step)

@@ -151,7 +151,8 @@ function watchEpisodes(watched, { choice, colour, css, number }) {
     const [w, h] = [frames.width * scale, frames.height * scale];
     const [x, y] = [(k % frames.columns) * frames.width, Math.floor(k / frames.columns) * frames.height];
     if (frames.sheet.complete && frames.sheet.naturalWidth) {
-      pen.drawImage(frames.sheet, x, y, frames.width, frames.height, (width - w) / 2, (height - h) / 2, w, h);
+      // A pixel inside, or the neighbour on the sheet shines through at the edge.
+      pen.drawImage(frames.sheet, x + 1, y + 1, frames.width - 2, frames.height - 2, (width - w) / 2, (height - h) / 2, w, h);
     }
   }
 
