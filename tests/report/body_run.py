@@ -20,10 +20,10 @@ class Leaning:
     def __init__(self, balances: bool) -> None:
         self._balances = balances
 
-    def act(self, observations: Any, generator: None) -> tuple[Any, Any]:
+    def choose(self, observations: Any, generator: None) -> Any:
         x, speed, angle, turn = observations.T
         lean = 0.02 * x + 0.05 * speed + angle + 0.3 * turn
-        return np.where(self._balances & (lean > 0), 1, 0), np.zeros(1)
+        return np.where(self._balances & (lean > 0), 1, 0)
 
     def moved(self, actions: Any) -> Any:
         return actions
