@@ -140,7 +140,7 @@ def _peers(page: Path, _: str) -> str:
     lines = [
         (
             _link(page, f"docs/methods/{one['method']}.md", one["method"], code=True),
-            one["peer"],
+            one["peer"] + (", on bodies" if "on_bodies" in one else ""),
             "<br>".join(_code(f"{k} = {shown(v)}") for k, v in one["recipe"].items())
             or ("as it stands" if one["peer"] else ""),
             one["differs"],

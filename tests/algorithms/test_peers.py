@@ -17,7 +17,7 @@ from torch import Tensor
 from polopt.algorithms import INDEX, resolve, row, settings
 from polopt.algorithms.build import credit_of, likelihood, objective_of
 from polopt.algorithms.build.critic import critic_loss
-from polopt.credit import assign
+from polopt.credit import Credit, assign, earned, step_gae
 from polopt.objective import policy_loss, step_terms
 from polopt.recipe import StageRecipe, load
 from polopt.roles.policies.token import Scores
@@ -26,21 +26,20 @@ from polopt.types import Credited, Experience
 FILE = Path(__file__).parents[2] / "docs" / "peers.toml"
 PRESETS: list[dict[str, Any]] = tomllib.loads(FILE.read_text(encoding="utf-8"))["preset"]
 BASE = {"model": {"path": "builtin:tiny"}, "data": {"source": "task:reverse"}}
+BODY = {"model": {"path": "builtin:mlp"}, "data": {"source": "control:pendulum"}}
 NAN = float("nan")
 
 
-BODY = {"model": {"path": "builtin:mlp"}, "data": {"source": "control:pendulum"}}
-
-
-def stage(method: str, flags: dict[str, Any]) -> StageRecipe:
-    base = BODY if "body" in row(method).requires else BASE
+def stage(method: str, flags: dict[str, Any], *, on_bodies: bool = False) -> StageRecipe:
+    base = BODY if on_bodies or "body" in row(method).requires else BASE
     return resolve(load({**base, "algorithm": method}, flags)).stages[0]
 
 
 def preset(method: str, peer: str, **more: Any) -> StageRecipe:
     """The row as a peer has it; ``more`` are the numbers of a fixture, such as ``clip_low``."""
     (found,) = (p for p in PRESETS if p["method"] == method and p["peer"] == peer)
-    return stage(method, {**found["recipe"], **{k.replace("__", "."): v for k, v in more.items()}})
+    changes = {k.replace("__", "."): v for k, v in more.items()}
+    return stage(method, {**found["recipe"], **changes}, on_bodies="on_bodies" in found)
 
 
 def tensor(*values: Any) -> Tensor:
@@ -52,8 +51,8 @@ def tensor(*values: Any) -> Tensor:
 
 @pytest.mark.parametrize("one", PRESETS, ids=lambda p: f"{p['method']} of {p['peer'] or 'none'}")
 def test_every_override_is_accepted_and_changes_the_row(one: dict[str, Any]) -> None:
-    changed = settings(stage(one["method"], one["recipe"]))
-    own = settings(stage(one["method"], {}))
+    changed = settings(stage(one["method"], one["recipe"], on_bodies="on_bodies" in one))
+    own = settings(stage(one["method"], {}, on_bodies="on_bodies" in one))
     for field, value in one["recipe"].items():
         assert changed[field] == value
         assert own.get(field) != value, f"{field} is the row's own"
@@ -158,6 +157,28 @@ def test_opo_of_verl_weighs_the_baseline_by_length() -> None:
     mask = torch.arange(3) < torch.tensor([[2], [1], [3]])
     found = advantages(preset("opo", "verl"), R, mask=mask)[:, 0]
     near(found, 2 / 3, -1 / 3, -1 / 3)
+
+
+@pytest.mark.parametrize("ended", ["cut", "terminated"])
+def test_gae_of_stable_baselines3_where_an_episode_is_cut_and_where_it_ends(ended: str) -> None:
+    """By its RolloutBuffer, given γ V(s') in the reward of a step that was cut, as it is there."""
+    steps = Experience(
+        mask=torch.ones(1, 4, dtype=torch.bool),
+        group=torch.zeros(1, dtype=torch.int64),
+        scores=tensor(0.0),
+        rewards=tensor([1.0, 2.0, 3.0, 4.0]),
+        values=tensor([0.5, 0.4, 0.3, 0.2]),
+        next_values=tensor([0.4, 0.7, 0.2, 0.6]),  # 0.7 is that of the last state of the episode
+        **{
+            name: torch.tensor([[False, name == ended, False, False]])
+            for name in ("cut", "terminated")
+        },
+    )
+    found = assign(steps, Credit(shapers=(earned,), returns=step_gae(0.9, 0.8)))
+    first = {"cut": (2.4656, 2.23), "terminated": (2.012, 1.6)}[ended]
+    near(found.advantages[0], *first, 6.0048, 4.34, digits=1e-5)
+    assert found.value_targets is not None
+    near(found.value_targets[0, 2:], 6.3048, 4.54, digits=1e-5)
 
 
 V = tensor([0.5, 0.6, 0.7])

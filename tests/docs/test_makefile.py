@@ -89,7 +89,8 @@ def test_every_direct_dependency_is_pinned_to_a_version_that_is_allowed() -> Non
         if not line.startswith("#"):
             package, version = line.split("==")
             pins[normal(package)] = version
-    for text in (*project["dependencies"], *extras["dev"], *extras["tasks"]):
+    named = (*extras["bench"], *extras["dev"], *extras["tasks"])
+    for text in (*project["dependencies"], *named):
         wanted = Requirement(text)
         assert pins[normal(wanted.name)] in wanted.specifier, text
     assert [version for version in pins.values() if "+" in version] == []

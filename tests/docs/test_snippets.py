@@ -76,7 +76,7 @@ NOT_RUN = {
     "python benchmarks/learning.py --search": "likewise",
     "python benchmarks/learning.py --rows grpo --write": "would write into the repository",
     "pip install .": "would change the environment that runs the tests",
-    ".venv/bin/pip install -e '.[dev,tasks]'": "likewise",
+    ".venv/bin/pip install -e '.[bench,dev,tasks]'": "likewise",
     ".venv/bin/pip list --format=freeze --exclude polopt --exclude pip | sed 's/+[^+]*$//' "
     "> constraints.txt": "would pin what happens to be installed",
     ".venv/bin/pre-commit install": "would change the repository",
