@@ -16,7 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from polopt.algorithms import INDEX, describe_row, row, table
+from polopt.algorithms import INDEX, describe_row, differences, row, table
 from polopt.diagnose import conformance
 from polopt.recipe import Leaf, catalogue, shown
 from polopt.recipe.fields import sections
@@ -57,6 +57,10 @@ def _methods(page: Path, _: str) -> str:
 
 def _choices(page: Path, name: str) -> str:
     """The row of a method: every column, its equation and the file that holds it."""
+    return _entries_of(page, describe_row(name))
+
+
+def _entries_of(page: Path, entries: Sequence[dict[str, Any]]) -> str:
     lines = [
         (
             entry["column"],
@@ -65,9 +69,14 @@ def _choices(page: Path, name: str) -> str:
             "<br>".join(_code(f"{k} = {v}") for k, v in entry["settings"].items()),
             _link(page, entry["file"], Path(entry["file"]).name, code=True),
         )
-        for entry in describe_row(name)
+        for entry in entries
     ]
     return _table(("column", "choice", "equation", "settings", "file"), lines)
+
+
+def _bodies(page: Path, name: str) -> str:
+    """What is another on bodies in the row of a method."""
+    return _entries_of(page, differences(name))
 
 
 def _on_bodies(_: Path, __: str) -> str:
@@ -198,6 +207,7 @@ def _each(values: Iterable[object]) -> str:
 TABLES: dict[str, Callable[[Path, str], str]] = {
     "methods": _methods,
     "choices": _choices,
+    "bodies": _bodies,
     "on_bodies": _on_bodies,
     "fields": _fields,
     "golden": _golden,

@@ -12,7 +12,16 @@ import pytest
 import torch
 
 import polopt
-from polopt.algorithms import INDEX, resolve, row
+from polopt.algorithms import (
+    INDEX,
+    chosen,
+    describe,
+    describe_row,
+    differences,
+    resolve,
+    row,
+    settings,
+)
 from polopt.credit import Credit, assign, earned, step_action_value, step_gae
 from polopt.errors import DataError, RecipeError
 from polopt.models.network import (
@@ -166,6 +175,24 @@ def test_rewards_are_divided_by_the_spread_of_returns() -> None:
     other = RewardScale(1, 0.5)
     other.load_state_dict(json.loads(json.dumps(scale.state_dict())))
     assert np.array_equal(other.scaled(Taken()), scale.scaled(Taken()))
+
+
+# What is said of it
+
+
+@pytest.mark.parametrize("name", [name for name in INDEX if row(name).is_for_both])
+def test_what_differs_on_bodies_is_told_and_has_an_effect_there(name: str) -> None:
+    stage = resolve(load({**BASE, "algorithm": name})).stages[0]
+    told = {field: v for entry in differences(name) for field, v in entry["settings"].items()}
+    said = settings(stage)
+    assert told.items() <= said.items()
+    assert {"episodes.environments", "update.learning_rate"} & told.keys()
+    columns = {(e["column"], e["choice"]): e for e in describe_row(name, on_bodies=True)}
+    for entry in describe(stage):
+        same = columns[entry["column"], entry["choice"]]
+        assert (entry["equation"], entry["file"]) == (same["equation"], same["file"])
+        assert not entry["file"] or (Path(__file__).parents[2] / entry["file"]).is_file()
+    chosen("returns", stage), chosen("baseline", stage)
 
 
 # Runs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from polopt.algorithms.choices import CHOICES, chosen, function
 from polopt.algorithms.derived import derived
-from polopt.algorithms.describe import describe, describe_row, settings, table
+from polopt.algorithms.describe import describe, describe_row, differences, settings, table
 from polopt.algorithms.index import INDEX, row
 from polopt.algorithms.resolve import resolve
 from polopt.algorithms.row import Row
@@ -17,6 +17,7 @@ __all__ = [
     "derived",
     "describe",
     "describe_row",
+    "differences",
     "function",
     "resolve",
     "row",

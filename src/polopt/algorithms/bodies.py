@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from polopt.algorithms.choice import Choice
 from polopt.recipe import Scalar, StageRecipe
 from polopt.recipe.contradictions import CONTROL
 
@@ -63,6 +64,58 @@ NUMBERS: Mapping[str, Scalar] = {
     "critic.learning_rate": 1e-3,
     "critic.clip": 0.0,
     "kl.coefficient": 0.0,  # there is no reference
+}
+
+
+# Choices whose name is that on text, and whose function or meaning is another on bodies.
+CHOICES: Mapping[str, Mapping[str, Choice]] = {
+    "returns": {
+        "gae": Choice(
+            "polopt.credit.temporal:step_gae",
+            "Ψₜ - V(sₜ) = Σₗ (γλ)ˡ δₜ₊ₗ up to the end of the episode, δₜ = rₜ + γ V(sₜ₊₁) - V(sₜ), "
+            "V(sₜ₊₁) = 0 where it is terminated and not where it is truncated",
+            "polopt.math.returns:gae",
+            {
+                "gamma": "credit.gamma",
+                "lam": "credit.lambda",
+                "critic_lam": "credit.critic_lambda",
+            },
+            factory=True,
+        ),
+        "q": Choice(
+            "polopt.credit.temporal:step_action_value",
+            "Ψₜ = Q(sₜ, aₜ), which learns rₜ + γ Σ_a π(a | sₜ₊₁) Q(sₜ₊₁, a)",
+            "polopt.math.returns:gae",
+            {"gamma": "credit.gamma"},
+            factory=True,
+        ),
+    },
+    "baseline": {
+        "ema": Choice(
+            "polopt.credit.outcome:constant",
+            "b, then b ← α b + (1 - α) Ψ̄ of the batch",
+            "polopt.math.baselines:ema_update",
+            {"value": "credit.baseline_constant"},  # where the moving number stands
+            factory=True,
+        ),
+        "running_mean": Choice(
+            "polopt.credit.outcome:constant",
+            "b = mean of Ψ over all steps of earlier batches",
+            "polopt.math.baselines:running_mean_update",
+            {"value": "credit.baseline_constant"},
+            factory=True,
+        ),
+    },
+    "aggregation": {"token_mean": Choice("polopt.math.reduce:token_mean", "L = mean of ℓ")},
+    "roles": {
+        "actor": Choice(
+            "polopt.roles.control:StepActor", "π, categorical or Gaussian: a small network"
+        ),
+        "critic": Choice("polopt.roles.control:StepCritic", "V(s), or Q(s, a), beside it"),
+    },
+    "coordination": {
+        "alternate": Choice("polopt.rollout.episodes:EpisodeSource", "play, then train: lag 0"),
+    },
 }
 
 

@@ -10,6 +10,8 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
+from polopt.algorithms.bodies import CHOICES as ON_BODIES
+from polopt.algorithms.bodies import is_on_bodies
 from polopt.algorithms.choice import Choice
 from polopt.algorithms.families import OFF_POLICY, PREFERENCE
 from polopt.recipe import StageRecipe
@@ -29,6 +31,10 @@ CHOICES: Mapping[str, Mapping[str, Choice]] = {
     "rollout": {
         "groups": Choice(
             "polopt.rollout.groups:experience", "y₁ … y_G ~ π(· | x) for every prompt"
+        ),
+        "steps": Choice(
+            "polopt.rollout.episodes:EpisodeSource",
+            "aₜ ~ π(· | sₜ), rₜ and sₜ₊₁ of the environment, in all environments at once",
         ),
         "dataset": Choice("polopt.rollout.dataset:demonstrated", "(x, y) as the data give it"),
         "replay": Choice(
@@ -449,6 +455,12 @@ FIELDS = {
 }  # the columns that a recipe can choose in
 
 
+def choice_of(column: str, name: str, *, on_bodies: bool = False) -> Choice:
+    """What stands behind a name; on bodies some have a function of their own."""
+    own = ON_BODIES.get(column, {}) if on_bodies else {}
+    return own.get(name) or CHOICES[column][name]
+
+
 def function(column: str, name: str) -> Any:  # noqa: ANN401
     """The function behind a choice; imports its module, and so torch."""
     return _imported(CHOICES[column][name])
@@ -463,7 +475,7 @@ def chosen(column: str, stage: StageRecipe) -> Any:  # noqa: ANN401
     elif column == "baseline" and stage.credit.returns in INSIDE_RETURN:
         choice = INSIDE_RETURN[stage.credit.returns]
     else:
-        choice = CHOICES[column][name]
+        choice = choice_of(column, name, on_bodies=is_on_bodies(stage.data.source))
     found = _imported(choice)
     if choice.arguments is None:
         return found

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+from polopt.algorithms.bodies import CHOICES as ON_BODIES
+from polopt.algorithms.bodies import OF_BODIES, about, is_on_bodies
 from polopt.algorithms.choices import CHOICES, FIELDS, SCORE_FUNCTION, Choice
 from polopt.algorithms.effects import flat, idle, reads_process, reads_values
 from polopt.algorithms.index import INDEX, row
@@ -13,6 +16,7 @@ from polopt.recipe import StageRecipe, load
 
 Entry = dict[str, Any]
 QUIET = (None, "none", "fixed")  # choices that do nothing
+STEPS = {"objective.aggregation": "token_mean"}  # there is no other
 COLUMNS_OF_CREDIT = ("returns", "baseline", "normalisation")
 _NUMBERS = {
     "replay": (
@@ -31,6 +35,9 @@ _NUMBERS = {
     "twin_critics": ("critic.learning_rate",),
     "target_networks": ("critic.tau",),
     "rollout": (
+        "episodes.environments",
+        "episodes.whole",
+        "episodes.steps",
         "rollout.group_size",
         "rollout.prompts_per_step",
         "rollout.temperature",
@@ -46,7 +53,14 @@ _NUMBERS = {
     "aggregation": ("objective.aggregation_length",),
     "update": ("update.learning_rate", "update.epochs", "update.minibatches", "update.batch_size"),
     "pretraining": ("pretraining.source", "pretraining.coefficient", "pretraining.batch_size"),
-    "critic": ("critic.trunk", "critic.learning_rate", "critic.clip", "critic.coefficient"),
+    "critic": (
+        "critic.trunk",
+        "critic.learning_rate",
+        "critic.epochs",
+        "critic.minibatches",
+        "critic.clip",
+        "critic.coefficient",
+    ),
     "natural_step": (
         "trust_region.delta",
         "trust_region.damping",
@@ -80,13 +94,24 @@ def settings(stage: StageRecipe) -> dict[str, Any]:
 
 def describe(stage: StageRecipe) -> list[Entry]:
     """The row of a resolved stage: column, choice, equation, file and settings."""
-    return _entries(row(stage.algorithm), settings(stage))
+    on_bodies = is_on_bodies(stage.data.source)
+    return _entries(row(stage.algorithm), settings(stage), on_bodies=on_bodies)
 
 
-def describe_row(name: str) -> list[Entry]:
-    """The same for a row with its defaults."""
+def describe_row(name: str, *, on_bodies: bool = False) -> list[Entry]:
+    """The same for a row with its defaults, on text or on bodies."""
     one = row(name)
-    return _entries(one, _defaults(one))
+    return _entries(one, _defaults(one, on_bodies=on_bodies), on_bodies=on_bodies)
+
+
+def differences(name: str) -> list[Entry]:
+    """What is another on bodies than on text in a row that is for both, line by line."""
+    on_text = {(entry["column"], entry["choice"]): entry for entry in describe_row(name)}
+    return [
+        entry
+        for entry in describe_row(name, on_bodies=True)
+        if on_text.get((entry["column"], entry["choice"])) != entry
+    ]
 
 
 def table() -> list[Entry]:
@@ -104,18 +129,23 @@ def _summary(one: Row) -> Entry:
     return {"name": one.name, **cells, "file": one.file, "summary": one.summary}
 
 
-def _defaults(one: Row) -> dict[str, Any]:
+def _defaults(one: Row, *, on_bodies: bool = False) -> dict[str, Any]:
     """Those defaults of a row that have an effect beside each other."""
-    body = "body" in one.requires
+    body = on_bodies or "body" in one.requires
+    defaults = {**one.defaults, **((one.on_bodies or {}) if on_bodies else {})}
     stated = {
         "model": {"path": "builtin:mlp" if body else "builtin:tiny"},
         "data": {"source": "control:pendulum" if body else "task:chain_sum"},
     }
-    values = flat(load({"algorithm": one.name, **stated}).stages[0]) | dict(one.defaults)
-    return {f: v for f, v in one.defaults.items() if idle(one, values, f) is None}
+    values = flat(load({"algorithm": one.name, **stated}).stages[0]) | defaults
+    return {f: v for f, v in defaults.items() if idle(one, values, f) is None}
 
 
-def _entries(one: Row, values: Mapping[str, Any]) -> list[Entry]:
+def _entries(one: Row, values: Mapping[str, Any], *, on_bodies: bool = False) -> list[Entry]:
+    """Every column, in order; on bodies a step is in the place of a token."""
+    if on_bodies and one.is_for_both:
+        steps = replace(one, rollout="steps")
+        return [_on_bodies(entry) for entry in _entries(steps, {**values, **STEPS})]
     roles = _roles(one, values)
     again = bool(values.get("rollout.resample_rounds"))
     extra = _extra_losses(one, values)
@@ -140,6 +170,15 @@ def _entries(one: Row, values: Mapping[str, Any]) -> list[Entry]:
         *(_entry("extra_losses", name, values) for name in extra or [None]),
         _entry("coordination", one.coordination, values),
     ]
+
+
+def _on_bodies(entry: Entry) -> Entry:
+    """The line with the function that the choice has there, and without what has no effect."""
+    column, name = entry["column"], entry["choice"]
+    own = ON_BODIES.get(column, {}).get(name)
+    kept = {field: v for field, v in entry["settings"].items() if about(field, OF_BODIES)}
+    entry = entry | {"settings": kept}
+    return entry if own is None else entry | {"equation": own.equation, "file": own.file}
 
 
 def _shapers(values: Mapping[str, Any]) -> list[str]:

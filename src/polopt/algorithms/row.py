@@ -45,6 +45,11 @@ class Row:
         return f"src/polopt/algorithms/{self.name}.py"
 
     @property
+    def is_for_both(self) -> bool:
+        """Whether there are text and bodies to choose from."""
+        return self.on_bodies is not None and "body" not in self.requires
+
+    @property
     def trains(self) -> str:
         """The role whose weights a stage of this row ends with: ``actor`` or ``reward_model``."""
         return self.roles[0]

@@ -141,16 +141,26 @@ def algorithms(as_json: bool) -> None:
 @_json
 def show(name: str, as_json: bool) -> None:
     """Explain one method: choices, equations, files."""
-    from polopt.algorithms import describe_row, row
+    from polopt.algorithms import describe_row, differences, row
     from polopt.cli import output
 
     method = row(name, "NAME")
     entries = describe_row(name)
+    both = method.is_for_both
     if as_json:
-        output.write_json(entries)
+        on_bodies = describe_row(name, on_bodies=True) if both else []
+        here = "bodies" if "body" in method.requires else "text"
+        output.write_json(
+            [{"on": here, **one} for one in entries]
+            + [{"on": "bodies", **one} for one in on_bodies]
+        )
         return
+    columns = ("column", "choice", "equation, settings, file")
     print(f"{name}: {method.summary}\n{method.source}\n{method.file}\n")
-    output.table(("column", "choice", "equation, settings, file"), [_entry(one) for one in entries])
+    output.table(columns, [_entry(one) for one in entries])
+    if both:
+        title = 'on bodies, with model.path = "builtin:mlp" and data.source = "control:NAME"'
+        output.table(columns, [_entry(one) for one in differences(name)], title)
 
 
 def _entry(entry: Mapping[str, Any]) -> tuple[str, str, str]:

@@ -18,7 +18,7 @@ from polopt.algorithms.build.shared import Parts, Trained, standing
 from polopt.algorithms.choices import chosen
 from polopt.algorithms.effects import flat, reads_values
 from polopt.coordination.stage import Learner, Measured, Stage, Until
-from polopt.credit import Credit, Returns, assign, earned, step_action_value, step_gae
+from polopt.credit import Credit, assign, earned
 from polopt.envs.control.interface import Box, Environments
 from polopt.envs.control.registry import make, watch
 from polopt.errors import RecipeError
@@ -217,7 +217,7 @@ def credited(of: Bodies, experience: Experience) -> Credited:
         experience,
         Credit(
             shapers=(earned,),
-            returns=_returns(recipe),
+            returns=chosen("returns", recipe),
             baseline=chosen("baseline", recipe),
             normalise=chosen("normalisation", recipe),
         ),
@@ -226,17 +226,6 @@ def credited(of: Bodies, experience: Experience) -> Credited:
         k: v for k, v in result.metrics.items() if k not in ("degenerate_groups", "excluded_rows")
     }
     return replace(result, metrics=kept)
-
-
-def _returns(recipe: StageRecipe) -> Returns:
-    credit = recipe.credit
-    if credit.returns not in ("gae", "q"):
-        return chosen("returns", recipe)
-    assert credit.gamma is not None, "resolved"
-    if credit.returns == "q":
-        return step_action_value(credit.gamma)
-    assert credit.lambda_ is not None, "resolved"
-    return step_gae(credit.gamma, credit.lambda_, critic_lam=credit.critic_lambda)
 
 
 def _of_steps(recipe: StageRecipe) -> StageRecipe:
