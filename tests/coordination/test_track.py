@@ -24,7 +24,9 @@ LINE = {
 }
 
 
-def told(monkeypatch: pytest.MonkeyPatch, run: Path, name: str) -> list[tuple[int, str, float]]:
+def told(
+    monkeypatch: pytest.MonkeyPatch, run: Path, name: str, **more: float
+) -> list[tuple[int, str, float]]:
     """What the tracker hears of one line."""
     heard: list[tuple[int, str, float]] = []
 
@@ -34,7 +36,7 @@ def told(monkeypatch: pytest.MonkeyPatch, run: Path, name: str) -> list[tuple[in
     monkeypatch.setitem(track._TRACKERS, name, lambda run, config, stack: log)
     with ExitStack() as stack:
         for observe in track.trackers([name], run, {}, stack):
-            observe(Event("metrics", LINE))
+            observe(Event("metrics", LINE | more))
             observe(Event("metrics", {"step": 1, "stage": "train", "eval/return_mean": 20.0}))
     return heard
 
@@ -67,3 +69,14 @@ def test_other_trackers_have_our_names_alone(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert all(key.startswith("train/") for _, key, _ in told(monkeypatch, tmp_path, "wandb"))
+
+
+def test_losses_of_a_replay_buffer_have_their_own_names(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    learned = {"critic/loss": 1.5, "critic/q_mean": -7.0, "policy/loss": 2.5, "policy/alpha": 0.25}
+    found = {k: v for _, k, v in told(monkeypatch, tmp_path, "tensorboard", **learned)}
+    assert found["losses/qf_loss"] == 1.5 and found["losses/qf1_values"] == -7.0
+    assert found["losses/actor_loss"] == 2.5 and found["losses/alpha"] == 0.25
+    plain = {k for _, k, _ in told(monkeypatch, tmp_path, "tensorboard", **{"policy/loss": 1.0})}
+    assert "losses/actor_loss" not in plain

@@ -88,6 +88,11 @@ def test_terms_of_the_reward_are_drawn_and_summed() -> None:
     assert [line[-1] for line in sums] == pytest.approx([3.0, 4.5, -1.5], abs=5e-3)
 
 
+def test_figures_of_the_environment_stand_beside_each_other() -> None:
+    found = of(episode("before"), episode("after", facts={"distance_m": 3.5, "odd": None}))
+    assert found.facts == [("distance m", [None, 3.5]), ("odd", [None, None])]
+
+
 def test_a_long_episode_is_thinned_and_keeps_its_end() -> None:
     steps = 2 * MAX_STEPS + 1
     found = of(episode(steps=steps, seconds=0.5))

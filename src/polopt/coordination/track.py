@@ -22,11 +22,16 @@ FAMILIAR = {
     "policy/policy_loss": "losses/policy_loss",
     "policy/entropy": "losses/entropy",
     "policy/approx_kl": "losses/approx_kl",
+    "critic/value_loss": "losses/value_loss",
+    "value/explained_variance": "losses/explained_variance",
+}
+# Of methods with a replay buffer.
+OFF_POLICY = {
+    "critic/q_mean": "losses/qf1_values",
+    "critic/loss": "losses/qf_loss",
+    "policy/loss": "losses/actor_loss",
     "policy/alpha": "losses/alpha",
     "policy/alpha_loss": "losses/alpha_loss",
-    "critic/value_loss": "losses/value_loss",
-    "critic/q_mean": "losses/qf1_values",
-    "value/explained_variance": "losses/explained_variance",
 }
 
 
@@ -56,7 +61,8 @@ def familiar(log: Log, taken: float) -> Observer:
         if event.kind != "metrics" or "steps" not in values:
             return
         taken += values["steps"]
-        numbers = {new: values[own] for own, new in FAMILIAR.items() if own in values}
+        names = FAMILIAR | (OFF_POLICY if "critic/q_mean" in values else {})
+        numbers = {new: values[own] for own, new in names.items() if own in values}
         if values.get("time/step"):
             numbers["charts/SPS"] = values["steps"] / values["time/step"]
         bounds = ("policy/clip_fraction_low", "policy/clip_fraction_high")

@@ -52,6 +52,7 @@ class Watched:
     episodes: list[Played]
     tracks: list[Track]
     terms: list[tuple[str, list[float]]]  # of the reward: sum in each episode
+    facts: list[tuple[str, list[float | None]]]  # of the environment, about each episode
     pictured: bool  # whether there is something to play
     no_frames: str  # why not
     until: int  # pictures end at this step, long before the episode does; 0: they do not
@@ -74,6 +75,7 @@ def watched(rows: Sequence[Row]) -> Watched | None:
             for i, one in enumerate(panels[-1])
         ],
         terms=[(name, [sum(row["terms"][name]) for row in found]) for name in _terms(found)],
+        facts=_facts(found),
         pictured=any("drawing" in row or "frames" in row for row in found),
         no_frames=str(found[-1].get("no_frames", "")),
         until=max(_pictured_until(row) for row in found),
@@ -104,6 +106,19 @@ def _terms(rows: Sequence[Row]) -> list[str]:
     """Terms that all episodes have."""
     tables: list[Mapping[str, Any]] = [row.get("terms") or {} for row in rows]
     return [name for name in tables[-1] if all(name in table for table in tables)]
+
+
+def _facts(rows: Sequence[Row]) -> list[tuple[str, list[float | None]]]:
+    """What the environment says of the episodes, where it says it of one of them."""
+    tables: list[Mapping[str, Any]] = [row.get("facts") or {} for row in rows]
+    names = dict.fromkeys(name for table in tables for name in table)
+    return [
+        (
+            name.replace("_", " "),
+            [value if is_number(value := t.get(name)) else None for t in tables],
+        )
+        for name in names
+    ]
 
 
 def _played(row: Row) -> Played:

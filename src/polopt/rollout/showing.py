@@ -19,7 +19,7 @@ def shown(watch: Watch, actor: StepActor, *, seed: int) -> dict[str, Any]:
     observations = [environments.reset(seed)[0]]
     watch.look()
     actions, rewards = list[Any](), list[float]()
-    ending = ""
+    ending, facts = "", dict[str, float]()
     while not ending and len(rewards) < LONGEST:
         moved = actor.moved(actor.choose(observations[-1][None], None))
         step = environments.step(moved)
@@ -27,14 +27,14 @@ def shown(watch: Watch, actor: StepActor, *, seed: int) -> dict[str, Any]:
         actions.append(moved[0])
         rewards.append(float(step.rewards[0]))
         observations.append(step.successors[0])
-        if step.terminated[0]:
-            ending = "terminated"
-        elif step.truncated[0]:
-            ending = "truncated"
+        if step.terminated[0] or step.truncated[0]:
+            ending = "terminated" if step.terminated[0] else "truncated"
+            facts = {name: float(values[0]) for name, values in step.facts.items()}
     return {
         "return": sum(rewards),
         "length": len(rewards),
         "ending": ending or "not shown to its end",
+        "facts": facts,
         "observations": rounded(np.stack(observations)),
         "actions": rounded(np.stack(actions)),
         "rewards": rounded(np.array(rewards)),

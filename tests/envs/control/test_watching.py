@@ -98,6 +98,15 @@ def test_the_terms_of_the_robot_are_its_reward(preset: str) -> None:
     assert sum(terms.values()) == pytest.approx(np.array(rewards), abs=1e-12)
 
 
+def test_what_the_environment_says_of_the_episode_is_recorded() -> None:
+    pytest.importorskip("mujoco")
+    line = episode("control:biped", np.zeros(6))
+    assert line["facts"]["distance_m"] == pytest.approx(
+        line["drawing"]["points"]["middle"][-1][0], abs=1e-3
+    )
+    assert episode("control:cartpole", 1)["facts"] == {}
+
+
 def test_the_series_of_the_robot_are_its_joints() -> None:
     states, actions, _ = walked(5)
     panels = {panel.title: panel for panel in Biped().view(states, actions).panels}
