@@ -444,7 +444,8 @@ def learned(tmp_path: Path, name: str, source: str, **tables: Any) -> tuple[Any,
 @pytest.mark.usefixtures("known")
 @pytest.mark.parametrize("name", ["ddpg", "ppo"])
 def test_the_best_action_of_a_bandit_is_found(name: str, tmp_path: Path) -> None:
-    ppo = {"episodes": {"environments": 16, "steps": 32}, "run": {"steps": 25}}
+    few = {"learning_rate": 1e-2, "epochs": 4, "minibatches": 4, "decay": "linear"}
+    ppo = {"episodes": {"environments": 16, "steps": 16}, "update": few, "run": {"steps": 25}}
     policy, _ = learned(tmp_path, name, "control:bandit", **(ppo if name == "ppo" else STORED))
     assert policy.act(np.zeros(1))[0] == pytest.approx(1.6, abs=0.02 * 2)  # of half the range
 
