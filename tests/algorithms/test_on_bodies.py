@@ -32,7 +32,7 @@ from polopt.models.network import (
 )
 from polopt.recipe import load
 from polopt.roles.control import StepActionCritic, StepActor
-from polopt.roles.policies import categorical, gaussian
+from polopt.roles.policies import categorical, gaussian, tanh_gaussian
 from polopt.types import Experience, StepRows
 from polopt.update.normalisers import RewardScale
 from runs import Crash, lines, metrics, unexplained
@@ -97,6 +97,31 @@ def test_a_gaussian_policy_is_that_of_torch() -> None:
     draws = gaussian.sample(parameters.expand(40_000, 4), torch.Generator().manual_seed(0))
     assert draws.mean(0).tolist() == pytest.approx([0.5, -1.0], abs=0.02)
     assert draws.std(0).tolist() == pytest.approx(np.exp([0.2, -0.3]), abs=0.02)
+
+
+@pytest.mark.parametrize(("mean", "log_std"), [(0.0, -0.5), (1.0, 0.0), (-2.0, 0.5)])
+def test_a_squashed_policy_is_that_of_torch(mean: float, log_std: float) -> None:
+    parameters = torch.tensor([mean, log_std], dtype=torch.float64)
+    u = torch.linspace(-30, 30, 60_001, dtype=torch.float64)[:, None]
+    normal = torch.distributions.Normal(parameters[0], parameters[1].exp())
+    twin = torch.distributions.TransformedDistribution(
+        normal, [torch.distributions.TanhTransform()]
+    )
+    near = u.abs()[:, 0] < 3  # where its inverse is exact
+    logp = tanh_gaussian.log_prob(parameters.expand(len(u), 2), u)
+    torch.testing.assert_close(logp[near], twin.log_prob(u[near].tanh())[:, 0])
+    entropy = -(normal.log_prob(u[:, 0]).exp() * logp).sum() * 1e-3
+    assert tanh_gaussian.entropy(parameters).item() == pytest.approx(entropy.item(), abs=1e-3)
+
+
+def test_squashed_actions_stay_inside_what_the_environment_takes(tmp_path: Path) -> None:
+    flags = {"network.distribution": "squashed", "network.log_std": 3.0}
+    train(tmp_path / "run", "ppo", "control:pendulum", flags=flags)
+    policy = polopt.load(tmp_path / "run")
+    drawn = policy.act(np.zeros((999, 3)), deterministic=False)
+    assert np.abs(drawn).max() <= 2.0 and np.abs(drawn).max() > 1.99
+    with pytest.raises(RecipeError, match=r"distribution: squashed is not allowed with the disc"):
+        train(tmp_path / "other", "ppo", flags=flags)
 
 
 # Credit

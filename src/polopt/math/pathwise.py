@@ -86,16 +86,17 @@ def temperature_loss_exp(
     return -(log_alpha.exp() * (logp + target_entropy).detach()).mean()
 
 
+def log_tanh_slope(u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """``log(1 - tanh²u)`` in a form that does not vanish for large u (SAC, App. C)."""
+    return 2.0 * (math.log(2.0) - u - softplus(-2.0 * u))
+
+
 def tanh_gaussian(
     u: Float[Tensor, "*batch D"],
     mean: Float[Tensor, "*batch D"],
     log_std: Float[Tensor, "*batch D"],
 ) -> tuple[Float[Tensor, "*batch D"], Float[Tensor, "*batch"]]:
-    """``a = tanh u``, ``log π(a) = Σ[log N(u) - 2(log 2 - u - softplus(-2u))]`` (SAC, App. C).
-
-    The correction is ``log(1 - tanh²u)`` in a form that does not vanish for large u.
-    """
+    """``a = tanh u``, ``log π(a) = Σ[log N(u) - log(1 - tanh²u)]`` (SAC 1812.05905, App. C)."""
     z = (u - mean) * (-log_std).exp()
     gaussian = -0.5 * z.square() - log_std - 0.5 * math.log(2.0 * math.pi)
-    squash = 2.0 * (math.log(2.0) - u - softplus(-2.0 * u))
-    return u.tanh(), (gaussian - squash).sum(-1)
+    return u.tanh(), (gaussian - log_tanh_slope(u)).sum(-1)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU}
-Kind = Literal["categorical", "gaussian", "squashed", "deterministic"]
+Kind = Literal["categorical", "gaussian", "tanh_gaussian", "squashed", "deterministic"]
 FARTHEST = 10.0  # standard deviations to which a normalised observation is clipped
 POLICY_FILE, SPECIFICATION_FILE = "policy.safetensors", "policy.json"
 
@@ -76,7 +76,7 @@ class PolicyNetwork(nn.Module):
         outputs = made_of.outputs * (2 if made_of.kind == "squashed" else 1)
         self.body = layers(made_of, outputs, 0.01, generator)
         self.log_std: nn.Parameter | None = None
-        if made_of.kind == "gaussian":
+        if made_of.kind in ("gaussian", "tanh_gaussian"):
             self.log_std = nn.Parameter(torch.full((made_of.outputs,), made_of.log_std))
 
     def forward(self, observations: Tensor) -> Tensor:

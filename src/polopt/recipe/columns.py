@@ -31,6 +31,10 @@ class Network(Section):
     activation: Annotated[Literal["tanh", "relu"] | None, BY_ROW] = Field(
         default=None, description="between the layers"
     )
+    distribution: Literal["gaussian", "squashed"] = Field(
+        default="gaussian",
+        description="of continuous actions: clipped to their bounds, or squashed into them by tanh",
+    )
     log_std: float = Field(
         default=-0.5, description="of continuous actions at first; it is learned"
     )

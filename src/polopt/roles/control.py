@@ -17,7 +17,7 @@ from polopt.models.network import (
     QNetwork,
     ValueNetwork,
 )
-from polopt.roles.policies import categorical, deterministic, gaussian, squashed
+from polopt.roles.policies import categorical, deterministic, gaussian, squashed, tanh_gaussian
 from polopt.roles.policies.token import Quantity, Scores
 from polopt.roles.scorer import measured, trainable
 from polopt.types import StepRows
@@ -25,6 +25,7 @@ from polopt.types import StepRows
 FAMILIES: Mapping[str, Any] = {
     "categorical": categorical,
     "gaussian": gaussian,
+    "tanh_gaussian": tanh_gaussian,
     "squashed": squashed,
     "deterministic": deterministic,
 }

@@ -113,8 +113,7 @@ def bodies(parts: Parts) -> Bodies:
     """Environments and networks of a stage; of a checkpoint, those that it holds."""
     recipe = parts.recipe
     environments = made(recipe, recipe.episodes.environments)
-    kind = "gaussian" if isinstance(environments.action, Box) else "categorical"
-    network = policy_network(parts, environments, kind)
+    network = policy_network(parts, environments, kind_of(recipe, environments))
     critic = new_critic(recipe, network) if reads_values(flat(recipe)) else None
     gamma = recipe.credit.gamma
     scale = None
@@ -122,6 +121,26 @@ def bodies(parts: Parts) -> Bodies:
         assert gamma is not None, "resolved"
         scale = RewardScale(environments.count, gamma)
     return Bodies(parts, environments, StepActor(network), critic, scale)
+
+
+def kind_of(recipe: StageRecipe, environments: Environments) -> Kind:
+    """What the actions of the environments ask for.
+
+    Raises:
+        RecipeError: a tanh without bounds to squash into.
+    """
+    action, squashed = environments.action, recipe.network.distribution == "squashed"
+    if isinstance(action, Box) and not squashed:
+        return "gaussian"
+    if isinstance(action, Box) and np.isfinite([action.low, action.high]).all():
+        return "tanh_gaussian"
+    if squashed:
+        what = "unbounded" if isinstance(action, Box) else "discrete"
+        raise RecipeError(
+            f"network.distribution: squashed is not allowed with the {what} actions of "
+            f"{recipe.data.source}; gaussian"
+        )
+    return "categorical"
 
 
 def new_critic(recipe: StageRecipe, policy: PolicyNetwork) -> StepCritic | StepActionCritic:
