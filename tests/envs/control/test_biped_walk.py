@@ -53,6 +53,24 @@ def test_the_model_is_the_robot_that_was_described() -> None:
     assert names == [f"{s}_{j}" for s in ("right", "left") for j in ("ankle", "knee", "hip")]
     assert model.actuator_gear[:, 0].tolist() == [3.0] * 6
     assert model.opt.timestep == 0.0025
+    assert model.opt.gravity[2] == -9.80665
+    assert model.opt.integrator == mujoco.mjtIntegrator.mjINT_IMPLICITFAST
+    ranges = {model.joint(i).name: np.degrees(model.joint(i).range) for i in range(1, 7)}
+    for side in ("right", "left"):
+        assert ranges[f"{side}_hip"] == pytest.approx([-45, 45])
+        assert ranges[f"{side}_knee"] == pytest.approx([-2, 120])
+        assert ranges[f"{side}_ankle"] == pytest.approx([-45, 45])
+    assert model.dof_damping[6:].tolist() == [1.0] * 6
+
+
+def test_only_the_balls_under_the_feet_touch_the_floor() -> None:
+    model, _, _ = Biped()._simulator
+    names = [model.geom(i).name for i in range(model.ngeom)]
+    balls = [f"{side}_ball{i}" for side in ("right", "left") for i in (1, 2, 3, 4)]
+    assert [n for i, n in enumerate(names) if model.geom_contype[i]] == balls
+    assert [n for i, n in enumerate(names) if model.geom_conaffinity[i]] == ["floor"]
+    assert [model.geom(ball).size[0] for ball in balls] == [0.005] * 8
+    assert [model.geom(ball).friction[0] for ball in (*balls, "floor")] == [0.9] * 9
 
 
 @pytest.mark.parametrize("ahead", [-0.05, 0.0, 0.03])
