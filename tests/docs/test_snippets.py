@@ -69,9 +69,6 @@ SHORTER = {
     "--episodes.environments 4 --evaluation.episodes 2",
     "polopt train recipes/walker_gait.toml": "polopt train recipes/walker_gait.toml "
     "--run.steps 1 --episodes.environments 4 --evaluation.episodes 2",
-    "polopt train recipes/mujoco_ppo.toml --data.source control:Walker2d-v5": "polopt train "
-    "recipes/mujoco_ppo.toml --data.source control:Walker2d-v5 --run.steps 1 "
-    "--evaluation.episodes 2",
     # parts of Python blocks
     '"run": {"steps": 60,': '"evaluation": {"prompts": 8}, "run": {"steps": 2,',
     '"run": {"steps": 40,': '"evaluation": {"prompts": 8}, "run": {"steps": 2,',

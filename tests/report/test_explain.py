@@ -43,6 +43,8 @@ CONTRACT = [
     "episode/length",
     "episode/reached_limit",
     "episode/distance_m",
+    "episode/in_air",
+    "episode/touches_per_s",
     "episode/step_m",
     "baseline/value",
     "reward/task",

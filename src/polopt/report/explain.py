@@ -73,6 +73,24 @@ PLOTS = (
         {"episode/distance_m": "training", "eval/distance_m": "without noise"},
     ),
     Plot(
+        "On how many feet",
+        "Share of the time with neither foot on the floor, and with just one. Who walks always "
+        "has one there; who runs, or shuffles, has not.",
+        {
+            "episode/in_air": "none, training",
+            "eval/in_air": "none, without noise",
+            "episode/on_one_foot": "one, training",
+            "eval/on_one_foot": "one, without noise",
+        },
+        unit="share",
+        top=1.0,
+    ),
+    Plot(
+        "Touches of the feet",
+        "How often a second a foot is lifted or lands. Many are chatter.",
+        {"episode/touches_per_s": "training", "eval/touches_per_s": "without noise"},
+    ),
+    Plot(
         "What the environment says of episodes",
         "Figures of its own, on average over the episodes that ended.",
         {"episode/*": ""},
