@@ -44,7 +44,6 @@ CONTRACT = [
     "episode/reached_limit",
     "episode/distance_m",
     "episode/in_air",
-    "episode/touches_per_s",
     "episode/step_m",
     "baseline/value",
     "reward/task",

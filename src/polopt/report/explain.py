@@ -86,11 +86,6 @@ PLOTS = (
         top=1.0,
     ),
     Plot(
-        "Touches of the feet",
-        "How often a second a foot is lifted or lands. Many are chatter.",
-        {"episode/touches_per_s": "training", "eval/touches_per_s": "without noise"},
-    ),
-    Plot(
         "What the environment says of episodes",
         "Figures of its own, on average over the episodes that ended.",
         {"episode/*": ""},
