@@ -75,6 +75,22 @@ def test_the_slider_shows_any_step(opened: Opened) -> None:
     assert page.locator(".at-return").all_inner_texts() == [before, "500"]
 
 
+def test_the_keyboard_is_enough(opened: Opened) -> None:
+    page = opened.page
+    page.locator("#play").focus()
+    page.keyboard.press("Space")
+    page.wait_for_function("() => document.querySelectorAll('.at-step')[1].textContent > 2")
+    page.keyboard.press("Space")
+    assert page.locator("#play").get_attribute("aria-label") == "Play"
+    page.keyboard.press("Tab")
+    stopped = int(at(opened)[1])
+    page.keyboard.press("ArrowRight")
+    assert int(at(opened)[1]) == stopped + 1
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    assert page.locator("[data-speed][aria-pressed=true]").inner_text() == "¼×"
+
+
 def test_it_begins_by_itself_where_motion_is_welcome(
     browser: Browser,  # noqa: F811
     report: Path,

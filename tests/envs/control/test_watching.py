@@ -148,6 +148,8 @@ def test_an_environment_that_cannot_be_drawn_says_why(monkeypatch: pytest.Monkey
     def fail(_: Any) -> None:
         raise RuntimeError("no\nscreen")
 
+    monkeypatch.setattr(GymnasiumEnvironments, "picture", lambda _: None)
+    assert episode("control:MountainCarContinuous-v0", [0.0])["no_frames"]
     monkeypatch.setattr(GymnasiumEnvironments, "picture", fail)
     line = episode("control:MountainCarContinuous-v0", [0.0])
     assert line["no_frames"] and "\n" not in line["no_frames"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+import sys
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
@@ -27,7 +28,7 @@ class FrameWatch:
     def __init__(self, name: str, parameters: Mapping[str, Any]) -> None:
         self._why, self._looks = "", 0
         self._pictures: list[NDArray[np.uint8]] = []
-        if "DISPLAY" not in os.environ:
+        if sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ):
             os.environ.setdefault("MUJOCO_GL", "egl")  # draws without a screen
         try:
             self._one = make(name, 1, {**parameters, "render_mode": "rgb_array"})
@@ -75,7 +76,9 @@ class FrameWatch:
         }
 
 
-def _smaller(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _smaller(picture: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+    if picture is None:
+        raise ValueError("the environment draws none")
     image: Any = import_module("PIL.Image")
     one = image.fromarray(picture)
     one.thumbnail((SIDE, SIDE))

@@ -81,9 +81,10 @@ class GymnasiumEnvironments:
         per_second = self._vector.metadata.get("render_fps")
         return None if not per_second else 1 / float(per_second)
 
-    def picture(self) -> NDArray[np.uint8]:
+    def picture(self) -> NDArray[np.uint8] | None:
         """The first one as it looks, [H, W, 3]; made with ``render_mode = "rgb_array"``."""
-        return self._vector.render()[0]
+        pictures = self._vector.render()
+        return None if pictures is None else pictures[0]
 
     @property
     def observation_size(self) -> int:
