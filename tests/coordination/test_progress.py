@@ -69,5 +69,5 @@ def test_bodies_have_returns(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err.splitlines() == [
         "train: ppo, 2 steps",
         "train 0/2  evaluation return -1,231",
-        "train 1/2  return 142.8  episode length 71.5  evaluation return 9.250",
+        "train 1/2  return 142.8  length 71.5  evaluation return 9.250",
     ]

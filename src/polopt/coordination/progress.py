@@ -25,7 +25,7 @@ SHOWN = (  # metric, label; the first few that a line has
     ("reward/mean", "reward"),
     ("accuracy", "accuracy"),
     ("return/mean", "return"),
-    ("episode/length", "episode length"),
+    ("episode/length", "length"),
     ("policy/loss", "loss"),
     ("policy/entropy", "entropy"),
     ("response/length", "length"),
@@ -72,7 +72,7 @@ class _Bar:
             self._bar.update(
                 self._task,
                 completed=values["stage_step"],
-                figures=f"{_figures(values)}  {self._evaluated}",
+                figures=f"{_figures(values, 2)}  {self._evaluated}",  # a screen is narrow
             )
         elif text := _said(event):
             self._bar.console.print(text, markup=False, highlight=False)
@@ -110,9 +110,9 @@ def _said(event: Event) -> str:
     return str(event.values["text"]) if event.kind == "message" else ""
 
 
-def _figures(values: Mapping[str, Any]) -> str:
+def _figures(values: Mapping[str, Any], count: int = 4) -> str:
     found = [f"{label} {_short(values[name])}" for name, label in SHOWN if name in values]
-    return "  ".join(found[:4])
+    return "  ".join(found[:count])
 
 
 def _evaluated(values: Mapping[str, Any]) -> str:
