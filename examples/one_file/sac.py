@@ -128,9 +128,12 @@ def draw(policy: nn.Module, seen: Tensor, dice: torch.Generator) -> tuple[Tensor
     u = mean + log_std.exp() * torch.randn(mean.shape, generator=dice)
     z = (u - mean) * (-log_std).exp()
     gaussian = -0.5 * z.square() - log_std - 0.5 * math.log(2.0 * math.pi)
-    # log(1 - tanh²u) in a form that does not vanish for large u
-    squash = 2.0 * (math.log(2.0) - u - softplus(-2.0 * u))
-    return u.tanh(), (gaussian - squash).sum(-1)
+    return u.tanh(), (gaussian - log_slope(u)).sum(-1)
+
+
+def log_slope(u: Tensor) -> Tensor:
+    """``log(1 - tanh²u)`` in a form that does not vanish for large u."""
+    return 2.0 * (math.log(2.0) - u - softplus(-2.0 * u))
 
 
 # SAC ----------------------------------------------------------------------------------------------

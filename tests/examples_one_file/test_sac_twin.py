@@ -41,6 +41,14 @@ ROW = resolve(
 ).stages[0]
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def library(seed: int) -> tuple[Soft, list[Any]]:
     """The roles with the weights of one seed, and the learners of the row."""
     assert ROW.network.activation is not None and ROW.credit.gamma is not None
