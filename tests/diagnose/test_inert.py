@@ -35,6 +35,11 @@ K3 = ["kl.estimator = k3 in the loss has the gradient of KL(pi_ref, pi)"]
         ({**TWICE, "reward.verifier": "task", "reward.weight": 2.0}, ["reward.weight has no"]),
         ({**TWICE, "rollout.group_size": 2}, ["rollout.group_size = 2"]),
         ({**TWICE, "run.checkpoint_every": 500}, ["run.checkpoint_every = 500 has no effect"]),
+        ({"algorithm": "gspo", "objective.aggregation": "token_mean"}, []),
+        (
+            {"algorithm": "gspo", "objective.aggregation": "seq_mean_token_sum"},
+            ["objective.aggregation = seq_mean_token_sum multiplies a response by its length"],
+        ),
         ({"algorithm": "sft"}, []),
         (
             {"algorithm": "sapo", "update.minibatches": 1},

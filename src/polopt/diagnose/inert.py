@@ -33,7 +33,14 @@ def inert(stage: StageRecipe, of: AbstractSet[str] | None = None) -> list[str]:
     """
     sampled = "prompts" in row(stage.algorithm).requires
     of_policy = (
-        (*_bound(stage), *_correction(stage), *_kl(stage), *_normalisation(stage), *_steps(stage))
+        (
+            *_bound(stage),
+            *_correction(stage),
+            *_kl(stage),
+            *_normalisation(stage),
+            *_steps(stage),
+            *_sequence_ratio(stage),
+        )
         if sampled
         else ()
     )
@@ -149,6 +156,16 @@ def _steps(stage: StageRecipe) -> Iterator[str]:
         yield (
             f"credit.returns = {credit.returns} adds up the steps of a reward per token; "
             "reward_to_go and gae credit a token with what follows it"
+        )
+
+
+def _sequence_ratio(stage: StageRecipe) -> Iterator[str]:
+    """One ratio for all tokens of a response makes each of them as long as the response."""
+    objective = stage.objective
+    if objective.ratio == "sequence_mean" and objective.aggregation == "seq_mean_token_sum":
+        yield (
+            "objective.aggregation = seq_mean_token_sum multiplies a response by its length: all "
+            "of its tokens share the ratio (LUSPO does so; seq_mean_token_mean is GSPO)"
         )
 
 

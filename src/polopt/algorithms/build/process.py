@@ -23,6 +23,7 @@ from polopt.update import FirstOrder
 from polopt.update.minibatch import Loss
 
 Crediting = Callable[[Experience], Credited]
+CREDITED = ("critic", "policy")  # learners that read advantages or targets
 NAME = "process_reward"  # of the learner: before its metrics, and its folder in a checkpoint
 
 
@@ -50,15 +51,19 @@ class Processed:
         return credited
 
     def learners(self, others: Sequence[Learner], credit: Crediting) -> list[Learner]:
-        """The model before the others, of which the policy is first.
+        """The model before the others.
 
         A batch has the rewards from before the model learned from it; where those from after it
-        are asked for, what the policy learns from is credited anew.
+        are asked for, what policy and critic learn from is credited anew.
         """
-        policy, *rest = others
         if self.of.recipe.process.update == "before":
-            policy = Recredited(policy, lambda tensors: credit(self.rewarded(tensors)))
-        return [self._learner(), policy, *rest]
+            others = [
+                Recredited(other, lambda tensors: credit(self.rewarded(tensors)))
+                if other.name in CREDITED
+                else other
+                for other in others
+            ]
+        return [self._learner(), *others]
 
     def _learner(self) -> Learner:
         recipe, parts = self.of.recipe, self.of.parts
