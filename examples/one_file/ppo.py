@@ -7,10 +7,12 @@ beginning of one, the policy takes clipped steps towards what came out better th
 KL divergence to the imitation costs a little reward on every token.
 
     python examples/one_file/ppo.py
+    python examples/one_file/ppo.py cartpole
 
-The row ``ppo`` of polopt takes the same steps, bit for bit, for policy and critic
-(tests/examples_one_file). Here the method can be read at once; in the library it can be changed,
-measured and resumed.
+The second line balances a pole on a cart by the same functions: whether a step is a token or a push
+of the cart, they never ask. The row ``ppo`` of polopt takes the same steps, bit for bit, for policy
+and critic (tests/examples_one_file). Here the method can be read at once; in the library it can be
+changed, measured and resumed.
 
 Schulman et al. 2017, arXiv:1707.06347, Eq. 7; GAE: Schulman et al. 2016, arXiv:1506.02438, Eq. 16;
 for language models: Ziegler et al. 2019, arXiv:1909.08593.
@@ -20,6 +22,7 @@ from __future__ import annotations
 
 import copy
 import random
+import sys
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -231,12 +234,14 @@ def policy_loss(
 
 
 def value_loss(
-    values: Tensor, values_old: Tensor, targets: Tensor, mask: Tensor, clip: float
+    values: Tensor, values_old: Tensor, targets: Tensor, mask: Tensor, clip: float | None
 ) -> Tensor:
     """``½ max((V-R)², (V_old + clip(V-V_old, -ε, ε) - R)²)``, mean over the steps that count."""
     values, values_old = (torch.where(mask, x, 0.0) for x in (values, values_old))
-    near = values_old + (values - values_old).clamp(-clip, clip)
-    loss = torch.maximum((values - targets).square(), (near - targets).square()) / 2
+    loss = (values - targets).square() / 2
+    if clip is not None:
+        near = values_old + (values - values_old).clamp(-clip, clip)
+        loss = torch.maximum(loss, (near - targets).square() / 2)
     return torch.where(mask, loss, 0.0).sum() / mask.sum()
 
 
@@ -370,6 +375,170 @@ def explained(batch: Batch) -> float:
     return float(1 - left.var() / batch.targets[batch.mask].var())
 
 
+# PPO of a body: a step is a step ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cart:
+    """The numbers of the pole on a cart."""
+
+    seed: int = 1
+    environments: int = 32
+    horizon: int = 32  # steps of each in a batch
+    steps: int = 50  # batches
+    epochs: int = 10
+    minibatches: int = 4
+    rate: float = 2.5e-3  # of policy and critic; it falls to 0
+    gamma: float = 0.99
+    lam: float = 0.95
+    clip: float = 0.2
+    max_grad_norm: float = 0.5
+    hidden: int = 64
+    limit: int = 500  # steps after which an episode is cut
+
+
+class Played(NamedTuple):
+    """T steps in each of N environments, one after the other also where an episode ends."""
+
+    seen: Tensor  # [N, T, 4]
+    after: Tensor  # [N, T, 4] what followed, not the start of the next episode
+    actions: Tensor  # [N, T] 0: to the left, 1: to the right
+    rewards: Tensor  # [N, T]
+    fallen: Tensor  # [N, T] bool: nothing follows
+    cut: Tensor  # [N, T] bool: the time was up, and what would have followed has its value
+
+
+class Carts:
+    """N of them, as gymnasium's CartPole-v1: x, ẋ, θ, θ̇, pushed every 20 ms."""
+
+    def __init__(self, count: int, config: Cart, dice: torch.Generator) -> None:
+        self.config, self.dice = config, dice
+        self.state, self.age = self.start(count), torch.zeros(count)
+
+    def start(self, count: int) -> Tensor:
+        """All four near 0."""
+        return torch.rand(count, 4, generator=self.dice, dtype=torch.float64) / 10 - 0.05
+
+    def push(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What followed, where it fell and where time was up; there the next episode begins."""
+        _, speed, angle, turn = self.state.T
+        force = torch.where(actions == 1, 10.0, -10.0)
+        bent = (force + 0.05 * turn**2 * angle.sin()) / 1.1
+        down = 9.8 * angle.sin() - angle.cos() * bent
+        bend = down / (0.5 * (4 / 3 - 0.1 * angle.cos() ** 2 / 1.1))
+        pull = bent - 0.05 * bend * angle.cos() / 1.1
+        rates = torch.stack([speed, pull, turn, bend], dim=1)
+        after = self.state + 0.02 * rates
+        fallen = (after[:, 0].abs() > 2.4) | (after[:, 2].abs() > 12 * torch.pi / 180)
+        self.age += 1
+        cut = self.age >= self.config.limit
+        over = fallen | cut
+        self.state = torch.where(over[:, None], self.start(len(over)), after)
+        self.age[over] = 0
+        return after.float(), fallen, cut
+
+
+def network(outputs: int, last: float, config: Cart) -> torch.nn.Sequential:
+    """Two hidden layers; orthogonal weights, small ones at the end: at first all is as likely."""
+    sizes, parts = [4, config.hidden, config.hidden, outputs], list[torch.nn.Module]()
+    for place, gain in enumerate([2**0.5, 2**0.5, last]):
+        layer = torch.nn.Linear(sizes[place], sizes[place + 1])
+        torch.nn.init.orthogonal_(layer.weight, gain)
+        torch.nn.init.zeros_(layer.bias)
+        parts += [layer, torch.nn.Tanh()]
+    return torch.nn.Sequential(*parts[:-1])
+
+
+def chances(policy: torch.nn.Module, seen: Tensor, actions: Tensor) -> Tensor:
+    """``log π(aₜ | sₜ)``."""
+    return policy(seen).log_softmax(-1).gather(-1, actions[..., None])[..., 0]
+
+
+@torch.no_grad()
+def play(policy: torch.nn.Module, carts: Carts, config: Cart) -> Played:
+    """Act in all environments."""
+    columns = list[tuple[Tensor, ...]]()
+    for _ in range(config.horizon):
+        seen = carts.state.float()
+        actions = torch.multinomial(policy(seen).softmax(-1), 1, generator=carts.dice)[:, 0]
+        after, fallen, cut = carts.push(actions)
+        columns.append((seen, after, actions, torch.ones(len(seen)), fallen, cut))
+    return Played(*(torch.stack(column, dim=1) for column in zip(*columns, strict=True)))
+
+
+def weighed(
+    played: Played, policy: torch.nn.Module, critic: torch.nn.Module, config: Cart
+) -> Batch:
+    """Which push is praised or blamed. One row a step, and no padding: every step counts."""
+    with torch.no_grad():
+        logp = chances(policy, played.seen, played.actions)
+        old, after = critic(played.seen)[..., 0], critic(played.after)[..., 0]
+    discount = torch.where(played.fallen, 0.0, torch.full_like(old, config.gamma))
+    trace = torch.where(played.cut, 0.0, torch.full_like(old, config.lam))
+    advantages = gae(played.rewards, old, after, discount, trace)
+    mask = torch.ones_like(played.fallen)
+    fixed = (mask, logp, old, normalised(advantages, mask), advantages + old)
+    return Batch(torch.arange(mask.numel()), *(x.flatten() for x in fixed))
+
+
+def steer(
+    models: tuple[torch.nn.Module, torch.nn.Module],
+    optimisers: tuple[torch.optim.Optimizer, torch.optim.Optimizer],
+    played: Played,
+    minibatches: tuple[Iterable[Tensor], Iterable[Tensor]],
+    config: Cart,
+) -> None:
+    """Epochs of the critic, then of the policy, on one batch."""
+    policy, critic = models
+    batch = weighed(played, policy, critic, config)
+    seen, actions = played.seen.flatten(0, 1), played.actions.flatten()
+
+    def of_critic(rows: Tensor) -> Tensor:
+        part = Batch(*(x[rows] for x in batch))
+        said = critic(seen[rows])[..., 0]
+        return value_loss(said, part.values_old, part.targets, part.mask, None)
+
+    def of_policy(rows: Tensor) -> Tensor:
+        part = Batch(*(x[rows] for x in batch))
+        logp = chances(policy, seen[rows], actions[rows])
+        return policy_loss(logp, part.logp_old, part.advantages, part.mask, config.clip)
+
+    update(critic, optimisers[1], of_critic, minibatches[1], config.max_grad_norm)
+    update(policy, optimisers[0], of_policy, minibatches[0], config.max_grad_norm)
+
+
+@torch.no_grad()
+def balanced(policy: torch.nn.Module, config: Cart, count: int = 100) -> float:
+    """Mean length of episodes in which the likelier push is taken; 500 is all there is."""
+    carts = Carts(count, config, torch.Generator().manual_seed(10_000))
+    standing, total = torch.ones(count, dtype=torch.bool), torch.zeros(count)
+    while standing.any():
+        total += standing
+        _, fallen, cut = carts.push(policy(carts.state.float()).argmax(-1))
+        standing &= ~(fallen | cut)
+    return float(total.mean())
+
+
+def balance(config: Cart) -> torch.nn.Sequential:
+    """Play, credit, learn, again and again."""
+    torch.set_num_threads(1)
+    torch.manual_seed(config.seed)
+    start, dice = time.perf_counter(), torch.Generator().manual_seed(config.seed)
+    models = network(2, 0.01, config), network(1, 1.0, config)
+    optimisers = adamw(models[0], config.rate), adamw(models[1], config.rate)
+    carts, rows = Carts(config.environments, config, dice), config.environments * config.horizon
+    print("PPO   pushes  episode without noise")
+    for step in range(1, config.steps + 1):
+        for optimiser in optimisers:
+            optimiser.param_groups[0]["lr"] = config.rate * (1 - (step - 1) / config.steps)
+        orders = [shuffled(rows, config.epochs, config.minibatches, dice) for _ in range(2)]
+        steer(models, optimisers, play(models[0], carts, config), (orders[0], orders[1]), config)
+        if step % 5 == 0:
+            print(f"{step:4}  {step * rows:6}  {balanced(models[0], config):21.1f}")
+    print(f"\n{time.perf_counter() - start:.0f} seconds")
+    return models[0]
+
+
 # What comes before, and what comes out ------------------------------------------------------------
 
 
@@ -428,4 +597,7 @@ def main(config: Config) -> LlamaForCausalLM:
 
 
 if __name__ == "__main__":
-    main(Config())
+    if sys.argv[1:] == ["cartpole"]:
+        balance(Cart())
+    else:
+        main(Config())

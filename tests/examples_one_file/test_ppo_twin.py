@@ -6,20 +6,24 @@ import copy
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from one_file import imported, needs
 from polopt.algorithms import resolve
-from polopt.algorithms.build import credit_of, policy_gradient
+from polopt.algorithms.build import Parts, credit_of, policy_gradient
 from polopt.algorithms.build.critic import critic_loss
+from polopt.algorithms.ppo import build
 from polopt.credit import assign
+from polopt.envs.control.cartpole import CartPole
 from polopt.math.returns import step_gae
 from polopt.models import LanguageModel, ScalarModel
 from polopt.recipe import StageRecipe, load
 from polopt.roles import Actor, Critic, measured
-from polopt.types import Experience, TokenRows
+from polopt.rollout.episodes import Trajectories
+from polopt.types import Experience, StepRows, TokenRows
 from polopt.update import FirstOrder
 
 twin: Any = imported("ppo")
@@ -149,6 +153,94 @@ def test_twin_and_library_take_the_same_steps() -> None:
     assert all(not torch.equal(p, q) for p, q in zip(moved, start, strict=True))
 
 
+CART = twin.Cart(environments=4, horizon=64, hidden=16, rate=3e-3, limit=30, epochs=4)
+
+
+def body_row() -> StageRecipe:
+    recipe = {
+        "algorithm": "ppo",
+        "model": {"path": "builtin:mlp"},
+        "data": {"source": "control:cartpole"},
+        "network": {"hidden": [CART.hidden, CART.hidden]},
+        "episodes": {"environments": CART.environments, "steps": CART.horizon},
+        "credit": {"gamma": CART.gamma, "lambda": CART.lam, "normalisation": "batch_z"},
+        "objective": {"clip_low": CART.clip, "clip_high": CART.clip},
+        "critic": {"learning_rate": CART.rate},
+        "update": {
+            "learning_rate": CART.rate,
+            "epochs": CART.epochs,
+            "minibatches": CART.minibatches,
+            "max_grad_norm": CART.max_grad_norm,
+        },
+    }
+    return resolve(load(recipe)).stages[0]
+
+
+def test_twin_and_library_push_the_cart_alike() -> None:
+    """Three batches of 256 steps with falls and cuts, four epochs of four minibatches each."""
+    built = build(
+        Parts(
+            body_row(),
+            "builtin:mlp",
+            "builtin:mlp",
+            torch.device("cpu"),
+            lambda _: None,
+            compare=False,
+        )
+    )
+    critics, actors = (learner._learner for learner in built.learners[:2])
+    theirs = actors.scorer.network.body, critics.scorer.network.body
+    ours = twin.network(2, 0.01, CART), twin.network(1, 1.0, CART)
+    for model, other in zip(ours, theirs, strict=True):
+        model.load_state_dict(other.state_dict())
+    optimisers = twin.adamw(ours[0], CART.rate), twin.adamw(ours[1], CART.rate)
+    carts = twin.Carts(CART.environments, CART, torch.Generator().manual_seed(1))
+    falls = cuts = 0
+    for step in range(3):
+        played = twin.play(ours[0], carts, CART)
+        falls, cuts = falls + int(played.fallen.sum()), cuts + int(played.cut.sum())
+        rows = StepRows(played.seen, played.actions)
+        logp = actors.scorer.log_probs(rows)
+        batch = Trajectories(
+            observations=played.seen.numpy(),
+            actions=played.actions.numpy(),
+            logp=logp.numpy(),
+            rewards=played.rewards.double().numpy(),
+            successors=played.after.numpy(),
+            terminated=played.fallen.numpy(),
+            truncated=played.cut.numpy(),
+            valid=np.ones(played.fallen.shape, dtype=np.bool_),
+        )
+        experience = built.prepare(batch)
+        credited = built.credit(experience)
+        weighed = twin.weighed(played, *ours, CART)
+        assert torch.equal(weighed.advantages, credited.advantages.flatten())
+        assert torch.equal(weighed.targets, credited.value_targets.flatten())
+
+        count = torch.empty(CART.environments * CART.horizon)
+        flat = Experience(mask=count[:, None].bool(), group=count.long(), scores=count)
+        orders = tuple([*chain(*learner._epochs(flat, step))] for learner in (actors, critics))
+        twin.steer(ours, optimisers, played, orders, CART)
+        for learner in built.learners[:2]:
+            learner.update(experience, credited, step)
+        for model, other in zip(ours, theirs, strict=True):
+            for (name, p), q in zip(model.named_parameters(), other.parameters(), strict=True):
+                assert torch.equal(p, q), f"{name} after batch {step}"
+    assert falls > 0 and cuts > 0
+
+
+def test_the_cart_of_the_twin_is_that_of_the_library() -> None:
+    carts = twin.Carts(8, twin.Cart(), torch.Generator().manual_seed(0))
+    dynamics, dice = CartPole(), torch.Generator().manual_seed(1)
+    states = carts.state.numpy().copy()
+    for _ in range(8):
+        actions = torch.randint(0, 2, (8,), generator=dice)
+        states, _, over = dynamics.advance(states, actions.numpy())
+        after, fallen, _ = carts.push(actions)
+        assert np.abs(after.numpy() - states.astype(np.float32)).max() < 1e-6
+        assert fallen.tolist() == over.tolist() == [False] * 8
+
+
 def test_gae_of_the_twin_knows_ends_and_cuts() -> None:
     """Nothing in it is of language: an episode that ends, and one that is cut, as in control."""
     draw = torch.Generator().manual_seed(5)
@@ -192,3 +284,10 @@ def test_the_twin_runs(capsys: pytest.CaptureFixture[str]) -> None:
     twin.main(short)
     out = capsys.readouterr().out
     assert "accuracy on unseen prompts" in out and "seconds" in out
+
+
+def test_the_twin_balances(capsys: pytest.CaptureFixture[str]) -> None:
+    twin.balance(twin.Cart(steps=10, environments=16))
+    lines = capsys.readouterr().out.splitlines()
+    first, last = (float(line.split()[-1]) for line in (lines[1], lines[2]))
+    assert max(first, last) > 60  # a policy that knows nothing stands for some 20 steps

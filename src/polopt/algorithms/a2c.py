@@ -29,7 +29,13 @@ ROW = policy_row(
         "objective.aggregation": "token_mean",
         "critic.clip": 0.0,
     },
-    on_bodies={"episodes.environments": 32, "episodes.steps": 16, "credit.lambda": 0.95},
+    on_bodies={
+        "episodes.environments": 32,
+        "episodes.steps": 16,
+        "credit.lambda": 0.95,
+        "update.learning_rate": 2e-3,
+        "critic.learning_rate": 2e-3,
+    },
 )
 
 

@@ -34,6 +34,7 @@ ROW = policy_row(
         "credit.normalisation": "batch_z",
         "credit.epsilon": 1e-8,
         "critic.epochs": 4,
+        "critic.learning_rate": 3e-3,
     },
 )
 
