@@ -444,3 +444,10 @@ def test_a_policy_is_evaluated_again_where_and_how_one_likes(tmp_path: Path) -> 
     assert more.metrics["return_mean"] != again["return_mean"]
     with pytest.raises(RecipeError, match="k: 4 is not allowed with control:cartpole; 1"):
         polopt.evaluate(tmp_path / "run", k=4)
+
+
+def test_trpo_learns_to_balance(tmp_path: Path) -> None:
+    """Half of the recipe; the whole of it is in make test-control."""
+    recipe = Path(__file__).parents[2] / "recipes" / "cartpole_trpo.toml"
+    flags = {"run.directory": str(tmp_path / "run"), "run.steps": 12, "evaluation.every": 0}
+    assert polopt.train(recipe, flags=flags).summary["return_mean_after"] > 300

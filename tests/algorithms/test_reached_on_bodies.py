@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,10 +12,12 @@ from runs import lines
 
 ROOT = Path(__file__).parents[2]
 
+SEEDS = [1, 2, 3, 4, 5]
+
 pytestmark = pytest.mark.control
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("seed", SEEDS)
 def test_ppo_balances_the_pole_within_fifty_thousand_steps(seed: int, tmp_path: Path) -> None:
     recipe = ROOT / "recipes" / "cartpole_ppo.toml"
     flags = {"run.seed": seed, "run.directory": str(tmp_path / "run"), "run.steps": 48}
@@ -32,3 +35,68 @@ def test_the_pendulum_stands_within_ten_thousand_steps(name: str, tmp_path: Path
     if name == "sac":
         alphas = [line["policy/alpha"] for line in told]
         assert 0 < alphas[-1] < alphas[0]
+
+
+def trained(directory: Path, seed: int, name: str, source: str, **flags: Any) -> dict[str, Any]:
+    """The row's own numbers, but for the flags; what the run came to."""
+    recipe = {"algorithm": name, "model": {"path": "builtin:mlp"}, "data": {"source": source}}
+    fixed = {"run.seed": seed, "run.threads": 1, "run.directory": str(directory / "run")}
+    named = {key.replace("__", "."): value for key, value in flags.items()}
+    run = polopt.train(recipe, flags={**fixed, **named})
+    found = lines(run.directory, "metrics")
+    return {**run.summary, "taken": sum(line.get("steps", 0) for line in found), "lines": found}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_trpo_balances_the_pole_inside_its_region(seed: int, tmp_path: Path) -> None:
+    recipe = ROOT / "recipes" / "cartpole_trpo.toml"
+    flags = {"run.seed": seed, "run.directory": str(tmp_path / "run"), "evaluation.every": 0}
+    run = polopt.train(recipe, flags=flags)
+    assert run.summary["return_mean_after"] >= 475  # after 51,200 steps
+    kl = [line["policy/kl"] for line in lines(run.directory, "metrics") if "policy/kl" in line]
+    assert max(kl) <= 0.01
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(
+    ("name", "every", "most"), [("reinforce", 2, 100_000), ("a2c", 20, 250_000)]
+)
+def test_the_older_rows_balance_it_too(
+    seed: int, name: str, every: int, most: int, tmp_path: Path
+) -> None:
+    until = {"until": {"metric": "return_mean", "at_least": 475}}
+    recipe = {"algorithm": name, "model": {"path": "builtin:mlp"}, **until}
+    run = polopt.train(
+        {**recipe, "data": {"source": "control:cartpole"}, "run": {"threads": 1, "steps": 600}},
+        flags={
+            "run.seed": seed,
+            "run.directory": str(tmp_path / "run"),
+            "evaluation.every": every,
+            "evaluation.episodes": 20,
+        },
+    )
+    taken = sum(line.get("steps", 0) for line in lines(run.directory, "metrics"))
+    assert run.summary["return_mean_after"] >= 475
+    assert taken <= most
+
+
+@pytest.mark.parametrize("name", ["td_actor_critic", "q_actor_critic"])
+def test_one_step_actor_critics_triple_their_return(name: str, tmp_path: Path) -> None:
+    """Within 200,000 steps, four of five seeds: the first tenth of the run and the last one."""
+    tripled = 0
+    for seed in SEEDS:
+        flags = {"run__steps": 390, "evaluation__episodes": 5}
+        found = trained(tmp_path / str(seed), seed, name, "control:cartpole", **flags)["lines"]
+        means = [line["return/mean"] for line in found if "return/mean" in line]
+        tenth = len(means) // 10
+        tripled += sum(means[-tenth:]) >= 3 * sum(means[:tenth])
+    assert tripled >= 4
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_ppo_swings_the_pendulum_up(seed: int, tmp_path: Path) -> None:
+    rates = {"update__learning_rate": 2e-3, "critic__learning_rate": 2e-3}
+    flags = {"credit__gamma": 0.9, "run__steps": 70, "evaluation__episodes": 100}
+    found = trained(tmp_path, seed, "ppo", "control:pendulum", **rates, **flags)
+    assert found["return_mean_after"] > -250
+    assert found["taken"] <= 150_000

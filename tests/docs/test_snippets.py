@@ -69,6 +69,8 @@ SHORTER = {
     "--episodes.environments 4 --evaluation.episodes 2",
     "polopt train recipes/walker_gait.toml": "polopt train recipes/walker_gait.toml "
     "--run.steps 1 --episodes.environments 4 --evaluation.episodes 2",
+    "polopt train recipes/cartpole_trpo.toml": "polopt train recipes/cartpole_trpo.toml "
+    "--run.steps 2 --evaluation.every 1 --evaluation.episodes 4",
     # parts of Python blocks
     '"run": {"steps": 60,': '"evaluation": {"prompts": 8}, "run": {"steps": 2,',
     '"run": {"steps": 40,': '"evaluation": {"prompts": 8}, "run": {"steps": 2,',
@@ -86,6 +88,7 @@ NOT_RUN = {
     ".venv/bin/pre-commit install": "would change the repository",
     "python examples/one_file/grpo.py": "half a minute; tests/examples_one_file run it shorter",
     "python examples/one_file/ppo.py": "half a minute; tests/examples_one_file run it shorter",
+    "python examples/one_file/ppo.py cartpole": "likewise",
     "python examples/one_file/dpo.py": "ten seconds; tests/examples_one_file run it shorter",
 }
 
