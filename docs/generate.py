@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import statistics
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -199,6 +200,48 @@ def _searches(_: Path, __: str) -> str:
     return _table(("row", "field", "value", "accuracy of seeds 11, 12, 13"), lines)
 
 
+def _control(_: Path, __: str) -> str:
+    """What benchmarks/control.py measured of rows on bodies, and of their peers."""
+    file = ROOT / "benchmarks" / "results" / "control.json"
+    measured = json.loads(file.read_text(encoding="utf-8"))
+    lines = [_beside(one) for one in measured]
+    versions = _each(f"{k} {v}" for one in measured for k, v in one["versions"].items())
+    facts = (
+        f"Measured on {_each(one['date'] for one in measured)} with {versions}, on one thread of a "
+        f"processor with {_each(one['cores'] for one in measured)} cores."
+    )
+    columns = ("cell", "body", "steps", "seeds", "return here", "return there", "random", "share")
+    speeds = ("90 %", "steps a second here", "there", "ratio", "wanted")
+    return f"{facts}\n\n" + _table((*columns, *speeds), lines)
+
+
+def _beside(one: dict[str, Any]) -> Sequence[Any]:
+    """A line of the table of peers; a row without one has gaps."""
+    ours, theirs = one["polopt"], one.get("stable_baselines3")
+    shown = [
+        "" if it is None else "{:,.1f} ({:,.1f} to {:,.1f})".format(it["iqm"], *it["interval"])
+        for it in (ours, theirs)
+    ]
+    speeds = [
+        "" if it is None else f"{statistics.median(it['steps_per_second']):,.0f}"
+        for it in (ours, theirs)
+    ]
+    verdict = {True: "yes", False: "no", None: ""}[one["passed"]]
+    return (
+        _code(one["cell"]),
+        one["body"],
+        f"{statistics.median(ours['steps']):,.0f}",
+        len(one["seeds"]),
+        *shown,
+        f"{one['chance']:,.1f}",
+        "" if one["share"] is None else f"{one['share']:.0%}",
+        verdict,
+        *speeds,
+        one["speed"] or "",
+        "" if one["wanted_speed"] is None else f"≥ {one['wanted_speed']}",
+    )
+
+
 def _each(values: Iterable[object]) -> str:
     """Every value once."""
     return ", ".join(sorted({*map(str, values)}))
@@ -214,6 +257,7 @@ TABLES: dict[str, Callable[[Path, str], str]] = {
     "peers": _peers,
     "learning": _learning,
     "searches": _searches,
+    "control": _control,
 }
 
 

@@ -81,6 +81,10 @@ NOT_RUN = {
     "python benchmarks/learning.py --json": "takes minutes; test_learning.py runs a part of it",
     "python benchmarks/learning.py --search": "likewise",
     "python benchmarks/learning.py --rows grpo --write": "would write into the repository",
+    "python benchmarks/control.py --quick": "takes minutes; test_control_results.py runs a part",
+    "python benchmarks/control.py --full": "takes hours",
+    "python benchmarks/control.py --quick --write": "would write into the repository",
+    "pip install '.[bench,control]'": "would change the environment that runs the tests",
     "pip install .": "would change the environment that runs the tests",
     ".venv/bin/pip install -e '.[bench,dev,tasks]'": "likewise",
     ".venv/bin/pip list --format=freeze --exclude polopt --exclude pip | sed 's/+[^+]*$//' "

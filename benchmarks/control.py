@@ -1,0 +1,417 @@
+"""Rows on bodies beside Stable-Baselines3: same networks, settings, steps and questions.
+
+    python benchmarks/control.py --quick                  # CartPole and Pendulum: minutes
+    python benchmarks/control.py --full                   # MuJoCo and the walker: an hour or two
+    python benchmarks/control.py --cells ppo-cartpole --write     # into results, page and plot
+
+Each library trains in a process of its own on one thread; they take turns, seed by seed.
+--full takes 100,000 steps where papers take a million: that is for bigger machines. Ends with 1
+where a row does not get as far as it must.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import runpy
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from control_one import BODIES, CHANCE, OURS, PEERS, THEIRS, Flags, batch, settled
+from scipy.stats import bootstrap, trim_mean
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "control.json"
+PAGE = ROOT / "docs" / "control_results.md"
+ONE = Path(__file__).with_name("control_one.py")
+
+Result = dict[str, Any]
+
+SHARE = 0.9  # of what the other library gains over chance
+QUICK, FULL = "quick", "full"
+
+RATE = {"update.learning_rate": 2.5e-3, "critic.learning_rate": 2.5e-3}
+CLIPPED = {"update.max_grad_norm": 0.5}
+NORMALISED = {"episodes.normalise_observations": True, "episodes.normalise_rewards": True}
+PPO_LONG = {  # of bodies with many joints
+    **NORMALISED,
+    **CLIPPED,
+    "algorithm": "ppo",
+    "episodes.environments": 16,
+    "episodes.steps": 128,
+    "update.decay": "linear",
+}
+SMALL = {  # enough for a pendulum, at a fifth of the price
+    "network.hidden": (64, 64),
+    "update.batch_size": 128,
+    "update.learning_rate": 1e-3,
+    "critic.learning_rate": 1e-3,
+}
+WIDE = {"algorithm": "sac", "network.hidden": (256, 256)}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A row on a body: what it is told, for how many steps, on how many seeds."""
+
+    name: str
+    body: str
+    steps: int
+    flags: Flags
+    group: str = QUICK
+    seeds: int = 5
+    speed: float | None = None  # the least ratio of steps per second that is wanted
+
+    @property
+    def row(self) -> str:
+        """The method."""
+        return self.flags["algorithm"]
+
+
+CELLS = (
+    Cell(
+        "reinforce-cartpole",
+        "cartpole",
+        100_000,  # about: whole episodes
+        {"algorithm": "reinforce", "run.steps": 30},
+    ),
+    Cell(
+        "a2c-cartpole",
+        "cartpole",
+        153_600,
+        {
+            "algorithm": "a2c",
+            "episodes.environments": 16,
+            "episodes.steps": 8,
+            "credit.lambda": 1.0,
+            "update.learning_rate": 7e-4,  # theirs
+            "critic.learning_rate": 7e-4,
+            "update.decay": "linear",
+            "update.max_grad_norm": 1e4,  # never: one norm of two networks slows only their policy
+        },
+    ),
+    Cell(
+        "ppo-cartpole",
+        "cartpole",
+        51_200,
+        {
+            "algorithm": "ppo",
+            "episodes.environments": 32,
+            "episodes.steps": 32,
+            "update.minibatches": 4,
+            "update.decay": "linear",
+            **RATE,
+            **CLIPPED,
+        },
+        speed=2.0,
+    ),
+    Cell(
+        "ppo-cartpole-64",  # in as many environments: what arrays are for
+        "cartpole",
+        122_880,
+        {
+            "algorithm": "ppo",
+            "episodes.environments": 64,
+            "episodes.steps": 64,
+            "update.epochs": 6,
+            "update.minibatches": 4,
+            "update.decay": "linear",
+            **RATE,
+            **CLIPPED,
+        },
+        speed=2.0,
+    ),
+    Cell(
+        "ppo-pendulum",
+        "pendulum",
+        102_400,
+        {"algorithm": "ppo", "credit.gamma": 0.9, **NORMALISED, **CLIPPED},
+    ),
+    Cell(
+        "trpo-cartpole", "cartpole", 81_920, {"algorithm": "trpo", "critic.learning_rate": 2.5e-3}
+    ),
+    Cell(
+        "trpo-pendulum",
+        "pendulum",
+        102_400,
+        {"algorithm": "trpo", "credit.gamma": 0.9, "critic.learning_rate": 2.5e-3, **NORMALISED},
+    ),
+    Cell("ddpg-pendulum", "pendulum", 6_000, {"algorithm": "ddpg", "critic.tau": 0.005, **SMALL}),
+    Cell("sac-pendulum", "pendulum", 6_000, {"algorithm": "sac", **SMALL}, speed=1.0),
+    Cell(
+        "ppo-walker",
+        "walker",
+        204_800,
+        {
+            **PPO_LONG,
+            "episodes.environments": 64,
+            "episodes.steps": 64,
+            "update.epochs": 5,
+            "update.minibatches": 4,
+            "objective.entropy_coefficient": 0.005,
+        },
+        FULL,
+        seeds=3,
+        speed=1.3,
+    ),
+    Cell("ppo-halfcheetah", "halfcheetah", 102_400, PPO_LONG, FULL, seeds=3),
+    Cell("ppo-hopper", "hopper", 102_400, PPO_LONG, FULL, seeds=3),
+    Cell("sac-halfcheetah", "halfcheetah", 100_000, WIDE, FULL, seeds=3, speed=1.0),
+    Cell("sac-hopper", "hopper", 100_000, WIDE, FULL, seeds=3, speed=1.0),
+)
+
+
+# measuring
+
+
+class Trainer:
+    """A process of its own on one thread, which does what it is asked."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, str(ONE)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+            text=True,
+        )
+
+    def ask(self, **asked: Any) -> Result:
+        """What becomes of it.
+
+        Raises:
+            SystemExit: an error, or an end of the process.
+        """
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps(asked) + "\n")
+        self._process.stdin.flush()
+        said = json.loads(self._process.stdout.readline() or '{"error": "the process ended"}')
+        if "error" in said:
+            raise SystemExit(f"benchmarks/control.py: {asked}\n{said['error']}")
+        return said
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.communicate()
+
+
+def measured(cell: Cell, seeds: Sequence[int]) -> Result:
+    """Both libraries, in turns, on the seeds of training."""
+    libraries = (OURS, THEIRS) if cell.row in PEERS else (OURS,)
+    asked, few = asking(cell), asking(shorter(cell, warming(cell)))
+    trainers = {library: Trainer() for library in libraries}
+    found: dict[str, list[Result]] = {library: [] for library in libraries}
+    for library, trainer in trainers.items():
+        trainer.ask(library=library, **few, seed=0)  # modules load, kernels are chosen
+    for seed in seeds:
+        for library, trainer in trainers.items():
+            found[library].append(trainer.ask(library=library, **asked, seed=seed))
+    chance = trainers[OURS].ask(library=CHANCE, body=cell.body)["return"]
+    for trainer in trainers.values():
+        trainer.close()
+    result = {library: columns(many) for library, many in found.items()}
+    return judged({**about(cell), "seeds": [*seeds], "chance": chance, **result})
+
+
+def asking(cell: Cell) -> Result:
+    """What a trainer has to know of it."""
+    return {"flags": dict(cell.flags), "body": cell.body, "steps": cell.steps}
+
+
+def warming(cell: Cell) -> int:
+    """Steps of one batch, and of random actions before it; those of whole episodes are unknown."""
+    if "run.steps" in cell.flags:
+        return 1
+    fields = settled(cell.flags, cell.body, cell.steps)
+    return fields.get("replay.start_steps", 0) + batch(fields)
+
+
+def columns(many: Sequence[Result]) -> Result:
+    """A list for each field."""
+    return {field: [single[field] for single in many] for field in many[0]}
+
+
+def about(cell: Cell) -> Result:
+    """What is measured, when and with what."""
+    fields = settled(cell.flags, cell.body, cell.steps)
+    result: Result = {
+        "cell": cell.name,
+        "row": cell.row,
+        "body": BODIES[cell.body].id,
+        "budget": cell.steps,
+        "wanted_speed": cell.speed,
+        "settings": fields,
+        "cores": os.cpu_count(),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+    packages = ["polopt", "torch", "gymnasium"]
+    if cell.row in PEERS:
+        peer = PEERS[cell.row]
+        result["peer"] = {"class": f"{peer.module}.{peer.name}", **peer.arguments(fields)}
+        packages.append(peer.module)
+    return {**result, "versions": {name: version(name) for name in packages}}
+
+
+# statistics
+
+
+def iqm(values: Any, axis: int = -1) -> Any:
+    """Mean of the middle half (Agarwal et al. 2021); of three seeds, of all."""
+    return trim_mean(values, 0.25, axis=axis)
+
+
+def interval(*samples: Sequence[float], statistic: Any = iqm) -> list[float] | None:
+    """Bootstrap percentile interval over seeds, 95 %; None of a single one."""
+    if min(map(len, samples)) < 2:
+        return None
+    found = bootstrap(
+        samples, statistic, method="percentile", n_resamples=9999, rng=np.random.default_rng(0)
+    )
+    return [round(float(end), 3) for end in found.confidence_interval]
+
+
+def judged(result: Result) -> Result:
+    """What the seeds say together; see docs/control_results.md for the words."""
+    said: Result = {}
+    for library in (OURS, THEIRS):
+        if library in result:
+            returns = result[library]["return"]
+            said[library] = {
+                **result[library],
+                "iqm": round(float(iqm(returns)), 3),
+                "interval": interval(returns),
+                "steps_per_second": rounded(rates(result[library])),
+            }
+    if THEIRS not in said:
+        return {**result, **said, "share": None, "passed": None, "speed": None}
+    chance, mine, other = result["chance"], said[OURS]["iqm"], said[THEIRS]["iqm"]
+    pairs = zip(rates(said[OURS]), rates(said[THEIRS]), strict=True)
+    return {
+        **result,
+        **said,
+        "share": round((mine - chance) / (other - chance), 3) if other > chance else None,
+        "passed": mine - chance >= SHARE * (other - chance) if other > chance else mine >= other,
+        "speed": round(statistics.median(a / b for a, b in pairs), 2),
+    }
+
+
+def rates(many: Mapping[str, Sequence[float]]) -> list[float]:
+    """Steps in the environments for each second of the processor."""
+    return [steps / spent for steps, spent in zip(many["steps"], many["cpu_seconds"], strict=True)]
+
+
+def rounded(values: Sequence[float]) -> list[int]:
+    """Whole numbers."""
+    return [round(value) for value in values]
+
+
+# results
+
+
+def recorded() -> list[Result]:
+    """The committed results."""
+    return json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
+
+
+def merged(new: Sequence[Result]) -> list[Result]:
+    """The committed results with new ones in their place, in the order of CELLS."""
+    found = {result["cell"]: result for result in (*recorded(), *new)}
+    return [found[cell.name] for cell in CELLS if cell.name in found]
+
+
+def save(results: Sequence[Result]) -> None:
+    """Write the results, a line for each, and what follows from them: plot and page."""
+    from control_plot import draw
+
+    RESULTS.parent.mkdir(exist_ok=True)
+    lines = ",\n".join(map(json.dumps, results))
+    RESULTS.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    draw(results)
+    updated = runpy.run_path(str(ROOT / "docs" / "generate.py"))["updated"]
+    PAGE.write_text(updated(PAGE), encoding="utf-8")
+
+
+def line(result: Result) -> str:
+    """A result for people."""
+    parts = [f"{result['cell']:20}"]
+    for library in (OURS, THEIRS):
+        if library in result:
+            of = result[library]
+            speed = statistics.median(of["steps_per_second"])
+            parts.append(f"{library} {of['iqm']:.1f} {of['interval']} at {speed:,}/s")
+    if result["speed"] is not None:
+        share = "-" if result["share"] is None else f"{result['share']:.0%}"
+        parts.append(f"{share} of its gain, {result['speed']} times its speed")
+    return "  ".join(parts) + ("  FAILED" if result["passed"] is False else "")
+
+
+def main() -> None:
+    """Measure, print, and fail if a row does."""
+    parser = argparse.ArgumentParser(
+        description="Rows on bodies beside Stable-Baselines3.",
+        epilog="Steps of --full are 100,000 to 200,000; a million is for bigger machines.",
+    )
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--quick", action="store_true", help="CartPole and Pendulum alone")
+    which.add_argument("--full", action="store_true", help="MuJoCo and the walker alone")
+    which.add_argument("--cells", help="with commas; default: all")
+    parser.add_argument("--seeds", help="with commas; default: five, three of --full")
+    parser.add_argument("--steps", type=int, help="fewer of them: to try the command")
+    parser.add_argument("--json", action="store_true", help="print results as JSON alone")
+    parser.add_argument("--write", action="store_true", help="into results, page and plot")
+    given = parser.parse_args()
+    cells = chosen(parser, given)
+    if given.write and (given.steps or given.seeds):
+        parser.error("--write needs the whole budget and all seeds")
+    if any(cell.row in PEERS for cell in cells):
+        for package in ("stable_baselines3", "sb3_contrib"):
+            if find_spec(package) is None:
+                parser.error(f"{package} is not installed: pip install 'polopt[bench,control]'")
+    results: list[Result] = []
+    for cell in cells:
+        seeds = range(1, cell.seeds + 1)
+        if given.seeds:
+            seeds = [int(seed) for seed in given.seeds.split(",")]
+        results.append(measured(shorter(cell, given.steps), seeds))
+        if given.write:
+            save(merged(results))  # what was measured stays, whatever becomes of the rest
+        if not given.json:
+            print(line(results[-1]), flush=True)
+    if given.json:
+        print(json.dumps(results, indent=2))
+    sys.exit(any(result["passed"] is False for result in results))
+
+
+def chosen(parser: argparse.ArgumentParser, given: argparse.Namespace) -> list[Cell]:
+    """The cells that were asked for."""
+    if given.cells:
+        names = given.cells.split(",")
+        known = [cell.name for cell in CELLS]
+        if odd := sorted({*names} - {*known}):
+            parser.error(f"--cells: {', '.join(odd)} unknown; there are {', '.join(known)}")
+        return [cell for cell in CELLS if cell.name in names]
+    group = QUICK if given.quick else FULL if given.full else None
+    return [cell for cell in CELLS if group in (None, cell.group)]
+
+
+def shorter(cell: Cell, steps: int | None) -> Cell:
+    """The cell with fewer steps, to try it."""
+    if steps is None:
+        return cell
+    flags = {**cell.flags, **({"run.steps": 1} if "run.steps" in cell.flags else {})}
+    return Cell(cell.name, cell.body, steps, flags, cell.group, cell.seeds, cell.speed)
+
+
+if __name__ == "__main__":
+    main()
