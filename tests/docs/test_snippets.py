@@ -71,6 +71,8 @@ SHORTER = {
     "--run.steps 1 --episodes.environments 4 --evaluation.episodes 2",
     "polopt train recipes/cartpole_trpo.toml": "polopt train recipes/cartpole_trpo.toml "
     "--run.steps 2 --evaluation.every 1 --evaluation.episodes 4",
+    "polopt train recipes/mujoco_ppo.toml": "polopt train recipes/mujoco_ppo.toml "
+    "--run.steps 1 --evaluation.episodes 2",
     # parts of Python blocks
     '"run": {"steps": 60,': '"evaluation": {"prompts": 8}, "run": {"steps": 2,',
     '"run": {"steps": 40,': '"evaluation": {"prompts": 8}, "run": {"steps": 2,',
