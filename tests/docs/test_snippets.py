@@ -65,6 +65,8 @@ SHORTER = {
     "--evaluation.prompts 8",
     "polopt train recipes/cartpole_ppo.toml": "polopt train recipes/cartpole_ppo.toml "
     "--run.steps 2 --evaluation.every 1 --evaluation.episodes 4",
+    "polopt train recipes/pendulum_sac.toml": "polopt train recipes/pendulum_sac.toml "
+    "--run.steps 1 --replay.start_steps 100 --episodes.steps 200 --evaluation.episodes 2",
     "polopt train recipes/walker.toml": "polopt train recipes/walker.toml --run.steps 1 "
     "--episodes.environments 4 --evaluation.episodes 2",
     "polopt train recipes/walker_gait.toml": "polopt train recipes/walker_gait.toml "
@@ -88,6 +90,7 @@ NOT_RUN = {
     "python benchmarks/control.py --quick --write": "would write into the repository",
     "pip install '.[bench,control]'": "would change the environment that runs the tests",
     "pip install .": "would change the environment that runs the tests",
+    "pip install '.[control]'": "likewise",
     ".venv/bin/pip install -e '.[bench,dev,tasks]'": "likewise",
     ".venv/bin/pip list --format=freeze --exclude polopt --exclude pip | sed 's/+[^+]*$//' "
     "> constraints.txt": "would pin what happens to be installed",
