@@ -35,6 +35,7 @@ ROW = policy_row(
         "credit.lambda": 0.95,
         "update.learning_rate": 2e-3,
         "critic.learning_rate": 2e-3,
+        "critic.epochs": 4,  # with 1 one seed in five learns nothing
     },
 )
 
