@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 import polopt
+import polopt.envs.control  # the walker registers itself
 from polopt.algorithms import resolve, settings
 from polopt.recipe import load
 
@@ -347,8 +348,6 @@ def curve(episodes: Iterable[tuple[float, float, float]], steps: float) -> list[
 def evaluated(act: Act | None, body: str) -> list[float]:
     """Returns of the first episodes from fixed starts; None acts at random."""
     import gymnasium
-
-    import polopt.envs.control  # noqa: F401 - the walker registers itself
 
     envs = gymnasium.make_vec(BODIES[body].id, num_envs=EPISODES, vectorization_mode="sync")
     seen, _ = envs.reset(seed=EVALUATION_SEED)
