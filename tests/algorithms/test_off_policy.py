@@ -351,6 +351,13 @@ def test_a_seed_is_a_curve(name: str, tmp_path: Path) -> None:
     assert metrics(tmp_path / "one") != metrics(tmp_path / "other")
 
 
+@pytest.mark.parametrize("name", ["sac", "ddpg"])
+def test_a_finished_run_is_evaluated_again(name: str, tmp_path: Path) -> None:
+    run = train(tmp_path / "run", name)
+    again = polopt.evaluate(run.directory).metrics
+    assert again["return_mean"] == run.summary["return_mean_after"]
+
+
 def test_a_line_of_metrics_is_of_many_steps(tmp_path: Path) -> None:
     train(tmp_path / "run", "sac")
     told = [line for line in metrics(tmp_path / "run") if "steps" in line]

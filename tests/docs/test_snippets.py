@@ -69,6 +69,9 @@ SHORTER = {
     "--run.steps 1 --replay.start_steps 100 --episodes.steps 200 --evaluation.episodes 2",
     "polopt train recipes/walker.toml": "polopt train recipes/walker.toml --run.steps 1 "
     "--episodes.environments 4 --evaluation.episodes 2",
+    "polopt train recipes/walker_sac.toml": "polopt train recipes/walker_sac.toml "
+    "--run.steps 1 --episodes.environments 4 --episodes.steps 60 --replay.start_steps 100 "
+    "--evaluation.episodes 2",
     "polopt train recipes/walker_gait.toml": "polopt train recipes/walker_gait.toml "
     "--run.steps 1 --episodes.environments 4 --evaluation.episodes 2",
     "polopt train recipes/cartpole_trpo.toml": "polopt train recipes/cartpole_trpo.toml "

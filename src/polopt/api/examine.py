@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -11,7 +12,9 @@ from polopt.algorithms.bodies import is_on_bodies
 from polopt.algorithms.build import Parts, control, examiner, reward_model_stage, shared
 from polopt.coordination.progress import progress
 from polopt.errors import RecipeError
+from polopt.models.network import load_policy
 from polopt.recipe import StageRecipe
+from polopt.roles.control import StepActor
 from polopt.rollout.evaluation import Evaluation
 
 
@@ -38,7 +41,7 @@ def _examiner(parts: Parts, k: int) -> Callable[[bool], Evaluation] | None:
     if is_on_bodies(stage.data.source):
         if k > 1:
             raise RecipeError(f"k: {k} is not allowed with {stage.data.source}; 1")
-        return control.examiner(control.bodies(parts))
+        return control.examiner(stage, StepActor(load_policy(Path(parts.weights))))
     if row(stage.algorithm).trains == "actor":
         return examiner(shared(parts), answers=k)
     return reward_model_stage(parts).evaluate

@@ -100,7 +100,7 @@ def control_stage(
         credit=lambda experience: credited(of, experience),
         learners=learners,
         save_model=lambda path: save_policy(of.actor.network, path),
-        evaluate=examiner(of),
+        evaluate=examiner(recipe, of.actor),
         describe=lambda batch: (episode_metrics(int(batch.valid.sum()), batch.episodes), ()),
         evaluate_every=recipe.evaluation.every,
         checkpoint_every=recipe.run.checkpoint_every or max(1, parts.steps // 10),
@@ -297,18 +297,17 @@ def _flat(record: Any, where: tuple[Tensor, ...]) -> Any:  # noqa: ANN401
     return replace(record, **changed)
 
 
-def examiner(of: Bodies) -> Callable[[bool], Evaluation]:
+def examiner(recipe: StageRecipe, actor: StepActor) -> Callable[[bool], Evaluation]:
     """Mean return of the policy's likeliest actions, in environments of their own.
 
     Before and after training, the first of these episodes is also recorded step by step.
     """
-    recipe = of.recipe
     count = recipe.evaluation.episodes
     environments = made(recipe, min(count, EVALUATED_AT_ONCE))
     seed = derive(recipe.run.seed, "evaluation") % 2**31
 
     def evaluate(labelled: bool) -> Evaluation:
-        episodes = played(environments, of.actor, seed=seed, episodes=count)
+        episodes = played(environments, actor, seed=seed, episodes=count)
         totals = [episode.total for episode in episodes]
         metrics: Metrics = {
             "return_mean": float(np.mean(totals)),
@@ -316,7 +315,7 @@ def examiner(of: Bodies) -> Callable[[bool], Evaluation]:
             **described(episodes),
         }
         watched = [watch(recipe.data.source, recipe.data.parameters)] if labelled else []
-        lines = [shown(one, of.actor, seed=seed) for one in watched]
+        lines = [shown(one, actor, seed=seed) for one in watched]
         return Evaluation(metrics, {"return_mean": mean_interval(totals)}, lines)
 
     return evaluate

@@ -162,7 +162,7 @@ def _stage(of: Bodies, explorer: Explorer, learners: Sequence[Learner]) -> Stage
         credit=lambda _: NOTHING,
         learners=[*learners, buffer],
         save_model=lambda path: save_policy(of.actor.network, path),
-        evaluate=examiner(of),
+        evaluate=examiner(recipe, of.actor),
         describe=lambda _: ({}, ()),
         turns=int(turns(recipe)),
         evaluate_every=recipe.evaluation.every,
