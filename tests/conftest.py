@@ -26,6 +26,14 @@ def _own_threads() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@pytest.fixture
+def one_thread() -> None:
+    """For small models: a second thread makes them slower."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The smoke recipe, run by the command without any disturbance."""

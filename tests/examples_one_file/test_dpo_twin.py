@@ -25,12 +25,7 @@ twin: Any = imported("dpo")
 CONFIG = twin.Config(hidden=16, heads=2, steps=6, pairs=8, rate=1e-3)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def row_of(config: Any) -> StageRecipe:

@@ -41,12 +41,7 @@ ROW = resolve(
 ).stages[0]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def library(seed: int) -> tuple[Soft, list[Any]]:

@@ -140,7 +140,8 @@ def _biped_reward(
     tf: float,
     preset: str = "toolbox",
 ) -> Outputs:
-    return {"r": biped.biped_reward(vx, y, z, u_prev, ts, tf, **biped.BIPED_PRESETS[preset])}
+    terms = biped.biped_terms(vx, y, z, u_prev, ts, tf, **biped.BIPED_PRESETS[preset])
+    return {"r": torch.stack([*terms.values()]).sum(0)}
 
 
 def _exploration_probability(p: Tensor, k: int) -> Outputs:

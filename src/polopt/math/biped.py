@@ -28,30 +28,7 @@ def biped_terms(
     effort_cost: float,
     alive_bonus: float = 25.0,
 ) -> dict[str, Float[Tensor, "B"]]:
-    """The terms of :func:`biped_reward`, by name and in its order; it has the arguments."""
-    return {
-        "forward speed": forward_speed,
-        "off the line": -sideways_cost * sideways.square(),
-        "off its height": -height_cost * height_error.square(),
-        "not falling": torch.full_like(forward_speed, alive_bonus * step_seconds / episode_seconds),
-        "effort": -effort_cost * torques.square().sum(-1),
-    }
-
-
-def biped_reward(
-    forward_speed: Float[Tensor, "B"],
-    sideways: Float[Tensor, "B"],
-    height_error: Float[Tensor, "B"],
-    torques: Float[Tensor, "B D"],
-    step_seconds: float,
-    episode_seconds: float,
-    *,
-    sideways_cost: float,
-    height_cost: float,
-    effort_cost: float,
-    alive_bonus: float = 25.0,
-) -> Float[Tensor, "B"]:
-    """``v_x - c_y·y² - c_z·ẑ² + c_a·Ts/Tf - c_u·Σ uᵢ²``; costs are one of ``BIPED_PRESETS``.
+    """The terms of ``v_x - c_y·y² - c_z·ẑ² + c_a·Ts/Tf - c_u·Σ uᵢ²`` by name; they add up to it.
 
     Args:
         forward_speed: v_x in m/s.
@@ -60,21 +37,15 @@ def biped_reward(
         torques: The previous action, normalised to [-1, 1].
         step_seconds: Ts.
         episode_seconds: Tf; a full episode earns ``alive_bonus`` for not having fallen.
-        sideways_cost: c_y in 1/m².
+        sideways_cost: c_y in 1/m²; the costs are one of ``BIPED_PRESETS``.
         height_cost: c_z in 1/m².
         effort_cost: c_u.
         alive_bonus: c_a.
     """
-    terms = biped_terms(
-        forward_speed,
-        sideways,
-        height_error,
-        torques,
-        step_seconds,
-        episode_seconds,
-        sideways_cost=sideways_cost,
-        height_cost=height_cost,
-        effort_cost=effort_cost,
-        alive_bonus=alive_bonus,
-    )
-    return sum(terms.values(), torch.zeros_like(forward_speed))
+    return {
+        "forward speed": forward_speed,
+        "off the line": -sideways_cost * sideways.square(),
+        "off its height": -height_cost * height_error.square(),
+        "not falling": torch.full_like(forward_speed, alive_bonus * step_seconds / episode_seconds),
+        "effort": -effort_cost * torques.square().sum(-1),
+    }

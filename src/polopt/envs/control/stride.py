@@ -33,7 +33,7 @@ def went_on(
     before: Numbers,
     torques: Numbers,
 ) -> Numbers:
-    """The columns [N, 19] after a step of so many seconds.
+    """The columns [N, 22] after a step of so many seconds.
 
     Args:
         stride: the columns before it.
