@@ -19,7 +19,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -49,6 +49,8 @@ PPO_LONG = {  # of bodies with many joints
     "algorithm": "ppo",
     "episodes.environments": 16,
     "episodes.steps": 128,
+    "update.epochs": 5,
+    "update.minibatches": 2,
     "update.decay": "linear",
 }
 SMALL = {  # enough for a pendulum, at a fifth of the price
@@ -57,7 +59,7 @@ SMALL = {  # enough for a pendulum, at a fifth of the price
     "update.learning_rate": 1e-3,
     "critic.learning_rate": 1e-3,
 }
-WIDE = {"algorithm": "sac", "network.hidden": (256, 256)}
+SAC_LONG = {"algorithm": "sac", "network.hidden": (64, 64)}  # of papers: 256, for hours
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Cell:
     group: str = QUICK
     seeds: int = 5
     speed: float | None = None  # the least ratio of steps per second that is wanted
+    theirs: Flags = field(default_factory=dict[str, Any])  # where the other library has its own
 
     @property
     def row(self) -> str:
@@ -132,6 +135,30 @@ CELLS = (
         speed=2.0,
     ),
     Cell(
+        "ppo-cartpole-zoo",  # each with the settings that it is recommended with
+        "cartpole",
+        102_400,
+        {
+            "algorithm": "ppo",
+            "episodes.environments": 32,
+            "episodes.steps": 32,
+            "update.minibatches": 4,
+            "update.decay": "linear",
+            **RATE,
+            **CLIPPED,
+        },
+        speed=2.0,
+        theirs={  # rl-baselines3-zoo, hyperparams/ppo.yml; there the clip range decays as well
+            "episodes.environments": 8,
+            "update.minibatches": 1,
+            "update.epochs": 20,
+            "update.learning_rate": 1e-3,
+            "critic.learning_rate": 1e-3,
+            "credit.gamma": 0.98,
+            "credit.lambda": 0.8,
+        },
+    ),
+    Cell(
         "ppo-pendulum",
         "pendulum",
         102_400,
@@ -143,8 +170,16 @@ CELLS = (
     Cell(
         "trpo-pendulum",
         "pendulum",
-        102_400,
-        {"algorithm": "trpo", "credit.gamma": 0.9, "critic.learning_rate": 2.5e-3, **NORMALISED},
+        147_200,
+        {
+            "algorithm": "trpo",
+            "episodes.environments": 16,
+            "episodes.steps": 200,
+            "credit.gamma": 0.95,
+            "critic.learning_rate": 2.5e-3,
+            "trust_region.damping": 0.1,
+            **NORMALISED,
+        },
     ),
     Cell("ddpg-pendulum", "pendulum", 6_000, {"algorithm": "ddpg", "critic.tau": 0.005, **SMALL}),
     Cell("sac-pendulum", "pendulum", 6_000, {"algorithm": "sac", **SMALL}, speed=1.0),
@@ -156,9 +191,8 @@ CELLS = (
             **PPO_LONG,
             "episodes.environments": 64,
             "episodes.steps": 64,
-            "update.epochs": 5,
             "update.minibatches": 4,
-            "objective.entropy_coefficient": 0.005,
+            "objective.entropy_coefficient": 0.004,
         },
         FULL,
         seeds=3,
@@ -166,8 +200,8 @@ CELLS = (
     ),
     Cell("ppo-halfcheetah", "halfcheetah", 102_400, PPO_LONG, FULL, seeds=3),
     Cell("ppo-hopper", "hopper", 102_400, PPO_LONG, FULL, seeds=3),
-    Cell("sac-halfcheetah", "halfcheetah", 100_000, WIDE, FULL, seeds=3, speed=1.0),
-    Cell("sac-hopper", "hopper", 100_000, WIDE, FULL, seeds=3, speed=1.0),
+    Cell("sac-halfcheetah", "halfcheetah", 100_000, SAC_LONG, FULL, seeds=3, speed=1.0),
+    Cell("sac-hopper", "hopper", 100_000, SAC_LONG, FULL, seeds=3, speed=1.0),
 )
 
 
@@ -209,13 +243,14 @@ class Trainer:
 def measured(cell: Cell, seeds: Sequence[int]) -> Result:
     """Both libraries, in turns, on the seeds of training."""
     libraries = (OURS, THEIRS) if cell.row in PEERS else (OURS,)
-    asked, few = asking(cell), asking(shorter(cell, warming(cell)))
     trainers = {library: Trainer() for library in libraries}
     found: dict[str, list[Result]] = {library: [] for library in libraries}
     for library, trainer in trainers.items():
-        trainer.ask(library=library, **few, seed=0)  # modules load, kernels are chosen
+        few = shorter(cell, warming(cell, library))
+        trainer.ask(library=library, **asking(few, library), seed=0)  # modules load
     for seed in seeds:
         for library, trainer in trainers.items():
+            asked = asking(cell, library)
             found[library].append(trainer.ask(library=library, **asked, seed=seed))
     chance = trainers[OURS].ask(library=CHANCE, body=cell.body)["return"]
     for trainer in trainers.values():
@@ -224,16 +259,21 @@ def measured(cell: Cell, seeds: Sequence[int]) -> Result:
     return judged({**about(cell), "seeds": [*seeds], "chance": chance, **result})
 
 
-def asking(cell: Cell) -> Result:
+def flags_of(cell: Cell, library: str) -> Flags:
+    """The settings of a library, in our words."""
+    return {**cell.flags, **(cell.theirs if library == THEIRS else {})}
+
+
+def asking(cell: Cell, library: str) -> Result:
     """What a trainer has to know of it."""
-    return {"flags": dict(cell.flags), "body": cell.body, "steps": cell.steps}
+    return {"flags": flags_of(cell, library), "body": cell.body, "steps": cell.steps}
 
 
-def warming(cell: Cell) -> int:
+def warming(cell: Cell, library: str) -> int:
     """Steps of one batch, and of random actions before it; those of whole episodes are unknown."""
     if "run.steps" in cell.flags:
         return 1
-    fields = settled(cell.flags, cell.body, cell.steps)
+    fields = settled(flags_of(cell, library), cell.body, cell.steps)
     return fields.get("replay.start_steps", 0) + batch(fields)
 
 
@@ -258,7 +298,12 @@ def about(cell: Cell) -> Result:
     packages = ["polopt", "torch", "gymnasium"]
     if cell.row in PEERS:
         peer = PEERS[cell.row]
-        result["peer"] = {"class": f"{peer.module}.{peer.name}", **peer.arguments(fields)}
+        own = settled(flags_of(cell, THEIRS), cell.body, cell.steps)
+        result["peer"] = {
+            "class": f"{peer.module}.{peer.name}",
+            "n_envs": own["episodes.environments"],
+            **peer.arguments(own),
+        }
         packages.append(peer.module)
     return {**result, "versions": {name: version(name) for name in packages}}
 
@@ -410,7 +455,7 @@ def shorter(cell: Cell, steps: int | None) -> Cell:
     if steps is None:
         return cell
     flags = {**cell.flags, **({"run.steps": 1} if "run.steps" in cell.flags else {})}
-    return Cell(cell.name, cell.body, steps, flags, cell.group, cell.seeds, cell.speed)
+    return replace(cell, steps=steps, flags=flags)
 
 
 if __name__ == "__main__":

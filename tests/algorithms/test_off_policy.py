@@ -381,7 +381,9 @@ def test_a_stage_does_not_start_from_a_policy_of_another_kind(tmp_path: Path) ->
     run = {"steps": 1, "threads": 1, "directory": str(tmp_path / "run")}
     with pytest.raises(RecipeError) as error:
         polopt.train({**body, **short, "stage": stages, "run": run})
-    assert str(error.value) == "from: first ended in a gaussian policy; sac trains a squashed one"
+    assert str(error.value) == (
+        "from: stage first ended in a gaussian policy; sac trains a squashed one"
+    )
 
 
 # Optima that are known

@@ -332,7 +332,7 @@ def test_what_a_recipe_cannot_say(flags: dict[str, Any], told: str) -> None:
 
 def test_an_unknown_environment_is_told_before_anything_runs(tmp_path: Path) -> None:
     pytest.importorskip("gymnasium")
-    with pytest.raises(RecipeError, match="did you mean CartPole-v1"):
+    with pytest.raises(RecipeError, match="did you mean control:CartPole-v1"):
         train(tmp_path / "run", "ppo", "control:CartPol-v1")
 
 

@@ -100,3 +100,13 @@ def test_ppo_swings_the_pendulum_up(seed: int, tmp_path: Path) -> None:
     found = trained(tmp_path, seed, "ppo", "control:pendulum", **flags)
     assert found["return_mean_after"] > -250
     assert found["taken"] <= 150_000
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_trpo_swings_the_pendulum_up(seed: int, tmp_path: Path) -> None:
+    recipe = ROOT / "recipes" / "pendulum_trpo.toml"
+    flags = {"run.seed": seed, "run.directory": str(tmp_path / "run"), "evaluation.every": 0}
+    run = polopt.train(recipe, flags=flags)
+    assert run.summary["return_mean_after"] > -250
+    told = lines(run.directory, "metrics")
+    assert sum(line.get("steps", 0) for line in told) <= 150_000

@@ -119,9 +119,19 @@ def test_the_row_of_a_peer_gives_its_defaults(one: dict[str, Any]) -> None:
 def test_every_cell_can_be_run_and_handed_over(cell: control.Cell) -> None:
     fields = control_one.settled(cell.flags, cell.body, cell.steps)
     if cell.row in control_one.PEERS:
-        given = control_one.PEERS[cell.row].arguments(fields)
-        assert given["gamma"] == fields["credit.gamma"]
-        assert control_one.taken(fields) == cell.steps
+        flags = control.flags_of(cell, control.THEIRS)
+        own = control_one.settled(flags, cell.body, cell.steps)
+        given = control_one.PEERS[cell.row].arguments(own)
+        assert given["gamma"] == own["credit.gamma"]
+        assert own["network.hidden"] == fields["network.hidden"]  # whatever else differs
+        assert control_one.taken(own) == control_one.taken(fields) == cell.steps
+
+
+def test_where_the_other_library_has_its_own_settings_it_alone_gets_them() -> None:
+    (cell,) = (cell for cell in control.CELLS if cell.name == "ppo-cartpole-zoo")
+    ours, theirs = (control.asking(cell, one)["flags"] for one in (control.OURS, control.THEIRS))
+    assert ours == cell.flags
+    assert {field for field in theirs if theirs[field] != ours.get(field)} == {*cell.theirs}
 
 
 # the committed results

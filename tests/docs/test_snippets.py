@@ -23,6 +23,21 @@ from polopt.cli import main
 
 QUICK = "--evaluation.prompts 8 --run.threads 1"
 
+# Commands behind the curves of docs/methods, and what makes them short.
+FEW, EPISODES = "--run.steps 2", "--evaluation.episodes 2"
+REPLAY = f"--replay.start_steps 100 --episodes.steps 20 {EPISODES}"
+CURVES = {
+    "polopt train pg.toml": f"{FEW} {EPISODES}",
+    "polopt train reinforce.toml": f"{FEW} {EPISODES}",
+    "polopt train q_actor_critic.toml": f"{FEW} {EPISODES}",
+    "polopt train a2c.toml": f"{FEW} {EPISODES}",
+    "polopt train td_actor_critic.toml": f"{FEW} {EPISODES}",
+    "polopt train recipes/cartpole_trpo.toml --evaluation.every 1 --evaluation.episodes 20": FEW,
+    "polopt train recipes/cartpole_ppo.toml --evaluation.every 2 --evaluation.episodes 20": FEW,
+    "polopt train recipes/pendulum_sac.toml --until.at_least 0 --run.steps 10": REPLAY,
+    "polopt train recipes/pendulum_ddpg.toml --until.at_least 0 --run.steps 10": REPLAY,
+}
+
 # What a page says, and the shorter form that runs here.
 SHORTER = {
     # commands
@@ -66,6 +81,8 @@ SHORTER = {
     "--run.steps 2 --evaluation.every 1 --evaluation.episodes 4",
     "polopt train recipes/pendulum_sac.toml": "polopt train recipes/pendulum_sac.toml "
     "--run.steps 1 --replay.start_steps 100 --episodes.steps 200 --evaluation.episodes 2",
+    "polopt train recipes/pendulum_trpo.toml": "polopt train recipes/pendulum_trpo.toml "
+    "--run.steps 1 --evaluation.episodes 2",
     "polopt train recipes/walker.toml": "polopt train recipes/walker.toml --run.steps 1 "
     "--episodes.environments 4 --evaluation.episodes 2",
     "polopt train recipes/walker_sac.toml": "polopt train recipes/walker_sac.toml "
@@ -73,8 +90,7 @@ SHORTER = {
     "--evaluation.episodes 2",
     "polopt train recipes/walker_gait.toml": "polopt train recipes/walker_gait.toml "
     "--run.steps 1 --episodes.environments 4 --evaluation.episodes 2",
-    "polopt train recipes/cartpole_trpo.toml": "polopt train recipes/cartpole_trpo.toml "
-    "--run.steps 2 --evaluation.every 1 --evaluation.episodes 4",
+    **{command: f"{command} {more}" for command, more in CURVES.items()},
     "polopt train recipes/mujoco_ppo.toml": "polopt train recipes/mujoco_ppo.toml "
     "--run.steps 1 --evaluation.episodes 2",
     # parts of Python blocks

@@ -119,6 +119,41 @@ def test_every_series_is_drawn_and_follows_the_pictures(opened: Opened) -> None:
     assert 200 < int(at(opened)[1]) < 300  # in the middle
 
 
+def test_every_one_of_many_terms_is_drawn_in_its_own_way(
+    browser: Browser,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    terms = {f"term {i}": [float(i)] * 500 for i in range(23)}
+    path = write(
+        write_body_run(tmp_path / "run", cartpole(True), cartpole(True) | {"terms": terms})
+    )
+    page = browser.new_context(reduced_motion="reduce").new_page()
+    page.add_init_script("""
+      window.drawn = [];
+      const { stroke } = CanvasRenderingContext2D.prototype;
+      CanvasRenderingContext2D.prototype.stroke = function (...path) {
+        if (this.canvas.closest(".track")?.textContent.includes("Return so far, by term")) {
+          window.drawn.push(`${this.strokeStyle} ${this.getLineDash()}`);
+        }
+        return stroke.apply(this, path);
+      };
+    """)
+    page.goto(path.as_uri())
+    ways = page.evaluate("""() => {
+      const style = getComputedStyle(document.documentElement);
+      const palette = [0, 1, 2, 3, 4, 5].map((i) => style.getPropertyValue(`--c${i}`).trim());
+      return [...new Set(window.drawn)].filter((way) => palette.includes(way.split(" ")[0]));
+    }""")
+    assert len(ways) == 24
+    swatches = page.locator("figure.track").last.locator(".swatch")
+    looks = [
+        each.evaluate("e => [getComputedStyle(e).backgroundColor, getComputedStyle(e).maskImage]")
+        for each in swatches.all()
+    ]
+    assert len({str(look) for look in looks}) == 24
+    page.context.close()
+
+
 def test_curves_are_over_environment_steps_or_batches(opened: Opened) -> None:
     page = opened.page
     figure = page.locator("figure.plot").first

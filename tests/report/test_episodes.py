@@ -88,6 +88,17 @@ def test_terms_of_the_reward_are_drawn_and_summed() -> None:
     assert [line[-1] for line in sums] == pytest.approx([3.0, 4.5, -1.5], abs=5e-3)
 
 
+def test_every_one_of_many_terms_has_a_mark_of_its_own(tmp_path: Path) -> None:
+    """Six colours in four kinds of lines."""
+    terms = {f"term {i}": [float(i)] * 500 for i in range(23)}
+    run = write_body_run(tmp_path / "run", cartpole(False), cartpole(True) | {"terms": terms})
+    page = write(run).read_text()
+    (figure,) = re.findall(r"<h3>Return so far, by term.*?</figure>", page, re.DOTALL)
+    marks = re.findall(r'class="swatch ([^"]*)"', figure)
+    assert len(marks) == len(set(marks)) == 24
+    assert marks[0] == "c0 d0" and marks[6] == "c0 d1" and marks[23] == "c5 d3"
+
+
 def test_figures_of_the_environment_stand_beside_each_other() -> None:
     found = of(episode("before"), episode("after", facts={"distance_m": 3.5, "odd": None}))
     assert found.facts == [("distance m", [None, 3.5]), ("odd", [None, None])]

@@ -10,6 +10,7 @@ import torch
 from polopt.algorithms import row
 from polopt.algorithms.bodies import is_on_bodies
 from polopt.algorithms.build import Parts, control, examiner, reward_model_stage, shared
+from polopt.algorithms.build.fits import check_fits
 from polopt.coordination.progress import progress
 from polopt.errors import RecipeError
 from polopt.models.network import load_policy
@@ -41,7 +42,9 @@ def _examiner(parts: Parts, k: int) -> Callable[[bool], Evaluation] | None:
     if is_on_bodies(stage.data.source):
         if k > 1:
             raise RecipeError(f"k: {k} is not allowed with {stage.data.source}; 1")
-        return control.examiner(stage, StepActor(load_policy(Path(parts.weights))))
+        network = load_policy(Path(parts.weights))
+        check_fits(network.made_of, control.made(stage, 1), stage.data.source, parts.weights)
+        return control.examiner(stage, StepActor(network))
     if row(stage.algorithm).trains == "actor":
         return examiner(shared(parts), answers=k)
     return reward_model_stage(parts).evaluate

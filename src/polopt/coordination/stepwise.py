@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from polopt.roles.control import StepActor
-from polopt.rollout.episodes import Playing, check_finite, episode_metrics
+from polopt.rollout.episodes import Playing, episode_metrics
 from polopt.rollout.exploration import Explorer
 from polopt.rollout.replay import Replay
 from polopt.seeding import derive
@@ -84,7 +84,6 @@ class StepwiseSource:
         if self._steps < self._turns.start_steps:
             actions = torch.rand(actions.shape, generator=self._acting).numpy() * 2 - 1
         step, valid = playing.step(self._actor.moved(actions))
-        check_finite(step.successors, step.rewards, valid)
         self._replay.add(seen, actions, step, valid)
         self._steps += int(valid.sum())
         if (ended := step.terminated | step.truncated).any():

@@ -12,16 +12,17 @@ import json
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from polopt.errors import ModelError
 from polopt.recipe import Model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 NAME = "default"  # peft's own name of the one adapter
 DIRECTORY = "adapter"  # of a checkpoint
@@ -42,6 +43,7 @@ def attach(model: PreTrainedModel, settings: Model, seed: int, *, head: str | No
         ModelError: a layer that is not there, or a rank that no layer has.
     """
     import peft  # an extra; that it is there was asked before the run began
+    from transformers.pytorch_utils import Conv1D
 
     assert settings.lora is not None, "asked for"
     layers = _linear(model)
@@ -131,6 +133,8 @@ def _hub_id(model: PreTrainedModel) -> str | None:
 
 def _linear(model: PreTrainedModel) -> dict[str, torch.nn.Module]:
     """The linear layers below the head, by their full names."""
+    from transformers.pytorch_utils import Conv1D
+
     trunk = set(model.base_model.modules())
     return {
         name: layer

@@ -7,16 +7,17 @@ The tokeniser knows bytes: every text has an encoding, and nothing is lost.
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    LlamaForSequenceClassification,
-    PreTrainedTokenizerFast,
-)
+
+if TYPE_CHECKING:
+    from transformers import (
+        LlamaForCausalLM,
+        LlamaForSequenceClassification,
+        PreTrainedTokenizerFast,
+    )
 
 
 class Size(NamedTuple):
@@ -46,6 +47,8 @@ CHAT_TEMPLATE = (
 
 def tokenizer() -> PreTrainedTokenizerFast:
     """A tokeniser of bytes: 256 of them, and padding, beginning and end of sequence."""
+    from transformers import PreTrainedTokenizerFast
+
     vocabulary = {token: i for i, token in enumerate(TOKENS)}
     backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -63,6 +66,8 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 def model(size: Size, seed: int) -> LlamaForCausalLM:
     """A model with random weights; the same seed gives the same weights."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     config = LlamaConfig(
         vocab_size=len(TOKENS),
         hidden_size=size.hidden,
@@ -83,6 +88,8 @@ def model(size: Size, seed: int) -> LlamaForCausalLM:
 
 def classifier(body: LlamaForCausalLM, outputs: int) -> LlamaForSequenceClassification:
     """The trunk of a model (shared, not copied) under a head that says 0 of everything."""
+    from transformers import LlamaForSequenceClassification
+
     config = deepcopy(body.config)
     config.num_labels = outputs
     with torch.random.fork_rng(devices=[]):

@@ -1,4 +1,7 @@
-"""A model and its tokeniser from a directory, a hub id, or the built-in ones."""
+"""A model and its tokeniser from a directory, a hub id, or the built-in ones.
+
+``transformers`` is imported where a model is loaded: bodies do not wait for it.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,16 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
-from transformers.utils import logging as transformers_logging
 
 from polopt.errors import ModelError, one_line
 from polopt.models import adapter, builtin
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PREFIX = "builtin:"
 
@@ -67,7 +65,7 @@ def load(path: str, *, revision: str | None = None, seed: int = 0) -> LanguageMo
     """
     if path.startswith(PREFIX):
         return _ready(builtin.model(_builtin_size(path), seed), builtin.tokenizer())
-    return _ready(*_from_files(_located(path), revision, AutoModelForCausalLM))
+    return _ready(*_from_files(_located(path), revision))
 
 
 def load_scalar(
@@ -86,9 +84,7 @@ def load_scalar(
         model: PreTrainedModel = builtin.classifier(body, outputs)
         language_model = _ready(body, tokens)
     else:
-        model, tokens = _from_files(
-            _located(path), revision, AutoModelForSequenceClassification, num_labels=outputs
-        )
+        model, tokens = _from_files(_located(path), revision, outputs)
         language_model = _ready(model, tokens)
     model.config.pad_token_id = cast(int, language_model.tokenizer.pad_token_id)
     return ScalarModel(model.eval(), language_model.tokenizer, language_model.stop_ids)
@@ -124,12 +120,17 @@ def _located(path: str) -> str:
 
 
 def _from_files(
-    path: str,
-    revision: str | None,
-    kind: type[AutoModelForCausalLM] | type[AutoModelForSequenceClassification],
-    **options: Any,  # noqa: ANN401
+    path: str, revision: str | None, outputs: int | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model and tokeniser by transformers, whole or not at all; a head may be a new one."""
+    """Model and tokeniser by transformers, whole or not at all; a head may be a new one.
+
+    ``outputs``: numbers of that head; None: a language model.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+    language = outputs is None
+    kind: Any = AutoModelForCausalLM if language else AutoModelForSequenceClassification
+    options = {} if language else {"num_labels": outputs}
     try:
         # safetensors only, and no code from the model's repository: weights must not execute.
         with _quiet(), torch.random.fork_rng(devices=[]):
@@ -149,13 +150,13 @@ def _from_files(
         raise ModelError(f"model.path: {path!r} cannot be loaded: {reason}") from error
     model, found = loaded
     written = str((model.config.architectures or [""])[0])
-    if kind is AutoModelForCausalLM and written.endswith("ForSequenceClassification"):
+    if language and written.endswith("ForSequenceClassification"):
         # Its trunk would load, with tied weights even in full, and say nothing of any use.
         raise ModelError(
             f"model.path: {path!r} holds a reward model or a critic, no language model"
         )
     lacking = sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
-    if kind is AutoModelForSequenceClassification and "score.weight" in lacking:
+    if not language and "score.weight" in lacking:
         lacking.remove("score.weight")
         torch.nn.init.zeros_(_head(model).weight)
     if lacking:  # transformers would fill them with random numbers
@@ -192,14 +193,16 @@ def context_length(language_model: LanguageModel | ScalarModel) -> int:
 @contextmanager
 def _quiet() -> Generator[None]:
     """Without the bars and hints of transformers: progress is shown by polopt."""
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
-        transformers_logging.enable_progress_bar()
-        transformers_logging.set_verbosity(verbosity)
+        logging.enable_progress_bar()
+        logging.set_verbosity(verbosity)
 
 
 def _check_directory(directory: Path) -> None:

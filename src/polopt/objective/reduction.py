@@ -66,9 +66,11 @@ def reduction(
         length: The constant of ``seq_mean_token_sum_const``.
         dtype: Of the weights.
     """
+    weights = aggregate(mask, group, length, dtype)
+    same = aggregate is token_mean  # of a small network, every tensor less is time
     return Reduction(
         mask=mask,
-        weights=aggregate(mask, group, length, dtype),
-        token_weights=token_mean(mask, group, None, dtype),
+        weights=weights,
+        token_weights=weights if same else token_mean(mask, group, None, dtype),
         row=torch.arange(mask.shape[0], device=mask.device),
     )

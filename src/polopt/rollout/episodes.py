@@ -19,6 +19,8 @@ from polopt.rollout.evaluation import means
 from polopt.seeding import derive
 from polopt.types import Metrics
 
+Numbers = NDArray[np.float32] | NDArray[np.float64]
+
 
 @dataclass(frozen=True)
 class Episode:
@@ -47,7 +49,11 @@ class Trajectories:
 
 
 class Playing:
-    """N environments in which one episode follows the other, and what those under way earned."""
+    """N environments in which one episode follows the other, and what those under way earned.
+
+    Raises:
+        RecipeError: an environment that observes or earns something that is not finite.
+    """
 
     def __init__(self, environments: Environments) -> None:
         self.environments = environments
@@ -73,8 +79,9 @@ class Playing:
 
     def begin(self, seed: int) -> None:
         """A new episode in each environment."""
-        self._seen = self.environments.reset(seed)
         self._clear()
+        self._seen = self.environments.reset(seed)
+        self._check("observation", self._seen)
 
     def step(
         self, actions: NDArray[Any], counted: NDArray[np.bool_] | None = None
@@ -82,6 +89,8 @@ class Playing:
         """One step in each, and which of them are valid and ``counted`` (default: all)."""
         step = self.environments.step(actions)
         valid = step.valid if counted is None else step.valid & counted
+        self._check("observation", step.successors, 1, step.valid)
+        self._check("reward", step.rewards, 1, step.valid)
         self._totals += np.where(valid, step.rewards, 0.0)
         self._lengths += valid
         for i in (valid & (step.terminated | step.truncated)).nonzero()[0]:
@@ -89,8 +98,27 @@ class Playing:
             total, length = float(self._totals[i]), int(self._lengths[i])
             self.ended.append(Episode(total, length, not bool(step.terminated[i]), facts))
             self._totals[i], self._lengths[i] = 0.0, 0
+        self._check("observation", step.observations)  # where an episode began, its first one
         self._seen = step.observations
         return step, valid
+
+    def _check(
+        self, name: str, values: Numbers, ahead: int = 0, valid: NDArray[np.bool_] | None = None
+    ) -> None:
+        """Refuse [N, ...] that nothing can be learned from, ``ahead`` steps of those counted."""
+        if np.isfinite(values).all():
+            return
+        bad = ~np.isfinite(values.reshape(len(values), -1))
+        if valid is not None:
+            bad &= valid[:, None]
+        for env, number in np.argwhere(bad)[:1]:
+            of = f"number {number} of the {name}" if values.ndim > 1 else f"the {name}"
+            value = values.reshape(len(values), -1)[env, number]
+            step = int(self._lengths[env]) + ahead
+            when = f"in step {step} of its episode" if step else "as its episode begins"
+            raise RecipeError(
+                f"data.source: {of} of environment {env} is {value} {when}; a finite number"
+            )
 
     def taken(self) -> tuple[Episode, ...]:
         """The episodes that ended; they are told of once."""
@@ -123,11 +151,7 @@ class Playing:
 
 
 class EpisodeSource:
-    """Batches of consecutive steps, or of one whole episode in each environment.
-
-    Raises:
-        RecipeError: an environment that observes or earns something that is not finite.
-    """
+    """Batches of consecutive steps, or of one whole episode in each environment."""
 
     def __init__(
         self, environments: Environments, actor: StepActor, *, seed: int, steps: int | None
@@ -180,7 +204,7 @@ def _stacked(
     columns: Sequence[tuple[Any, ...]], ended: Sequence[Episode], version: int
 ) -> Trajectories:
     seen, actions, logp, steps, valid = zip(*columns, strict=True)
-    made = Trajectories(
+    return Trajectories(
         observations=np.stack(seen, 1),
         actions=np.stack(actions, 1),
         logp=np.stack(logp, 1),
@@ -192,27 +216,6 @@ def _stacked(
         episodes=ended,
         taken_at=version,
     )
-    check_finite(made.successors, made.rewards, made.valid)
-    return made
-
-
-def check_finite(
-    successors: NDArray[np.float32], rewards: NDArray[np.float64], valid: NDArray[np.bool_]
-) -> None:
-    """Refuse what nothing can be learned from; arrays are [N, ...].
-
-    Raises:
-        RecipeError: names the environment and the value.
-    """
-    for name, values in (("observation", successors), ("reward", rewards)):
-        finite = np.isfinite(values).reshape(*valid.shape, -1).all(-1) | ~valid
-        if not finite.all():
-            env, *step = np.argwhere(~finite)[0]
-            at = f" at step {step[0]} of the batch" if step else ""
-            raise RecipeError(
-                f"data.source: the {name} of environment {env}{at} is "
-                f"{values[(env, *step)]}; finite numbers"
-            )
 
 
 def episode_metrics(steps: int, episodes: Sequence[Episode]) -> Metrics:

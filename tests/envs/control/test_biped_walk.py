@@ -38,7 +38,7 @@ def standing(count: int = 1) -> Any:
 
 def feet(state: Any) -> Any:
     """Positions of the two feet and how their soles stand, by MuJoCo's own kinematics."""
-    model, data, _ = Biped()._simulator
+    model, data, _ = Biped().simulator
     mujoco.mj_setState(model, data, state[:PHYSICS_STATE], mujoco.mjtState.mjSTATE_FULLPHYSICS)
     mujoco.mj_kinematics(model, data)
     bodies = [data.body(f"{side}_foot") for side in ("right", "left")]
@@ -46,7 +46,7 @@ def feet(state: Any) -> Any:
 
 
 def test_the_model_is_the_robot_that_was_described() -> None:
-    model, _, _ = Biped()._simulator
+    model, _, _ = Biped().simulator
     assert (model.nq, model.nv, model.nu) == (13, 12, 6)
     assert model.body_mass.sum() == pytest.approx(0.16 + 4 * 0.009 + 2 * 0.024)
     names = [model.actuator(i).name for i in range(6)]
@@ -64,7 +64,7 @@ def test_the_model_is_the_robot_that_was_described() -> None:
 
 
 def test_only_the_balls_under_the_feet_touch_the_floor() -> None:
-    model, _, _ = Biped()._simulator
+    model, _, _ = Biped().simulator
     names = [model.geom(i).name for i in range(model.ngeom)]
     balls = [f"{side}_ball{i}" for side in ("right", "left") for i in (1, 2, 3, 4)]
     assert [n for i, n in enumerate(names) if model.geom_contype[i]] == balls

@@ -1,5 +1,6 @@
 """Environments of gymnasium: one record in every mode of autoreset, what cannot be served."""
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from polopt.envs.control.arrays import ArrayEnvironments
 from polopt.envs.control.cartpole import CartPole
 from polopt.envs.control.gymnasium import GymnasiumEnvironments, make
 from polopt.envs.control.interface import Box, Discrete
+from polopt.envs.control.registry import make as registered
 from polopt.errors import MissingExtraError, RecipeError
 
 gymnasium = pytest.importorskip("gymnasium")
@@ -82,10 +84,10 @@ def test_actions_and_observations_of_the_spaces() -> None:
         (
             "CartPol-v1",
             {},
-            "data.source: 'CartPol-v1' is not allowed; did you mean CartPole-v1",
+            "data.source: 'control:CartPol-v1' is not allowed; did you mean control:CartPole-v1?",
         ),
-        ("Zyx-v7", {}, "data.source: 'Zyx-v7' is not allowed; an id of gymnasium"),
-        ("CartPole-v1", {"foo": 1}, "data.source: 'CartPole-v1': "),
+        ("Zyx-v7", {}, "data.source: 'control:Zyx-v7' is not allowed; an id of gymnasium"),
+        ("CartPole-v1", {"foo": 1}, "data.source: 'control:CartPole-v1': "),
         ("Blackjack-v1", {}, "data.source: Blackjack-v1 observes a Tuple; a Box or a Discrete"),
     ],
 )
@@ -95,6 +97,32 @@ def test_what_cannot_be_served_is_told(name: str, parameters: dict[str, Any], to
     assert str(error.value).startswith(told)
 
 
+def test_names_of_ours_are_advised_too() -> None:
+    with pytest.raises(RecipeError, match=r"'control:cartpol' is not .* mean control:cartpole\?"):
+        registered("control:cartpol", 1, {})
+
+
 def test_what_an_environment_needs_is_told() -> None:
-    with pytest.raises(MissingExtraError, match=r"'LunarLander-v3': Box2D is not installed"):
+    with pytest.raises(MissingExtraError) as error:
         make("LunarLander-v3", 1, {})
+    assert str(error.value).startswith("data.source: 'control:LunarLander-v3': Box2D is not insta")
+    assert "polopt[control]" not in str(error.value)  # it does not bring that
+    with pytest.raises(MissingExtraError, match=r"'control:Hopper-v3': The mujoco v2 and v3"):
+        make("Hopper-v3", 1, {})
+
+
+def test_what_the_extra_brings_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: Any, **__: Any) -> None:
+        raise ModuleNotFoundError("No module named 'imageio'")
+
+    monkeypatch.setattr(gymnasium, "make_vec", missing)
+    monkeypatch.setattr("polopt.envs.control.gymnasium.find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"imageio'; pip install 'polopt\[control\]'"):
+        make("Hopper-v5", 1, {})
+    monkeypatch.setitem(sys.modules, "gymnasium", None)
+    with pytest.raises(MissingExtraError) as error:
+        registered("control:cartpol", 1, {})
+    assert str(error.value) == (
+        "data.source: 'control:cartpol': gymnasium is not installed; pip install "
+        "'polopt[control]', or did you mean control:cartpole?"
+    )

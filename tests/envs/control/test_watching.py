@@ -1,6 +1,9 @@
 """What is recorded of an episode: places of the physics, terms that make the reward."""
 
 import json
+import os
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -75,7 +78,7 @@ def walked(steps: int, preset: str = "toolbox") -> tuple[Any, Any, list[float]]:
 def test_the_robot_is_drawn_where_the_physics_has_it() -> None:
     states, actions, _ = walked(40)
     mujoco = pytest.importorskip("mujoco")
-    view, (model, data, _) = Biped().view(states, actions), Biped()._simulator
+    view, (model, data, _) = Biped().view(states, actions), Biped().simulator
     for i in range(0, 41, 8):
         mujoco.mj_setState(
             model, data, states[i][:PHYSICS_STATE], mujoco.mjtState.mjSTATE_FULLPHYSICS
@@ -195,3 +198,62 @@ def test_pictures_become_one_sheet(monkeypatch: pytest.MonkeyPatch) -> None:
     sheet = np.asarray(image.open(io.BytesIO(raw)).convert("L"))
     assert sheet.shape == (2 * 135, 10 * 180)
     assert sheet[200, 180 + 90] == pytest.approx(220, abs=3)  # the last moment
+
+
+def test_pictures_of_mujoco_are_drawn_as_large_as_they_are_needed() -> None:
+    """And nothing else: what the environment computes stays the same."""
+    pytest.importorskip("mujoco")
+    pytest.importorskip("gymnasium")
+    from polopt.envs.control.frames import FrameWatch
+    from polopt.envs.control.gymnasium import make
+
+    watched = FrameWatch("Hopper-v5", {"width": 1000, "height": 500})
+    renderer = watched._one.first.mujoco_renderer
+    assert (renderer.width, renderer.height) == (360, 180)
+    assert not renderer.model.light_castshadow.any() and not renderer.model.mat_reflectance.any()
+    small = FrameWatch("Hopper-v5", {"width": 64, "height": 32})._one.first.mujoco_renderer
+    assert (small.width, small.height) == (64, 32)
+    plain = make("Hopper-v5", 1, {})
+    assert np.array_equal(plain.reset(3), watched.environments.reset(3))
+    for _ in range(20):
+        action = np.full((1, 3), 0.3, dtype=np.float32)
+        theirs, ours = plain.step(action), watched.environments.step(action)
+        assert np.array_equal(theirs.successors, ours.successors)
+        assert np.array_equal(theirs.rewards, ours.rewards)
+
+
+def test_a_failure_without_a_word_is_told_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("gymnasium")
+    from polopt.envs.control.gymnasium import GymnasiumEnvironments
+
+    def fail(_: Any) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr(GymnasiumEnvironments, "picture", fail)
+    assert episode("control:FrozenLake-v1", 0)["no_frames"]
+
+
+def test_the_robot_of_gymnasium_is_drawn_without_a_screen() -> None:
+    """In a process that had imported MuJoCo before anybody thought of pictures."""
+    pytest.importorskip("mujoco")
+    pytest.importorskip("gymnasium")
+    code = """
+import mujoco, numpy as np
+from polopt.envs.control.frames import FrameWatch
+
+for _ in range(2):
+    watched = FrameWatch("polopt/BipedWalk-v0", {})
+    watched.environments.reset(0)
+    watched.look()
+    told = watched.told(np.zeros((1, 6)))
+    print(told["frames"]["count"] if "frames" in told else bool(told["no_frames"]))
+"""
+    without = {"DISPLAY", "WAYLAND_DISPLAY", "MUJOCO_GL"}
+    settings = {name: value for name, value in os.environ.items() if name not in without}
+    words = [sys.executable, "-c", code]
+    found = subprocess.run(words, capture_output=True, text=True, check=False, env=settings)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.split() in (
+        ["1", "1"],
+        ["True", "True"],
+    )  # where EGL is missing, it says so

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from polopt.algorithms.build.critic import Valued, critic_learner, of_actions
+from polopt.algorithms.build.fits import check_fits
 from polopt.algorithms.build.learners import first_order
 from polopt.algorithms.build.moving import moving_numbers
 from polopt.algorithms.build.shared import Parts, Trained, standing
@@ -170,15 +171,18 @@ def policy_network(parts: Parts, environments: Environments, kind: Kind) -> Poli
     """The policy where the stage stands or starts; a new one where nothing was trained.
 
     Raises:
-        RecipeError: the stage before trained a policy of another kind.
+        RecipeError: what was trained is of another kind, or for environments of another shape.
     """
+    recipe, inside = parts.recipe, parts.weights != parts.start
     if not Path(parts.weights).is_dir():
-        return new_policy(parts.recipe, environments, kind)
+        return new_policy(recipe, environments, kind)
     network = load_policy(Path(parts.weights))
+    of = parts.weights if inside else f"stage {recipe.start}"
+    check_fits(network.made_of, environments, recipe.data.source, of)
     if network.made_of.kind != kind:
         raise RecipeError(
-            f"from: {parts.recipe.start} ended in a {network.made_of.kind} policy; "
-            f"{parts.recipe.algorithm} trains a {kind} one"
+            f"from: {of} ended in a {network.made_of.kind} policy; {recipe.algorithm} trains a "
+            f"{kind} one"
         )
     return network
 

@@ -113,7 +113,7 @@ class Biped:
     ) -> tuple[States, NDArray[np.float64], Flags]:
         """25 ms of constant torques; over where it falls, strays or turns."""
         actions = np.clip(actions.astype(np.float64), -1.0, 1.0)
-        model, data, rollout = self._simulator
+        model, data, rollout = self.simulator
         physics, sensors = rollout.rollout(
             model,
             data,
@@ -190,22 +190,8 @@ class Biped:
 
         return seen(states)
 
-    def picture(self, state: NDArray[np.float64]) -> NDArray[np.uint8]:
-        """A frame from the side of one robot, [H, W, 3]."""
-        mujoco: Any = import_module("mujoco")
-        model, data, _ = self._simulator
-        mujoco.mj_setState(model, data, state[:PHYSICS_STATE], mujoco.mjtState.mjSTATE_FULLPHYSICS)
-        mujoco.mj_forward(model, data)
-        self._renderer.update_scene(data, camera="side")
-        return self._renderer.render()
-
     @cached_property
-    def _renderer(self) -> Any:  # noqa: ANN401
-        mujoco: Any = import_module("mujoco")
-        return mujoco.Renderer(self._simulator[0], 240, 320)
-
-    @cached_property
-    def _simulator(self) -> tuple[Any, Any, Any]:
+    def simulator(self) -> tuple[Any, Any, Any]:
         """Model, scratch data and MuJoCo's loop over environments.
 
         Raises:

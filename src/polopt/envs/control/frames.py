@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 import sys
 from collections.abc import Mapping
 from importlib import import_module
@@ -15,11 +14,12 @@ from numpy.typing import NDArray
 
 from polopt.envs.control.gymnasium import make
 from polopt.envs.control.interface import Environments
+from polopt.envs.control.offscreen import draw_without_screen
 from polopt.errors import one_line
 
 SLOWEST = 1 / 12  # seconds between two pictures, at least
 MOST, SIDE = 100, 180  # pictures; pixels of the longer side of one
-COLUMNS, QUALITY = 10, 50  # of the sheet
+COLUMNS, QUALITY, EFFORT = 10, 50, 4  # of the sheet; more effort takes twice as long for 0.5 %
 
 
 class FrameWatch:
@@ -28,12 +28,12 @@ class FrameWatch:
     def __init__(self, name: str, parameters: Mapping[str, Any]) -> None:
         self._why, self._looks = "", 0
         self._pictures: list[NDArray[np.uint8]] = []
-        if sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ):
-            os.environ.setdefault("MUJOCO_GL", "egl")  # draws without a screen
+        draw_without_screen()
         try:
             self._one = make(name, 1, {**parameters, "render_mode": "rgb_array"})
+            _lighten(self._one.first)
         except Exception as error:  # whatever it says: it can be watched without pictures
-            self._why = one_line(error)
+            self._why = one_line(error) or type(error).__name__
             self._one = make(name, 1, parameters)
 
     @property
@@ -55,7 +55,7 @@ class FrameWatch:
         try:
             self._pictures.append(_smaller(self._one.picture()))
         except Exception as error:  # a driver may fail in any way
-            self._why = one_line(error)
+            self._why = one_line(error) or type(error).__name__
 
     def told(self, actions: NDArray[Any]) -> Mapping[str, Any]:
         """The pictures as one sheet, or why there are none."""
@@ -76,6 +76,23 @@ class FrameWatch:
         }
 
 
+def _lighten(environment: Any) -> None:  # noqa: ANN401
+    """Have MuJoCo draw twice as large as shown, no shadows, no mirrors: a tenth of the seconds.
+
+    A processor takes 0.1 s for a picture of 480 pixels with both. Nothing but the looks changes;
+    who has drawn already, such as an environment that observes its pictures, is left alone.
+    """
+    renderer: Any = getattr(environment, "mujoco_renderer", None)
+    rendering: Any = sys.modules.get("gymnasium.envs.mujoco.mujoco_rendering")
+    if rendering is None or not isinstance(renderer, rendering.MujocoRenderer) or renderer.viewer:
+        return
+    model = renderer.model
+    model.light_castshadow[:], model.mat_reflectance[:] = 0, 0
+    model.vis.quality.offsamples = 0  # made smaller, a picture has smooth edges anyway
+    scale = min(1.0, 2 * SIDE / max(renderer.width, renderer.height))
+    renderer.width, renderer.height = (round(scale * n) for n in (renderer.width, renderer.height))
+
+
 def _smaller(picture: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
     if picture is None:
         raise ValueError("the environment draws none")
@@ -94,5 +111,5 @@ def _sheet(pictures: list[NDArray[np.uint8]]) -> str:
     for i, picture in enumerate(pictures):
         sheet.paste(image.fromarray(picture), (i % COLUMNS * width, i // COLUMNS * height))
     held = io.BytesIO()
-    sheet.save(held, "WEBP", quality=QUALITY, method=6)
+    sheet.save(held, "WEBP", quality=QUALITY, method=EFFORT)
     return f"data:image/webp;base64,{base64.b64encode(held.getvalue()).decode()}"

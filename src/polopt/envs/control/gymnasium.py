@@ -7,48 +7,94 @@ observation stands in ``info``), or when it is told to (DISABLED). All three bec
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import traceback
+from collections.abc import Collection, Generator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from polopt.envs.control.interface import Action, Box, Discrete, Transition
-from polopt.errors import MissingExtraError, RecipeError, one_line
+from polopt.errors import MissingExtraError, RecipeError, UserError, one_line
+from polopt.recipe.contradictions import CONTROL
+
+EXTRA = ("gymnasium", "mujoco", "imageio")  # what pip install 'polopt[control]' brings
 
 
-def make(name: str, count: int, parameters: Mapping[str, Any]) -> GymnasiumEnvironments:
+def make(
+    name: str, count: int, parameters: Mapping[str, Any], others: Collection[str] = ()
+) -> GymnasiumEnvironments:
     """``count`` environments of that id.
+
+    Args:
+        name: an id of gymnasium, or ``module:ID`` where importing the module registers it.
+        count: N.
+        parameters: of the constructor.
+        others: names that are no ids of gymnasium, for advice.
 
     Raises:
         MissingExtraError: gymnasium, or what the environment needs, is not installed.
-        RecipeError: there is no such environment, it does not take the parameters, or its
+        RecipeError: there is no such environment, it cannot be made with the parameters, or its
             observations or actions are of a kind that no policy here has.
     """
+    field = f"data.source: {CONTROL + name!r}"
     try:
         import gymnasium
     except ImportError as error:
-        raise MissingExtraError(_needs(name, "gymnasium is not installed")) from error
+        near = _near(name, others)
+        needs = "gymnasium is not installed; pip install 'polopt[control]'"
+        raise MissingExtraError(f"{field}: {needs}{near and f', or {near}'}") from error
     try:
         vector = gymnasium.make_vec(name, num_envs=count, **parameters)
-    except gymnasium.error.DependencyNotInstalled as error:
-        raise MissingExtraError(_needs(name, one_line(error))) from error
     except gymnasium.error.UnregisteredEnv as error:
-        near = get_close_matches(name, gymnasium.registry, n=1)
-        advice = f"did you mean {near[0]}?" if near else "an id of gymnasium, or a built-in one"
-        raise RecipeError(f"data.source: {name!r} is not allowed; {advice}") from error
+        near = _near(name, [*others, *gymnasium.registry])
+        advice = near or "an id of gymnasium, MODULE:ID, or a built-in one"
+        raise RecipeError(f"{field} is not allowed; {advice}") from error
+    except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
+        reason = one_line(error).split(". Environment registration")[0]
+        raise MissingExtraError(f"{field}: {reason}{_help(name, reason)}") from error
     except (gymnasium.error.Error, TypeError, ValueError) as error:
-        raise RecipeError(f"data.source: {name!r}: {one_line(error)}") from error
+        raise RecipeError(f"{field}: {one_line(error)}") from error
+    except Exception as error:  # a constructor that is not ours may raise anything
+        raise RecipeError(f"{field} cannot be made: {_told(error)}") from error
     return GymnasiumEnvironments(vector)
 
 
-def _needs(name: str, reason: str) -> str:
-    return f"data.source: {name!r}: {reason}; pip install 'polopt[control]'"
+def _near(name: str, known: Collection[str]) -> str:
+    """Advice, where a known name is much like this one."""
+    module, colon, own = name.rpartition(":")
+    near = get_close_matches(own, known, n=1)
+    return f"did you mean {CONTROL}{module}{colon}{near[0]}?" if near else ""
+
+
+def _help(name: str, reason: str) -> str:
+    """What to install, where the reason does not say it."""
+    module, colon, _ = name.rpartition(":")
+    if colon and f"'{module}'" in reason:
+        return "; an installed module, or PYTHONPATH=. for one in this directory"
+    lacking = (package for package in EXTRA if find_spec(package) is None)
+    if any(package in reason.lower() for package in lacking):
+        return "; pip install 'polopt[control]'"
+    return ""
+
+
+def _told(error: Exception) -> str:
+    """An exception of somebody's environment in one line, and where it was raised."""
+    what = one_line("".join(traceback.format_exception_only(error)))
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{what} ({Path(last.filename).name}:{last.lineno})"
 
 
 class GymnasiumEnvironments:
-    """A vector environment of gymnasium; observations are flattened to numbers."""
+    """A vector environment of gymnasium; observations are flattened to numbers.
+
+    Raises:
+        RecipeError: spaces that no policy here has; whatever one of the environments raises.
+    """
 
     def __init__(self, vector: Any) -> None:  # noqa: ANN401
         import gymnasium
@@ -56,6 +102,7 @@ class GymnasiumEnvironments:
         self._vector = vector
         self._mode = vector.metadata["autoreset_mode"].name
         self._ended = np.zeros(vector.num_envs, dtype=np.bool_)
+        self._steps = 0  # since the reset
         self._space = vector.single_observation_space
         if not isinstance(self._space, gymnasium.spaces.Box | gymnasium.spaces.Discrete):
             kind = type(self._space).__name__
@@ -81,6 +128,12 @@ class GymnasiumEnvironments:
         per_second = self._vector.metadata.get("render_fps")
         return None if not per_second else 1 / float(per_second)
 
+    @property
+    def first(self) -> Any:  # noqa: ANN401 - whatever it is
+        """The first one itself; None where the vector holds none one by one."""
+        held = getattr(self._vector, "envs", None)
+        return held[0].unwrapped if held else None
+
     def picture(self) -> NDArray[np.uint8] | None:
         """The first one as it looks, [H, W, 3]; made with ``render_mode = "rgb_array"``."""
         pictures = self._vector.render()
@@ -98,13 +151,17 @@ class GymnasiumEnvironments:
 
     def reset(self, seed: int) -> NDArray[np.float32]:
         """Begin an episode in each, environment i with the seed ``seed + i``."""
-        observations, _ = self._vector.reset(seed=seed)
+        self._steps = 0
+        with self._theirs():
+            observations, _ = self._vector.reset(seed=seed)
         self._ended = np.zeros(self.count, dtype=np.bool_)
         return self._flattened(observations)
 
     def step(self, actions: NDArray[Any]) -> Transition:
         """One step in each."""
-        raw, rewards, terminated, truncated, info = self._vector.step(actions)
+        self._steps += 1
+        with self._theirs():
+            raw, rewards, terminated, truncated, info = self._vector.step(actions)
         observations = self._flattened(raw)
         successors, valid = observations, np.ones(self.count, dtype=np.bool_)
         ended = np.logical_or(terminated, truncated)
@@ -116,7 +173,8 @@ class GymnasiumEnvironments:
                     successors[ended] = self._flattened(np.stack(final))
             case "DISABLED":
                 if ended.any():
-                    again, _ = self._vector.reset(options={"reset_mask": ended})
+                    with self._theirs():
+                        again, _ = self._vector.reset(options={"reset_mask": ended})
                     observations = np.where(ended[:, None], self._flattened(again), successors)
             case _:
                 valid = ~self._ended  # this step began an episode and took no action
@@ -136,6 +194,19 @@ class GymnasiumEnvironments:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Nothing was saved."""
         raise ValueError("environments of gymnasium have no state to load")
+
+    @contextmanager
+    def _theirs(self) -> Generator[None]:
+        """What their code raises, in one line."""
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:  # it may raise anything
+            when = (
+                f"in step {self._steps} after the reset" if self._steps else "as its episodes began"
+            )
+            raise RecipeError(f"data.source: {self._name} raised {when}: {_told(error)}") from error
 
     def _flattened(self, observations: NDArray[Any]) -> NDArray[np.float32]:
         """[N, O]; a number among n becomes n flags."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+from importlib import import_module
 from typing import Any
 
 import gymnasium
@@ -9,7 +11,8 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from polopt.envs.control.biped import EPISODE, PHYSICS, STEP, Biped
+from polopt.envs.control.biped import EPISODE, PHYSICS, PHYSICS_STATE, STEP, Biped
+from polopt.envs.control.offscreen import draw_without_screen
 
 ID = "polopt/BipedWalk-v0"
 
@@ -45,10 +48,27 @@ class BipedWalk(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         return seen, float(reward[0]), bool(over[0]), False, {"distance": float(self._state[0, 1])}
 
     def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
-        """A picture from the side; needs a machine that can draw (``MUJOCO_GL=egl``)."""
+        """A picture from the side; needs a machine that can draw."""
         if self.render_mode is None:
             return None
-        return self._dynamics.picture(self._state[0])
+        mujoco: Any = import_module("mujoco")
+        model, data, _ = self._dynamics.simulator
+        state = self._state[0, :PHYSICS_STATE]
+        mujoco.mj_setState(model, data, state, mujoco.mjtState.mjSTATE_FULLPHYSICS)
+        mujoco.mj_forward(model, data)
+        return self.mujoco_renderer.render("rgb_array")
+
+    @cached_property
+    def mujoco_renderer(self) -> Any:  # noqa: ANN401
+        """What draws; as environments of gymnasium have it.
+
+        MuJoCo's own chooses how to draw when MuJoCo is imported, and ends the process where it
+        finds out too late that there is no screen.
+        """
+        draw_without_screen()
+        rendering: Any = import_module("gymnasium.envs.mujoco.mujoco_rendering")
+        model, data, _ = self._dynamics.simulator
+        return rendering.MujocoRenderer(model, data, width=320, height=240, camera_name="side")
 
 
 def register() -> None:

@@ -33,7 +33,7 @@ def make(source: str, count: int, parameters: Mapping[str, Any]) -> Environments
         return ArrayEnvironments(_dynamics(name, parameters), count)
     from polopt.envs.control.gymnasium import make as make_by_gymnasium
 
-    return make_by_gymnasium(name, count, parameters)
+    return make_by_gymnasium(name, count, parameters, others=BUILTIN)
 
 
 def watch(source: str, parameters: Mapping[str, Any]) -> Watch:

@@ -1,7 +1,7 @@
 "use strict";
 // Plays the recorded episodes and draws their series; the drawing comes from the JSON block.
 
-function watchEpisodes(watched, { choice, colour, css, number }) {
+function watchEpisodes(watched, { choice, colour, css, dash, number }) {
   const HEIGHT = 130; // of a plot
   const TALLEST = 330; // of a picture
   const TURN = (5 / 6) * Math.PI; // of an arc at an amount of 1
@@ -185,7 +185,7 @@ function watchEpisodes(watched, { choice, colour, css, number }) {
         { ...axis, grid: { show: false }, size: 22, gap: 4, values: (plot, ticks) => ticks.map((tick) => number(tick)) },
         { ...axis, show: !bars, gap: 6, space: 26, values: (plot, ticks) => ticks.map((tick) => number(tick)), size: (plot, ticks) => 16 + 6.4 * Math.max(3, ...(ticks ?? []).map((text) => text.length)) },
       ],
-      series: [{}, ...lines.map((_, i) => ({ stroke: colour(i), width: 1.5, dash: i > 5 ? [5, 4] : undefined, points: { show: false }, paths: bars ? () => null : undefined }))],
+      series: [{}, ...lines.map((_, i) => ({ stroke: colour(i), width: 1.5, dash: dash(i), points: { show: false }, paths: bars ? () => null : undefined }))],
       cursor: { y: false, points: { show: !bars, size: 7, width: 0, fill: (plot, i) => colour(i - 1) }, drag: { x: true, y: false }, sync: { key: "episode", scales: ["x", null] } },
       hooks: {
         draw: bars ? [(plot) => drawBars(plot, lines, times)] : [],

@@ -7,6 +7,7 @@
   const GAP = "\u202f"; // narrow, between number and unit
   const HEIGHT = 190;
   const COLOURS = 6;
+  const DASHES = [undefined, [6, 4], [2, 3], [10, 3, 2, 3]]; // of the first six lines, the next six, ...
   const INCREMENTS = [0, 1, 2, 3, 4, 5, 6, 7, 8].flatMap((e) => [1, 2, 5].map((n) => n * 10 ** e));
   const drawn = new Map(); // figure element -> { plot, rows }
   let shownStage = -1; // position in data.stages; -1: all
@@ -14,6 +15,7 @@
 
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const colour = (i) => css(`--c${i % COLOURS}`);
+  const dash = (i) => DASHES[Math.floor(i / COLOURS) % DASHES.length];
 
   function number(value) {
     if (Math.abs(value) >= 10000) return Math.round(value).toLocaleString("en");
@@ -62,7 +64,7 @@
       width: spec.stacked ? 1 : 1.75,
       fill: spec.stacked ? stroke : undefined,
       paths: spec.stacked ? uPlot.paths.stepped({ align: -1 }) : undefined,
-      dash: i >= COLOURS ? [5, 4] : undefined,
+      dash: dash(i),
       points: { show: false },
       spanGaps: true,
     };
@@ -237,5 +239,5 @@
 
   watchPlots();
   watchSamples();
-  if (data.watched) watchEpisodes(data.watched, { choice, colour, css, number });
+  if (data.watched) watchEpisodes(data.watched, { choice, colour, css, dash, number });
 })();

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from transformers import PreTrainedModel
 
 from polopt.math.reduce import widen
 from polopt.types import TokenRows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Quantity = Literal["logp", "entropy", "values", "last_values", "action_values", "distribution"]
 

@@ -12,20 +12,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from polopt.errors import ModelError
 from polopt.models import LanguageModel, context_length
-from polopt.rollout.engines.cache import RaggedCache, blocks, ragged
 from polopt.rollout.engines.interface import Request
 from polopt.rollout.engines.proof import prove
 from polopt.rollout.engines.sampler import draw, processed_logits, uniforms
 from polopt.types import Finish, Group, Sample, Sampling, Span
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from polopt.rollout.engines.cache import RaggedCache
 
 MAX_ROWS = 512  # decoded together; more wait for the next poll
 PREFILL_BLOCK = 16
@@ -145,6 +148,10 @@ class _Decode:
 
     def _prefill(self, prompts: list[tuple[int, ...]], source: torch.Tensor) -> RaggedCache:
         """Read every prompt once, all but its last token, which the first step feeds."""
+        from transformers import DynamicCache
+
+        from polopt.rollout.engines.cache import blocks, ragged
+
         longest = max(len(prompt) for prompt in prompts)
         _check_window(self.model, longest + self.limit)
         width = -(-longest // PREFILL_BLOCK) * PREFILL_BLOCK

@@ -1,0 +1,15 @@
+"""Pictures on machines without a screen."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def draw_without_screen() -> None:
+    """Have MuJoCo draw by EGL where there is no screen and nobody chose; before its first picture.
+
+    Not before MuJoCo is imported: where there is no EGL, physics must not wait for it.
+    """
+    if sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ):
+        os.environ.setdefault("MUJOCO_GL", "egl")
