@@ -60,6 +60,27 @@ def test_a_bar_where_somebody_watches(
     assert "evaluation accuracy 0.500" in shown  # the newest one stays
 
 
+@pytest.mark.parametrize(("columns", "length"), [(80, False), (120, True)])
+def test_counts_and_times_are_whole_on_a_narrow_screen(
+    columns: int,
+    length: bool,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with progress.progress() as observe:
+        observe(Event("stage", {"name": "train", "algorithm": "trpo", "steps": 100, "step": 0}))
+        values = {"return/mean": 182.9, "episode/length": 182.9, "eval/return_mean": 383.2}
+        observe(Event("metrics", {"stage": "train", "stage_step": 10, **values}))
+    shown = capsys.readouterr().err
+    assert "10/100" in shown and "0:00:00" in shown
+    assert "return 182.9" in shown and "evaluation return 383.2" in shown
+    assert ("length 182.9" in shown) is length
+    assert "…" not in shown
+
+
 def test_bodies_have_returns(capsys: pytest.CaptureFixture[str]) -> None:
     with progress.progress() as observe:
         observe(Event("stage", {"name": "train", "algorithm": "ppo", "steps": 2, "step": 0}))

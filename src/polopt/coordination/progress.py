@@ -18,6 +18,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 from polopt.coordination.stage import Event, Observer
 
@@ -31,6 +32,7 @@ SHOWN = (  # metric, label; the first few that a line has
     ("response/length", "length"),
 )
 SECONDS_BETWEEN_LINES = 10.0
+WIDE = 110  # characters that two figures and an evaluation need
 
 
 @contextmanager
@@ -42,10 +44,10 @@ def progress() -> Generator[Observer]:
     console = Console(stderr=True)
     with Progress(
         TextColumn("{task.description}"),
-        BarColumn(bar_width=30),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        BarColumn(bar_width=30),  # the one that gives way on a narrow screen
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        TimeElapsedColumn(table_column=Column(no_wrap=True)),
+        TimeRemainingColumn(table_column=Column(no_wrap=True)),
         TextColumn("{task.fields[figures]}"),
         console=console,
     ) as bar:
@@ -69,10 +71,11 @@ class _Bar:
             )
         elif event.kind == "metrics" and self._task is not None:
             self._evaluated = _evaluated(values) or self._evaluated
+            told = _figures(values, 2 if self._bar.console.width >= WIDE else 1)
             self._bar.update(
                 self._task,
                 completed=values["stage_step"],
-                figures=f"{_figures(values, 2)}  {self._evaluated}",  # a screen is narrow
+                figures=f"{told}  {self._evaluated}",
             )
         elif text := _said(event):
             self._bar.console.print(text, markup=False, highlight=False)
