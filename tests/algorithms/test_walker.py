@@ -54,3 +54,14 @@ def test_a_walk_has_one_foot_on_the_floor_and_then_the_other(tmp_path: Path) -> 
     assert summary["distance_m"] >= 2 and summary["reached_limit"] >= 0.8
     assert summary["in_air"] <= 0.05 and summary["on_one_foot"] >= 0.7
     assert summary["step_m"] >= 0.03
+
+
+@pytest.mark.control
+@pytest.mark.timeout(3000)
+def test_sac_walks_within_half_a_million_steps(tmp_path: Path) -> None:
+    """Until it has earned as much as the authors' own runs: fewer steps, and no fewer seconds."""
+    enough = {"until.metric": "return_mean", "until.at_least": 177, "evaluation.episodes": 32}
+    run = trained(tmp_path / "run", "walker_sac", **enough)
+    assert run.summary["return_mean"] >= 177
+    told = lines(tmp_path / "run", "metrics")
+    assert sum(line.get("steps", 0) for line in told) <= 500_000
