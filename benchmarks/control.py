@@ -43,6 +43,15 @@ QUICK, FULL = "quick", "full"
 RATE = {"update.learning_rate": 2.5e-3, "critic.learning_rate": 2.5e-3}
 CLIPPED = {"update.max_grad_norm": 0.5}
 NORMALISED = {"episodes.normalise_observations": True, "episodes.normalise_rewards": True}
+PPO_CARTPOLE = {  # of recipes/cartpole_ppo.toml
+    "algorithm": "ppo",
+    "episodes.environments": 32,
+    "episodes.steps": 32,
+    "update.minibatches": 4,
+    "update.decay": "linear",
+    **RATE,
+    **CLIPPED,
+}
 PPO_LONG = {  # of bodies with many joints
     **NORMALISED,
     **CLIPPED,
@@ -108,15 +117,7 @@ CELLS = (
         "ppo-cartpole",
         "cartpole",
         51_200,
-        {
-            "algorithm": "ppo",
-            "episodes.environments": 32,
-            "episodes.steps": 32,
-            "update.minibatches": 4,
-            "update.decay": "linear",
-            **RATE,
-            **CLIPPED,
-        },
+        PPO_CARTPOLE,
         speed=2.0,
     ),
     Cell(
@@ -139,15 +140,7 @@ CELLS = (
         "ppo-cartpole-zoo",  # each with the settings that it is recommended with
         "cartpole",
         102_400,
-        {
-            "algorithm": "ppo",
-            "episodes.environments": 32,
-            "episodes.steps": 32,
-            "update.minibatches": 4,
-            "update.decay": "linear",
-            **RATE,
-            **CLIPPED,
-        },
+        PPO_CARTPOLE,
         speed=2.0,
         theirs={  # rl-baselines3-zoo, hyperparams/ppo.yml; there the clip range decays as well
             "episodes.environments": 8,
