@@ -47,7 +47,7 @@ class Hostile(gymnasium.Env):
         if self.how == "infinite" and self.steps == 7:
             seen[2] = np.inf
         reward = np.nan if self.how == "nan reward" and self.steps == 7 else 1.0
-        return seen, reward, self.steps == 10, False, {}
+        return seen, reward, self.steps == 10 and self.how != "endless", False, {}
 
 
 gymnasium.register("Hostile-v0", entry_point="hostile_envs:Hostile")
@@ -115,6 +115,21 @@ def test_what_it_does_wrong_is_one_line(recipe: str, how: str, expected: str, ca
     assert code == 2
     assert told(capsys).startswith(f"data.source: {expected}")
     assert directory.exists() == (how == "nan at second")  # before, there is nothing to resume
+
+
+def test_an_episode_without_an_end_is_not_waited_for(
+    recipe: str, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("polopt.rollout.episodes.PATIENCE", 50)
+    words = ("--data.parameters.how", "endless")
+    assert trained(recipe, *words)[0] == 2
+    assert told(capsys) == (
+        "data.source: an episode has not ended after 50 steps; an environment with a time limit "
+        "(of gymnasium: data.parameters.max_episode_steps)"
+    )
+    code, directory = trained(recipe, *words, "--data.parameters.max_episode_steps", "40")
+    assert code == 0
+    assert json.loads((directory / "summary.json").read_text())["length"] == 40
 
 
 def test_what_learns_from_a_buffer_tells_the_same(recipe: str, capsys: Any) -> None:

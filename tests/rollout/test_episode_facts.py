@@ -11,6 +11,7 @@ import torch
 
 from polopt.envs.control.arrays import ArrayEnvironments
 from polopt.envs.control.interface import Box
+from polopt.errors import RecipeError
 from polopt.models.network import PolicyNetwork, Specification
 from polopt.roles.control import StepActor
 from polopt.rollout.episodes import EpisodeSource, described, episode_metrics, played
@@ -64,3 +65,15 @@ def test_training_tells_it_too_of_the_episodes_that_ended_in_a_batch() -> None:
         np.mean([episode.facts["drawn"] for episode in batch.episodes])
     )
     assert {episode.length for episode in batch.episodes if episode.cut} == {5}
+
+
+def test_whole_episodes_are_waited_for_no_longer_than_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("polopt.rollout.episodes.PATIENCE", 4)
+    source = EpisodeSource(ArrayEnvironments(Countdown(), 8), actor(), seed=0, steps=None)
+    source.publish(0)
+    with pytest.raises(RecipeError, match=r"data\.source: an episode has not ended after 4 steps"):
+        source.next_batch()
+    monkeypatch.setattr("polopt.rollout.episodes.PATIENCE", 5)
+    assert source.next_batch().valid.sum(1).max() == 5

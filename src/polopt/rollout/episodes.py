@@ -21,6 +21,8 @@ from polopt.types import Metrics
 
 Numbers = NDArray[np.float32] | NDArray[np.float64]
 
+PATIENCE = 50_000  # steps of an episode whose end is waited for; one of Atari is cut after 27,000
+
 
 @dataclass(frozen=True)
 class Episode:
@@ -102,6 +104,19 @@ class Playing:
         self._seen = step.observations
         return step, valid
 
+    def still(self, waiting: NDArray[np.bool_]) -> bool:
+        """Whether there are environments whose episode has to come to its end.
+
+        Raises:
+            RecipeError: one that may never end.
+        """
+        if (self._lengths[waiting] >= PATIENCE).any():
+            raise RecipeError(
+                f"data.source: an episode has not ended after {PATIENCE:,} steps; an environment "
+                "with a time limit (of gymnasium: data.parameters.max_episode_steps)"
+            )
+        return bool(waiting.any())
+
     def _check(
         self, name: str, values: Numbers, ahead: int = 0, valid: NDArray[np.bool_] | None = None
     ) -> None:
@@ -173,7 +188,7 @@ class EpisodeSource:
             playing.begin(derive(self._seed, "reset", self._version) % 2**31)
         columns: list[tuple[Any, ...]] = []
         counted = np.ones(playing.environments.count, dtype=np.bool_)
-        while counted.any() and (self._steps is None or len(columns) < self._steps):
+        while playing.still(counted) if self._steps is None else len(columns) < self._steps:
             seen = playing.seen
             actions, logp = self._actor.act(seen, generator)
             step, valid = playing.step(self._actor.moved(actions), counted)
@@ -248,7 +263,7 @@ def played(
         playing.begin(seed + len(ended))
         counted = np.ones(environments.count, dtype=np.bool_)
         results: dict[int, Episode] = {}
-        while counted.any():
+        while playing.still(counted):
             actions = actor.moved(actor.choose(playing.seen, None))
             step, valid = playing.step(actions, counted)
             over = valid & (step.terminated | step.truncated)

@@ -1,5 +1,6 @@
 """The walking robot: what it sees, what it earns, how it starts and ends, and gymnasium's view."""
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from polopt.envs.control.biped import (
     leg,
 )
 from polopt.envs.control.registry import make
-from polopt.errors import RecipeError
+from polopt.errors import MissingExtraError, RecipeError
 from polopt.math.biped import BIPED_PRESETS
 from polopt.math.gait import GAIT_PRESETS
 
@@ -203,6 +204,13 @@ def test_what_there_is_not_is_refused(parameters: Any, told: str) -> None:
     with pytest.raises(RecipeError) as error:
         make("control:biped", 1, parameters)
     assert str(error.value).startswith(told)
+
+
+def test_without_its_simulator_there_is_no_robot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told as it is made: a run has not begun."""
+    monkeypatch.setitem(sys.modules, "mujoco", None)
+    with pytest.raises(MissingExtraError, match=r"'biped' needs MuJoCo; pip install 'polopt\[con"):
+        make("control:biped", 1, {})
 
 
 def test_finer_physics_is_the_same_robot() -> None:

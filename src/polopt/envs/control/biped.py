@@ -65,6 +65,7 @@ class Biped:
 
         Raises:
             RecipeError: an unknown preset, or physics of which a step is not so many.
+            MissingExtraError: MuJoCo is not installed.
         """
         if self.preset not in BIPED_PRESETS:
             known = ", ".join(BIPED_PRESETS)
@@ -75,6 +76,7 @@ class Biped:
                 f"data.parameters.physics: {self.physics} is not allowed; {STEP} s or a whole part "
                 f"of it, such as {PHYSICS}"
             )
+        _ = self.simulator  # before a run begins, and not in its first step
 
     def start(self, generator: np.random.Generator) -> NDArray[np.float64]:
         """On both feet; every other time with a push or with the feet apart, or both.
@@ -192,11 +194,7 @@ class Biped:
 
     @cached_property
     def simulator(self) -> tuple[Any, Any, Any]:
-        """Model, scratch data and MuJoCo's loop over environments.
-
-        Raises:
-            MissingExtraError: MuJoCo is not installed.
-        """
+        """Model, scratch data and MuJoCo's loop over environments."""
         try:
             mujoco: Any = import_module("mujoco")
             rollout: Any = import_module("mujoco.rollout")
