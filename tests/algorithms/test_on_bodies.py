@@ -277,6 +277,17 @@ def test_a_run_resumes_bit_for_bit(
     assert metrics(tmp_path / "broken") == metrics(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("name", ["ppo", "sac"])
+def test_whoever_saves_and_evaluates_does_not_disturb(name: str, tmp_path: Path) -> None:
+    """Episodes of gymnasium go on through a checkpoint."""
+    pytest.importorskip("gymnasium")
+    source = "control:MountainCarContinuous-v0"
+    often = {"run.checkpoint_every": 1, "evaluation.every": 1}
+    for run, flags in (("often", often), ("once", {"run.checkpoint_every": 4})):
+        train(tmp_path / run, name, source, flags=flags)
+    assert weights(tmp_path / "often") == weights(tmp_path / "once")
+
+
 def test_the_same_seed_is_the_same_curve_and_another_one_another(tmp_path: Path) -> None:
     for run, seed in (("one", 1), ("two", 1), ("other", 2)):
         train(tmp_path / run, "ppo", flags={"run.seed": seed})

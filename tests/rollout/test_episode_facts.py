@@ -14,7 +14,7 @@ from polopt.envs.control.interface import Box
 from polopt.errors import RecipeError
 from polopt.models.network import PolicyNetwork, Specification
 from polopt.roles.control import StepActor
-from polopt.rollout.episodes import EpisodeSource, described, episode_metrics, played
+from polopt.rollout.episodes import EpisodeSource, Playing, described, episode_metrics, played
 
 
 class Countdown:
@@ -77,3 +77,24 @@ def test_whole_episodes_are_waited_for_no_longer_than_a_while(
         source.next_batch()
     monkeypatch.setattr("polopt.rollout.episodes.PATIENCE", 5)
     assert source.next_batch().valid.sum(1).max() == 5
+
+
+def test_environments_that_do_not_repeat_themselves_are_told() -> None:
+    def playing(told: list[str]) -> Playing:
+        return Playing(ArrayEnvironments(Countdown(), 2), told.append)
+
+    told: list[str] = []
+    one, other = playing(told), playing(told)
+    one.begin(0)
+    one.step(np.zeros((2, 1)))
+    state = one.state_dict()
+    other.load_state_dict(state)
+    assert other.begun and np.array_equal(other.seen, one.seen) and not told
+    state["seen"][1][0] = (0.5).hex()
+    third = playing(told)
+    third.load_state_dict(state)
+    assert not third.begun
+    assert told == [
+        "data.source: the environments do not repeat themselves; their episodes begin anew, and "
+        "the run is not the one that it would have been"
+    ]

@@ -67,10 +67,11 @@ class BodyPolicy:
     def act(
         self, observations: NDArray[np.floating[Any]], *, deterministic: bool = True, seed: int = 0
     ) -> NDArray[Any]:
-        """The action for an observation [O], or one for each of [N, O], as the environment has it.
+        """The action for an observation [O], or one for each of [N, O]: an integer, or numbers [D].
 
         Args:
-            observations: as the environment gives them; statistics of the policy normalise them.
+            observations: as the environment gives them, flattened (``image.reshape(-1)``; of a
+                number among n, n flags). Statistics of the policy normalise them.
             deterministic: the likeliest action; otherwise one that is drawn.
             seed: of the draw.
 
@@ -80,7 +81,7 @@ class BodyPolicy:
         given = np.asarray(observations, dtype=np.float32)
         size = self.actor.network.made_of.observation_size
         if given.shape[-1:] != (size,) or given.ndim > 2:
-            raise DataError(f"observations: shape {given.shape}; ({size},) or (N, {size})")
+            raise DataError(f"observations: shape {given.shape}; ({size},) or (N, {size}), flat")
         generator = None if deterministic else torch.Generator().manual_seed(seed)
         moved = self.actor.moved(self.actor.choose(given.reshape(-1, size), generator))
         return moved[0] if given.ndim == 1 else moved

@@ -77,7 +77,7 @@ def _source(field: str, source: str) -> Iterator[Finding]:
         return
     near = get_close_matches(kind, KINDS, n=1) if colon and kind not in KINDS else []
     advice = f"did you mean {near[0]}:{name}?" if near else "task:NAME, reasoning-gym:NAME, "
-    advice += "" if near else "hub:NAME, or a .jsonl, .parquet or .csv file"
+    advice += "" if near else "control:NAME, hub:NAME, or a .jsonl, .parquet or .csv file"
     yield field, f"{shown(source)} is not allowed; {advice}"
 
 

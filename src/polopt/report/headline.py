@@ -137,7 +137,8 @@ def _what(record: RunRecord, summary: Row) -> tuple[str, Callable[[float], str]]
     """What was measured, and how its values are written."""
     if _name(summary) == "return_mean":
         episodes = summary.get("evaluation_episodes")
-        on = f"In {episodes} episodes without noise, the" if episodes else "The"
+        many = "1 episode" if episodes == 1 else f"{episodes} episodes"
+        on = f"In {many} without noise, the" if episodes else "The"
         return f"{on} mean return", number
     prompts = summary.get("evaluation_prompts")
     on = f"On {prompts} prompts that training never saw, the" if prompts else "The"

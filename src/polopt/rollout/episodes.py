@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,8 +57,10 @@ class Playing:
         RecipeError: an environment that observes or earns something that is not finite.
     """
 
-    def __init__(self, environments: Environments) -> None:
-        self.environments = environments
+    def __init__(
+        self, environments: Environments, tell: Callable[[str], None] = lambda text: None
+    ) -> None:
+        self.environments, self._tell = environments, tell
         self.ended: list[Episode] = []  # since somebody took them away
         self._seen: NDArray[np.float32] | None = None  # None: episodes have to begin
         self._clear()
@@ -155,12 +157,18 @@ class Playing:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`state_dict` gave."""
+        """Take up what :meth:`state_dict` gave; begin anew where environments fail to repeat it."""
         if not state:
             return
-        self.environments.load_state_dict(state["environments"])
         rows = [[float.fromhex(x) for x in row] for row in state["seen"]]
-        self._seen = np.array(rows, dtype=np.float32)
+        seen = self.environments.load_state_dict(state["environments"])
+        if not np.array_equal(seen, np.array(rows, dtype=np.float32)):
+            self._tell(
+                "data.source: the environments do not repeat themselves; their episodes begin "
+                "anew, and the run is not the one that it would have been"
+            )
+            return
+        self._seen = seen
         self._totals = np.array([float.fromhex(x) for x in state["totals"]])
         self._lengths = np.array(state["lengths"], dtype=np.int64)
 
@@ -169,9 +177,15 @@ class EpisodeSource:
     """Batches of consecutive steps, or of one whole episode in each environment."""
 
     def __init__(
-        self, environments: Environments, actor: StepActor, *, seed: int, steps: int | None
+        self,
+        environments: Environments,
+        actor: StepActor,
+        *,
+        seed: int,
+        steps: int | None,
+        tell: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self._playing, self._actor = Playing(environments), actor
+        self._playing, self._actor = Playing(environments, tell), actor
         self._seed, self._steps = seed, steps  # None: whole episodes
         self._version = 0
         self._stats: Metrics = {}

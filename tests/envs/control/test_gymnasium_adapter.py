@@ -1,5 +1,6 @@
 """Environments of gymnasium: one record in every mode of autoreset, what cannot be served."""
 
+import json
 import sys
 from typing import Any
 
@@ -67,6 +68,70 @@ def test_the_successor_of_a_last_step_is_the_final_observation(mode: Any) -> Non
         assert not following.valid[0] and abs(following.observations[0, 2]) < 0.05
     else:
         assert following.valid[0] and abs(step.observations[0, 2]) < 0.05
+
+
+@pytest.mark.parametrize("name", ["CartPole-v1", "MountainCarContinuous-v0", "FrozenLake-v1"])
+def test_who_takes_up_the_state_goes_on_as_the_other_does(name: str) -> None:
+    """In the middle of episodes, where one ended, and where the next one began."""
+    rng, one = np.random.default_rng(0), make(name, 3, {})
+
+    def drawn() -> Any:
+        action = one.action
+        if isinstance(action, Discrete):
+            return rng.integers(0, action.count, 3)
+        return rng.uniform(action.low, action.high, (3, 1)).astype(np.float32)
+
+    one.reset(5)
+    states = 0
+    for step in range(60):
+        before = one.step(drawn())
+        ended = before.terminated | before.truncated
+        if step % 20 and not ended.any() and before.valid.all():
+            continue
+        states += 1
+        other = make(name, 3, {})
+        seen = other.load_state_dict(json.loads(json.dumps(one.state_dict())))
+        assert np.array_equal(seen, before.observations)
+        for _ in range(12):
+            actions = drawn()
+            theirs, ours = vars(one.step(actions)), vars(other.step(actions))
+            assert all(np.array_equal(theirs[key], ours[key]) for key in theirs if key != "facts")
+    assert states >= (3 if name.startswith("Mountain") else 8)
+
+
+def test_vectors_that_do_not_remember_begin_anew() -> None:
+    assert cartpoles(MODES[0]).state_dict() is None
+
+
+class Odd(gymnasium.Env[Any, Any]):
+    """Sees a number from 1 to 5 and moves by numbers in two rows."""
+
+    observation_space = gymnasium.spaces.Discrete(5, start=1)
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (2, 3))
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        return 5, {}
+
+    def step(self, action: Any) -> Any:
+        assert self.action_space.contains(action)
+        return 1, float(action[1, 0]), False, False, {}
+
+
+def test_shapes_and_first_numbers_of_spaces_are_kept() -> None:
+    odd = GymnasiumEnvironments(gymnasium.vector.SyncVectorEnv([Odd, Odd]))
+    assert odd.reset(0).tolist() == [[0, 0, 0, 0, 1]] * 2
+    step = odd.step(np.arange(12.0).reshape(2, 6) / 11)  # of twice the precision
+    assert step.observations.tolist() == [[1, 0, 0, 0, 0]] * 2
+    assert step.rewards == pytest.approx([3 / 11, 9 / 11])
+
+
+def test_whole_numbers_are_no_continuous_actions() -> None:
+    class Whole(Odd):
+        action_space = gymnasium.spaces.Box(0, 10, (2,), np.int64)
+
+    with pytest.raises(RecipeError, match=r"actions of whole numbers, Box\(0, 10"):
+        GymnasiumEnvironments(gymnasium.vector.SyncVectorEnv([Whole]))
 
 
 def test_actions_and_observations_of_the_spaces() -> None:

@@ -85,6 +85,7 @@ def control_stage(
         of.actor,
         seed=derive(recipe.run.seed, recipe.name, "rollout"),
         steps=None if recipe.episodes.whole else steps,
+        tell=parts.tell,
     )
     critic = None if of.critic is None else Valued(recipe, of.critic, of.critic)
     learners: list[Learner] = [Flattened((learner or first_order)(of, critic))]
@@ -320,6 +321,7 @@ def examiner(recipe: StageRecipe, actor: StepActor) -> Callable[[bool], Evaluati
         }
         watched = [watch(recipe.data.source, recipe.data.parameters)] if labelled else []
         lines = [shown(one, actor, seed=seed) for one in watched]
-        return Evaluation(metrics, {"return_mean": mean_interval(totals)}, lines)
+        intervals = {"return_mean": mean_interval(totals)} if count > 1 else {}
+        return Evaluation(metrics, intervals, lines)
 
     return evaluate

@@ -146,7 +146,7 @@ def _stage(of: Bodies, explorer: Explorer, learners: Sequence[Learner]) -> Stage
     assert recipe.update.batch_size and recipe.run.checkpoint_every
     buffer = Replay(replay.size, made_of.observation_size, made_of.outputs)
     source = StepwiseSource(
-        Playing(of.environments),
+        Playing(of.environments, of.parts.tell),
         of.actor,
         explorer,
         buffer,

@@ -110,8 +110,12 @@ class Parts:
         trained = sum(p.numel() for p in trainable(loaded.model).values())
         frozen = loaded.model.num_parameters() - trained
         text = f"adapter of rank {settings.lora}: {trained:,} weights beside {frozen:,} frozen ones"
-        self.observe(Event("message", {"text": text}))
+        self.tell(text)
         return loaded
+
+    def tell(self, text: str) -> None:
+        """A line for whoever watches the run."""
+        self.observe(Event("message", {"text": text}))
 
     def update(self, **changes: Any) -> Update:  # noqa: ANN401
         """The settings of an optimiser, changed for one of the learners."""
@@ -270,7 +274,7 @@ def policy_learner(of: Trained, loss: Loss[Any], **options: Any) -> FirstOrder[A
 def report(parts: Parts, text: TextSource) -> None:
     """Say what was found in the data."""
     for line in text.rows.report.lines():
-        parts.observe(Event("message", {"text": line}))
+        parts.tell(line)
 
 
 def assembled(

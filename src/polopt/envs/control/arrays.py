@@ -116,9 +116,10 @@ class ArrayEnvironments:
             "generators": [g.bit_generator.state for g in self._generators],
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> NDArray[np.float32]:
         """Take up what :meth:`state_dict` gave."""
         self._states = np.array([[float.fromhex(x) for x in row] for row in state["states"]])
         self._ages = np.array(state["ages"], dtype=np.int64)
         for generator, saved in zip(self._generators, state["generators"], strict=True):
             generator.bit_generator.state = saved
+        return self._dynamics.observe(self._states)

@@ -8,12 +8,12 @@ observation stands in ``info``), or when it is told to (DISABLED). All three bec
 from __future__ import annotations
 
 import traceback
-from collections.abc import Collection, Generator, Mapping
+from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,9 @@ from numpy.typing import NDArray
 from polopt.envs.control.interface import Action, Box, Discrete, Transition
 from polopt.errors import MissingExtraError, RecipeError, UserError, one_line
 from polopt.recipe.contradictions import CONTROL
+
+if TYPE_CHECKING:
+    from polopt.envs.control.repeatable import Repeatable
 
 EXTRA = ("gymnasium", "mujoco", "imageio")  # what pip install 'polopt[control]' brings
 
@@ -49,7 +52,7 @@ def make(
         needs = "gymnasium is not installed; pip install 'polopt[control]'"
         raise MissingExtraError(f"{field}: {needs}{near and f', or {near}'}") from error
     try:
-        vector = gymnasium.make_vec(name, num_envs=count, **parameters)
+        vector = _made(name, count, parameters)
     except gymnasium.error.UnregisteredEnv as error:
         near = _near(name, [*others, *gymnasium.registry])
         advice = near or "an id of gymnasium, MODULE:ID, or a built-in one"
@@ -62,6 +65,16 @@ def make(
     except Exception as error:  # a constructor that is not ours may raise anything
         raise RecipeError(f"{field} cannot be made: {_told(error)}") from error
     return GymnasiumEnvironments(vector)
+
+
+def _made(name: str, count: int, parameters: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    """One by one, each of which remembers its episode."""
+    import gymnasium
+
+    from polopt.envs.control.repeatable import Repeatable
+
+    how: dict[str, Any] = {"vectorization_mode": "sync", "wrappers": [Repeatable], **parameters}
+    return gymnasium.make_vec(name, num_envs=count, **how)
 
 
 def _near(name: str, known: Collection[str]) -> str:
@@ -110,6 +123,8 @@ class GymnasiumEnvironments:
                 f"data.source: {self._name} observes a {kind}; a Box or a Discrete is needed"
             )
         self._flat: int = gymnasium.spaces.flatdim(self._space)
+        start = getattr(self._space, "start", None)  # of a Discrete
+        self._first = None if start is None else int(start)
         self._action = _action(vector.single_action_space, self._name)
 
     @property
@@ -160,8 +175,10 @@ class GymnasiumEnvironments:
     def step(self, actions: NDArray[Any]) -> Transition:
         """One step in each."""
         self._steps += 1
+        space = self._vector.single_action_space
+        taken = actions.astype(space.dtype).reshape(self.count, *space.shape)
         with self._theirs():
-            raw, rewards, terminated, truncated, info = self._vector.step(actions)
+            raw, rewards, terminated, truncated, info = self._vector.step(taken)
         observations = self._flattened(raw)
         successors, valid = observations, np.ones(self.count, dtype=np.bool_)
         ended = np.logical_or(terminated, truncated)
@@ -188,12 +205,33 @@ class GymnasiumEnvironments:
             valid,
         )
 
-    def state_dict(self) -> None:
-        """An environment of gymnasium cannot say where it stands."""
+    def state_dict(self) -> Mapping[str, Any] | None:
+        """How each came to where it stands; None: they do not remember it."""
+        episodes = self._episodes()
+        if episodes is None:
+            return None
+        return {
+            "episodes": [episode.state_dict() for episode in episodes],
+            "ended": self._ended.tolist(),
+            "steps": self._steps,
+        }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Nothing was saved."""
-        raise ValueError("environments of gymnasium have no state to load")
+    def load_state_dict(self, state: Mapping[str, Any]) -> NDArray[np.float32]:
+        """Do what was done before."""
+        episodes = self._episodes()
+        assert episodes is not None, "they remembered when the state was saved"
+        with self._theirs():
+            both = zip(episodes, state["episodes"], strict=True)
+            seen = np.stack([episode.repeat(one) for episode, one in both])
+        self._ended, self._steps = np.array(state["ended"], dtype=np.bool_), state["steps"]
+        return self._flattened(seen)
+
+    def _episodes(self) -> Sequence[Repeatable] | None:
+        from polopt.envs.control.repeatable import Repeatable
+
+        held: Sequence[Any] = getattr(self._vector, "envs", ())
+        remembering = [one for one in held if isinstance(one, Repeatable)]
+        return remembering if len(remembering) == self.count else None
 
     @contextmanager
     def _theirs(self) -> Generator[None]:
@@ -210,8 +248,9 @@ class GymnasiumEnvironments:
 
     def _flattened(self, observations: NDArray[Any]) -> NDArray[np.float32]:
         """[N, O]; a number among n becomes n flags."""
-        if observations.ndim == 1 and self._flat > 1:
-            return np.eye(self._flat, dtype=np.float32)[observations.astype(np.int64)]
+        if self._first is not None:
+            place = observations.astype(np.int64) - self._first
+            return np.eye(self._flat, dtype=np.float32)[place]
         return observations.reshape(len(observations), -1).astype(np.float32)
 
 
@@ -224,6 +263,11 @@ def _action(space: Any, name: str) -> Action:  # noqa: ANN401
                 f"data.source: {name} has actions from {space.start}; they must begin at 0"
             )
         return Discrete(int(space.n))
+    if isinstance(space, gymnasium.spaces.Box) and np.issubdtype(space.dtype, np.integer):
+        raise RecipeError(
+            f"data.source: {name} has actions of whole numbers, {space}; a Discrete or a Box of "
+            "floating point is needed"
+        )
     if isinstance(space, gymnasium.spaces.Box) and space.is_bounded():
         return Box(space.low.reshape(-1).astype(np.float32), space.high.reshape(-1))
     raise RecipeError(

@@ -81,6 +81,6 @@ class Environments(Protocol):
         """Where all of them stand, as JSON has it; None: it cannot be said."""
         ...
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`state_dict` gave."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> NDArray[np.float32]:
+        """Take up what :meth:`state_dict` gave; what there is to act on, [N, O]."""
         ...

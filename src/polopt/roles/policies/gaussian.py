@@ -52,4 +52,4 @@ def divergence(old: Tensor, new: Tensor) -> Tensor:
 
 def moved(actions: NDArray[Any], low: tuple[float, ...], high: tuple[float, ...]) -> NDArray[Any]:
     """Clipped to the bounds of the environment."""
-    return np.clip(actions, low, high)
+    return np.clip(actions, np.asarray(low, np.float32), np.asarray(high, np.float32))
