@@ -20,6 +20,7 @@ import copy
 import math
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -79,23 +80,23 @@ def move(state: State, action: float) -> tuple[State, float]:
 # Networks -----------------------------------------------------------------------------------------
 
 
-def linear(before: int, after: int, gain: float, dice: torch.Generator) -> nn.Linear:
-    """Orthogonal weights, biases 0."""
-    layer = nn.Linear(before, after)
-    nn.init.orthogonal_(layer.weight, gain, generator=dice)
-    nn.init.zeros_(layer.bias)
+def linear(before: int, after: int, dice: torch.Generator) -> nn.Linear:
+    """Weights and biases uniform within 1/√before."""
+    layer, bound = nn.Linear(before, after), 1 / math.sqrt(before)
+    for parameter in (layer.weight, layer.bias):
+        nn.init.uniform_(parameter, -bound, bound, generator=dice)
     return layer
 
 
 def new_policy(config: Config, dice: torch.Generator) -> nn.Sequential:
     """From an observation to mean and log standard deviation of each number of an action."""
-    wide, root = config.hidden, math.sqrt(2.0)
+    wide = config.hidden
     return nn.Sequential(
-        linear(OBSERVED, wide, root, dice),
+        linear(OBSERVED, wide, dice),
         nn.ReLU(),
-        linear(wide, wide, root, dice),
+        linear(wide, wide, dice),
         nn.ReLU(),
-        linear(wide, 2 * NUMBERS, 0.01, dice),
+        linear(wide, 2 * NUMBERS, dice),
     )
 
 
@@ -105,12 +106,12 @@ class Critics(nn.Module):
     def __init__(self, config: Config, dice: torch.Generator) -> None:
         super().__init__()
         sizes = [OBSERVED + NUMBERS, config.hidden, config.hidden, 1]
-        gains = [math.sqrt(2.0), math.sqrt(2.0), 1.0]
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
-        for before, after, gain in zip(sizes, sizes[1:], gains, strict=False):
-            each = [linear(before, after, gain, dice).weight.T for _ in range(2)]
-            self.weights.append(nn.Parameter(torch.stack(each).detach()))
-            self.biases.append(nn.Parameter(torch.zeros(2, 1, after)))
+        for before, after in pairwise(sizes):
+            each = [linear(before, after, dice) for _ in range(2)]
+            weights, biases = [one.weight.T for one in each], [one.bias[None] for one in each]
+            self.weights.append(nn.Parameter(torch.stack(weights).detach()))
+            self.biases.append(nn.Parameter(torch.stack(biases).detach()))
 
     def forward(self, observations: Tensor, actions: Tensor) -> Tensor:
         """Of observations ``[B, O]`` and actions ``[B, D]``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU}
 Kind = Literal["categorical", "gaussian", "tanh_gaussian", "squashed", "deterministic"]
+FROM_A_BUFFER: Sequence[Kind] = ("squashed", "deterministic")  # who learns so
 FARTHEST = 10.0  # standard deviations to which a normalised observation is clipped
 POLICY_FILE, SPECIFICATION_FILE = "policy.safetensors", "policy.json"
 
@@ -74,7 +76,8 @@ class PolicyNetwork(nn.Module):
         self.made_of = made_of
         self.normaliser = Normaliser(made_of.observation_size) if made_of.normalise else None
         outputs = made_of.outputs * (2 if made_of.kind == "squashed" else 1)
-        self.body = layers(made_of, outputs, 0.01, generator)
+        last = None if made_of.kind in FROM_A_BUFFER else 0.01
+        self.body = layers(made_of, outputs, last, generator)
         self.log_std: nn.Parameter | None = None
         if made_of.kind in ("gaussian", "tanh_gaussian"):
             self.log_std = nn.Parameter(torch.full((made_of.outputs,), made_of.log_std))
@@ -109,12 +112,12 @@ class ActionValueNetworks(nn.Module):
     def __init__(self, made_of: Specification, count: int, generator: torch.Generator) -> None:
         super().__init__()
         sizes = [made_of.observation_size + made_of.outputs, *made_of.hidden, 1]
-        gains = [math.sqrt(2.0)] * len(made_of.hidden) + [1.0]
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
-        for before, after, gain in zip(sizes, sizes[1:], gains, strict=False):
-            each = [_linear(before, after, gain, generator).weight.T for _ in range(count)]
-            self.weights.append(nn.Parameter(torch.stack(each).detach()))
-            self.biases.append(nn.Parameter(torch.zeros(count, 1, after)))
+        for before, after in pairwise(sizes):
+            each = [_linear(before, after, None, generator) for _ in range(count)]
+            weights, biases = [one.weight.T for one in each], [one.bias[None] for one in each]
+            self.weights.append(nn.Parameter(torch.stack(weights).detach()))
+            self.biases.append(nn.Parameter(torch.stack(biases).detach()))
         self.count, self.between = count, ACTIVATIONS[made_of.activation]()
 
     def forward(self, observations: Tensor, actions: Tensor) -> Tensor:
@@ -154,22 +157,33 @@ class QNetwork(nn.Module):
 
 
 def layers(
-    made_of: Specification, outputs: int, last: float, generator: torch.Generator
+    made_of: Specification, outputs: int, last: float | None, generator: torch.Generator
 ) -> nn.Sequential:
-    """Linear layers with orthogonal weights: gain √2, ``last`` in the last one; biases 0."""
+    """Linear layers, as :func:`_linear` begins them: gain √2, ``last`` in the last one.
+
+    Without ``last`` none has a gain: on random critics of gain √2 a policy that follows their slope
+    is led astray first, and on HalfCheetah begins to learn after 35,000 steps in place of 20,000.
+    """
     sizes = [made_of.observation_size, *made_of.hidden, outputs]
     parts: list[nn.Module] = []
     for place, (before, after) in enumerate(pairwise(sizes)):
         final = place == len(sizes) - 2
-        parts.append(_linear(before, after, last if final else math.sqrt(2.0), generator))
+        gain = last if final or last is None else math.sqrt(2.0)
+        parts.append(_linear(before, after, gain, generator))
         if not final:
             parts.append(ACTIVATIONS[made_of.activation]())
     return nn.Sequential(*parts)
 
 
-def _linear(before: int, after: int, gain: float, generator: torch.Generator) -> nn.Linear:
+def _linear(before: int, after: int, gain: float | None, generator: torch.Generator) -> nn.Linear:
+    """Orthogonal weights, biases 0; without a gain all uniform within ±1/√before (as PyTorch)."""
     with torch.random.fork_rng(devices=[]):
         layer = nn.Linear(before, after)
+    if gain is None:
+        bound = 1 / math.sqrt(before)
+        nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
+        nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
+        return layer
     nn.init.orthogonal_(layer.weight, gain, generator=generator)
     nn.init.zeros_(layer.bias)
     return layer
