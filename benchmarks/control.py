@@ -193,7 +193,7 @@ CELLS = (
         speed=1.3,
     ),
     Cell("ppo-halfcheetah", "halfcheetah", 102_400, PPO_LONG, FULL, seeds=10),
-    Cell("ppo-hopper", "hopper", 102_400, PPO_LONG, FULL, seeds=10),
+    Cell("ppo-hopper", "hopper", 102_400, PPO_LONG, FULL, seeds=3),
     Cell("sac-halfcheetah", "halfcheetah", 100_000, SAC_LONG, FULL, seeds=3, speed=1.0),
     Cell("sac-hopper", "hopper", 100_000, SAC_LONG, FULL, seeds=3, speed=1.0),
 )

@@ -90,9 +90,10 @@ def told(capsys: Any) -> str:
     return capsys.readouterr().err.splitlines()[-1].removeprefix("error: ")
 
 
-def test_an_environment_of_ones_own_is_named_by_its_module(recipe: str) -> None:
+def test_an_environment_of_ones_own_is_named_by_its_module(recipe: str, recwarn: Any) -> None:
     code, directory = trained(recipe)
     assert code == 0
+    assert not [one for one in recwarn if "render_mode" in str(one.message)]  # it cannot be drawn
     summary = json.loads((directory / "summary.json").read_text())
     assert summary["return_mean_after"] == 10.0
     assert main(["eval", str(directory)]) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import sys
+import warnings
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
@@ -30,7 +31,8 @@ class FrameWatch:
         self._pictures: list[NDArray[np.uint8]] = []
         draw_without_screen()
         try:
-            self._one = make(name, 1, {**parameters, "render_mode": "rgb_array"})
+            with warnings.catch_warnings(action="ignore"):  # of gymnasium: it cannot be drawn
+                self._one = make(name, 1, {**parameters, "render_mode": "rgb_array"})
             _lighten(self._one.first)
         except Exception as error:  # whatever it says: it can be watched without pictures
             self._why = one_line(error) or type(error).__name__
