@@ -44,10 +44,15 @@ BASE: dict[str, Any] = {
 }
 ON_BODIES = [name for name in INDEX if row(name).on_bodies is not None]
 OFF_POLICY = [name for name in ON_BODIES if "body" in row(name).requires]
-SHORT: dict[str, Any] = {
+FROM_A_BUFFER: dict[str, Any] = {
     "episodes": {"steps": 10},
     "replay": {"start_steps": 20, "size": 100},
     "update": {"batch_size": 16},
+}
+SHORT: dict[str, dict[str, Any]] = {
+    "ppo": {"update": {"epochs": 2, "minibatches": 2}},
+    "trpo": {"critic": {"epochs": 2}},
+    **dict.fromkeys(OFF_POLICY, FROM_A_BUFFER),
 }
 
 
@@ -58,7 +63,7 @@ def weights(run: Path) -> dict[str, str]:
 
 
 def train(directory: Path, name: str, source: str = "control:cartpole", **tables: Any) -> None:
-    short = SHORT if name in OFF_POLICY else {}
+    short = SHORT.get(name, {})
     recipe = {
         **BASE,
         **short,
@@ -439,7 +444,7 @@ def test_ppo_learns_to_balance(tmp_path: Path) -> None:
     """A third of the recipe; CONTROL.md's gate is 475 within 50,000 steps (make test-control)."""
     recipe = Path(__file__).parents[2] / "recipes" / "cartpole_ppo.toml"
     flags = {"run.directory": str(tmp_path / "run"), "run.steps": 20, "evaluation.every": 0}
-    summary = polopt.train(recipe, flags=flags).summary
+    summary = polopt.train(recipe, flags=flags | {"evaluation.episodes": 20}).summary
     assert summary["return_mean_after"] > 3 * summary["return_mean_before"] or (
         summary["return_mean_after"] > 400
     )
@@ -461,4 +466,5 @@ def test_trpo_learns_to_balance(tmp_path: Path) -> None:
     """Half of the recipe; the whole of it is in make test-control."""
     recipe = Path(__file__).parents[2] / "recipes" / "cartpole_trpo.toml"
     flags = {"run.directory": str(tmp_path / "run"), "run.steps": 12, "evaluation.every": 0}
+    flags["evaluation.episodes"] = 20
     assert polopt.train(recipe, flags=flags).summary["return_mean_after"] > 300

@@ -93,10 +93,11 @@ def test_one_step_actor_critics_triple_their_return(name: str, tmp_path: Path) -
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_ppo_swings_the_pendulum_up(seed: int, tmp_path: Path) -> None:
-    """With what it sees and earns normalised, and a horizon of ten steps: half a second."""
+    """With what it sees and earns normalised, and a horizon of twenty steps: a second."""
     normalised = {"episodes__normalise_observations": True, "episodes__normalise_rewards": True}
     steps = {"update__decay": "linear", "update__max_grad_norm": 0.5, "run__steps": 73}
-    flags = {"credit__gamma": 0.9, "evaluation__episodes": 100, **steps, **normalised}
+    horizon = {"credit__gamma": 0.95, "credit__lambda": 0.9, "evaluation__episodes": 100}
+    flags = {**horizon, **steps, **normalised}
     found = trained(tmp_path, seed, "ppo", "control:pendulum", **flags)
     assert found["return_mean_after"] > -250
     assert found["taken"] <= 150_000

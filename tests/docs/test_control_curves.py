@@ -1,7 +1,6 @@
 """benchmarks/control_curves.py: every row on bodies has its curve, and its page shows it."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -105,13 +104,11 @@ def test_a_short_run(name: str, flags: dict[str, Any], taken: list[int], tmp_pat
     assert (tmp_path / f"{name}_bodies.svg").stat().st_size > 5000
 
 
-def test_an_unknown_row_is_refused() -> None:
-    done = subprocess.run(
-        [sys.executable, "benchmarks/control_curves.py", "--draw", "--rows", "pppo"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert "--rows: pppo unknown; there are pg, reinforce" in done.stderr
+def test_an_unknown_row_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["control_curves.py", "--draw", "--rows", "pppo"])
+    with pytest.raises(SystemExit) as ended:
+        control_curves.main()
+    assert ended.value.code == 2
+    assert "--rows: pppo unknown; there are pg, reinforce" in capsys.readouterr().err

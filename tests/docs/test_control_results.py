@@ -167,19 +167,16 @@ def test_the_plot_is_that_of_the_results_and_again_the_same(tmp_path: Path) -> N
 def test_one_training_here_says_what_it_took_and_earned() -> None:
     flags = {"algorithm": "a2c", "episodes.environments": 4, "episodes.steps": 64}
     asked = {"library": "polopt", "flags": flags, "body": "cartpole", "steps": 512, "seed": 1}
-    twice = f"{json.dumps(asked)}\n" * 2
-    code, output, errors = command(script="control_one.py", given=twice)
+    dog = {"library": "chance", "body": "dog"}
+    given = "\n".join(map(json.dumps, (asked, dog, asked)))
+    code, output, errors = command(script="control_one.py", given=given)
     assert code == 0, errors
-    found, again = map(json.loads, output.splitlines())
+    found, error, again = map(json.loads, output.splitlines())
+    assert "KeyError: 'dog'" in error["error"], "and the next one is trained all the same"
     assert found["return"] == again["return"], "a training is that of its seed"
     assert found["steps"] == 512
     assert 8 <= found["return"] <= 500
     assert found["curve"] and found["cpu_seconds"] > 0
-
-
-def test_an_error_of_a_training_is_told() -> None:
-    _, output, _ = command(script="control_one.py", given='{"library": "chance", "body": "dog"}')
-    assert "KeyError: 'dog'" in json.loads(output)["error"]
 
 
 def test_random_actions_are_worth_the_same_every_time() -> None:
@@ -196,19 +193,33 @@ def test_without_the_other_library_the_command_says_how_to_install_it() -> None:
     assert "stable_baselines3 is not installed: pip install 'polopt[bench,control]'" in errors
 
 
-def test_unknown_cells_and_half_results_are_refused() -> None:
-    code, _, errors = command("--cells", "ppo-cart")
-    assert code == 2
-    assert "--cells: ppo-cart unknown; there are " in errors
-    code, _, errors = command("--cells", "reinforce-cartpole", "--seeds", "1", "--write")
-    assert code == 2
-    assert "--write needs the whole budget and all seeds" in errors
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--cells", "ppo-cart"], "--cells: ppo-cart unknown; there are "),
+        (
+            ["--cells", "reinforce-cartpole", "--seeds", "1", "--write"],
+            "--write needs the whole budget and all seeds",
+        ),
+    ],
+)
+def test_unknown_cells_and_half_results_are_refused(
+    words: list[str],
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["control.py", *words])
+    with pytest.raises(SystemExit) as ended:
+        control.main()
+    assert ended.value.code == 2
+    assert told in capsys.readouterr().err
 
 
 def test_both_libraries_in_one_run() -> None:
     pytest.importorskip("sb3_contrib")
     code, output, errors = command(
-        "--cells", "ppo-pendulum", "--steps", "2048", "--seeds", "1", "--json"
+        "--cells", "ppo-cartpole", "--steps", "2048", "--seeds", "1", "--json"
     )
     assert code in (0, 1), errors
     (one,) = json.loads(output)

@@ -163,13 +163,27 @@ def test_the_command_prints_json_alone_and_fails_where_nothing_was_learnt() -> N
     assert not one["reached"]
 
 
-def test_unknown_rows_and_half_results_are_refused() -> None:
-    code, _, errors = command("--rows", "gpro,sft")
-    assert code == 2
-    assert "--rows: gpro, sft unknown; there are " in errors
-    code, _, errors = command("--rows", "grpo", "--seeds", "1", "--write")
-    assert code == 2
-    assert "--write needs the whole budget and all seeds" in errors
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--rows", "gpro,sft"], "--rows: gpro, sft unknown; there are "),
+        (
+            ["--rows", "grpo", "--seeds", "1", "--write"],
+            "--write needs the whole budget and all seeds",
+        ),
+    ],
+)
+def test_unknown_rows_and_half_results_are_refused(
+    words: list[str],
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["learning.py", *words])
+    with pytest.raises(SystemExit) as ended:
+        learning.main()
+    assert ended.value.code == 2
+    assert told in capsys.readouterr().err
 
 
 @pytest.mark.slow

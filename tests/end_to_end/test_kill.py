@@ -1,51 +1,70 @@
 """A run that is killed again and again ends with the bits of one that was left alone."""
 
 import random
+import signal
 import subprocess
+import time
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-from runs import SMOKE, assert_same, start
+from runs import SMOKE, assert_same, start, steps_taken, wait_for
 
 
-def run_through_kills(directory: Path, rng: random.Random, moments: list[float]) -> None:
-    """Kill a run at these seconds of its processes, one each, and resume until it is done."""
+class Moment(NamedTuple):
+    """So many steps after a process began to take any, and so many seconds after that.
+
+    Counted in steps, a kill comes where it is meant to on a slow machine as on a fast one.
+    """
+
+    steps: int
+    seconds: float
+
+
+def moments(rng: random.Random, kills: int) -> list[Moment]:
+    """One in five while modules and models load, the others while steps are taken."""
+    return [
+        Moment(0, rng.random()) if i % 5 == 0 else Moment(rng.randint(1, 12), rng.random() / 5)
+        for i in range(kills)
+    ]
+
+
+def kill(process: subprocess.Popen[str], directory: Path, moment: Moment) -> None:
+    """At that moment, unless it is done before."""
+    aim = steps_taken(directory) + moment.steps
+    wait_for(lambda: process.poll() is not None or steps_taken(directory) >= aim)
+    time.sleep(moment.seconds)
+    process.kill()
+
+
+def run_through_kills(directory: Path, left: list[Moment]) -> None:
+    """Kill a run at these moments of its processes, one each, and resume until it is done."""
     while True:
         begun = (directory / "config.json").exists()
         words = ("resume", directory) if begun else ("train", SMOKE, "--run.directory", directory)
         process = start(*words)
-        try:
-            process.wait(timeout=moments[-1] if moments else 240)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            moments.pop()
-            continue
+        if left:
+            kill(process, directory, left.pop())
         _, errors = process.communicate()
-        assert process.returncode == 0, errors
-        return
+        if process.returncode == 0:
+            return
+        assert process.returncode == -signal.SIGKILL, errors
 
 
 def disturb(tmp_path: Path, undisturbed: Path, seed: int, kills: int) -> None:
     """As many kills as are asked for, in as many runs as that takes."""
-    rng = random.Random(seed)
-    seconds = (undisturbed / "seconds").read_text()
-    # One in five in the first second, the others where models load and steps are taken.
-    moments = [
-        rng.uniform(0.0, 1.0) if i % 5 == 0 else rng.uniform(0.5, 0.9) * float(seconds)
-        for i in range(kills)
-    ]
+    left = moments(random.Random(seed), kills)
     number = 0
-    while moments:
+    while left:
         directory = tmp_path / f"run-{number}"
-        run_through_kills(directory, rng, moments)
+        run_through_kills(directory, left)
         assert_same(directory, undisturbed)
         number += 1
 
 
 def test_killed_and_resumed_until_done(tmp_path: Path, undisturbed: Path) -> None:
-    disturb(tmp_path, undisturbed, seed=1, kills=5)
+    disturb(tmp_path, undisturbed, seed=1, kills=3)
 
 
 @pytest.mark.slow

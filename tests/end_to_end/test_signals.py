@@ -11,21 +11,9 @@ import pytest
 
 import polopt
 from polopt.coordination import checkpoint
-from runs import BRIEF, SMOKE, assert_same, metrics, start, weights
+from runs import BRIEF, SMOKE, assert_same, metrics, start, steps_taken, wait_for, weights
 
 TERMINATED = (143, -signal.SIGTERM)  # a shell shows both as 143
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 120.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.005)
-
-
-def steps_taken(run: Path) -> int:
-    file = run / "metrics.jsonl"
-    return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
 def stop(run: Path, when: Callable[[], bool], number: int = signal.SIGTERM) -> tuple[int, str]:
