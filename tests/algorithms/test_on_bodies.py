@@ -248,6 +248,7 @@ def test_a_row_takes_steps_on_bodies(name: str, source: str, tmp_path: Path) -> 
     size = policy.actor.network.made_of.observation_size
     alone, many = policy.act(np.zeros(size)), policy.act(np.zeros((3, size)))
     assert alone == pytest.approx(many[0])
+    assert many.dtype == (np.int64 if source == "control:cartpole" else np.float32)
     with pytest.raises(DataError, match="observations: shape"):
         policy.act(np.zeros(size + 1))
 

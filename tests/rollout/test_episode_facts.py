@@ -56,7 +56,7 @@ def test_an_episode_says_what_its_environment_says_of_it() -> None:
 
 
 def test_training_tells_it_too_of_the_episodes_that_ended_in_a_batch() -> None:
-    source = EpisodeSource(ArrayEnvironments(Countdown(), 3), actor(), seed=0, steps=20)
+    source = EpisodeSource(Playing(ArrayEnvironments(Countdown(), 3)), actor(), seed=0, steps=20)
     source.publish(0)
     batch = source.next_batch()
     metrics = episode_metrics(int(batch.valid.sum()), batch.episodes)
@@ -71,7 +71,7 @@ def test_whole_episodes_are_waited_for_no_longer_than_a_while(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("polopt.rollout.episodes.PATIENCE", 4)
-    source = EpisodeSource(ArrayEnvironments(Countdown(), 8), actor(), seed=0, steps=None)
+    source = EpisodeSource(Playing(ArrayEnvironments(Countdown(), 8)), actor(), seed=0, steps=None)
     source.publish(0)
     with pytest.raises(RecipeError, match=r"data\.source: an episode has not ended after 4 steps"):
         source.next_batch()

@@ -178,14 +178,13 @@ class EpisodeSource:
 
     def __init__(
         self,
-        environments: Environments,
+        playing: Playing,
         actor: StepActor,
         *,
         seed: int,
         steps: int | None,
-        tell: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self._playing, self._actor = Playing(environments, tell), actor
+        self._playing, self._actor = playing, actor
         self._seed, self._steps = seed, steps  # None: whole episodes
         self._version = 0
         self._stats: Metrics = {}

@@ -34,7 +34,14 @@ from polopt.models.network import (
 )
 from polopt.recipe import StageRecipe
 from polopt.roles.control import StepActionCritic, StepActor, StepCritic
-from polopt.rollout.episodes import EpisodeSource, Trajectories, described, episode_metrics, played
+from polopt.rollout.episodes import (
+    EpisodeSource,
+    Playing,
+    Trajectories,
+    described,
+    episode_metrics,
+    played,
+)
 from polopt.rollout.evaluation import Evaluation, mean_interval
 from polopt.rollout.showing import shown
 from polopt.seeding import derive
@@ -81,11 +88,10 @@ def control_stage(
     of = replace(of, moving=moving_numbers(of.recipe, of.actor.log_probs))
     recipe, steps = of.recipe, of.recipe.episodes.steps
     source = EpisodeSource(
-        of.environments,
+        Playing(of.environments, parts.tell),
         of.actor,
         seed=derive(recipe.run.seed, recipe.name, "rollout"),
         steps=None if recipe.episodes.whole else steps,
-        tell=parts.tell,
     )
     critic = None if of.critic is None else Valued(recipe, of.critic, of.critic)
     learners: list[Learner] = [Flattened((learner or first_order)(of, critic))]
