@@ -1,7 +1,7 @@
 """Rows on bodies beside Stable-Baselines3: same networks, settings, steps and questions.
 
     python benchmarks/control.py --quick                  # CartPole and Pendulum: minutes
-    python benchmarks/control.py --full                   # MuJoCo and the walker: three hours
+    python benchmarks/control.py --full                   # MuJoCo and the walker: two hours
     python benchmarks/control.py --cells ppo-cartpole --write     # into results, page and plot
 
 Each library trains in a process of its own on one thread; they take turns, seed by seed.
@@ -192,7 +192,7 @@ CELLS = (
         seeds=3,
         speed=1.3,
     ),
-    Cell("ppo-halfcheetah", "halfcheetah", 102_400, PPO_LONG, FULL, seeds=10),
+    Cell("ppo-halfcheetah", "halfcheetah", 102_400, PPO_LONG, FULL, seeds=30),
     Cell("ppo-hopper", "hopper", 102_400, PPO_LONG, FULL, seeds=3),
     Cell("sac-halfcheetah", "halfcheetah", 100_000, SAC_LONG, FULL, seeds=3, speed=1.0),
     Cell("sac-hopper", "hopper", 100_000, SAC_LONG, FULL, seeds=3, speed=1.0),
@@ -405,7 +405,7 @@ def main() -> None:
     which.add_argument("--quick", action="store_true", help="CartPole and Pendulum alone")
     which.add_argument("--full", action="store_true", help="MuJoCo and the walker alone")
     which.add_argument("--cells", help="with commas; default: all")
-    parser.add_argument("--seeds", help="with commas; default: five; of --full three or ten")
+    parser.add_argument("--seeds", help="with commas; default: as many as the cell says")
     parser.add_argument("--steps", type=int, help="fewer of them: to try the command")
     parser.add_argument("--json", action="store_true", help="print results as JSON alone")
     parser.add_argument("--write", action="store_true", help="into results, page and plot")
