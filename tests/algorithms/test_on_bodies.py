@@ -467,5 +467,5 @@ def test_trpo_learns_to_balance(tmp_path: Path) -> None:
     """Half of the recipe; the whole of it is in make test-control."""
     recipe = Path(__file__).parents[2] / "recipes" / "cartpole_trpo.toml"
     flags = {"run.directory": str(tmp_path / "run"), "run.steps": 12, "evaluation.every": 0}
-    flags["evaluation.episodes"] = 20
-    assert polopt.train(recipe, flags=flags).summary["return_mean_after"] > 300
+    summary = polopt.train(recipe, flags=flags | {"evaluation.episodes": 20}).summary
+    assert summary["return_mean_after"] > 300
