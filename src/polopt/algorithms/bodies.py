@@ -106,6 +106,15 @@ CHOICES: Mapping[str, Mapping[str, Choice]] = {
             factory=True,
         ),
     },
+    "normalisation": {
+        "batch_z": Choice(
+            "polopt.credit.outcome:batch_z",
+            "A = (Ψ - b - μ) / √(σ² + ε) over the steps of the batch",
+            "polopt.math.normalise:whiten",
+            {"eps": "credit.epsilon", "ddof": "credit.ddof"},
+            factory=True,
+        ),
+    },
     "aggregation": {"token_mean": Choice("polopt.math.reduce:token_mean", "L = mean of ℓ")},
     "roles": {
         "actor": Choice(
