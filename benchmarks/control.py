@@ -42,6 +42,7 @@ QUICK, FULL = "quick", "full"
 
 RATE = {"update.learning_rate": 2.5e-3, "critic.learning_rate": 2.5e-3}
 CLIPPED = {"update.max_grad_norm": 0.5}
+UNCLIPPED = {"update.max_grad_norm": 1e4}  # never: their TRPO clips no gradients
 NORMALISED = {"episodes.normalise_observations": True, "episodes.normalise_rewards": True}
 PPO_CARTPOLE = {  # of recipes/cartpole_ppo.toml
     "algorithm": "ppo",
@@ -159,7 +160,10 @@ CELLS = (
         {"algorithm": "ppo", "credit.gamma": 0.9, **NORMALISED, **CLIPPED},
     ),
     Cell(
-        "trpo-cartpole", "cartpole", 81_920, {"algorithm": "trpo", "critic.learning_rate": 2.5e-3}
+        "trpo-cartpole",
+        "cartpole",
+        81_920,
+        {"algorithm": "trpo", "critic.learning_rate": 2.5e-3, **UNCLIPPED},
     ),
     Cell(
         "trpo-pendulum",
@@ -173,6 +177,7 @@ CELLS = (
             "critic.learning_rate": 2.5e-3,
             "trust_region.damping": 0.1,
             **NORMALISED,
+            **UNCLIPPED,
         },
     ),
     Cell("ddpg-pendulum", "pendulum", 6_000, {"algorithm": "ddpg", "critic.tau": 0.005, **SMALL}),

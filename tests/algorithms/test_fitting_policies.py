@@ -41,7 +41,8 @@ def test_evaluation_elsewhere_is_refused_in_one_line(tmp_path: Path, capsys: Any
     assert main(["eval", str(run), "--data.source", "control:pendulum"]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
         "error: data.source: control:pendulum has 3 observations and actions of 1 number; the "
-        f"policy of {run}/checkpoints/last was trained on 4 and 2 actions to choose from"
+        f"policy of {run}/checkpoints/last was trained on 4 observations and 2 actions to choose "
+        "from"
     )
 
 
@@ -61,6 +62,33 @@ def test_a_stage_that_starts_elsewhere_is_refused(
         two(tmp_path / "run", first, second)
     assert str(error.value).startswith(f"data.source: {second} {told}")
     assert "; the policy of stage one was trained on " in str(error.value)
+    assert not (tmp_path / "run").exists()  # before the first stage was trained
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("network.hidden", "[8]"), ("network.activation", "relu"), ("network.log_std", "0.5"),
+     ("network.distribution", "squashed"), ("episodes.normalise_observations", "true")],
+)  # fmt: skip
+def test_a_network_is_that_of_the_stage_before(field: str, value: str, tmp_path: Path) -> None:
+    stages = {"one": {"algorithm": "ppo"}, "two": {"algorithm": "a2c", "from": "one"}}
+    recipe = {**BODY, "data": {"source": "control:pendulum"}, "stage": stages}
+    with pytest.raises(RecipeError) as error:
+        polopt.check(recipe, flags=[f"--two.{field}", value])
+    assert str(error.value).startswith(f"stage.two.{field}: ")
+    assert "has no effect: the stage starts from the weights of one; remove" in str(error.value)
+
+
+def test_a_network_of_both_stages_is_made_in_the_first(tmp_path: Path) -> None:
+    """Squashed, too: the second stage goes on with what the first one left."""
+    network = {"hidden": [8], "activation": "relu", "distribution": "squashed"}
+    stages = {"one": {"algorithm": "ppo"}, "two": {"algorithm": "a2c"}}
+    run = {"steps": 1, "threads": 1, "directory": str(tmp_path / "run")}
+    shared = {"data": {"source": "control:pendulum"}, "network": network, "run": run}
+    polopt.train({**BODY, **shared, "stage": stages})
+    made_of = polopt.load(tmp_path / "run").actor.network.made_of
+    assert (made_of.hidden, made_of.activation) == ((8,), "relu")
+    assert made_of.kind == "tanh_gaussian"
 
 
 def test_other_bounds_are_other_actions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +121,7 @@ def test_a_run_whose_environment_has_changed_does_not_go_on(tmp_path: Path) -> N
         polopt.resume(run, flags={"run.steps": 3})
     assert str(error.value) == (
         "data.source: control:pendulum has 3 observations and actions of 1 number; the policy of "
-        f"{run}/checkpoints/step_2 was trained on 4 and 2 actions to choose from"
+        f"{run}/checkpoints/step_2 was trained on 4 observations and 2 actions to choose from"
     )
 
 
@@ -101,13 +129,15 @@ def test_a_kind_of_another_row_names_where_it_comes_from(tmp_path: Path) -> None
     with pytest.raises(RecipeError) as error:
         two(tmp_path / "run", "control:pendulum", "control:pendulum", "sac")
     assert str(error.value) == (
-        "from: stage one ended in a gaussian policy; sac trains a squashed one"
+        'stage.two.from: "one" is not allowed; it ends in a policy of ppo, whose distribution sac '
+        "cannot train"
     )
+    assert not (tmp_path / "run").exists()  # before the first stage was trained
     run = trained(tmp_path / "other", data={"source": "control:pendulum"})
     config = json.loads((run / "config.json").read_text())
     config["recipe"]["network"]["distribution"] = "squashed"
     (run / "config.json").write_text(json.dumps(config))
-    with pytest.raises(RecipeError, match=r"from: .*step_2 ended in a gaussian policy; ppo trains"):
+    with pytest.raises(RecipeError, match=r"distribution: .*step_2 has a gaussian policy, and the"):
         polopt.resume(run, flags={"run.steps": 3})
 
 

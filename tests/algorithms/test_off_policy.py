@@ -258,6 +258,30 @@ def test_noise_is_clipped_to_the_range() -> None:
     assert set(np.abs(made[:, 0]).round(6)) >= {1.0} and np.abs(made).max() == 1.0
 
 
+def test_noise_begins_at_0_where_a_step_only_begins_an_episode() -> None:
+    """So do vectors of gymnasium. The noise grows by 1/64 a step: it counts those of an episode."""
+    pytest.importorskip("gymnasium")
+    made = registry.make("control:MountainCarContinuous-v0", 1, {"max_episode_steps": 3})
+    who, noisy = counting(made)
+    replay = Replay(100, 2, 1)
+    turns = Turns(batch_size=1, start_steps=0, updates_per_step=1.0)
+    source = StepwiseSource(Playing(made), who, noisy, replay, turns, seed=1)
+    for _ in range(7):
+        source.next_batch()
+    taken = replay.draw(500, np.random.default_rng(0)).actions[:, 0]
+    assert sorted(set((taken * 64).round().int().tolist())) == [1, 2, 3]
+
+
+def counting(environments: Any) -> tuple[StepActor, Noisy]:
+    size, kind = environments.observation_size, "deterministic"
+    made_of = Specification(size, 1, kind, (4,), "relu", 0.0, False, (-1.0,), (1.0,))
+    network = PolicyNetwork(made_of, torch.Generator().manual_seed(0))
+    for weight in network.parameters():
+        weight.data.zero_()
+    who = StepActor(network)
+    return who, Noisy(who, lambda x, n: x + 1 / 64, environments.count, 1)
+
+
 # Turns
 
 
@@ -382,7 +406,8 @@ def test_a_stage_does_not_start_from_a_policy_of_another_kind(tmp_path: Path) ->
     with pytest.raises(RecipeError) as error:
         polopt.train({**body, **short, "stage": stages, "run": run})
     assert str(error.value) == (
-        "from: stage first ended in a gaussian policy; sac trains a squashed one"
+        'stage.second.from: "first" is not allowed; it ends in a policy of ppo, whose distribution '
+        "sac cannot train"
     )
 
 
@@ -395,7 +420,7 @@ class Bandit:
 
     observation_size: int = 1
     action: Box = field(default_factory=lambda: Box(np.float32([-1.0]), np.float32([3.0])))
-    limit: int = 1
+    max_episode_steps: int = 1
 
     def start(self, generator: np.random.Generator) -> NDArray[np.float64]:
         return np.zeros(1)
@@ -415,7 +440,7 @@ class Endless(Bandit):
     """A reward of 1 in every step, for ever; or once, where the episode is over."""
 
     over: bool = False
-    limit: int = 3
+    max_episode_steps: int = 3
 
     def advance(self, states: Any, actions: Any) -> Any:
         return states, np.ones(len(states)), np.full(len(states), self.over)

@@ -198,6 +198,7 @@ def test_rewards_are_divided_by_the_spread_of_returns() -> None:
         terminated = np.array([[False, True, False]])
         truncated = np.zeros((1, 3), dtype=np.bool_)
         valid = np.ones((1, 3), dtype=np.bool_)
+        anew = False
 
     scale = RewardScale(1, 0.5)
     expected = Taken.rewards[0] / np.sqrt(14 / 9 + 1e-8)
@@ -205,6 +206,24 @@ def test_rewards_are_divided_by_the_spread_of_returns() -> None:
     other = RewardScale(1, 0.5)
     other.load_state_dict(json.loads(json.dumps(scale.state_dict())))
     assert np.array_equal(other.scaled(Taken()), scale.scaled(Taken()))
+
+
+def test_nothing_is_left_of_an_episode_that_was_given_up() -> None:
+    """The return of the second batch is 2 where episodes begin with it, and 2 + γ 4 otherwise."""
+
+    class Taken:
+        rewards = np.array([[4.0]])
+        terminated = truncated = np.array([[False]])
+        valid = np.array([[True]])
+        anew = False
+
+    class Again(Taken):
+        rewards = np.array([[2.0]])
+        anew = True
+
+    scale = RewardScale(1, 0.5)
+    scale.scaled(Taken())
+    assert scale.scaled(Again())[0] == pytest.approx([2.0])  # of 4 and 2; else of 4 and 4: 1e4
 
 
 # What is said of it
@@ -251,6 +270,45 @@ def test_a_row_takes_steps_on_bodies(name: str, source: str, tmp_path: Path) -> 
     assert many.dtype == (np.int64 if source == "control:cartpole" else np.float32)
     with pytest.raises(DataError, match="observations: shape"):
         policy.act(np.zeros(size + 1))
+
+
+def test_each_call_draws_anew_and_a_seed_draws_the_same(tmp_path: Path) -> None:
+    train(tmp_path / "run", "ppo", "control:pendulum")
+    one, two = polopt.load(tmp_path / "run"), polopt.load(tmp_path / "run")
+    seen = np.zeros(3)
+    drawn = [float(one.act(seen, deterministic=False)[0]) for _ in range(4)]
+    assert len(set(drawn)) == 4
+    assert [float(two.act(seen, deterministic=False)[0]) for _ in range(4)] == drawn
+    assert one.act(seen, deterministic=False, seed=3) == two.act(seen, deterministic=False, seed=3)
+
+
+def test_observations_are_taken_in_the_shape_of_the_environment(tmp_path: Path) -> None:
+    train(tmp_path / "run", "ppo")  # four numbers
+    policy = polopt.load(tmp_path / "run")
+    alone = policy.act(np.ones((2, 2)))
+    assert alone.shape == () and alone == policy.act(np.ones(4))
+    assert policy.act(np.ones((3, 2, 2))).shape == (3,)
+    assert policy.act(np.ones((0, 4))).shape == (0,)
+    for wrong, told in (
+        (np.ones(3), r"shape \(3,\); 4 numbers, or \(N, 4\)$"),
+        (2, r"a number among n is n flags, np.eye\(n\)\[number\]"),
+        ([np.nan, 0, 0, 0], "not all are finite numbers"),
+        ((np.ones(4), {}), "a tuple that is no array of numbers; the observation alone"),
+        ("left", "a str that is no array of numbers"),
+    ):
+        with pytest.raises(DataError, match=told):
+            policy.act(wrong)
+
+
+def test_the_best_weights_are_loaded_as_the_last_are(tmp_path: Path) -> None:
+    train(tmp_path / "run", "ppo", flags={"run.checkpoint_every": 1, "run.keep": 4})
+    checkpoints = tmp_path / "run" / "checkpoints"
+    seen = np.linspace(-1, 1, 4)
+    for name in ("last", "best", "step_1"):
+        drawn = polopt.load(checkpoints / name).act(seen, deterministic=False, seed=1)
+        assert drawn in (0, 1)
+    logits = [polopt.load(checkpoints / n).actor.network.body[0].weight for n in ("step_1", "last")]
+    assert not torch.equal(*logits)
 
 
 @pytest.mark.parametrize(
@@ -311,6 +369,24 @@ def test_the_same_seed_is_the_same_curve_and_another_one_another(tmp_path: Path)
         ({"algorithm": "reinforce", "episodes.steps": 9}, "episodes.steps: 9 has no effect"),
         ({"algorithm": "a2c", "update.epochs": 2}, "update.epochs: 2 is not allowed"),
         (
+            {"episodes.environments": 2, "episodes.steps": 3, "update.minibatches": 7},
+            "update.minibatches: 7 is not allowed; at most one for each of the 6 steps",
+        ),
+        (
+            {"algorithm": "trpo", "episodes.environments": 2, "episodes.steps": 3},
+            "critic.minibatches: 8 is not allowed; at most one for each of the 6 steps",
+        ),
+        (
+            {
+                "algorithm": "td_actor_critic",
+                "episodes.environments": 1,
+                "episodes.steps": 1,
+            },
+            "credit.normalisation: batch_z is not allowed with a batch of 1 step",
+        ),
+        ({"run.device": "cuda"}, 'run.device: "cuda" is not allowed with data.source = "control:'),
+        ({"algorithm": "pg", "credit.gamma": 0.9}, "credit.gamma: 0.9 has no effect with credit.r"),
+        (
             {"algorithm": "reinforce", "credit.baseline": "leave_one_out"},
             'credit.baseline: "leave_one_out" is not allowed on bodies; none, constant, ema',
         ),
@@ -345,6 +421,87 @@ def test_what_a_recipe_cannot_say(flags: dict[str, Any], told: str) -> None:
     with pytest.raises(RecipeError) as error:
         resolve(load({**BASE, "algorithm": "ppo"}, flags))
     assert str(error.value).startswith(told), str(error.value)
+
+
+def test_gamma_has_an_effect_where_rewards_are_divided_by_the_spread_of_returns() -> None:
+    flags = {"credit.gamma": 0.9, "episodes.normalise_rewards": True}
+    assert resolve(load({**BASE, "algorithm": "pg"}, flags)).stages[0].credit.gamma == 0.9
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ({"algorithm": "sac"}, "data.source: control:cartpole has 2 actions to choose from; sac"),
+        ({"network.log_std": 0.5}, "network.log_std: 0.5 has no effect with the discrete actions"),
+        ({"network.distribution": "squashed"}, "network.distribution: squashed is not allowed"),
+        (
+            {
+                "algorithm": "sac",
+                "data.source": "control:pendulum",
+                "temperature.target_entropy": 0.7,
+            },
+            "temperature.target_entropy: 0.7 is not allowed; less than 0.693",
+        ),
+        (
+            {
+                "algorithm": "reinforce",
+                "data.source": "control:pendulum",
+                "credit.baseline": "action",
+                "credit.normalisation": "none",
+            },
+            "credit.baseline: action is not allowed with the continuous actions of control:pend",
+        ),
+        (
+            {"until.metric": "retrun_mean", "until.at_least": 1.0, "evaluation.every": 1},
+            'until.metric: "retrun_mean" is not allowed with control:cartpole; return_mean, retur',
+        ),
+        (
+            {"data.parameters.max_episode_steps": 0},
+            "data.parameters.max_episode_steps: 0 is not allowed; an integer >= 1",
+        ),
+        (
+            {"data.parameters.max_episode_step": 9},
+            "data.parameters.max_episode_step: unknown; did you mean max_episode_steps?",
+        ),
+        (
+            {"data.parameters.observation_size": 9},
+            "data.parameters.observation_size: unknown; allowed: max_episode_steps",
+        ),
+    ],
+)
+def test_what_an_environment_rules_out_is_told_by_check(flags: dict[str, Any], told: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        polopt.check({"algorithm": "ppo", **BASE}, flags)
+    assert str(error.value).startswith(told), str(error.value)
+
+
+@pytest.mark.parametrize("metric", ["reached_limit", "distance_m"])
+def test_a_stage_may_wait_for_what_an_environment_says(metric: str) -> None:
+    pytest.importorskip("mujoco")
+    flags = {"data.source": "control:biped", "until.metric": metric, "until.at_least": 1.0}
+    assert polopt.check({"algorithm": "ppo", **BASE}, {**flags, "evaluation.every": 1})
+
+
+def test_an_episode_is_as_long_as_it_is_told(tmp_path: Path) -> None:
+    flags = {"data.parameters.max_episode_steps": 7}
+    train(tmp_path / "run", "ppo", "control:pendulum", flags=flags)
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["length"] == 7
+
+
+@pytest.mark.parametrize("name", ["a2c", "ppo"])
+def test_a_batch_has_a_step_even_where_all_episodes_begin(name: str, tmp_path: Path) -> None:
+    """Episodes of two steps, one step a batch, and one that only begins the next of them."""
+    pytest.importorskip("gymnasium")
+    flags = {"data.parameters.max_episode_steps": 2, "episodes.steps": 1, "update.minibatches": 1}
+    train(tmp_path / "run", name, "control:MountainCarContinuous-v0", flags=flags)
+    assert [line["steps"] for line in metrics(tmp_path / "run") if "steps" in line] == [4] * 4
+
+
+def test_a_reward_from_python_is_nothing_to_a_body(tmp_path: Path) -> None:
+    with pytest.raises(
+        RecipeError, match=r"reward: a function has no effect with data\.source = c"
+    ):
+        polopt.train({**BASE, "algorithm": "ppo"}, reward=lambda completions: [0.0])
 
 
 def test_an_unknown_environment_is_told_before_anything_runs(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_the_pendulum_of_the_twin_is_the_library_s() -> None:
         state, reward = twin.move(state, action)
         states, rewards, over = dynamics.advance(states, np.array([[2.0 * action]]))
         assert rewards[0] == pytest.approx(reward) and not over.any()
-    assert dynamics.limit == twin.LIMIT
+    assert dynamics.max_episode_steps == twin.LIMIT
 
 
 def test_the_twin_stands_alone() -> None:

@@ -53,6 +53,9 @@ OF_BODIES = ONLY_BODIES | frozenset(
     }
 )
 
+# What a network is made of: that of the stage before, where it goes on with its weights.
+OF_NETWORK = frozenset({"network", "episodes.normalise_observations"})
+
 # Numbers where a row has none of its own.
 NUMBERS: Mapping[str, Scalar] = {
     "network.activation": "tanh",

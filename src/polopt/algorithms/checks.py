@@ -34,10 +34,12 @@ def findings(row: Row, stage: StageRecipe, *, own_reward: bool) -> Iterator[Find
     """Everything in a resolved stage that contradicts its row or itself."""
     if "body" in row.requires:
         yield from _off_policy(row, stage)
+        yield from _device(stage)
         yield from _lengths(stage)
         return
     if is_on_bodies(stage.data.source):
         yield from _on_bodies(row, stage)
+        yield from _device(stage)
         yield from _lengths(stage)
         return
     if "prompts" in row.requires:
@@ -81,18 +83,20 @@ def _off_policy(row: Row, stage: StageRecipe) -> Iterator[Finding]:
         return
     count, steps, replay = stage.episodes.environments, stage.episodes.steps, stage.replay
     assert count and steps and replay.size and replay.updates_per_step
-    if turns(stage) != int(turns(stage)):
+    if turns(stage) < 1 or turns(stage) != int(turns(stage)):
         yield (
             "replay.updates_per_step",
             f"{replay.updates_per_step} is not allowed; with {count * steps} steps between two "
             f"lines of metrics (episodes.environments x episodes.steps) it must give a whole "
             "number of optimiser steps",
         )
-    if replay.size < count:
-        yield (
-            "replay.size",
-            f"{replay.size} is not allowed; at least episodes.environments = {count}",
-        )
+    assert stage.update.batch_size, "resolved"
+    for field, least in (
+        ("episodes.environments", count),
+        ("update.batch_size", stage.update.batch_size),
+    ):
+        if replay.size < least:
+            yield "replay.size", f"{replay.size} is not allowed; at least {field} = {least}"
 
 
 def _on_bodies(row: Row, stage: StageRecipe) -> Iterator[Finding]:
@@ -124,6 +128,7 @@ def _on_bodies(row: Row, stage: StageRecipe) -> Iterator[Finding]:
     yield from _values(stage)
     yield from _levels(stage)
     yield from _centred(stage)
+    yield from _in_steps(stage)
     if stage.objective.ratio == "none":
         for field, value in (
             ("epochs", stage.update.epochs),
@@ -135,6 +140,38 @@ def _on_bodies(row: Row, stage: StageRecipe) -> Iterator[Finding]:
                     f"{value} is not allowed with objective.ratio = none, which does not correct "
                     "for the steps in between; it must be 1",
                 )
+
+
+def _in_steps(stage: StageRecipe) -> Iterator[Finding]:
+    """Batches of a fixed number of steps: no minibatch is empty, and one number has no spread."""
+    episodes = stage.episodes
+    if episodes.whole:
+        return
+    assert episodes.environments and episodes.steps, "resolved"
+    size = episodes.environments * episodes.steps
+    words = f"{size} step{'s' if size > 1 else ''} (episodes.environments x episodes.steps)"
+    for section in ("update", "critic"):
+        count = getattr(stage, section).minibatches
+        if count is not None and count > size:
+            yield (
+                f"{section}.minibatches",
+                f"{count} is not allowed; at most one for each of the {words}",
+            )
+    if size == 1 and stage.credit.normalisation == "batch_z":
+        yield (
+            "credit.normalisation",
+            f"batch_z is not allowed with a batch of {words}, whose z-score is 0; none",
+        )
+
+
+def _device(stage: StageRecipe) -> Iterator[Finding]:
+    """Networks this small are slower on an accelerator, and stay where the environments are."""
+    if stage.run.device not in ("auto", "cpu"):
+        yield (
+            "run.device",
+            f"{shown(stage.run.device)} is not allowed with data.source = "
+            f"{shown(stage.data.source)}; bodies are trained on the cpu",
+        )
 
 
 def _centred(stage: StageRecipe) -> Iterator[Finding]:

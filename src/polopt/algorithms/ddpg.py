@@ -5,7 +5,7 @@
 
 Silver et al. 2014 (the gradient); Lillicrap et al. 2016, arXiv:1509.02971 (replay, target networks,
 Ornstein-Uhlenbeck noise with dt = 1), whose numbers these are but for the random steps at first,
-the batch of 64 and the weight decay of its critic.
+the networks (400-300 there), the batch of 64 and the weight decay of its critic.
 """
 
 from __future__ import annotations

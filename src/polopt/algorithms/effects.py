@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from polopt.algorithms.bodies import OF_BODIES, ONLY_BODIES, about, is_on_bodies
+from polopt.algorithms.bodies import OF_BODIES, OF_NETWORK, ONLY_BODIES, about, is_on_bodies
 from polopt.algorithms.row import Row
 from polopt.recipe import Process, StageRecipe, shown
 from polopt.recipe.contradictions import CONTROL, WITH_VERIFIER
@@ -37,6 +37,7 @@ SECTIONS = (
 )
 PRIME = ("prime", "prime_reference")  # returns that read process rewards
 SUMS = ("outcome", *PRIME)  # returns that read what a response earned, not where
+DISCOUNTED = ("reward_to_go", "full", "gae", "q", *PRIME)  # returns that γ is in
 SPREAD = ("group_std", "group_steps", "batch_std", "batch_z")
 
 
@@ -128,7 +129,11 @@ NEEDS: Mapping[str, Need] = {
     ),
     "data.max_bad_share": _is("data.on_bad_row", "skip"),
     "credit.spread_gamma": _is("credit.spread", "discounted", "normalised"),
-    "credit.gamma": _is("credit.returns", "reward_to_go", "full", "gae", "q", *PRIME),
+    "credit.gamma": Need(
+        "credit.returns",
+        lambda v: v["credit.returns"] in DISCOUNTED or bool(v["episodes.normalise_rewards"]),
+        either(DISCOUNTED),
+    ),
     "credit.lambda": Need(
         "credit.returns",
         lambda v: v["credit.returns"] == "gae" and v["credit.length_adaptive"] is None,
@@ -232,6 +237,8 @@ def idle(row: Row, values: Values, field: str) -> str | None:
         return f"no effect with data.source = {shown(source)}; remove it"
     if not is_on_bodies(source) and about(field, ONLY_BODIES):
         return f"no effect with data.source = {shown(source)}; it needs control:NAME"
+    if is_on_bodies(source) and values["from"] is not None and about(field, OF_NETWORK):
+        return f"no effect: the stage starts from the weights of {values['from']}; remove it"
     need = _OWN_CRITIC if field in row.of_critic else NEEDS.get(field)
     if need is None or field in row.always:
         return None

@@ -111,12 +111,23 @@ def _check_starts(recipe: Recipe, filled: list[_Filled]) -> Iterator[Problem]:
                 f"{shown(start)} is not allowed; it ends in a reward model, and {one.row.name} "
                 f"starts from {advice}",
             )
+        elif not _same_kind(one.row, row(possible[start].algorithm)):
+            yield Problem(
+                name_in(recipe, index, "from"),
+                f"{shown(start)} is not allowed; it ends in a policy of "
+                f"{possible[start].algorithm}, whose distribution {one.row.name} cannot train",
+            )
         elif one.stage.model.path != possible[start].model.path:
             yield Problem(
                 name_in(recipe, index, "model.path"),
                 f"{shown(one.stage.model.path)} has no effect: the stage starts from the weights "
                 f"of {start}; remove it",
             )
+
+
+def _same_kind(one: Row, before: Row) -> bool:
+    """Rows that learn from a buffer have a policy of their own kind; all others share one."""
+    return one.fixed.get("pathwise") == before.fixed.get("pathwise")
 
 
 def _derive(values: dict[str, Any]) -> None:

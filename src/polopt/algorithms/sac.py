@@ -5,8 +5,8 @@
     L_π = E[α log π(a|s) - min(Q₁, Q₂)(s, a)],  a = tanh(μ + σ N(0, 1)),  L_α = -log α E[log π + H̄]
 
 Haarnoja et al. 2018, arXiv:1801.01290, and with a learned temperature arXiv:1812.05905, whose
-numbers these are but for the random steps at first; the form of the temperature is that of
-Stable-Baselines3.
+numbers these are but for the random steps at first and the networks (256-256 there); the form of
+the temperature is that of Stable-Baselines3.
 """
 
 from __future__ import annotations

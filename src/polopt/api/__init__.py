@@ -74,6 +74,8 @@ def train(
     """
     written = load_recipe(recipe, flags)
     resolved = resolve(written, own_reward=reward is not None)
+    if reward is not None:
+        _check_heard(resolved)
     check_sources(resolved)
     check_packages(resolved)
     name = Path(recipe).stem if isinstance(recipe, str | Path) else resolved.stages[0].algorithm
@@ -152,7 +154,11 @@ def evaluate(model_or_run: str | Path, *, flags: Flags = (), k: int = 1) -> Eval
 
 
 def load(run: str | Path) -> Any:  # noqa: ANN401 - of text or of a body, as the run was
-    """The trained policy of a run, for use: a ``Policy`` of text, or a ``BodyPolicy``."""
+    """The trained policy of a run, for use: a ``Policy`` of text, or a ``BodyPolicy``.
+
+    Args:
+        run: its directory, for the last weights, or a checkpoint in it (``checkpoints/best``).
+    """
     from polopt.api.policy import load as load_policy
 
     return load_policy(Path(run))
@@ -175,6 +181,20 @@ def report(runs: Sequence[str | Path]) -> list[Path]:
 def packaged(name: str) -> Path:
     """The path of a recipe that comes with polopt."""
     return Path(str(files("polopt") / "recipes" / f"{name}.toml"))
+
+
+def _check_heard(recipe: Recipe) -> None:
+    """Refuse a reward from Python to which no stage listens.
+
+    Raises:
+        RecipeError: all of them move bodies, which their environments reward.
+    """
+    sources = [stage.data.source for stage in recipe.stages]
+    if all(map(is_on_bodies, sources)):
+        raise RecipeError(
+            f"reward: a function has no effect with data.source = {sources[-1]}, which rewards by "
+            "itself; an environment of your own, control:MODULE:ID"
+        )
 
 
 def _of_evaluation(stage: StageRecipe, checkpoints: Path) -> dict[str, Any]:

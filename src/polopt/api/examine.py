@@ -10,7 +10,7 @@ import torch
 from polopt.algorithms import row
 from polopt.algorithms.bodies import is_on_bodies
 from polopt.algorithms.build import Parts, control, examiner, reward_model_stage, shared
-from polopt.algorithms.build.fits import check_fits
+from polopt.algorithms.build.fits import check_fits, shape, shape_of_policy
 from polopt.coordination.progress import progress
 from polopt.errors import RecipeError
 from polopt.models.network import load_policy
@@ -34,7 +34,7 @@ def examine(stage: StageRecipe, weights: str, k: int) -> Evaluation:
         found = _examiner(parts, k)
     if found is None:
         raise RecipeError("reward: nothing says which answers are right; name a reward")
-    return found(True)
+    return found(not is_on_bodies(stage.data.source))  # nobody sees the episode of a body
 
 
 def _examiner(parts: Parts, k: int) -> Callable[[bool], Evaluation] | None:
@@ -43,7 +43,8 @@ def _examiner(parts: Parts, k: int) -> Callable[[bool], Evaluation] | None:
         if k > 1:
             raise RecipeError(f"k: {k} is not allowed with {stage.data.source}; 1")
         network = load_policy(Path(parts.weights))
-        check_fits(network.made_of, control.made(stage, 1), stage.data.source, parts.weights)
+        trained, here = shape_of_policy(network.made_of), shape(control.made(stage, 1))
+        check_fits(trained, here, stage.data.source, parts.weights)
         return control.examiner(stage, StepActor(network))
     if row(stage.algorithm).trains == "actor":
         return examiner(shared(parts), answers=k)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 from polopt import record
 from polopt.algorithms import row
 from polopt.api.recorded import recorded
+from polopt.coordination.checkpoint import MANIFEST
 from polopt.errors import DataError, RunDirectoryError
 from polopt.models import LanguageModel
 from polopt.models import load as load_model
@@ -29,11 +32,17 @@ class Policy:
 
     language_model: LanguageModel
     sampling: Sampling
+    seeds: Iterator[int] = field(default_factory=count)  # of the calls that name none
 
     def respond(
-        self, prompts: Sequence[str], *, temperature: float = 0.0, seed: int = 0
+        self, prompts: Sequence[str], *, temperature: float = 0.0, seed: int | None = None
     ) -> list[str]:
         """One answer to each prompt; temperature 0 takes the most likely token.
+
+        Args:
+            prompts: texts.
+            temperature: of sampling.
+            seed: of the draws; without one each call draws anew, the first of them as with 0.
 
         Raises:
             DataError: a prompt without a token.
@@ -43,7 +52,7 @@ class Policy:
         if () in tokens:
             raise DataError(f"prompts: number {tokens.index(())} is empty; at least one token")
         sampling = Sampling(temperature, max_new_tokens=self.sampling.max_new_tokens)
-        engine = LocalEngine(self.language_model, seed=seed)
+        engine = LocalEngine(self.language_model, seed=_or_next(seed, self.seeds))
         engine.submit(
             [
                 Request(i, Prompt(i, text, own), 1, sampling)
@@ -63,46 +72,82 @@ class BodyPolicy:
     """A policy that moves a body as it was trained to."""
 
     actor: StepActor
+    seeds: Iterator[int] = field(default_factory=count)  # of the calls that name none
 
     def act(
-        self, observations: NDArray[np.floating[Any]], *, deterministic: bool = True, seed: int = 0
+        self,
+        observations: NDArray[np.floating[Any]],
+        *,
+        deterministic: bool = True,
+        seed: int | None = None,
     ) -> NDArray[Any]:
-        """The action for an observation [O], or one for each of [N, O]: an integer, or numbers [D].
+        """The action for an observation, or one for each of N: an integer, or numbers [D].
 
         Args:
-            observations: as the environment gives them, flattened (``image.reshape(-1)``; of a
-                number among n, n flags). Statistics of the policy normalise them.
+            observations: as the environment gives them: O numbers of any shape, or N times that.
+                Of a number among n, n flags. Statistics of the policy normalise them.
             deterministic: the likeliest action; otherwise one that is drawn.
-            seed: of the draw.
+            seed: of the draw; without one each call draws anew, the first of them as with 0.
 
         Raises:
-            DataError: observations of another size.
+            DataError: observations of another size, or that are not finite numbers.
         """
+        given, alone = _rows(observations, self.actor.network.made_of.observation_size)
+        generator = None
+        if not deterministic:
+            generator = torch.Generator().manual_seed(_or_next(seed, self.seeds))
+        moved = self.actor.moved(self.actor.choose(given, generator))
+        return moved[0] if alone else moved
+
+
+def _or_next(seed: int | None, seeds: Iterator[int]) -> int:
+    return next(seeds) if seed is None else seed
+
+
+def _rows(observations: object, size: int) -> tuple[NDArray[np.float32], bool]:
+    """[N, size], and whether it was one observation and not N.
+
+    Raises:
+        DataError: another size, or no finite numbers.
+    """
+    try:
         given = np.asarray(observations, dtype=np.float32)
-        size = self.actor.network.made_of.observation_size
-        if given.shape[-1:] != (size,) or given.ndim > 2:
-            raise DataError(f"observations: shape {given.shape}; ({size},) or (N, {size}), flat")
-        generator = None if deterministic else torch.Generator().manual_seed(seed)
-        moved = self.actor.moved(self.actor.choose(given.reshape(-1, size), generator))
-        return moved[0] if given.ndim == 1 else moved
+    except (TypeError, ValueError, RuntimeError) as error:  # of numpy, and of a tensor with grad
+        raise DataError(
+            f"observations: a {type(observations).__name__} that is no array of numbers; the "
+            "observation alone, without what reset() and step() give beside it"
+        ) from error
+    many = given.ndim > 1 and prod(given.shape[1:]) == size
+    if not many and given.size != size:
+        hint = "; a number among n is n flags, np.eye(n)[number]" if given.ndim == 0 else ""
+        raise DataError(f"observations: shape {given.shape}; {size} numbers, or (N, {size}){hint}")
+    if not np.isfinite(given).all():
+        raise DataError("observations: not all are finite numbers")
+    return given.reshape(-1, size), not many
 
 
-def load(run: Path) -> Policy | BodyPolicy:
-    """The last weights of a run.
+def load(path: Path) -> Policy | BodyPolicy:
+    """The last weights of a run, or those of one of its checkpoints.
+
+    Args:
+        path: the directory of the run, or a checkpoint in it: ``checkpoints/best`` has the best
+            weights that were evaluated.
 
     Raises:
         RunDirectoryError: no run, one without a checkpoint, or one that ends in a reward model.
     """
+    is_checkpoint = (path / MANIFEST).is_file()
+    run = path.resolve().parents[1] if is_checkpoint else path
     config = record.open_existing(run).config
-    last = run / "checkpoints" / "last"
-    if not last.exists():
+    weights = path if is_checkpoint else run / "checkpoints" / "last"
+    if not weights.exists():
         raise RunDirectoryError(f"{run}: the run has no checkpoint yet")
-    if (last / SPECIFICATION_FILE).is_file():
-        return BodyPolicy(StepActor(load_policy(last)))
+    if (weights / SPECIFICATION_FILE).is_file():
+        return BodyPolicy(StepActor(load_policy(weights)))
     stage = recorded(config).stages[-1]
     if row(stage.algorithm).trains != "actor":
         raise RunDirectoryError(
-            f"{run}: the run ends in a reward model, which answers nothing; load {last} with "
+            f"{run}: the run ends in a reward model, which answers nothing; load {weights} with "
             "AutoModelForSequenceClassification.from_pretrained of transformers"
         )
-    return Policy(load_model(str(last)), Sampling(max_new_tokens=stage.rollout.max_new_tokens))
+    return Policy(load_model(str(weights)), Sampling(max_new_tokens=stage.rollout.max_new_tokens))

@@ -86,8 +86,9 @@ class StepwiseSource:
         step, valid = playing.step(self._actor.moved(actions))
         self._replay.add(seen, actions, step, valid)
         self._steps += int(valid.sum())
-        if (ended := step.terminated | step.truncated).any():
-            self._explorer.forget(ended)
+        # A step that only began an episode drew noise, too, and none is left of that either.
+        if (over := step.terminated | step.truncated | ~step.valid).any():
+            self._explorer.forget(over)
 
     def ack(self, batch: Transitions) -> None:
         """Nothing waits."""

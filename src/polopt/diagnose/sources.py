@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from polopt.algorithms import row
+from polopt.algorithms.bodies import is_on_bodies
 from polopt.envs.text import TextTask, load
 from polopt.errors import DataError, RecipeError
-from polopt.recipe import Recipe
+from polopt.recipe import Recipe, StageRecipe, shown
 from polopt.recipe.contradictions import CONTROL
 
 GENERATED = ("task:", "reasoning-gym:")
 
 
 def check_sources(recipe: Recipe) -> None:
-    """Ask for every task with its parameters, and for every file.
+    """Ask for every task and environment with its parameters, and for every file.
 
     Raises:
-        RecipeError: no such task, a parameter that it does not take, or no preferences in it.
+        RecipeError: no such task, a parameter that it does not take, no preferences in it, or what
+            :func:`_check_bodies` refuses.
         DataError: no such file.
     """
+    _check_bodies([stage for stage in recipe.stages if is_on_bodies(stage.data.source)])
     for stage in recipe.stages:
         sources = {
             "data.source": stage.data.source,
@@ -27,12 +31,7 @@ def check_sources(recipe: Recipe) -> None:
             "pretraining.source": stage.pretraining.source,
         }
         for field, source in sources.items():
-            if source is None or source.startswith("hub:"):
-                continue
-            if source.startswith(CONTROL):
-                from polopt.envs.control.registry import make  # brings torch
-
-                make(source, 1, stage.data.parameters)
+            if source is None or source.startswith(("hub:", CONTROL)):
                 continue
             if source.startswith(GENERATED):
                 task = load(source, stage.data.parameters, stage.run.seed)
@@ -41,6 +40,34 @@ def check_sources(recipe: Recipe) -> None:
             elif not Path(source).is_file():
                 problem = "is not a file" if Path(source).exists() else "does not exist"
                 raise DataError(f"{field}: {source!r} {problem}")
+
+
+def _check_bodies(stages: Sequence[StageRecipe]) -> None:
+    """Make an environment of each stage, and see whether its method and its policy can act there.
+
+    Raises:
+        RecipeError: they cannot, or the stage waits for a figure that nobody takes.
+    """
+    if not stages:
+        return
+    from polopt.algorithms.build.fits import Shape, check_actions, check_fits, shape
+    from polopt.envs.control.registry import make  # all of them bring torch
+    from polopt.rollout.episodes import FIGURES
+
+    shapes = dict[str, Shape]()
+    for stage in stages:
+        source = stage.data.source
+        environments = make(source, 1, stage.data.parameters)
+        check_actions(stage, environments.action)
+        shapes[stage.name] = shape(environments)
+        if stage.start in shapes:
+            check_fits(shapes[stage.start], shapes[stage.name], source, f"stage {stage.start}")
+        figures = [*FIGURES, *environments.figures]
+        if stage.until is not None and stage.until.metric not in figures:
+            raise RecipeError(
+                f"until.metric: {shown(stage.until.metric)} is not allowed with {source}; "
+                f"{', '.join(figures)}"
+            )
 
 
 def _check_preferences(field: str, source: str, algorithm: str, task: TextTask) -> None:

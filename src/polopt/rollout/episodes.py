@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from polopt.types import Metrics
 
 Numbers = NDArray[np.float32] | NDArray[np.float64]
 
+FIGURES = ("return_mean", "return_std", "length", "reached_limit")  # of episodes played
 PATIENCE = 50_000  # steps of an episode whose end is waited for; one of Atari is cut after 27,000
 
 
@@ -48,6 +49,7 @@ class Trajectories:
     valid: NDArray[np.bool_]  # [N, T]
     episodes: Sequence[Episode] = ()  # that ended in these steps
     taken_at: int = 0  # policy version
+    anew: bool = False  # no episode was under way before these steps
 
 
 class Playing:
@@ -197,11 +199,12 @@ class EpisodeSource:
         """Act in all environments."""
         start, playing = time.perf_counter(), self._playing
         generator = torch.Generator().manual_seed(derive(self._seed, "act", self._version))
-        if not playing.begun or self._steps is None:
+        anew = not playing.begun or self._steps is None
+        if anew:
             playing.begin(derive(self._seed, "reset", self._version) % 2**31)
         columns: list[tuple[Any, ...]] = []
         counted = np.ones(playing.environments.count, dtype=np.bool_)
-        while playing.still(counted) if self._steps is None else len(columns) < self._steps:
+        while self._goes_on(columns, counted):
             seen = playing.seen
             actions, logp = self._actor.act(seen, generator)
             step, valid = playing.step(self._actor.moved(actions), counted)
@@ -210,7 +213,13 @@ class EpisodeSource:
                 counted = counted & ~(step.terminated | step.truncated)
         ended = playing.taken()
         self._stats = {"time/rollout": time.perf_counter() - start}
-        return _stacked(columns, ended, self._version)
+        return replace(_stacked(columns), episodes=ended, taken_at=self._version, anew=anew)
+
+    def _goes_on(self, columns: Sequence[tuple[Any, ...]], counted: NDArray[np.bool_]) -> bool:
+        """Until the episodes end, or for as many steps; at least one of them must count."""
+        if self._steps is None:
+            return self._playing.still(counted)
+        return len(columns) < self._steps or not any(valid.any() for *_, valid in columns)
 
     def ack(self, batch: Trajectories) -> None:
         """Nothing waits."""
@@ -228,9 +237,7 @@ class EpisodeSource:
         return dict(self._stats)
 
 
-def _stacked(
-    columns: Sequence[tuple[Any, ...]], ended: Sequence[Episode], version: int
-) -> Trajectories:
+def _stacked(columns: Sequence[tuple[Any, ...]]) -> Trajectories:
     seen, actions, logp, steps, valid = zip(*columns, strict=True)
     return Trajectories(
         observations=np.stack(seen, 1),
@@ -241,8 +248,6 @@ def _stacked(
         terminated=np.stack([step.terminated for step in steps], 1),
         truncated=np.stack([step.truncated for step in steps], 1),
         valid=np.stack(valid, 1),
-        episodes=ended,
-        taken_at=version,
     )
 
 

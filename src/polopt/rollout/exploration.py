@@ -25,8 +25,8 @@ class Explorer(Protocol):
         """Actions [N, D] between -1 and 1 for observations [N, O]."""
         ...
 
-    def forget(self, ended: NDArray[np.bool_]) -> None:
-        """Where episodes ended, [N], the next one begins anew."""
+    def forget(self, over: NDArray[np.bool_]) -> None:
+        """Where an episode is over, [N], the next one begins anew."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -50,7 +50,7 @@ class Drawn:
         """``a ~ π(· | s)``."""
         return self._actor.choose(observations, generator)
 
-    def forget(self, ended: NDArray[np.bool_]) -> None:
+    def forget(self, over: NDArray[np.bool_]) -> None:
         """There is nothing to forget."""
 
     def state_dict(self) -> dict[str, Any]:
@@ -75,9 +75,9 @@ class Noisy:
         self._x = self._noise(self._x, torch.randn(self._x.shape, generator=generator))
         return np.clip(self._actor.choose(observations, None) + self._x.numpy(), -1.0, 1.0)
 
-    def forget(self, ended: NDArray[np.bool_]) -> None:
-        """No noise is left of an episode that ended."""
-        self._x[torch.from_numpy(ended)] = 0.0
+    def forget(self, over: NDArray[np.bool_]) -> None:
+        """No noise is left of an episode that is over."""
+        self._x[torch.from_numpy(over)] = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """The noise, exactly."""

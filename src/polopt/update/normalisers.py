@@ -38,6 +38,11 @@ class Steps(Protocol):
         """[N, T]."""
         ...
 
+    @property
+    def anew(self) -> bool:
+        """Whether episodes begin with them, so that nothing was earned in these before."""
+        ...
+
 
 class RewardScale:
     """``clip(r / σ(Σ γᵏ r), ±10)``: rewards by the spread of discounted returns so far.
@@ -52,6 +57,8 @@ class RewardScale:
 
     def scaled(self, steps: Steps) -> NDArray[np.float64]:
         """Rewards [N, T] after their steps were taken up."""
+        if steps.anew:  # those before may have been given up
+            self._returns = np.zeros_like(self._returns)
         for t in range(steps.rewards.shape[1]):
             valid = steps.valid[:, t]
             grown = self._returns * self._gamma + steps.rewards[:, t]

@@ -46,7 +46,7 @@ def test_trajectories_are_those_of_gymnasium(dynamics: type, name: str) -> None:
 
 
 def test_a_time_limit_cuts_and_a_fall_ends() -> None:
-    balanced = ArrayEnvironments(CartPole(limit=3), 2)
+    balanced = ArrayEnvironments(CartPole(max_episode_steps=3), 2)
     balanced.reset(0)
     for _ in range(2):
         step = balanced.step(np.array([0, 1]))
@@ -64,13 +64,13 @@ def test_a_time_limit_cuts_and_a_fall_ends() -> None:
 
 @pytest.mark.parametrize("dynamics", [CartPole, Pendulum])
 def test_state_that_was_saved_goes_on_as_if_nothing_had_happened(dynamics: type) -> None:
-    one, rng = ArrayEnvironments(dynamics(limit=20), 4), np.random.default_rng(1)
+    one, rng = ArrayEnvironments(dynamics(max_episode_steps=20), 4), np.random.default_rng(1)
     one.reset(3)
     moves = [actions(one, rng) for _ in range(60)]
     for move in moves[:17]:
         one.step(move)
     saved = json.loads(json.dumps(one.state_dict()))
-    other = ArrayEnvironments(dynamics(limit=20), 4)
+    other = ArrayEnvironments(dynamics(max_episode_steps=20), 4)
     other.load_state_dict(saved)
     for move in moves[17:]:
         a, b = one.step(move), other.step(move)

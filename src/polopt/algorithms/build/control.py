@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from polopt.algorithms.build.critic import Valued, critic_learner, of_actions
-from polopt.algorithms.build.fits import check_fits
+from polopt.algorithms.build.fits import check_actions, check_fits, shape, shape_of_policy
 from polopt.algorithms.build.learners import first_order
 from polopt.algorithms.build.moving import moving_numbers
 from polopt.algorithms.build.shared import Parts, Trained, standing
@@ -121,6 +121,7 @@ def bodies(parts: Parts) -> Bodies:
     """Environments and networks of a stage; of a checkpoint, those that it holds."""
     recipe = parts.recipe
     environments = made(recipe, recipe.episodes.environments)
+    check_actions(recipe, environments.action)
     network = policy_network(parts, environments, kind_of(recipe, environments))
     critic = new_critic(recipe, network) if reads_values(flat(recipe)) else None
     gamma = recipe.credit.gamma
@@ -132,39 +133,17 @@ def bodies(parts: Parts) -> Bodies:
 
 
 def kind_of(recipe: StageRecipe, environments: Environments) -> Kind:
-    """What the actions of the environments ask for.
-
-    Raises:
-        RecipeError: a tanh without bounds to squash into.
-    """
-    action, squashed = environments.action, recipe.network.distribution == "squashed"
-    if isinstance(action, Box) and not squashed:
-        return "gaussian"
-    if isinstance(action, Box) and np.isfinite([action.low, action.high]).all():
-        return "tanh_gaussian"
-    if squashed:
-        what = "unbounded" if isinstance(action, Box) else "discrete"
-        raise RecipeError(
-            f"network.distribution: squashed is not allowed with the {what} actions of "
-            f"{recipe.data.source}; gaussian"
-        )
-    return "categorical"
+    """What the actions of the environments ask for."""
+    if not isinstance(environments.action, Box):
+        return "categorical"
+    return "tanh_gaussian" if recipe.network.distribution == "squashed" else "gaussian"
 
 
 def new_critic(recipe: StageRecipe, policy: PolicyNetwork) -> StepCritic | StepActionCritic:
-    """V, or Q where returns or baseline read that; it sees what the policy sees.
-
-    Raises:
-        RecipeError: a sum over infinitely many actions.
-    """
+    """V, or Q where returns or baseline read that; it sees what the policy sees."""
     generator = torch.Generator().manual_seed(derive(recipe.run.seed, "critic"))
     if not of_actions(recipe):
         return StepCritic(ValueNetwork(policy.made_of, policy.normaliser, generator))
-    if recipe.credit.baseline == "action" and policy.made_of.kind != "categorical":
-        raise RecipeError(
-            "credit.baseline: action is not allowed with the continuous actions of "
-            f"{recipe.data.source}: its correction is a sum over all actions; value"
-        )
     return StepActionCritic(QNetwork(policy.made_of, policy.normaliser, generator))
 
 
@@ -178,18 +157,18 @@ def policy_network(parts: Parts, environments: Environments, kind: Kind) -> Poli
     """The policy where the stage stands or starts; a new one where nothing was trained.
 
     Raises:
-        RecipeError: what was trained is of another kind, or for environments of another shape.
+        RecipeError: what was trained is for environments of another shape, or of another kind.
     """
     recipe, inside = parts.recipe, parts.weights != parts.start
     if not Path(parts.weights).is_dir():
         return new_policy(recipe, environments, kind)
     network = load_policy(Path(parts.weights))
     of = parts.weights if inside else f"stage {recipe.start}"
-    check_fits(network.made_of, environments, recipe.data.source, of)
-    if network.made_of.kind != kind:
+    check_fits(shape_of_policy(network.made_of), shape(environments), recipe.data.source, of)
+    if recipe.start is None and network.made_of.kind != kind:
         raise RecipeError(
-            f"from: {of} ended in a {network.made_of.kind} policy; {recipe.algorithm} trains a "
-            f"{kind} one"
+            f"network.distribution: {of} has a {network.made_of.kind} policy, and the recipe "
+            f"another, {kind}"
         )
     return network
 

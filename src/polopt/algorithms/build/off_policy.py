@@ -11,12 +11,12 @@ from torch.nn import Parameter
 
 from polopt.algorithms.bodies import turns
 from polopt.algorithms.build.control import Bodies, examiner, made, policy_network
+from polopt.algorithms.build.fits import check_actions
 from polopt.algorithms.build.shared import Parts
 from polopt.algorithms.choices import chosen
 from polopt.coordination.stage import Learner, Stage, Until
 from polopt.coordination.stepwise import StepwiseSource, Turns
 from polopt.envs.control.interface import Box
-from polopt.errors import RecipeError
 from polopt.models.network import ActionValueNetworks, Kind, save_policy
 from polopt.objective import pathwise
 from polopt.roles.control import ActionCritics, StepActor
@@ -82,19 +82,12 @@ def deterministic_stage(parts: Parts) -> Stage:
 
 
 def _bodies(parts: Parts, kind: Kind) -> tuple[Bodies, int]:
-    """Environments and the policy in them, and how many numbers an action has.
-
-    Raises:
-        RecipeError: actions to choose from, which no gradient leads through.
-    """
+    """Environments and the policy in them, and how many numbers an action has."""
     recipe = parts.recipe
     environments = made(recipe, recipe.episodes.environments)
     action = environments.action
-    if not isinstance(action, Box):
-        raise RecipeError(
-            f"data.source: {recipe.data.source} has {action.count} actions to choose from; "
-            f"{recipe.algorithm} needs continuous ones (ppo is for both)"
-        )
+    check_actions(recipe, action)
+    assert isinstance(action, Box), "checked"
     actor = StepActor(policy_network(parts, environments, kind))
     return Bodies(parts, environments, actor, None, None), len(action.low)
 

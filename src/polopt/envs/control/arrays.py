@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from polopt.envs.control.interface import Action, Facts, Flags, Transition
+from polopt.errors import RecipeError
 
 States = NDArray[np.float64]  # [N, S]
 
@@ -27,8 +28,8 @@ class Dynamics(Protocol):
         ...
 
     @property
-    def limit(self) -> int:
-        """Steps after which an episode is cut."""
+    def max_episode_steps(self) -> int:
+        """After which an episode is cut."""
         ...
 
     def start(self, generator: np.random.Generator) -> NDArray[np.float64]:
@@ -48,6 +49,18 @@ class Dynamics(Protocol):
     def facts(self, states: States) -> Facts:
         """What can be said of the episode so far beside its rewards."""
         ...
+
+
+def check_limit(steps: object) -> None:
+    """Refuse a time limit after which nothing can be cut.
+
+    Raises:
+        RecipeError: anything but a positive integer.
+    """
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise RecipeError(
+            f"data.parameters.max_episode_steps: {steps!r} is not allowed; an integer >= 1"
+        )
 
 
 class ArrayEnvironments:
@@ -76,6 +89,13 @@ class ArrayEnvironments:
         return self._dynamics.action
 
     @property
+    def figures(self) -> Collection[str]:
+        """Names of what is said of an episode that ended."""
+        first = self._dynamics.start(np.random.default_rng(0))
+        with np.errstate(invalid="ignore"):  # means over no steps yet: only names are wanted
+            return self._dynamics.facts(first[None]).keys()
+
+    @property
     def reached(self) -> States:
         """Where the last step led, [N, S]; also where an episode ended with it."""
         return self._reached
@@ -93,7 +113,7 @@ class ArrayEnvironments:
         states, rewards, terminated = self._dynamics.advance(self._states, actions)
         self._reached = states
         self._ages += 1
-        truncated = self._ages >= self._dynamics.limit
+        truncated = self._ages >= self._dynamics.max_episode_steps
         successors = self._dynamics.observe(states)
         observations, facts = successors, dict[str, NDArray[np.float64]]()
         if (ended := terminated | truncated).any():

@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from polopt.envs.control import stride
-from polopt.envs.control.arrays import States
+from polopt.envs.control.arrays import States, check_limit
 from polopt.envs.control.interface import Box, Facts, Flags
 from polopt.envs.control.view import View
 from polopt.errors import MissingExtraError, RecipeError
@@ -55,26 +55,27 @@ class Biped:
 
     preset: str = "toolbox"  # of the reward
     physics: float = PHYSICS  # seconds; a finer one shows what a gait owes to the simulator
-    observation_size: int = 31
-    action: Box = field(default_factory=_torques)
-    limit: int = round(EPISODE / STEP)
-    seconds: float = STEP
+    max_episode_steps: int = round(EPISODE / STEP)
+    observation_size: int = field(default=31, init=False)
+    action: Box = field(default_factory=_torques, init=False)
+    seconds: float = field(default=STEP, init=False)
 
     def __post_init__(self) -> None:
         """Refuse what there is not.
 
         Raises:
-            RecipeError: an unknown preset, or physics of which a step is not so many.
+            RecipeError: an unknown preset, a limit or physics of which a step is not so many.
             MissingExtraError: MuJoCo is not installed.
         """
         if self.preset not in BIPED_PRESETS:
             known = ", ".join(BIPED_PRESETS)
             raise RecipeError(f"data.parameters.preset: {self.preset!r} is not allowed; {known}")
-        steps = STEP / self.physics if self.physics > 0 else 0.0
+        check_limit(self.max_episode_steps)
+        steps = _steps_of(self.physics)
         if steps < 1 or abs(steps - round(steps)) > 1e-6:
             raise RecipeError(
-                f"data.parameters.physics: {self.physics} is not allowed; {STEP} s or a whole part "
-                f"of it, such as {PHYSICS}"
+                f"data.parameters.physics: {self.physics!r} is not allowed; {STEP} s or a whole "
+                f"part of it, such as {PHYSICS}"
             )
         _ = self.simulator  # before a run begins, and not in its first step
 
@@ -205,6 +206,11 @@ class Biped:
         model = mujoco.MjModel.from_xml_string(xml())
         model.opt.timestep = self.physics
         return model, mujoco.MjData(model), rollout
+
+
+def _steps_of(physics: object) -> float:
+    """How many are one of ours; 0 where it is no length of time."""
+    return STEP / physics if isinstance(physics, int | float) and physics > 0 else 0.0
 
 
 def xml() -> str:

@@ -6,13 +6,13 @@ trajectories these are. State and observation: x, ẋ, θ, θ̇. A reward of 1 f
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from polopt.envs.control.arrays import States
+from polopt.envs.control.arrays import States, check_limit
 from polopt.envs.control.interface import Discrete, Facts, Flags
 from polopt.envs.control.view import Panel, Shape, View
 
@@ -27,10 +27,14 @@ SMOOTHED = 10  # steps over which pushes are averaged where they are shown: they
 class CartPole:
     """The dynamics of N of them."""
 
-    observation_size: int = 4
-    action: Discrete = PUSHES
-    limit: int = 500
-    seconds: float = TAU
+    max_episode_steps: int = 500
+    observation_size: int = field(default=4, init=False)
+    action: Discrete = field(default=PUSHES, init=False)
+    seconds: float = field(default=TAU, init=False)
+
+    def __post_init__(self) -> None:
+        """Refuse what is no limit."""
+        check_limit(self.max_episode_steps)
 
     def start(self, generator: np.random.Generator) -> NDArray[np.float64]:
         """All four near 0."""

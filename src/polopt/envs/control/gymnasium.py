@@ -68,11 +68,20 @@ def make(
 
 
 def _made(name: str, count: int, parameters: Mapping[str, Any]) -> Any:  # noqa: ANN401
-    """One by one, each of which remembers its episode."""
+    """One by one, each of which remembers its episode.
+
+    Raises:
+        RecipeError: another way of stepping them, in which they could not.
+    """
     import gymnasium
 
     from polopt.envs.control.repeatable import Repeatable
 
+    if (mode := parameters.get("vectorization_mode", "sync")) != "sync":
+        raise RecipeError(
+            f"data.parameters.vectorization_mode: {mode!r} is not allowed; sync, because a run "
+            "resumes where each environment stands"
+        )
     how: dict[str, Any] = {"vectorization_mode": "sync", "wrappers": [Repeatable], **parameters}
     return gymnasium.make_vec(name, num_envs=count, **how)
 
@@ -164,6 +173,11 @@ class GymnasiumEnvironments:
         """What an action is."""
         return self._action
 
+    @property
+    def figures(self) -> Collection[str]:
+        """None beside its rewards."""
+        return ()
+
     def reset(self, seed: int) -> NDArray[np.float32]:
         """Begin an episode in each, environment i with the seed ``seed + i``."""
         self._steps = 0
@@ -199,9 +213,9 @@ class GymnasiumEnvironments:
         return Transition(
             observations,
             successors,
-            np.asarray(rewards, dtype=np.float64),
-            np.asarray(terminated, dtype=np.bool_),
-            np.asarray(truncated, dtype=np.bool_),
+            np.array(rewards, dtype=np.float64),  # a vector may write its next ones over these
+            np.array(terminated, dtype=np.bool_),
+            np.array(truncated, dtype=np.bool_),
             valid,
         )
 

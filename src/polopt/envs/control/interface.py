@@ -8,7 +8,7 @@ a time limit cut it, and the value of the successor still counts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -67,6 +67,11 @@ class Environments(Protocol):
     @property
     def action(self) -> Action:
         """What an action is."""
+        ...
+
+    @property
+    def figures(self) -> Collection[str]:
+        """Names of what is said of an episode that ended, beside its rewards."""
         ...
 
     def reset(self, seed: int) -> NDArray[np.float32]:

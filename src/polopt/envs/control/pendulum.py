@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from polopt.envs.control.arrays import States
+from polopt.envs.control.arrays import States, check_limit
 from polopt.envs.control.interface import Box, Facts, Flags
 from polopt.envs.control.view import Panel, Shape, View
 
@@ -29,10 +29,14 @@ def _torque() -> Box:
 class Pendulum:
     """The dynamics of N of them, of mass and length 1."""
 
-    observation_size: int = 3
-    action: Box = field(default_factory=_torque)
-    limit: int = 200
-    seconds: float = TAU
+    max_episode_steps: int = 200
+    observation_size: int = field(default=3, init=False)
+    action: Box = field(default_factory=_torque, init=False)
+    seconds: float = field(default=TAU, init=False)
+
+    def __post_init__(self) -> None:
+        """Refuse what is no limit."""
+        check_limit(self.max_episode_steps)
 
     def start(self, generator: np.random.Generator) -> NDArray[np.float64]:
         """Any angle, a speed up to 1."""

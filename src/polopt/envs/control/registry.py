@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import fields
+from difflib import get_close_matches
 from typing import Any
 
 from polopt.envs.control.arrays import ArrayEnvironments, Dynamics
@@ -11,10 +13,10 @@ from polopt.envs.control.cartpole import CartPole
 from polopt.envs.control.interface import Environments
 from polopt.envs.control.pendulum import Pendulum
 from polopt.envs.control.watch import StateWatch, Watch
-from polopt.errors import RecipeError, one_line
+from polopt.errors import RecipeError
 
 PREFIX = "control:"
-BUILTIN: Mapping[str, Callable[..., Dynamics]] = {
+BUILTIN: Mapping[str, type[CartPole | Pendulum | Biped]] = {
     "cartpole": CartPole,
     "pendulum": Pendulum,
     "biped": Biped,
@@ -47,7 +49,10 @@ def watch(source: str, parameters: Mapping[str, Any]) -> Watch:
 
 
 def _dynamics(name: str, parameters: Mapping[str, Any]) -> Dynamics:
-    try:
-        return BUILTIN[name](**parameters)
-    except TypeError as error:
-        raise RecipeError(f"data.parameters: {PREFIX}{name}: {one_line(error)}") from error
+    known = [one.name for one in fields(BUILTIN[name]) if one.init]
+    for parameter in parameters:
+        if parameter not in known:
+            near = get_close_matches(parameter, known, n=1)
+            advice = f"did you mean {near[0]}?" if near else f"allowed: {', '.join(known)}"
+            raise RecipeError(f"data.parameters.{parameter}: unknown; {advice}")
+    return BUILTIN[name](**parameters)
