@@ -165,7 +165,7 @@ def test_what_cannot_be_served_is_told(name: str, parameters: dict[str, Any], to
 @pytest.mark.parametrize("mode", ["async", "vector_entry_point"])
 def test_environments_are_stepped_where_a_run_can_resume_them(mode: str) -> None:
     with pytest.raises(RecipeError) as error:
-        make("control:CartPole-v1", 2, {"vectorization_mode": mode})
+        registered("control:CartPole-v1", 2, {"vectorization_mode": mode})
     assert str(error.value).startswith(
         f"data.parameters.vectorization_mode: '{mode}' is not allowed; sync, because a run resumes"
     )

@@ -51,6 +51,11 @@ def make(
         near = _near(name, others)
         needs = "gymnasium is not installed; pip install 'polopt[control]'"
         raise MissingExtraError(f"{field}: {needs}{near and f', or {near}'}") from error
+    if (mode := parameters.get("vectorization_mode", "sync")) != "sync":
+        raise RecipeError(
+            f"data.parameters.vectorization_mode: {mode!r} is not allowed; sync, because a run "
+            "resumes where each environment stands"
+        )
     try:
         vector = _made(name, count, parameters)
     except gymnasium.error.UnregisteredEnv as error:
@@ -68,20 +73,11 @@ def make(
 
 
 def _made(name: str, count: int, parameters: Mapping[str, Any]) -> Any:  # noqa: ANN401
-    """One by one, each of which remembers its episode.
-
-    Raises:
-        RecipeError: another way of stepping them, in which they could not.
-    """
+    """One by one, each of which remembers its episode."""
     import gymnasium
 
     from polopt.envs.control.repeatable import Repeatable
 
-    if (mode := parameters.get("vectorization_mode", "sync")) != "sync":
-        raise RecipeError(
-            f"data.parameters.vectorization_mode: {mode!r} is not allowed; sync, because a run "
-            "resumes where each environment stands"
-        )
     how: dict[str, Any] = {"vectorization_mode": "sync", "wrappers": [Repeatable], **parameters}
     return gymnasium.make_vec(name, num_envs=count, **how)
 
