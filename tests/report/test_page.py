@@ -16,6 +16,7 @@ import hostile
 import pytest
 from sample_run import lines, write_run
 
+from polopt.algorithms.index import INDEX, row
 from polopt.errors import RunDirectoryError
 from polopt.report import write
 
@@ -154,6 +155,54 @@ def test_what_ran_is_shown(tmp_path: Path) -> None:
     for expected in ("2.13.0", "0f3c5d7e9a1b with uncommitted changes", "update.max_grad_norm"):
         assert expected in text
     assert "steps 16 to 35, 2 times" in text
+
+
+PPO = "GAE from a critic, KL in the reward, epochs of clipped steps"
+
+
+@pytest.mark.parametrize(
+    ("summary", "source", "kl", "said"),
+    [
+        (PPO, "task:chain_sum", "k1", PPO),
+        (PPO, "task:chain_sum", "none", "GAE from a critic, epochs of clipped steps"),
+        (PPO, "control:cartpole", "none", "GAE from a critic, epochs of clipped steps"),
+        (
+            "the reward on every token: the theorem, and nothing else",
+            "control:cartpole",
+            "none",
+            "the reward on every step: the theorem, and nothing else",
+        ),
+        ("clip-higher, no KL", "task:chain_sum", "none", "clip-higher, no KL"),
+    ],
+)
+def test_the_line_about_a_method_is_true_of_its_row(
+    tmp_path: Path, summary: str, source: str, kl: str, said: str
+) -> None:
+    run = write_run(tmp_path / "run", **SMALL)
+    cells = [{"column": "kl", "choice": kl, "equation": "", "file": ""}]
+    stage = {"name": "train", "summary": summary, "row": cells, "settings": {"data.source": source}}
+    (run / "config.json").write_text(json.dumps({"stages": [stage]}))
+    assert f"<p>{said}</p>" in page(run)
+
+
+def test_the_lines_of_methods_for_bodies_speak_of_bodies(tmp_path: Path) -> None:
+    """Of every row there is: its line goes through the page as if it had run on a body."""
+    rows = [row(name) for name in INDEX]
+    bodies = [one for one in rows if one.on_bodies is not None]
+    assert {"ppo", "sac", "pg"} <= {one.name for one in bodies}
+    cells = [{"column": "kl", "choice": "none", "equation": "", "file": ""}]
+    settings = {"data.source": "control:cartpole"}
+    stages = [
+        {"name": one.name, "summary": one.summary, "row": cells, "settings": settings}
+        for one in bodies
+    ]
+    run = write_run(tmp_path / "run", **SMALL)
+    (run / "config.json").write_text(json.dumps({"stages": stages}))
+    what = page(run).split('<section id="what">')[1].split("<table")
+    said = " ".join(re.findall(r"</h3>\s*<p>(.*?)</p>", "".join(what)))
+    assert "natural-gradient" in said and "clipped steps" in said
+    words = {"token", "tokens", "response", "responses", "prompt", "prompts"}
+    assert not words & set(re.findall("[a-z]+", said)) and "KL in the reward" not in said
 
 
 @pytest.mark.parametrize("missing", ["summary", "metrics", "samples", "everything"])
