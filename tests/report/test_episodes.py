@@ -240,3 +240,13 @@ def test_torn_lines_are_told(tmp_path: Path) -> None:
     with (run / "samples.jsonl").open("a") as file:
         file.write(json.dumps({"step": 1, "kind": "after"}) + "\n")
     assert load(run).unreadable == ["samples.jsonl line 3"]
+
+
+def test_the_pushes_of_the_cart_are_what_the_words_say() -> None:
+    """Ten to the left are 10 N; the mean over a fifth of a second grows to that."""
+    one = cartpole(False)
+    (push,) = (panel for panel in one["panels"] if panel["title"] == "Mean push")
+    values = push["lines"]["to the right"]
+    assert len(values) < 15 and values[:9] == [-1.0 - i for i in range(9)]
+    assert "Mean of the last fifth of a second: 10 pushes" in push["sentence"]
+    assert "each of 10\u202fN" in push["sentence"] and push["unit"] == "N"
