@@ -163,6 +163,7 @@ def test_the_page_of_a_body(tmp_path: Path) -> None:
     page = write(run).read_text()
     seen = page.split("<main")[1].split("<script")[0]
     assert not {"response", "prompt", "accuracy", "token"} & set(re.findall(r"[a-z]+", seen))
+    assert "from the same start before and after training" in seen and "not recorded" not in seen
     record = load(run)
     assert record.unreadable == [] and record.samples == [] and len(record.episodes) == 2
     data = page.split('id="data">')[1].split("</script>")[0]

@@ -224,6 +224,29 @@ def test_an_unfinished_run_has_a_page(tmp_path: Path, missing: str) -> None:
         assert "No responses were recorded during training." in text
 
 
+def test_answers_after_training_are_not_promised_before_it_ends(tmp_path: Path) -> None:
+    going_on = Skeleton(page(write_run(tmp_path / "a", **SMALL, finished=False))).text
+    assert "before training; those after it are not recorded yet" in going_on
+    assert "before training and after it" not in going_on
+    finished = Skeleton(page(write_run(tmp_path / "b", **SMALL))).text
+    assert "before training and after it" in finished and "not recorded" not in finished
+
+
+def test_the_figures_are_explained_as_far_as_they_are_there(tmp_path: Path) -> None:
+    finished = " ".join(Skeleton(page(write_run(tmp_path / "a", **SMALL))).text.split())
+    assert "The dots are the measured shares, the bars their 95 % confidence intervals:" in finished
+    run = write_run(tmp_path / "b", **SMALL, finished=False)
+    rows = [{"step": 4, "stage": "rl", "stage_step": 0, "eval/accuracy": 0.5}]
+    lines(run / "metrics.jsonl", rows)
+    bare = " ".join(Skeleton(page(run)).text.split())
+    assert "The dot is the measured share. Greedy" in bare
+    lines(
+        run / "metrics.jsonl", [rows[0] | {"eval/accuracy_low": 0.25, "eval/accuracy_high": 0.75}]
+    )
+    one = " ".join(Skeleton(page(run)).text.split())
+    assert "The dot is the measured share, the bar its 95 % confidence interval:" in one
+
+
 def test_a_finished_run_is_not_told_to_resume(tmp_path: Path) -> None:
     run = write_run(tmp_path / "a run", **SMALL)
     text = Skeleton(page(run)).text
