@@ -1,5 +1,6 @@
 """Episodes in a real browser: they move, they stop, and they can be looked at step by step."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 from body_run import cartpole, write_body_run
 from playwright.sync_api import Browser
+from sample_run import lines
 from test_browser import Opened, browser, show, unfold  # noqa: F401
 
 from polopt.report import write
@@ -220,6 +222,95 @@ def test_a_body_without_pictures_says_why(browser: Browser, tmp_path: Path) -> N
     opened = show(browser, write(write_body_run(tmp_path / "run", episode, episode)))
     text = opened.page.locator("#episode .intro").inner_text()
     assert text.endswith("There are no pictures of it: pygame <b>is</b> not installed.")
-    assert opened.page.locator(".pane canvas").count() == 0
+    assert opened.page.locator(".pane canvas, #play, #scrub").count() == 0
+    opened.page.locator(".track .u-over").first.click()
     assert opened.page.locator(".track canvas").count() == 4
     opened.check()
+
+
+# Keeps every plot that the page makes, by the title of its card.
+KEPT = """
+  window.kept = {};
+  let made;
+  Object.defineProperty(window, "uPlot", {
+    get: () => made,
+    set: (uPlot) => {
+      made = new Proxy(uPlot, { construct(target, [options, values, place]) {
+        const plot = new target(options, values, place);
+        window.kept[place.closest("figure").querySelector("h3").textContent] = plot;
+        return plot;
+      } });
+    },
+  });
+"""
+
+
+def plotted(browser: Browser, directory: Path, rows: list[dict[str, Any]]) -> Any:  # noqa: F811
+    """The page of a run on a body that recorded these lines."""
+    run = write_body_run(directory / "run", cartpole(False), cartpole(True))
+    lines(
+        run / "metrics.jsonl", [{"stage": "train", "stage_step": row["step"]} | row for row in rows]
+    )
+    page = browser.new_context(reduced_motion="reduce").new_page()
+    page.add_init_script(KEPT)
+    page.goto(write(run).as_uri())
+    return page
+
+
+def span(page: Any, title: str, scale: str) -> list[float]:
+    shown = f"(({{ min, max }}) => [min, max])(window.kept[{json.dumps(title)}].scales.{scale})"
+    return page.evaluate(shown)
+
+
+SPARSE: list[dict[str, Any]] = [
+    {"step": 0, "eval/return_mean": 0.0, "eval/reached_limit": 0.0}
+    | {"eval/return_mean_low": -30.0, "eval/return_mean_high": 30.0},
+    {"step": 1, "steps": 100, "return/mean": 5.0, "policy/loss": 3.0, "episode/reached_limit": 0.0},
+    {"step": 2, "steps": 100, "return/mean": 9.0, "policy/loss": 4.0, "eval/return_mean": 10.0}
+    | {"eval/return_mean_low": 0.0, "eval/return_mean_high": 80.0, "episode/reached_limit": 0.0},
+]
+
+
+def test_all_curves_are_over_the_same_steps(browser: Browser, tmp_path: Path) -> None:  # noqa: F811
+    page = plotted(browser, tmp_path, SPARSE)
+    titles = ["Return", "Loss", "Episodes that reached the time limit"]
+    spans = [span(page, title, "x") for title in titles]
+    assert spans[0] == spans[1] == spans[2]
+    assert -10 < spans[0][0] < 0 and 200 < spans[0][1] < 210  # with room for half a point
+    page.get_by_role("button", name="Batches").click()
+    assert span(page, "Loss", "x") == span(page, "Return", "x") == pytest.approx([-0.03, 2.03])
+    page.evaluate("window.kept.Loss.setScale('x', { min: 1.2, max: 1.8 })")
+    page.wait_for_function("window.kept.Loss.scales.x.min > 1")
+    assert span(page, "Loss", "x") == [1.2, 1.8] and span(page, "Return", "x")[0] < 0
+    page.context.close()
+
+
+def test_points_and_bars_lie_inside_their_plot(browser: Browser, tmp_path: Path) -> None:  # noqa: F811
+    page = plotted(browser, tmp_path, SPARSE)
+    low, high = span(page, "Return", "y")
+    assert -60 < low < -33 and 83 < high < 120
+    low, high = span(page, "Episodes that reached the time limit", "y")
+    assert -0.1 < low < -0.03 and high == 1  # all of them are at 0
+    page.context.close()
+
+
+def test_a_line_is_seen_under_its_points(browser: Browser, tmp_path: Path) -> None:  # noqa: F811
+    """As many points as the plot is wide, each on the line."""
+    both = {"episode/length": 30.0, "eval/length": 30.0, "steps": 1}
+    page = plotted(browser, tmp_path, [{"step": step, **both} for step in range(1, 401)])
+    seen = page.evaluate("""() => {
+      const plot = window.kept["Length of episodes"];
+      const { canvas } = plot.ctx;
+      const { data } = plot.ctx.getImageData(0, 0, canvas.width, canvas.height);
+      const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name);
+      const byte = (name, i) => parseInt(colour(name).trim().slice(i, i + 2), 16);
+      const parts = (name) => [1, 3, 5].map((i) => byte(name, i));
+      const near = (i, [r, g, b]) => Math.hypot(data[i] - r, data[i + 1] - g, data[i + 2] - b) < 60;
+      return ["--c0", "--c1"].map((name) => {
+        let count = 0;
+        for (let i = 0; i < data.length; i += 4) count += data[i + 3] > 200 && near(i, parts(name));
+        return count;
+      });
+    }""")
+    assert min(seen) > 200
+    page.context.close()

@@ -120,7 +120,42 @@ def test_pictures_that_are_too_large_stay_out() -> None:
     assert of(episode(frames=frames)).until == 1 and of(episode(steps=1, frames=frames)).until == 0
     large = frames | {"image": "x" * 3_000_000}
     assert "frames" not in of(episode(frames=large)).data["episodes"][0]
-    assert of(episode(no_frames="no driver")).no_frames == "no driver"
+    found = of(episode(frames=large))
+    assert not found.pictured and found.no_frames == "they are too large for this page"
+    assert found.until == 0
+
+
+@pytest.mark.parametrize(
+    ("recorded", "said"),
+    [
+        ("no driver.", "no driver"),
+        ("NotImplementedError", "the environment does not draw any"),
+        ("KeyError", "drawing failed, and the error, KeyError, says no more"),
+        ("data.source: 'control:m:A-v0': pygame is not installed", "pygame is not installed"),
+        (
+            "data.source: 'control:A-v0': A() takes no arguments was raised from the environment "
+            "creator for A-v0 with kwargs ({'render_mode': 'rgb_array'})",
+            'the environment does not take render_mode = "rgb_array", which asks for them',
+        ),
+        ("", ""),
+    ],
+)
+def test_why_there_are_no_pictures_is_said_in_words(recorded: str, said: str) -> None:
+    found = of(episode(no_frames=recorded))
+    assert found.no_frames == said and not found.pictured
+
+
+@pytest.mark.parametrize("reason", [{}, {"no_frames": "NotImplementedError"}])
+def test_without_pictures_there_is_no_player(tmp_path: Path, reason: dict[str, str]) -> None:
+    rest = {"rewards": [1.0] * 3, "return": 7.5, "observations": [[0.0]] * 4, "actions": [0] * 3}
+    run = write_body_run(tmp_path / "run", rest | reason, rest | reason)
+    seen = write(run).read_text().split("<main")[1].split("<script")[0]
+    assert "There are no pictures of it" in seen and "NotImplementedError" not in seen
+    assert 'id="play"' not in seen and "<dt>time" not in seen and "–" not in seen
+    assert seen.count("<dd>7.5</dd>") == 2 and seen.count("3 steps") == 2
+    timed = rest | {"drawing": cartpole(False)["drawing"]}
+    seen = write(write_body_run(tmp_path / "timed", timed, timed)).read_text()
+    assert 'id="play"' in seen and "<dt>time" not in seen  # nothing says how long a step is
 
 
 def test_the_page_of_a_body(tmp_path: Path) -> None:
@@ -128,6 +163,7 @@ def test_the_page_of_a_body(tmp_path: Path) -> None:
     page = write(run).read_text()
     seen = page.split("<main")[1].split("<script")[0]
     assert not {"response", "prompt", "accuracy", "token"} & set(re.findall(r"[a-z]+", seen))
+    assert "from the same start before and after training" in seen and "not recorded" not in seen
     record = load(run)
     assert record.unreadable == [] and record.samples == [] and len(record.episodes) == 2
     data = page.split('id="data">')[1].split("</script>")[0]
@@ -153,10 +189,40 @@ def test_the_scale_has_round_numbers_around_what_was_measured(tmp_path: Path) ->
 def test_a_body_that_is_still_learning(tmp_path: Path) -> None:
     run = write_body_run(tmp_path / "run", cartpole(False), cartpole(True))
     (run / "summary.json").unlink()
-    assert headline(load(run)).sentence == (
-        "This run has not finished: 10 batches so far, the last one in stage train. "
-        "Without noise the mean return is 200."
+    head = headline(load(run))
+    assert head.sentence == (
+        "This run has not finished: 10 batches so far. "
+        "At batch 10, the mean return without noise was 200."
     )
+    assert [(one.title, one.value) for one in head.measured] == [("Before", 20), ("Batch 10", 200)]
+    assert head.change == 180 and head.measured[1].low == pytest.approx(200 - math.sqrt(200))
+
+
+def test_a_body_that_has_only_begun(tmp_path: Path) -> None:
+    """Nothing is said of text, nor of what comes after training."""
+    run = write_body_run(tmp_path / "run", cartpole(False), cartpole(True))
+    (run / "summary.json").unlink()
+    for name, kept in (("metrics", 2), ("samples", 1)):
+        path = run / f"{name}.jsonl"
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:kept]))
+    config = json.loads((run / "config.json").read_text())
+    columns = ("rollout", "returns", "spread", "aggregation", "coordination")
+    config["stages"][0]["row"] = [
+        {"column": name, "choice": "some", "equation": ""} for name in columns
+    ]
+    (run / "config.json").write_text(json.dumps(config))
+    for left in ("an episode", "nothing"):
+        page = write(run).read_text()
+        seen = re.sub("<[^>]*>", " ", page.split("<nav")[1].split("<script")[0])
+        assert not {"response", "responses", "prompts", "token", "samples"} & set(
+            re.findall(r"[a-z]+", seen.replace("samples.jsonl", ""))
+        ), left
+        assert "where the steps come from" in seen and "Training samples" not in seen
+        assert ("The one after training is not recorded yet." in seen) == (left == "an episode")
+        assert "before and after training," not in seen
+        assert "Before training, the mean return without noise was 20." in page or left == "nothing"
+        for name in ("metrics", "samples"):
+            (run / f"{name}.jsonl").unlink(missing_ok=True)
 
 
 def test_curves_count_steps_in_environments_and_have_intervals(tmp_path: Path) -> None:
@@ -175,3 +241,13 @@ def test_torn_lines_are_told(tmp_path: Path) -> None:
     with (run / "samples.jsonl").open("a") as file:
         file.write(json.dumps({"step": 1, "kind": "after"}) + "\n")
     assert load(run).unreadable == ["samples.jsonl line 3"]
+
+
+def test_the_pushes_of_the_cart_are_what_the_words_say() -> None:
+    """Ten to the left are 10 N; the mean over a fifth of a second grows to that."""
+    one = cartpole(False)
+    (push,) = (panel for panel in one["panels"] if panel["title"] == "Mean push")
+    values = push["lines"]["to the right"]
+    assert len(values) < 15 and values[:9] == [-1.0 - i for i in range(9)]
+    assert "Mean of the last fifth of a second: 10 pushes" in push["sentence"]
+    assert "each of 10\u202fN" in push["sentence"] and push["unit"] == "N"

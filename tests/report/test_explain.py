@@ -1,8 +1,9 @@
 """Every metric finds exactly one plot."""
 
+import re
 from collections import Counter
 
-from polopt.report.explain import COLUMNS, FOLDED, PLOTS, UNKNOWN_METRIC, arrange
+from polopt.report.explain import COLUMNS, FOLDED, ON_BODIES, PARTS, PLOTS, UNKNOWN_METRIC, arrange
 
 CONTRACT = [
     "reward/mean",
@@ -110,6 +111,16 @@ def test_the_main_plots_come_in_the_order_of_the_table() -> None:
 def test_every_plot_has_a_sentence_that_ends() -> None:
     for plot in (*PLOTS, *FOLDED):
         assert plot.sentence.endswith(".") and len(plot.sentence) < 240, plot.title
+
+
+def test_a_per_cent_sign_stays_with_its_number() -> None:
+    sentences = [plot.sentence for plot in (*PLOTS, *FOLDED)] + list(ON_BODIES.values())
+    assert any("95\u202f%" in sentence for sentence in sentences)
+    assert not [sentence for sentence in sentences if re.search(r"\d %", sentence)]
+
+
+def test_the_parts_of_the_time_are_told_in_words() -> None:
+    assert PARTS["compare"] == "evaluating before training"
 
 
 def test_no_metric_is_named_twice_in_the_table() -> None:

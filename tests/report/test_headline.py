@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sample_run import write_run
+from sample_run import lines, write_run
 
 from polopt.report import load
 from polopt.report.headline import Headline, headline
@@ -77,8 +77,13 @@ def test_an_unfinished_run_says_so(tmp_path: Path) -> None:
     assert not found.finished
     assert plain(found.sentence) == (
         "This run has not finished: 7 steps so far, the last one in stage rl. "
-        "On unseen prompts 97.8 % are right."
+        "At step 7, the share of right answers on unseen prompts was 97.8 %."
     )
+    assert [(one.kind, one.title) for one in found.measured] == [
+        ("before", "Before"),
+        ("after", "Step 7"),
+    ]
+    assert found.measured[0].value == 0.48 and found.measured[0].greedy == 0.5
     assert [(stage.steps, stage.ended) for stage in found.stages] == [
         (3, "done"),
         (4, "not finished"),
@@ -99,3 +104,50 @@ def test_a_run_that_has_not_begun(tmp_path: Path) -> None:
     assert found.sentence == "This run has not finished; it has not recorded a step yet."
     assert [stage.ended for stage in found.stages] == ["not begun", "not begun"]
     assert found.seconds is None and found.parts == []
+
+
+def started(directory: Path, stages: list[str], rows: list[dict[str, Any]]) -> Headline:
+    """The head of a run that goes on and has recorded these lines."""
+    run = write_run(directory / "run", sft_steps=1, rl_steps=1, finished=False)
+    config = {"stages": [{"name": name, "settings": {}} for name in stages]}
+    (run / "config.json").write_text(json.dumps(config))
+    lines(run / "metrics.jsonl", rows)
+    return headline(load(run))
+
+
+EVALUATED = {"eval/accuracy": 0.25, "eval/accuracy_low": 0.125, "eval/accuracy_high": 0.5}
+
+
+def test_an_evaluation_before_training_is_not_the_present_one(tmp_path: Path) -> None:
+    before = {"step": 0, "stage": "rl", "stage_step": 0, **EVALUATED}
+    later = {"step": 1, "stage": "rl", "stage_step": 1, "accuracy": 0.75}
+    found = started(tmp_path, ["rl"], [before, later])
+    assert plain(found.sentence) == (
+        "This run has not finished: 1 step so far. "
+        "Before training, the share of right answers on unseen prompts was 25.0 %."
+    )
+    (one,) = found.measured
+    assert (one.title, one.value, one.low, one.high) == ("Before", 0.25, 0.125, 0.5)
+    assert found.change is None
+
+
+def test_a_run_that_has_only_been_evaluated(tmp_path: Path) -> None:
+    before = {"step": 0, "stage": "rl", "stage_step": 0, **EVALUATED}
+    assert plain(started(tmp_path, ["rl"], [before]).sentence) == (
+        "This run has not finished; it has not recorded a step yet. "
+        "Before training, the share of right answers on unseen prompts was 25.0 %."
+    )
+
+
+def test_an_evaluation_says_of_which_stage_it_is(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"step": 1, "stage": "sft", "stage_step": 1, **EVALUATED},
+        {"step": 2, "stage": "rl", "stage_step": 1},
+    ]
+    found = started(tmp_path / "one", ["sft", "rl"], rows)
+    assert "At step 1 in stage sft, the share" in found.sentence
+    assert found.measured == []  # what is compared is the last stage
+    rows[1:] = [{"step": 1, "stage": "rl", "stage_step": 0, **EVALUATED}]
+    found = started(tmp_path / "two", ["sft", "rl"], rows)
+    assert "Before stage rl began, the share" in found.sentence
+    assert [one.title for one in found.measured] == ["Before"]

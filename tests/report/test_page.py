@@ -16,6 +16,7 @@ import hostile
 import pytest
 from sample_run import lines, write_run
 
+from polopt.algorithms.index import INDEX, row
 from polopt.errors import RunDirectoryError
 from polopt.report import write
 
@@ -156,6 +157,54 @@ def test_what_ran_is_shown(tmp_path: Path) -> None:
     assert "steps 16 to 35, 2 times" in text
 
 
+PPO = "GAE from a critic, KL in the reward, epochs of clipped steps"
+
+
+@pytest.mark.parametrize(
+    ("summary", "source", "kl", "said"),
+    [
+        (PPO, "task:chain_sum", "k1", PPO),
+        (PPO, "task:chain_sum", "none", "GAE from a critic, epochs of clipped steps"),
+        (PPO, "control:cartpole", "none", "GAE from a critic, epochs of clipped steps"),
+        (
+            "the reward on every token: the theorem, and nothing else",
+            "control:cartpole",
+            "none",
+            "the reward on every step: the theorem, and nothing else",
+        ),
+        ("clip-higher, no KL", "task:chain_sum", "none", "clip-higher, no KL"),
+    ],
+)
+def test_the_line_about_a_method_is_true_of_its_row(
+    tmp_path: Path, summary: str, source: str, kl: str, said: str
+) -> None:
+    run = write_run(tmp_path / "run", **SMALL)
+    cells = [{"column": "kl", "choice": kl, "equation": "", "file": ""}]
+    stage = {"name": "train", "summary": summary, "row": cells, "settings": {"data.source": source}}
+    (run / "config.json").write_text(json.dumps({"stages": [stage]}))
+    assert f"<p>{said}</p>" in page(run)
+
+
+def test_the_lines_of_methods_for_bodies_speak_of_bodies(tmp_path: Path) -> None:
+    """Of every row there is: its line goes through the page as if it had run on a body."""
+    rows = [row(name) for name in INDEX]
+    bodies = [one for one in rows if one.on_bodies is not None]
+    assert {"ppo", "sac", "pg"} <= {one.name for one in bodies}
+    cells = [{"column": "kl", "choice": "none", "equation": "", "file": ""}]
+    settings = {"data.source": "control:cartpole"}
+    stages = [
+        {"name": one.name, "summary": one.summary, "row": cells, "settings": settings}
+        for one in bodies
+    ]
+    run = write_run(tmp_path / "run", **SMALL)
+    (run / "config.json").write_text(json.dumps({"stages": stages}))
+    what = page(run).split('<section id="what">')[1].split("<table")
+    said = " ".join(re.findall(r"</h3>\s*<p>(.*?)</p>", "".join(what)))
+    assert "natural-gradient" in said and "clipped steps" in said
+    words = {"token", "tokens", "response", "responses", "prompt", "prompts"}
+    assert not words & set(re.findall("[a-z]+", said)) and "KL in the reward" not in said
+
+
 @pytest.mark.parametrize("missing", ["summary", "metrics", "samples", "everything"])
 def test_an_unfinished_run_has_a_page(tmp_path: Path, missing: str) -> None:
     run = write_run(tmp_path / "run", **SMALL, finished=False)
@@ -173,6 +222,29 @@ def test_an_unfinished_run_has_a_page(tmp_path: Path, missing: str) -> None:
     if missing == "everything":
         assert "No step has been recorded yet." in text and "None: nothing in this run" in text
         assert "No responses were recorded during training." in text
+
+
+def test_answers_after_training_are_not_promised_before_it_ends(tmp_path: Path) -> None:
+    going_on = Skeleton(page(write_run(tmp_path / "a", **SMALL, finished=False))).text
+    assert "before training; those after it are not recorded yet" in going_on
+    assert "before training and after it" not in going_on
+    finished = Skeleton(page(write_run(tmp_path / "b", **SMALL))).text
+    assert "before training and after it" in finished and "not recorded" not in finished
+
+
+def test_the_figures_are_explained_as_far_as_they_are_there(tmp_path: Path) -> None:
+    finished = " ".join(Skeleton(page(write_run(tmp_path / "a", **SMALL))).text.split())
+    assert "The dots are the measured shares, the bars their 95 % confidence intervals:" in finished
+    run = write_run(tmp_path / "b", **SMALL, finished=False)
+    rows = [{"step": 4, "stage": "rl", "stage_step": 0, "eval/accuracy": 0.5}]
+    lines(run / "metrics.jsonl", rows)
+    bare = " ".join(Skeleton(page(run)).text.split())
+    assert "The dot is the measured share. Greedy" in bare
+    lines(
+        run / "metrics.jsonl", [rows[0] | {"eval/accuracy_low": 0.25, "eval/accuracy_high": 0.75}]
+    )
+    one = " ".join(Skeleton(page(run)).text.split())
+    assert "The dot is the measured share, the bar its 95 % confidence interval:" in one
 
 
 def test_a_finished_run_is_not_told_to_resume(tmp_path: Path) -> None:

@@ -83,3 +83,43 @@ def test_a_curve_is_also_told_in_words() -> None:
     assert summary == (
         "Accuracy: training prompts from 50.0 % to 75.0 %, lowest 25.0 %, highest 75.0 %."
     )
+
+
+def kinds(curves, title):
+    figure = next(f for f in curves.main if f.title == title)
+    dashes = [line["dash"] for line in curves.data["plots"][figure.index]["lines"]]
+    assert [kind for _, _, kind in figure.lines] == dashes  # on the page and in the drawing
+    return dashes
+
+
+def test_a_line_that_runs_on_another_is_dashed() -> None:
+    rates = [
+        {"step": s, "policy/learning_rate": 1e-3 * s, "critic/learning_rate": 1e-3 * s}
+        for s in range(4)
+    ]
+    assert kinds(draw(rates), "Learning rate") == [0, 1]
+    third = [row | {"reward_model/learning_rate": row["policy/learning_rate"]} for row in rates]
+    assert kinds(draw(third), "Learning rate") == [0, 1, 2]
+    apart = [row | {"critic/learning_rate": 2e-3} for row in rates]
+    assert kinds(draw(apart), "Learning rate") == [0, 0]
+
+
+def test_lines_that_meet_for_less_than_half_of_the_way_are_not_dashed() -> None:
+    def values(same: int) -> list[dict[str, float]]:
+        return [
+            {"step": s, "value/mean": s, "value/target_mean": s + (0 if s < same else 50)}
+            for s in range(10)
+        ]
+
+    assert kinds(draw(values(4)), "Values") == [0, 0]
+    assert kinds(draw(values(5)), "Values") == [0, 1]
+
+
+def test_points_on_a_line_leave_it_as_it_is() -> None:
+    rows = [{"step": s, "episode/length": 30.0, "eval/length": 30.0} for s in range(4)]
+    assert kinds(draw(rows), "Length of episodes") == [0, 0]
+
+
+def test_more_lines_than_colours_go_on_with_the_next_kind() -> None:
+    rows = [{"step": s} | {f"task/{i}": 1.0 for i in range(8)} for s in range(3)]
+    assert kinds(draw(rows), "What the task measures") == [0] * 6 + [1] * 2

@@ -37,6 +37,11 @@ def test_numbers(value: float, text: str) -> None:
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
+        (0.0, "0.0 s"),
+        (0.0004, "under 1 ms"),
+        (0.0214, "21 ms"),
+        (0.0994, "99 ms"),
+        (0.0996, "0.1 s"),
         (6.12, "6.1 s"),
         (59.94, "59.9 s"),
         (59.96, "1 min 0 s"),

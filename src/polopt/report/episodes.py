@@ -7,6 +7,7 @@ before: a fifth of their length as text.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -54,10 +55,17 @@ class Watched:
     terms: list[tuple[str, list[float]]]  # of the reward: sum in each episode
     facts: list[tuple[str, list[float | None]]]  # of the environment, about each episode
     pictured: bool  # whether there is something to play
-    no_frames: str  # why not
+    no_frames: str  # why not, in words; "": nothing says it
     until: int  # pictures end at this step, long before the episode does; 0: they do not
     every: int  # so many steps are one moment on the page
     data: dict[str, Any]  # for the script
+
+    @property
+    def heading(self) -> str:
+        """What there is, above it."""
+        if len(self.episodes) == 1:
+            return f"{self.episodes[0].title} training"
+        return "Before and after"
 
 
 def watched(rows: Sequence[Row]) -> Watched | None:
@@ -68,6 +76,7 @@ def watched(rows: Sequence[Row]) -> Watched | None:
         return None
     every = max(1, *(math.ceil(len(row["rewards"]) / MAX_STEPS) for row in found))
     panels = [_panels(row) for row in found]
+    pictured = any("drawing" in row or _small_enough(row) for row in found)
     return Watched(
         episodes=[_played(row) for row in found],
         tracks=[
@@ -76,9 +85,9 @@ def watched(rows: Sequence[Row]) -> Watched | None:
         ],
         terms=[(name, [sum(row["terms"][name]) for row in found]) for name in _terms(found)],
         facts=_facts(found),
-        pictured=any("drawing" in row or "frames" in row for row in found),
-        no_frames=str(found[-1].get("no_frames", "")),
-        until=max(_pictured_until(row) for row in found),
+        pictured=pictured,
+        no_frames=_no_frames(found[-1]),
+        until=max(_pictured_until(row) for row in found) if pictured else 0,
         every=every,
         data={
             "seconds": every * _seconds(found[-1]),
@@ -89,6 +98,25 @@ def watched(rows: Sequence[Row]) -> Watched | None:
             ],
         },
     )
+
+
+def _small_enough(row: Row) -> bool:
+    """Whether there are pictures that go into the page."""
+    return "frames" in row and len(row["frames"]["image"]) <= MAX_FRAMES
+
+
+def _no_frames(row: Row) -> str:
+    """Why there are no pictures, for a reader who has not seen the code of the environment."""
+    if "frames" in row and not _small_enough(row):
+        return "they are too large for this page"
+    said = re.sub(r"^data\.source: '[^']*':? ", "", str(row.get("no_frames", ""))).rstrip(".")
+    if said == NotImplementedError.__name__:
+        return "the environment does not draw any"
+    if "render_mode" in said and "argument" in said:
+        return 'the environment does not take render_mode = "rgb_array", which asks for them'
+    if re.fullmatch(r"[A-Z]\w*", said):
+        return f"drawing failed, and the error, {said}, says no more"
+    return said
 
 
 def _pictured_until(row: Row) -> int:
@@ -212,7 +240,7 @@ def _episode(row: Row, panels: Sequence[Mapping[str, Any]], every: int) -> dict[
             },
             "amounts": {name: packed(values) for name, values in drawing["amounts"].items()},
         }
-    elif frames and len(frames["image"]) <= MAX_FRAMES:
+    elif frames and _small_enough(row):
         found["frames"] = {**frames, "every": frames["every"] / every}
     return found
 

@@ -51,7 +51,7 @@ PLOTS = (
     Plot(
         "Return",
         "What whole episodes earned, on average. The points are episodes without noise, from "
-        "starts that training never sees; their bars are 95 % confidence intervals.",
+        "starts that training never sees; their bars are 95\u202f% confidence intervals.",
         {"return/mean": "training", "eval/return_mean": "without noise"},
     ),
     Plot(
@@ -448,7 +448,9 @@ COLUMNS_ON_BODIES = {
 }
 
 # The parts of a step, for the bars that show where the time went.
-PARTS = {name.removeprefix("time/"): label for name, label in PLOTS[-1].lines.items()}
+PARTS = {name.removeprefix("time/"): label for name, label in PLOTS[-1].lines.items()} | {
+    "compare": "evaluating before training",
+}
 
 _BOOKKEEPING = ("step", "stage", "stage_step")
 

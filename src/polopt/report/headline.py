@@ -16,6 +16,7 @@ from polopt.report.text import number, percent
 class Measured:
     """An accuracy or a mean return, with what is known about it."""
 
+    kind: str  # before, or after: also the newest one of a run that goes on
     title: str
     value: float
     low: float | None
@@ -54,7 +55,7 @@ class Headline:
     sentence: str
     detail: str
     finished: bool
-    measured: list[Measured]  # before, after
+    measured: list[Measured]  # before, after; of a run that goes on: before, newest
     unit: str  # share, or number: a mean return
     scale: Scale
     change: float | None
@@ -65,13 +66,9 @@ class Headline:
 
 def headline(record: RunRecord) -> Headline:
     """Put together the head of the page, for a run that is finished or not."""
-    summary = record.summary or {}
-    name = _name(summary)
-    measured = [
-        _measured(summary, name, when)
-        for when in ("before", "after")
-        if is_number(summary.get(f"{name}_{when}"))
-    ]
+    summary = record.summary
+    name = _so_far_by(record) if summary is None else _name(summary)
+    measured = _so_far_measured(record, name) if summary is None else _compared(summary, name)
     stages = _stages(record)
     seconds = [stage.seconds for stage in stages if stage.seconds is not None]
     return Headline(
@@ -95,16 +92,56 @@ def _name(summary: Row) -> str:
     return "return_mean" if is_number(summary.get("return_mean_after")) else "accuracy"
 
 
+def _compared(summary: Row, name: str) -> list[Measured]:
+    """Before and after, as far as the summary of a finished run has them."""
+    whens = [when for when in ("before", "after") if is_number(summary.get(f"{name}_{when}"))]
+    return [_measured(summary, name, when) for when in whens]
+
+
 def _measured(summary: Row, name: str, when: str) -> Measured:
     low, high = summary.get(f"{name}_{when}_interval") or (None, None)
-    greedy = summary.get(f"{name}_greedy_{when}")
-    return Measured(
-        when.capitalize(),
-        summary[f"{name}_{when}"],
-        low,
-        high,
-        greedy if is_number(greedy) else None,
+    greedy = _known(summary.get(f"{name}_greedy_{when}"))
+    return Measured(when, when.capitalize(), summary[f"{name}_{when}"], low, high, greedy)
+
+
+def _so_far_by(record: RunRecord) -> str:
+    """What a run that goes on is judged by."""
+    on_bodies = record.on_bodies or any("eval/return_mean" in row for row in record.metrics)
+    return "return_mean" if on_bodies else "accuracy"
+
+
+def _so_far_measured(record: RunRecord, name: str) -> list[Measured]:
+    """The evaluation before the last stage and its newest one, of a run that goes on."""
+    last = _last_stage(record).get("name")
+    rows = [row for row in _evaluations(record, name) if row.get("stage") == last]
+    before = [row for row in rows if row.get("stage_step") == 0]
+    later = [row for row in rows if row.get("stage_step") != 0]
+    unit = _counted(record).capitalize()
+    return [
+        *(_evaluated(row, name, "before", "Before") for row in before[:1]),
+        *(_evaluated(row, name, "after", f"{unit} {row['step']:,}") for row in later[-1:]),
+    ]
+
+
+def _evaluated(row: Row, name: str, kind: str, title: str) -> Measured:
+    low, high, greedy = (
+        _known(row.get(f"eval/{name}_{what}")) for what in ("low", "high", "greedy")
     )
+    return Measured(kind, title, row[f"eval/{name}"], low, high, greedy)
+
+
+def _evaluations(record: RunRecord, name: str) -> list[Row]:
+    return [row for row in record.metrics if is_number(row.get(f"eval/{name}"))]
+
+
+def _last_stage(record: RunRecord) -> Row:
+    """The one that is compared with what was before it."""
+    stages: list[Row] = record.config["stages"]
+    return stages[-1] if stages else {}
+
+
+def _known(value: object) -> float | None:
+    return value if is_number(value) else None
 
 
 def _scale(measured: Sequence[Measured]) -> Scale:
@@ -142,12 +179,12 @@ def _what(record: RunRecord, summary: Row) -> tuple[str, Callable[[float], str]]
         return f"{on} mean return", number
     prompts = summary.get("evaluation_prompts")
     on = f"On {prompts} prompts that training never saw, the" if prompts else "The"
-    return f"{on} share of {_right(record)}", percent
+    return f"{on} share of {_right(_last_stage(record))}", percent
 
 
-def _right(record: RunRecord) -> str:
+def _right(stage: Row) -> str:
     """What accuracy counts: answers, or the verdicts of a model that gives none."""
-    row: list[Row] = record.config["stages"][-1].get("row") or []
+    row: list[Row] = stage.get("row") or []
     roles = [entry.get("choice") for entry in row if entry.get("column") == "roles"]
     return "pairs in the right order" if roles == ["reward_model"] else "right answers"
 
@@ -161,22 +198,41 @@ def _doubt(before: Measured, after: Measured) -> str:
 
 
 def _unfinished(record: RunRecord) -> str:
-    if not record.metrics:
-        return "This run has not finished; it has not recorded a step yet."
-    right = _so_good(record.metrics)
-    stage = record.metrics[-1].get("stage", "unknown")
-    steps = _steps(_last_step(record), _counted(record))
-    return f"This run has not finished: {steps} so far, the last one in stage {stage}.{right}"
+    unit = _counted(record)
+    evaluated = _so_good(record)
+    if not _last_step(record):
+        return f"This run has not finished; it has not recorded a {unit} yet.{evaluated}"
+    where = ""
+    if len(record.config["stages"]) > 1:
+        where = f", the last one in stage {record.metrics[-1].get('stage', 'unknown')}"
+    steps = _steps(_last_step(record), unit)
+    return f"This run has not finished: {steps} so far{where}.{evaluated}"
 
 
-def _so_good(metrics: Sequence[Row]) -> str:
-    """The latest evaluation."""
-    for row in reversed(metrics):
-        if is_number(accuracy := row.get("eval/accuracy")):
-            return f" On unseen prompts {percent(accuracy)} are right."
-        if is_number(total := row.get("eval/return_mean")):
-            return f" Without noise the mean return is {number(total)}."
-    return ""
+def _so_good(record: RunRecord) -> str:
+    """The newest evaluation, and when it was."""
+    name = _so_far_by(record)
+    rows = _evaluations(record, name)
+    if not rows:
+        return ""
+    row = rows[-1]
+    if name == "return_mean":
+        what, value = "the mean return without noise", number(row[f"eval/{name}"])
+    else:
+        stages = {stage["name"]: stage for stage in record.config["stages"]}
+        right = _right(stages.get(str(row.get("stage")), {}))
+        what, value = f"the share of {right} on unseen prompts", percent(row[f"eval/{name}"])
+    return f" {_when(record, row)} {what} was {value}."
+
+
+def _when(record: RunRecord, row: Row) -> str:
+    """When an evaluation was, as the beginning of a sentence."""
+    stage = row.get("stage")
+    if row.get("stage_step") == 0:
+        alone = len(record.config["stages"]) == 1
+        return "Before training," if alone else f"Before stage {stage} began,"
+    within = "" if stage == record.metrics[-1].get("stage") else f" in stage {stage}"
+    return f"At {_counted(record)} {row['step']:,}{within},"
 
 
 def _detail(stages: list[StageDone], unit: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -57,6 +58,7 @@ def render(record: RunRecord) -> str:
             data=_json(curves.data | {"watched": episodes.data if episodes else None}),
             head=headline(record),
             stages=stages,
+            summaries=[_summary(stage, on_bodies=on_bodies) for stage in stages],
             columns=COLUMNS | COLUMNS_ON_BODIES if on_bodies else COLUMNS,
             on_bodies=on_bodies,
             watched=episodes,
@@ -137,6 +139,19 @@ def _warnings(rows: Iterable[Row]) -> list[Warned]:
         first, last = min(steps, default=None), max(steps, default=None)
         warned.append(Warned(message, stage, first, last, len(same)))
     return warned
+
+
+def _summary(stage: Row, *, on_bodies: bool) -> str:
+    """The method in one line, as far as it is true here.
+
+    The line speaks of the usual choices on text. Here the KL divergence may be in no column, and
+    a body takes steps where text has tokens.
+    """
+    row: list[Row] = stage.get("row") or []
+    without = {cell.get("column") for cell in row if cell.get("choice") == "none"}
+    clauses = str(stage.get("summary") or "").split(", ")
+    said = ", ".join(c for c in clauses if not ("kl" in without and c.startswith("KL ")))
+    return re.sub(r"\btoken(s?)\b", r"step\1", said) if on_bodies else said
 
 
 def _settings(stages: list[Row]) -> list[tuple[str, list[str | None]]]:

@@ -14,6 +14,8 @@ from polopt.report.text import with_unit
 
 MAX_POINTS = 3_000  # a line; more cannot be told apart on a screen, and the page must stay small
 DIGITS = 6  # significant digits of a plotted number
+COLOURS, KINDS = 6, 4  # of lines, as the style has them
+NEAR = 0.01  # of the height of a plot: about the width of a line
 
 Column = list[float | None]
 
@@ -36,7 +38,7 @@ class Figure:
     index: int  # in data["plots"]
     title: str
     sentence: str
-    lines: list[tuple[str, str]]  # label, last value as text
+    lines: list[tuple[str, str, int]]  # label, last value as text, kind of line
     summary: str  # the curve in words, for those who cannot see it
 
 
@@ -130,6 +132,37 @@ def _stage(row: Row) -> str:
     return str(row.get("stage", ""))
 
 
+def _dashes(plot: Plot, columns: dict[str, Column]) -> list[int]:
+    """The kind of each line: 0 is drawn through, 1 to 3 are dashed in three ways.
+
+    More lines than colours go on with the next kind; of a few, one that runs on others is dashed,
+    so that they can be seen under it.
+    """
+    names = list(plot.lines)
+    if len(names) > COLOURS or plot.stacked:
+        return [i // COLOURS % KINDS for i in range(len(names))]
+    known = [value for name in names for value in columns[name] if value is not None]
+    near = NEAR * (max(known) - min(known)) if known else 0.0
+    dashes: list[int] = []
+    drawn: list[Column] = []  # the lines before
+    for name in names:
+        under = sum(_runs_on(columns[name], column, near) for column in drawn)
+        dashes.append(0 if _in_points(name) else min(KINDS - 1, under))
+        drawn += [] if _in_points(name) else [columns[name]]
+    return dashes
+
+
+def _runs_on(one: Column, other: Column, near: float) -> bool:
+    """Whether at least half of the way one line cannot be told from the other."""
+    gaps = [abs(a - b) for a, b in zip(one, other, strict=True) if a is not None and b is not None]
+    return bool(gaps) and 2 * sum(gap <= near for gap in gaps) >= len(gaps)
+
+
+def _in_points(name: str) -> bool:
+    """Whether a metric comes now and then, and is drawn in points."""
+    return name.startswith("eval/")
+
+
 def _numbers(plot: Plot, columns: dict[str, Column]) -> dict[str, Any]:
     return {
         "unit": plot.unit,
@@ -138,24 +171,25 @@ def _numbers(plot: Plot, columns: dict[str, Column]) -> dict[str, Any]:
         "lines": [
             {
                 "values": columns[name],
-                "points": name.startswith("eval/"),
+                "points": _in_points(name),
+                "dash": dash,
                 "low": columns.get(f"{name}_low"),
                 "high": columns.get(f"{name}_high"),
             }
-            for name in plot.lines
+            for name, dash in zip(plot.lines, _dashes(plot, columns), strict=True)
         ],
     }
 
 
 def _figure(index: int, plot: Plot, columns: dict[str, Column]) -> Figure:
-    lines: list[tuple[str, str]] = []
+    lines: list[tuple[str, str, int]] = []
     words: list[str] = []
-    for name, label in plot.lines.items():
+    for (name, label), dash in zip(plot.lines.items(), _dashes(plot, columns), strict=True):
         values = [value for value in columns[name] if value is not None]
         first, last, low, high = (
             with_unit(value, plot.unit)
             for value in (values[0], values[-1], min(values), max(values))
         )
-        lines.append((label, last))
+        lines.append((label, last, dash))
         words.append(f"{label} from {first} to {last}, lowest {low}, highest {high}")
     return Figure(index, plot.title, plot.sentence, lines, f"{plot.title}: {'; '.join(words)}.")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from polopt.errors import RunDirectoryError
+from polopt.recipe.contradictions import CONTROL
 
 Row = dict[str, Any]
 RESPONSE = {"step": int, "kind": str, "prompt": str, "completion": str}
@@ -35,7 +36,15 @@ class RunRecord:
 
     @property
     def on_bodies(self) -> bool:
-        """Whether environments stood in the place of prompts."""
+        """Whether environments stand in the place of prompts.
+
+        The recipe says it before anything is recorded; where it names no source, the record does.
+        """
+        tables = (stage.get("settings") for stage in self.config["stages"])
+        sources = [table.get("data.source") for table in tables if isinstance(table, dict)]
+        named = [source for source in sources if isinstance(source, str)]
+        if named:
+            return any(source.startswith(CONTROL) for source in named)
         return bool(self.episodes) or any("steps" in row for row in self.metrics)
 
 

@@ -70,6 +70,7 @@ class Comparison:
     after: float | None
     pairs: list[Pair]
     left_out: int  # prompts
+    awaits_after: bool  # nothing was recorded after it
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def _comparison(stage: str, before: list[Row], after: list[Row]) -> Comparison:
             break
         pairs.append(Pair(prompt, *sides))
     left_out = len(by_prompt) - len(pairs)
-    return Comparison(stage, _mean_reward(before), _mean_reward(after), pairs, left_out)
+    return Comparison(stage, _mean_reward(before), _mean_reward(after), pairs, left_out, not after)
 
 
 def _step(step: int, stage: str, rows: list[Row]) -> Step:

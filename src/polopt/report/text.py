@@ -33,7 +33,11 @@ def percent(share: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people: 6.1 s, 1 min 38 s, 2 h 5 min."""
+    """Seconds for people: 21 ms, 6.1 s, 1 min 38 s, 2 h 5 min."""
+    if 0 < seconds < 0.0005:
+        return f"under 1{_NARROW}ms"
+    if 0 < seconds < 0.0995:  # what would be written as 0.0 s beside a share that is not 0
+        return f"{1000 * seconds:.0f}{_NARROW}ms"
     if seconds < 59.95:  # what would be written as 60.0 s is a minute
         return f"{seconds:.1f}{_NARROW}s"
     minutes, rest = divmod(round(seconds), 60)

@@ -67,7 +67,7 @@ class CartPole:
         return {}
 
     def view(self, states: States, actions: NDArray[Any]) -> View:
-        """Cart, pole and track; pushes as their mean over a fifth of a second."""
+        """Cart, pole and track; pushes as their mean over the last fifth of a second."""
         x, _, angle, _ = states.T
         axle = np.stack([x, np.full_like(x, 0.2)], 1)
         tip = axle + 2 * HALF_LENGTH * np.stack([np.sin(angle), np.cos(angle)], 1)
@@ -115,10 +115,11 @@ class CartPole:
                     "Beyond 12° to either side the episode is over.",
                 ),
                 Panel(
-                    "Push",
+                    "Mean push",
                     "N",
                     {"to the right": FORCE * push},
-                    f"Mean of a fifth of a second; a single push is {FORCE:g} N to either side.",
+                    f"Mean of the last fifth of a second: {SMOOTHED} pushes, each of "
+                    f"{FORCE:g}\u202fN to one side; to both sides in turn they cancel.",
                 ),
             ),
         )

@@ -246,7 +246,8 @@ function watchEpisodes(watched, { choice, colour, css, dash, number }) {
 
   // ---- the moment that is shown
 
-  const panes = [...document.querySelectorAll(".pane")].map((pane) => {
+  // Without pictures there is nothing to play: the plots alone are read at a moment.
+  const panes = [...document.querySelectorAll(".pane[data-episode]")].map((pane) => {
     const find = (name) => pane.querySelector(name);
     return { pane, episode: episodes[Number(pane.dataset.episode)], canvas: find("canvas"), step: find(".at-step"), time: find(".at-time"), total: find(".at-return") };
   });
@@ -257,17 +258,20 @@ function watchEpisodes(watched, { choice, colour, css, dash, number }) {
     at = Math.min(Math.max(moment, 0), last);
     for (const { pane, episode, canvas, step, time, total } of panes) {
       const i = Math.min(Math.floor(at), episode.last);
-      if (canvas) paint(canvas, episode);
+      paint(canvas, episode);
       pane.classList.toggle("ended", at > episode.last);
       step.textContent = stepAt(episode, i).toLocaleString("en");
-      time.textContent = watched.timed ? `${timeAt(episode, i).toFixed(2)}\u202fs` : "–";
+      if (time) time.textContent = `${timeAt(episode, i).toFixed(2)}\u202fs`;
       total.textContent = number(episode.returns[i]);
     }
+    if (scrub) tellScrub(Math.floor(at));
+    follow();
+  }
+
+  function tellScrub(i) {
     const longest = episodes.find((episode) => episode.last === last);
-    const i = Math.floor(at);
     scrub.value = String(i);
     scrub.setAttribute("aria-valuetext", `step ${stepAt(longest, i)}${watched.timed ? `, ${timeAt(longest, i).toFixed(2)} seconds` : ""}`);
-    follow();
   }
 
   // The plots read the moment that is shown, unless one points at them.
@@ -279,7 +283,7 @@ function watchEpisodes(watched, { choice, colour, css, dash, number }) {
   }
 
   function seek(moment) {
-    stop();
+    if (play) stop();
     show(moment);
   }
 
@@ -316,18 +320,22 @@ function watchEpisodes(watched, { choice, colour, css, dash, number }) {
     observer.observe(document.querySelector(".panes"));
   }
 
-  document.getElementById("playing").hidden = false;
-  scrub.max = String(last);
-  scrub.addEventListener("input", () => seek(Number(scrub.value)));
-  play.addEventListener("click", () => (since === null ? start() : stop()));
-  choice("speed", (value) => { speed = Number(value); });
+  function watchControls() {
+    document.getElementById("playing").hidden = false;
+    scrub.max = String(last);
+    scrub.addEventListener("input", () => seek(Number(scrub.value)));
+    play.addEventListener("click", () => (since === null ? start() : stop()));
+    choice("speed", (value) => { speed = Number(value); });
+  }
+
   choice("shown", (value) => { shown = Number(value); drawTracks(); });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { drawTracks(); show(at); });
   addEventListener("resize", () => {
     for (const [figure, plot] of plots) plot.setSize({ width: figure.querySelector(".canvas").clientWidth, height: plot.height });
     show(at);
   });
+  if (play) watchControls();
   drawTracks();
   show(0);
-  if (panes.some((pane) => pane.canvas)) startWhenSeen();
+  if (play) startWhenSeen();
 }

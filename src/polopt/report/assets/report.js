@@ -50,33 +50,58 @@
         const known = values.filter((value) => value !== null).length;
         return { values, known, look: look(spec, i, line.points || known < 3) };
       }),
-    ).filter((piece) => piece.known > 0);
+    ).filter((piece) => piece.known > 0).sort((one, other) => one.look.layer - other.look.layer);
   }
 
   function look(spec, i, points) {
     const stroke = colour(i);
-    if (points) {
-      const fill = i % 2 ? stroke : css("--surface"); // hollow ones show what they lie on
-      return { stroke, paths: () => null, points: { show: true, size: 7, width: 1.5, fill } };
+    if (points) { // hollow ones show what they lie on, and lines run over both
+      const fill = i % 2 ? stroke : "#0000";
+      return { layer: i % 2 ? 0 : 1, stroke, paths: () => null, points: { show: true, size: 7, width: 1.5, fill } };
     }
     return {
+      layer: 2,
       stroke,
       width: spec.stacked ? 1 : 1.75,
       fill: spec.stacked ? stroke : undefined,
       paths: spec.stacked ? uPlot.paths.stepped({ align: -1 }) : undefined,
-      dash: dash(i),
+      dash: DASHES[spec.lines[i].dash],
       points: { show: false },
       spanGaps: true,
     };
   }
 
+  // The ends of intervals have no look of their own; the scale is to reach as far as they do.
+  function ends(spec, rows) {
+    const known = spec.lines.flatMap((line) => [line.low, line.high]).filter(Boolean);
+    const look = { paths: () => null, points: { show: false }, unseen: true };
+    return known.map((end) => ({ values: rows.map((row) => end[row]), look }));
+  }
+
+  // The scale from below to above: points and bars lie inside, with some room around them.
   function heights(spec) {
     return (plot, low, high) => {
       if (low === null || low === undefined) return [0, 1];
-      if (spec.unit === "number" && low !== 0 && !spec.stacked) {
-        return uPlot.rangeNum(low, high, 0.1, true);
-      }
-      return [Math.min(0, low), Math.max(spec.top ?? 0, high * 1.05) || 1];
+      const free = spec.unit === "number" && low !== 0 && !spec.stacked;
+      const whole = [Math.min(0, low), Math.max(spec.top ?? 0, high) || 1];
+      const [from, to] = free ? uPlot.rangeNum(low, high, 0.1, true) : whole;
+      const room = 0.05 * (to - from);
+      const below = spec.stacked || low - from >= room ? 0 : room;
+      return [from - below, to - high >= room ? to : to + room];
+    };
+  }
+
+  // The same scale from left to right in all plots of the same stages, whatever was recorded first,
+  // unless a part of one is enlarged.
+  function reach(rows) {
+    const stages = new Set(rows.map((row) => data.stage[row]));
+    const places = data[counted].filter((_, row) => stages.has(data.stage[row]));
+    const [first, last] = [places.reduce((a, b) => Math.min(a, b)), places.reduce((a, b) => Math.max(a, b))];
+    const room = 0.015 * (last - first); // for half a point
+    const own = rows.map((row) => data[counted][row]);
+    return (plot, low, high) => {
+      if (low > own[0] || high < own[own.length - 1]) return [low, high];
+      return first === last ? [first - 1, last + 1] : [first - room, last + room];
     };
   }
 
@@ -140,7 +165,7 @@
       legend: { show: false },
       padding: [data.stages.length > 1 ? 18 : 8, 18, 0, 0],
       scales: {
-        x: { time: false, range: (plot, low, high) => (low === high ? [low - 1, high + 1] : [low, high]) },
+        x: { time: false, range: reach(rows) },
         y: { range: heights(spec) },
       },
       axes: [
@@ -148,7 +173,7 @@
         {
           ...axis,
           gap: 6,
-          space: 32,
+          space: 26,
           values: (plot, ticks) => ticks.map(tick),
           size: (plot, ticks) => 16 + 6.4 * Math.max(3, ...(ticks ?? []).map((text) => text.length)),
         },
@@ -156,7 +181,7 @@
       series: [{}, ...drawings.map((piece) => piece.look)],
       cursor: {
         y: false,
-        points: { size: 8, width: 0, fill: (plot, i) => drawings[i - 1].look.stroke },
+        points: { size: (plot, i) => (drawings[i - 1].look.unseen ? 0 : 8), width: 0, fill: (plot, i) => drawings[i - 1].look.stroke },
         drag: { x: true, y: false },
         sync: { key: "step", scales: ["x", null], filters: { pub: (type) => type === "mousemove" || type === "mouseleave" } },
       },
@@ -185,7 +210,7 @@
     figure.hidden = rows.length === 0;
     if (figure.hidden) return;
     const place = figure.querySelector(".canvas");
-    const drawings = pieces(spec, rows);
+    const drawings = [...pieces(spec, rows), ...ends(spec, rows)];
     const columns = [rows.map((row) => data[counted][row]), ...drawings.map((piece) => piece.values)];
     drawn.set(figure, new uPlot(options(figure, spec, rows, drawings, place.clientWidth), columns, place));
     read(figure, spec, rows, null);
