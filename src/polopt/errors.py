@@ -14,7 +14,10 @@ from __future__ import annotations
 
 
 class UserError(Exception):
-    """Something the user can put right; the message is one line that says how."""
+    """Something the user can put right; the message is one line that says how.
+
+    A note (``add_note``) is a hint that the command line puts behind it.
+    """
 
 
 class RecipeError(UserError, ValueError):

@@ -25,6 +25,7 @@ from polopt.recipe.contradictions import CONTROL
 if TYPE_CHECKING:
     from polopt.envs.control.repeatable import Repeatable
 
+THEIRS = (Exception, SystemExit)  # whatever their code raises; sys.exit must not end a run unsaid
 EXTRA = ("gymnasium", "mujoco", "imageio")  # what pip install 'polopt[control]' brings
 
 
@@ -62,7 +63,7 @@ def make(
         raise MissingExtraError(f"{field}: {reason}{_help(name, reason)}") from error
     except (gymnasium.error.Error, TypeError, ValueError) as error:
         raise RecipeError(f"{field}: {one_line(error)}") from error
-    except Exception as error:  # a constructor that is not ours may raise anything
+    except THEIRS as error:  # a constructor that is not ours may raise anything
         raise RecipeError(f"{field} cannot be made: {_told(error)}") from error
     return GymnasiumEnvironments(vector)
 
@@ -95,7 +96,7 @@ def _help(name: str, reason: str) -> str:
     return ""
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     """An exception of somebody's environment in one line, and where it was raised."""
     what = one_line("".join(traceback.format_exception_only(error)))
     last = traceback.extract_tb(error.__traceback__)[-1]
@@ -240,11 +241,18 @@ class GymnasiumEnvironments:
             yield
         except UserError:
             raise
-        except Exception as error:  # it may raise anything
-            when = (
-                f"in step {self._steps} after the reset" if self._steps else "as its episodes began"
-            )
-            raise RecipeError(f"data.source: {self._name} raised {when}: {_told(error)}") from error
+        except THEIRS as error:
+            raise RecipeError(f"data.source: {self._raised()}: {_told(error)}") from error
+
+    def _raised(self) -> str:
+        """Who raised, and when: by its own count where one of them did, else by that of all."""
+        for number, one in enumerate(self._episodes() or ()):
+            if one.raised_in is not None:
+                step = one.raised_in
+                when = f"in step {step} of its episode" if step else "as its episode began"
+                return f"environment {number} of {self._name} raised {when}"
+        when = f"in step {self._steps}, counted from the first reset on"
+        return f"{self._name} raised {when if self._steps else 'as its episodes began'}"
 
     def _flattened(self, observations: NDArray[Any]) -> NDArray[np.float32]:
         """[N, O]; a number among n becomes n flags."""
