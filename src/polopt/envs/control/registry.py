@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from polopt.envs.control.arrays import ArrayEnvironments, Dynamics
@@ -12,6 +12,8 @@ from polopt.envs.control.interface import Environments
 from polopt.envs.control.pendulum import Pendulum
 from polopt.envs.control.watch import StateWatch, Watch
 from polopt.errors import RecipeError, one_line
+from polopt.recipe.fields import either
+from polopt.recipe.messages import shown
 
 PREFIX = "control:"
 BUILTIN: Mapping[str, Callable[..., Dynamics]] = {
@@ -19,6 +21,8 @@ BUILTIN: Mapping[str, Callable[..., Dynamics]] = {
     "pendulum": Pendulum,
     "biped": Biped,
 }
+LIMIT = "max_episode_steps"  # as gymnasium calls it
+PARAMETERS: Mapping[str, Sequence[str]] = {"biped": ("preset", "physics")}  # beside the limit
 
 
 def make(source: str, count: int, parameters: Mapping[str, Any]) -> Environments:
@@ -47,7 +51,21 @@ def watch(source: str, parameters: Mapping[str, Any]) -> Watch:
 
 
 def _dynamics(name: str, parameters: Mapping[str, Any]) -> Dynamics:
+    allowed = [LIMIT, *PARAMETERS.get(name, ())]
+    for key in parameters:
+        if key not in allowed:
+            raise RecipeError(
+                f"data.parameters.{one_line(key, 80)}: not a parameter of {PREFIX}{name}; "
+                f"{either(allowed)}"
+            )
+    given = dict(parameters)
+    if LIMIT in given:
+        steps = given["limit"] = given.pop(LIMIT)
+        if type(steps) is not int or steps < 1:
+            raise RecipeError(
+                f"data.parameters.{LIMIT}: {shown(steps)} is not allowed; an integer >= 1"
+            )
     try:
-        return BUILTIN[name](**parameters)
+        return BUILTIN[name](**given)
     except TypeError as error:
         raise RecipeError(f"data.parameters: {PREFIX}{name}: {one_line(error)}") from error
