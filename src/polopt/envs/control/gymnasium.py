@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from polopt.envs.control.repeatable import Repeatable
 
 THEIRS = (Exception, SystemExit)  # whatever their code raises; sys.exit must not end a run unsaid
+WRAPPERS = "gymnasium.wrappers"
 EXTRA = ("gymnasium", "mujoco", "imageio")  # what pip install 'polopt[control]' brings
 
 
@@ -120,8 +121,11 @@ class GymnasiumEnvironments:
         self._space = vector.single_observation_space
         if not isinstance(self._space, gymnasium.spaces.Box | gymnasium.spaces.Discrete):
             kind = type(self._space).__name__
+            flat = self._space.is_np_flattenable  # not of a Sequence or a Graph
+            remedy = f", which {WRAPPERS}.FlattenObservation makes of it" if flat else ""
             raise RecipeError(
                 f"data.source: {self._name} observes a {kind}; a Box or a Discrete is needed"
+                f"{remedy}"
             )
         self._flat: int = gymnasium.spaces.flatdim(self._space)
         start = getattr(self._space, "start", None)  # of a Discrete
@@ -177,7 +181,8 @@ class GymnasiumEnvironments:
         """One step in each."""
         self._steps += 1
         space = self._vector.single_action_space
-        taken = actions.astype(space.dtype).reshape(self.count, *space.shape)
+        counted = actions.astype(space.dtype) + getattr(space, "start", 0)
+        taken = counted.reshape(self.count, *space.shape)
         with self._theirs():
             raw, rewards, terminated, truncated, info = self._vector.step(taken)
         observations = self._flattened(raw)
@@ -265,20 +270,17 @@ class GymnasiumEnvironments:
 def _action(space: Any, name: str) -> Action:  # noqa: ANN401
     import gymnasium
 
+    remedy = f"from which {WRAPPERS}.TransformAction makes such actions"
     if isinstance(space, gymnasium.spaces.Discrete):
-        if int(space.start) != 0:
-            raise RecipeError(
-                f"data.source: {name} has actions from {space.start}; they must begin at 0"
-            )
         return Discrete(int(space.n))
     if isinstance(space, gymnasium.spaces.Box) and np.issubdtype(space.dtype, np.integer):
         raise RecipeError(
             f"data.source: {name} has actions of whole numbers, {space}; a Discrete or a Box of "
-            "floating point is needed"
+            f"floating point is needed, {remedy}"
         )
     if isinstance(space, gymnasium.spaces.Box) and space.is_bounded():
         return Box(space.low.reshape(-1).astype(np.float32), space.high.reshape(-1))
     raise RecipeError(
         f"data.source: {name} has actions of the kind {space}; a Discrete or a bounded Box is "
-        "needed"
+        f"needed, {remedy}"
     )
