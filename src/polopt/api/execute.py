@@ -22,7 +22,8 @@ from polopt.coordination.loop import Progress, Setting, link_best, restore, run_
 from polopt.coordination.progress import progress as progress_shown
 from polopt.coordination.stage import Event, Observer, Stage
 from polopt.coordination.track import trackers
-from polopt.errors import RecipeError, RunDirectoryError, UserError
+from polopt.envs.control.registry import unlimited
+from polopt.errors import RecipeError, RunDirectoryError, UserError, counted
 from polopt.recipe import Recipe, StageRecipe
 from polopt.recipe.contradictions import ENDED, models_by_field
 from polopt.record import RunDirectory, begun, write_json
@@ -62,7 +63,14 @@ def execute(
 
 
 def _announce(config: Mapping[str, Any], observe: Observer) -> None:
-    """What follows from the recipe's numbers, and which of them do nothing."""
+    """What follows from the recipe's numbers, which of them do nothing, and what has no end."""
+    bodies = [one.data for one in recorded(config).stages if is_on_bodies(one.data.source)]
+    for source in dict.fromkeys(d.source for d in bodies if unlimited(d.source, d.parameters)):
+        text = (
+            f"data.source: {source} has no max_episode_steps; if its episodes do not end by "
+            "themselves, data.parameters.max_episode_steps cuts them"
+        )
+        observe(Event("message", {"text": text}))
     for stage in config["stages"]:
         counts = ", ".join(f"{k.replace('_', ' ')} {v:,}" for k, v in stage["derived"].items())
         observe(Event("message", {"text": f"{stage['name']}: {counts}"}))
@@ -83,7 +91,9 @@ def _run_stages(
     progress = _put_back(run, newest, state, setting.observe)
     _reopen_last_stage(recipe, progress)
     if progress.stage == len(recipe.stages):
-        text = f"{run.path} is finished: {progress.step} steps; --run.steps makes it longer"
+        text = (
+            f"{run.path} is finished: {counted(progress.step, 'step')}; --run.steps makes it longer"
+        )
         setting.observe(Event("message", {"text": text}))
     with _reason_kept(run, recipe, progress):
         for stage_recipe in recipe.stages[progress.stage :]:

@@ -69,6 +69,14 @@ def make(
     return GymnasiumEnvironments(vector)
 
 
+def unlimited(name: str) -> bool:
+    """Whether an id is registered without a time limit; its episodes may end by themselves."""
+    import gymnasium
+
+    spec = gymnasium.registry.get(name.rpartition(":")[2])
+    return spec is not None and spec.max_episode_steps is None
+
+
 def _made(name: str, count: int, parameters: Mapping[str, Any]) -> Any:  # noqa: ANN401
     """One by one, each of which remembers its episode."""
     import gymnasium

@@ -50,6 +50,16 @@ def watch(source: str, parameters: Mapping[str, Any]) -> Watch:
     return FrameWatch(name, parameters)
 
 
+def unlimited(source: str, parameters: Mapping[str, Any]) -> bool:
+    """Whether nobody says after how many steps an episode is cut."""
+    name = source.removeprefix(PREFIX)
+    if name in BUILTIN or LIMIT in parameters:
+        return False
+    from polopt.envs.control.gymnasium import unlimited as unlimited_by_gymnasium
+
+    return unlimited_by_gymnasium(name)
+
+
 def _dynamics(name: str, parameters: Mapping[str, Any]) -> Dynamics:
     allowed = [LIMIT, *PARAMETERS.get(name, ())]
     for key in parameters:
