@@ -14,7 +14,10 @@ from __future__ import annotations
 
 
 class UserError(Exception):
-    """Something the user can put right; the message is one line that says how."""
+    """Something the user can put right; the message is one line that says how.
+
+    A note (``add_note``) is a hint that the command line puts behind it.
+    """
 
 
 class RecipeError(UserError, ValueError):
@@ -58,3 +61,8 @@ def one_line(text: object, length: int = 200) -> str:
     words = " ".join(str(text).split())
     escaped = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
     return "".join(escaped)[:length]
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 step``, ``2 steps``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -14,6 +14,8 @@ from runs import lines
 
 gymnasium = pytest.importorskip("gymnasium")
 MODULE = """
+import sys
+
 import gymnasium
 import numpy as np
 
@@ -42,6 +44,10 @@ class Hostile(gymnasium.Env):
         seen = np.full(3, 0.1, dtype=np.float32)
         if self.how == "step" and self.all == 27:
             raise RuntimeError("the simulator\\nis gone")
+        if self.how == "exit" and self.all == 27:
+            sys.exit(3)
+        if self.how == "random":
+            seen += np.random.uniform(0, 0.5, 3).astype(np.float32)
         if self.how == "shape":
             seen = np.zeros(4, dtype=np.float32)
         if self.how == "infinite" and self.steps == 7:
@@ -52,6 +58,10 @@ class Hostile(gymnasium.Env):
 
 gymnasium.register("Hostile-v0", entry_point="hostile_envs:Hostile")
 """
+ADVICE = (
+    "data.source: control:hostile_envs:Hostile-v0 has no max_episode_steps; if its episodes do not "
+    "end by themselves, data.parameters.max_episode_steps cuts them"
+)
 RECIPE = """
 algorithm = "ppo"
 [model]
@@ -103,8 +113,11 @@ def test_an_environment_of_ones_own_is_named_by_its_module(recipe: str, recwarn:
     ("how", "expected"),
     [
         ("made", "'control:hostile_envs:Hostile-v0' cannot be made: KeyError: 'no\\nmodel' "),
-        ("reset", "Hostile-v0 raised as its episodes began: OSError: no licence (hostile_envs.py:"),
-        ("shape", "Hostile-v0 raised in step 1 after the reset: ValueError: "),
+        (
+            "reset",
+            "environment 0 of Hostile-v0 raised as its episode began: OSError: no licenc",
+        ),
+        ("shape", "Hostile-v0 raised in step 1, counted from the first reset on: ValueError: "),
         ("nan at first", "number 1 of the observation of environment 0 is nan as its episode begi"),
         ("nan at second", "number 1 of the observation of environment 0 is nan as its episode beg"),
         ("infinite", "number 2 of the observation of environment 0 is inf in step 7 of its episod"),
@@ -124,12 +137,15 @@ def test_an_episode_without_an_end_is_not_waited_for(
     monkeypatch.setattr("polopt.rollout.episodes.PATIENCE", 50)
     words = ("--data.parameters.how", "endless")
     assert trained(recipe, *words)[0] == 2
-    assert told(capsys) == (
+    lines_told = capsys.readouterr().err.splitlines()
+    assert lines_told.count(ADVICE) == 1
+    assert lines_told[-1].removeprefix("error: ") == (
         "data.source: an episode has not ended after 50 steps; an environment with a time limit "
         "(of gymnasium: data.parameters.max_episode_steps)"
     )
     code, directory = trained(recipe, *words, "--data.parameters.max_episode_steps", "40")
     assert code == 0
+    assert ADVICE not in capsys.readouterr().err
     assert json.loads((directory / "summary.json").read_text())["length"] == 40
 
 
@@ -141,12 +157,23 @@ def test_what_learns_from_a_buffer_tells_the_same(recipe: str, capsys: Any) -> N
     assert told(capsys).startswith("data.source: number 1 of the observation of environment 0 is n")
 
 
-def test_an_environment_that_breaks_loses_nothing(recipe: str, capsys: Any) -> None:
-    code, directory = trained(recipe, "--data.parameters.how", "step")
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [("step", "RuntimeError: the simulator is gone"), ("exit", "SystemExit: 3")],
+)
+def test_an_environment_that_breaks_loses_nothing(
+    how: str, reason: str, recipe: str, capsys: Any
+) -> None:
+    """27 steps are two episodes of 10 and 7 steps of a third."""
+    code, directory = trained(recipe, "--data.parameters.how", how)
     assert code == 2
-    error = told(capsys)
-    assert error.startswith("data.source: Hostile-v0 raised in step "), error
-    assert "RuntimeError: the simulator is gone (hostile_envs.py:" in error
+    error, _, hint = told(capsys).rpartition("; ")
+    begins = f"data.source: environment 0 of Hostile-v0 raised in step 7 of its episode: {reason} ("
+    assert error.startswith(f"{begins}hostile_envs.py:"), error
+    assert hint == f"go on from step_3 with: polopt resume {directory}"
+    assert lines(directory, "warnings") == [
+        {"step": 3, "stage": "train", "message": f"the run ended: {error}"}
+    ]
     before = lines(directory, "metrics")
     assert [line["step"] for line in before] == [0, 1, 2, 3]
     mended = Path(recipe).with_name("hostile_envs.py")
@@ -168,3 +195,14 @@ def test_a_module_that_is_not_there_is_told(recipe: str, capsys: Any) -> None:
     )
     assert trained(recipe, "--data.source", "control:hostile_envs:Hostle-v0")[0] == 2
     assert told(capsys).endswith("did you mean control:hostile_envs:Hostile-v0?")
+
+
+def test_who_does_not_repeat_itself_is_warned_of(recipe: str, capsys: Any) -> None:
+    code, directory = trained(recipe, "--data.parameters.how", "random", "--run.steps", "1")
+    assert code == 0
+    assert main(["resume", str(directory), "--run.steps", "2"]) == 0
+    about = "data.source: the environments do not repeat themselves; "
+    assert f"warning: {about}" in capsys.readouterr().err
+    (warned,) = lines(directory, "warnings")
+    assert (warned["step"], warned["stage"]) == (1, "train")
+    assert warned["message"].startswith(about)

@@ -616,7 +616,7 @@ def test_a_policy_is_evaluated_again_where_and_how_one_likes(tmp_path: Path) -> 
     last = tmp_path / "run" / "checkpoints" / "last"
     more = polopt.evaluate(last, flags={"data.source": "control:cartpole", "run.seed": 7})
     assert more.metrics["return_mean"] != again["return_mean"]
-    with pytest.raises(RecipeError, match="k: 4 is not allowed with control:cartpole; 1"):
+    with pytest.raises(RecipeError, match="--k: 4 is not allowed on bodies, which"):
         polopt.evaluate(tmp_path / "run", k=4)
 
 

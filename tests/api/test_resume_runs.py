@@ -161,7 +161,8 @@ def _trained(line: dict) -> dict:
     [
         (
             {"run.steps": 4},
-            "run.steps: 4 is not allowed; a resumed run can only be made longer tha",
+            "run.steps: 4 is not allowed; a resumed run can only be made longer than 5, and this "
+            "one stands at its end",
         ),
         ({"run.steps": "many"}, "run.steps: 'many' is not allowed; a whole number >= 1"),
         ({"run.seed": 3}, "run.seed: cannot change when a run is resumed; only run.steps can"),
@@ -174,6 +175,18 @@ def test_nothing_but_its_length_may_change(tmp_path: Path, whole: Path, flags, m
         resume(run, flags=flags)
     assert str(caught.value).startswith(message)
     assert_same(run, whole)
+
+
+@pytest.mark.parametrize(
+    ("step", "stands"), [(7, "step 4 of rl"), (2, "step 2 of sft"), (0, "its beginning")]
+)
+def test_a_shorter_run_is_told_where_it_stands(
+    tmp_path: Path, every_step: Path, step: int, stands: str
+) -> None:
+    run = tmp_path / "run"
+    from_step(every_step, run, step)
+    with pytest.raises(RecipeError, match=f"longer than 5, and this one stands at {stands}$"):
+        resume(run, flags={"run.steps": 4})
 
 
 def spoil(file: Path) -> None:

@@ -40,10 +40,13 @@ class Api:
 
     directory: Path
     calls: list[tuple[Any, ...]] = field(default_factory=list)
+    chatty: bool = False
 
     def __getattr__(self, name: str) -> Any:
         def call(*values: Any, **named: Any) -> Any:
             self.calls.append((name, *values, named))
+            if self.chatty:
+                print("an environment says hello")
             if name == "report":
                 return [Path(run) / "report.html" for run in values[0]]
             if name == "evaluate":
@@ -117,13 +120,13 @@ def test_without_a_command_there_is_help(capsys: pytest.CaptureFixture[str]) -> 
         (["check"], "RECIPE: missing; the path of a TOML file"),
         (["resume"], "RUN: missing; the directory of a run"),
         (["eval", "--k", "0", "run"], "Invalid value for '--k': 0 is not in the range x>=1."),
-        (["show"], "Missing argument 'NAME'."),
+        (["show"], "NAME: missing; a method, polopt algorithms lists them"),
         (
             ["show", "gpro"],
             'NAME: "gpro" is not allowed; did you mean gspo or grpo? polopt algorithms lists all '
             + str(len(INDEX)),
         ),
-        (["report"], "Missing argument 'RUN...'."),
+        (["report"], "RUN: missing; the directory of a run, or of several"),
         (["quickstart", "now"], "'now' is not a flag; a flag is --section.field value"),
     ],
 )
@@ -161,6 +164,19 @@ def test_other_runs_hand_over_and_print_json(
     assert main([*words, "--json"]) == 0
     assert api.calls == [call]
     assert json.loads(capsys.readouterr().out) == {"directory": str(api.directory), **SUMMARY}
+
+
+@pytest.mark.parametrize("command", ["quickstart", "train r.toml", "resume run", "eval run"])
+def test_what_others_print_stays_out_of_json(
+    command: str, api: Api, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.chatty = True
+    assert main([*command.split(), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out) and err == "an environment says hello\n"
+    assert main(command.split()) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("an environment says hello\n") and err == ""
 
 
 def test_eval(api: Api, capsys: pytest.CaptureFixture[str]) -> None:

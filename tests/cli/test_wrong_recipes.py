@@ -80,6 +80,9 @@ FLAGS = [
      "temperature, trust_region, until, update"),
     (["--run.track", "mlflow"], 'run.track[0]: "mlflow" is not allowed; '
      "tensorboard, wandb or trackio"),
+    (["--network.hidden", "64,0"], "network.hidden[1]: 0 is not allowed; an integer >= 1"),
+    (["--network.hidden", "64,x"], 'network.hidden: "64,x" is not allowed; '
+     "a list of integers >= 1"),
     (["--reward.verifier", "math"], 'reward.verifier: "math" is not allowed; task'),
 ]  # fmt: skip
 

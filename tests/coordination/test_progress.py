@@ -36,6 +36,12 @@ def test_plain_lines_where_nobody_watches(
     ]
 
 
+def test_one_step_is_no_steps(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress.progress() as observe:
+        observe(Event("stage", {**STAGE.values, "steps": 1}))
+    assert capsys.readouterr().err == "rl: grpo, 1 step\n"
+
+
 def test_evaluations_are_always_told(capsys: pytest.CaptureFixture[str]) -> None:
     with progress.progress() as observe:
         observe(STAGE)

@@ -70,6 +70,11 @@ def test_inert(flags: dict[str, Any], starts: list[str]) -> None:
     assert [line[: len(start)] for line, start in zip(lines, starts, strict=True)] == starts
 
 
+def test_one_step_is_no_steps() -> None:
+    lines = inert(resolve(load(GRPO, {"run.steps": 1, "evaluation.every": 2})).stages[0])
+    assert "evaluation.every = 2 has no effect: the stage ends after 1 step" in lines
+
+
 def test_a_line_about_the_kl_reaches_whoever_stated_a_part_of_it() -> None:
     one = resolve(load(GRPO, {"kl.placement": "reward", "update.epochs": 2})).stages[0]
     assert len(inert(one, {"kl.placement"})) == 1

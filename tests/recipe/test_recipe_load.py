@@ -125,6 +125,16 @@ def test_a_single_value_is_a_list_of_one(text: str) -> None:
     assert one([f"--rollout.stop={text}"]).rollout.stop == (text,)
 
 
+@pytest.mark.parametrize("text", ["64", "[64]", "64,"])
+def test_a_single_number_is_a_list_of_one(text: str) -> None:
+    assert one([f"--network.hidden={text}"]).network.hidden == (64,)
+
+
+@pytest.mark.parametrize("text", ["64,32", "64, 32", "[64, 32]"])
+def test_numbers_with_commas_are_a_list(text: str) -> None:
+    assert one(["--network.hidden", text]).network.hidden == (64, 32)
+
+
 def test_rewards_short_and_long() -> None:
     short = load({**ONE, "reward": {"verifier": "task"}})
     long = load({**ONE, "rewards": [{"verifier": "task"}]})

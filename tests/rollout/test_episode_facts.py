@@ -80,10 +80,13 @@ def test_whole_episodes_are_waited_for_no_longer_than_a_while(
 
 
 def test_environments_that_do_not_repeat_themselves_are_told() -> None:
-    def playing(told: list[str]) -> Playing:
-        return Playing(ArrayEnvironments(Countdown(), 2), told.append)
+    def playing(told: list[tuple[str, bool]]) -> Playing:
+        def tell(text: str, *, warning: bool = False) -> None:
+            told.append((text, warning))
 
-    told: list[str] = []
+        return Playing(ArrayEnvironments(Countdown(), 2), tell)
+
+    told: list[tuple[str, bool]] = []
     one, other = playing(told), playing(told)
     one.begin(0)
     one.step(np.zeros((2, 1)))
@@ -94,7 +97,8 @@ def test_environments_that_do_not_repeat_themselves_are_told() -> None:
     third = playing(told)
     third.load_state_dict(state)
     assert not third.begun
-    assert told == [
+    text = (
         "data.source: the environments do not repeat themselves; their episodes begin anew, and "
         "the run is not the one that it would have been"
-    ]
+    )
+    assert told == [(text, True)]

@@ -91,12 +91,10 @@ def _off_policy(row: Row, stage: StageRecipe) -> Iterator[Finding]:
             "number of optimiser steps",
         )
     assert stage.update.batch_size, "resolved"
-    for field, least in (
-        ("episodes.environments", count),
-        ("update.batch_size", stage.update.batch_size),
-    ):
-        if replay.size < least:
-            yield "replay.size", f"{replay.size} is not allowed; at least {field} = {least}"
+    least = max(count, stage.update.batch_size)
+    if replay.size < least:
+        field = "episodes.environments" if least == count else "update.batch_size"
+        yield "replay.size", f"{replay.size} is not allowed; at least {field} = {least}"
 
 
 def _on_bodies(row: Row, stage: StageRecipe) -> Iterator[Finding]:

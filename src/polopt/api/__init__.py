@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +22,7 @@ from polopt.coordination import checkpoint
 from polopt.diagnose.inert import inert
 from polopt.diagnose.packages import check_packages
 from polopt.diagnose.sources import check_sources
-from polopt.errors import RecipeError, RunDirectoryError, UserError
+from polopt.errors import ModelError, RecipeError, RunDirectoryError, UserError
 from polopt.recipe import Recipe, StageRecipe, dump, standalone
 from polopt.recipe import load as load_recipe
 from polopt.recipe.contradictions import ENDED, NETWORK
@@ -39,6 +40,7 @@ EXAMINED = {  # sections by the role whose weights the run ended with
     "actor": {"model", "data", "rewards", "rollout", "evaluation", "run"},
     "reward_model": {"model", "data", "preference", "evaluation", "run"},
 }
+HUB_ID = r"\w[\w.-]*(/[\w.-]+)?"
 RecipeSource = str | Path | Mapping[str, Any]
 Flags = Sequence[str] | Mapping[str, Any]
 
@@ -138,6 +140,7 @@ def evaluate(model_or_run: str | Path, *, flags: Flags = (), k: int = 1) -> Eval
     from polopt.api.examine import examine
 
     target, weights = Path(model_or_run), str(model_or_run)
+    _check_target(weights, with_source="data.source" in flag_values(flags))
     tables: dict[str, Any] = {"model": {}, "data": {}}
     if (target / "config.json").is_file() and (target / "checkpoints").is_dir():
         last = target / "checkpoints" / "last"
@@ -151,6 +154,22 @@ def evaluate(model_or_run: str | Path, *, flags: Flags = (), k: int = 1) -> Eval
     tables.setdefault("algorithm", MOVES if on_bodies else SAMPLES)
     stage = resolve(load_recipe(tables, flags), own_reward=True).stages[-1]
     return examine(stage, weights, k)
+
+
+def _check_target(target: str, *, with_source: bool) -> None:
+    """Refuse what is no directory and cannot be a hub id, or could be one and lacks its data.
+
+    Raises:
+        ModelError: says what is wanted.
+    """
+    if Path(target).is_file():
+        raise ModelError(f"{target}: a file; the directory of a run, a checkpoint or a model")
+    elsewhere = target.startswith("builtin:") or re.fullmatch(HUB_ID, target)
+    if not Path(target).expanduser().exists() and not (elsewhere and with_source):
+        raise ModelError(
+            f"{target}: no such directory; that of a run, a checkpoint or a model, or a hub id "
+            "with data.source"
+        )
 
 
 def load(run: str | Path) -> Any:  # noqa: ANN401 - of text or of a body, as the run was

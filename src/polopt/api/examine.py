@@ -41,7 +41,10 @@ def _examiner(parts: Parts, k: int) -> Callable[[bool], Evaluation] | None:
     stage = parts.recipe
     if is_on_bodies(stage.data.source):
         if k > 1:
-            raise RecipeError(f"k: {k} is not allowed with {stage.data.source}; 1")
+            raise RecipeError(
+                f"--k: {k} is not allowed on bodies, which are played by their likeliest actions "
+                "alone; 1, and evaluation.episodes for more episodes"
+            )
         network = load_policy(Path(parts.weights))
         trained, here = shape_of_policy(network.made_of), shape(control.made(stage, 1))
         check_fits(trained, here, stage.data.source, parts.weights)

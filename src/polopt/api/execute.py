@@ -7,7 +7,8 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,11 @@ from polopt.coordination.loop import Progress, Setting, link_best, restore, run_
 from polopt.coordination.progress import progress as progress_shown
 from polopt.coordination.stage import Event, Observer, Stage
 from polopt.coordination.track import trackers
-from polopt.errors import RecipeError, RunDirectoryError
+from polopt.envs.control.registry import unlimited
+from polopt.errors import RecipeError, RunDirectoryError, UserError, counted
 from polopt.recipe import Recipe, StageRecipe
 from polopt.recipe.contradictions import ENDED, models_by_field
-from polopt.record import RunDirectory, write_json
+from polopt.record import RunDirectory, begun, write_json
 from polopt.rollout.rewarding import load_files
 
 
@@ -61,7 +63,14 @@ def execute(
 
 
 def _announce(config: Mapping[str, Any], observe: Observer) -> None:
-    """What follows from the recipe's numbers, and which of them do nothing."""
+    """What follows from the recipe's numbers, which of them do nothing, and what has no end."""
+    bodies = [one.data for one in recorded(config).stages if is_on_bodies(one.data.source)]
+    for source in dict.fromkeys(d.source for d in bodies if unlimited(d.source, d.parameters)):
+        text = (
+            f"data.source: {source} has no max_episode_steps; if its episodes do not end by "
+            "themselves, data.parameters.max_episode_steps cuts them"
+        )
+        observe(Event("message", {"text": text}))
     for stage in config["stages"]:
         counts = ", ".join(f"{k.replace('_', ' ')} {v:,}" for k, v in stage["derived"].items())
         observe(Event("message", {"text": f"{stage['name']}: {counts}"}))
@@ -82,34 +91,73 @@ def _run_stages(
     progress = _put_back(run, newest, state, setting.observe)
     _reopen_last_stage(recipe, progress)
     if progress.stage == len(recipe.stages):
-        text = f"{run.path} is finished: {progress.step} steps; --run.steps makes it longer"
+        text = (
+            f"{run.path} is finished: {counted(progress.step, 'step')}; --run.steps makes it longer"
+        )
         setting.observe(Event("message", {"text": text}))
-    for index in range(progress.stage, len(recipe.stages)):
-        stage_recipe = recipe.stages[index]
-        inside = newest is not None and progress.stage_step > 0
-        ends = {name: str(run.checkpoints / end) for name, end in progress.stage_ends.items()}
-        start = stage_recipe.model.path if stage_recipe.start is None else ends[stage_recipe.start]
-        named = [path for _, path in models_by_field(stage_recipe) if path.startswith(ENDED)]
-        for path in (start, *(ends[path.removeprefix(ENDED)] for path in named)):
-            _check_whole(path, stage_recipe)
-        parts = Parts(
-            recipe=stage_recipe,
-            weights=str(newest) if inside else start,
-            start=start,
-            device=device,
-            observe=setting.observe,
-            compare=index == len(recipe.stages) - 1,
-            reward=reward,
-            ends=ends,
-        )
-        stage: Stage = importlib.import_module(f"polopt.algorithms.{stage_recipe.algorithm}").build(
-            parts
-        )
-        if inside and newest is not None:
-            restore(stage, newest, state)
-            setting.observe(Event("message", {"text": f"resuming from {newest.name}"}))
-        run_stage(stage, progress, setting)
+    with _reason_kept(run, recipe, progress):
+        for stage_recipe in recipe.stages[progress.stage :]:
+            inside = newest if progress.stage_step > 0 else None
+            parts = _parts(run, recipe, progress, setting, inside, device, reward)
+            module = importlib.import_module(f"polopt.algorithms.{stage_recipe.algorithm}")
+            stage: Stage = module.build(parts)
+            if inside is not None:
+                restore(stage, inside, state)
+                setting.observe(Event("message", {"text": f"resuming from {inside.name}"}))
+            run_stage(stage, progress, setting)
     return progress
+
+
+def _parts(
+    run: RunDirectory,
+    recipe: Recipe,
+    progress: Progress,
+    setting: Setting,
+    inside: Path | None,
+    device: torch.device,
+    reward: Callable[..., Any] | None,
+) -> Parts:
+    """What the stage is built of that comes next, or that the checkpoint ``inside`` it is of."""
+    stage = recipe.stages[progress.stage]
+    ends = {name: str(run.checkpoints / end) for name, end in progress.stage_ends.items()}
+    start = stage.model.path if stage.start is None else ends[stage.start]
+    named = [path for _, path in models_by_field(stage) if path.startswith(ENDED)]
+    for path in (start, *(ends[path.removeprefix(ENDED)] for path in named)):
+        _check_whole(path, stage)
+    return Parts(
+        recipe=stage,
+        weights=start if inside is None else str(inside),
+        start=start,
+        device=device,
+        observe=partial(_placed, progress, stage.name, setting.observe),
+        compare=progress.stage == len(recipe.stages) - 1,
+        reward=reward,
+        ends=ends,
+    )
+
+
+def _placed(progress: Progress, stage: str, observe: Observer, event: Event) -> None:
+    """Pass on what a part says; a warning with the step that it came in, as the record has it."""
+    if event.kind == "warning":
+        event = Event("warning", {"step": progress.step, "stage": stage, **event.values})
+    observe(event)
+
+
+@contextmanager
+def _reason_kept(run: RunDirectory, recipe: Recipe, progress: Progress) -> Generator[None]:
+    """Why a run ended that had begun stands in its record, and the error says how to go on."""
+    try:
+        yield
+    except UserError as error:
+        if begun(run.path):
+            stage = recipe.stages[min(progress.stage, len(recipe.stages) - 1)].name
+            line = {"step": progress.step, "stage": stage, "message": f"the run ended: {error}"}
+            with suppress(UserError, OSError):  # the reason may be a full disk
+                run.append("warnings", line)
+            newest = checkpoint.newest(run.checkpoints)
+            where = "the beginning" if newest is None else newest.name
+            error.add_note(f"go on from {where} with: polopt resume {run.path}")
+        raise
 
 
 def _put_back(

@@ -8,8 +8,9 @@ from typing import Any
 
 from polopt.algorithms import settings
 from polopt.api.recorded import recorded
+from polopt.coordination import checkpoint
 from polopt.errors import RecipeError
-from polopt.recipe import dump
+from polopt.recipe import StageRecipe, dump
 from polopt.recipe.flags import pairs
 from polopt.record import write_json
 
@@ -31,13 +32,25 @@ def extend(run: Path, config: dict[str, Any], flags: Flags) -> None:
     if steps < last.run.steps:
         raise RecipeError(
             f"run.steps: {steps} is not allowed; a resumed run can only be made longer than "
-            f"{last.run.steps}"
+            f"{last.run.steps}, and this one stands at {_standing(run, stages)}"
         )
     field = "run.steps" if len(stages) == 1 else f"{last.name}.run.steps"
     longer = recorded(config, {field: steps})
     config["recipe"] = dump(longer)
     config["stages"][-1]["settings"] = settings(longer.stages[-1])
     write_json(run / "config.json", config)
+
+
+def _standing(run: Path, stages: Sequence[StageRecipe]) -> str:
+    """How far the newest checkpoint is."""
+    newest = checkpoint.newest(run / "checkpoints")
+    if newest is None:
+        return "its beginning"
+    progress = checkpoint.read_state(newest)["progress"]
+    if progress["stage"] == len(stages):
+        return "its end"
+    of_stage = f" of {stages[progress['stage']].name}" if len(stages) > 1 else ""
+    return f"step {progress['stage_step']}{of_stage}"
 
 
 def flag_values(flags: Flags) -> dict[str, Any]:

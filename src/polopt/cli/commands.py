@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from polopt.cli.words import FieldCommand, none, one, split
+from polopt.errors import UserError
 
 _PASS_ON = {"ignore_unknown_options": True}  # unknown options are fields of the recipe
 
@@ -52,9 +53,11 @@ def quickstart(words: tuple[str, ...], as_json: bool) -> None:
     targets, flags = split(words)
     none(targets)
     from polopt import api
-    from polopt.cli import summary
+    from polopt.cli import output, summary
 
-    summary.show(api.quickstart(flags).directory, as_json=as_json)
+    with output.others_on_stderr(as_json):
+        run = api.quickstart(flags)
+    summary.show(run.directory, as_json=as_json)
 
 
 @polopt.command(cls=FieldCommand, context_settings=_PASS_ON)
@@ -70,9 +73,11 @@ def train(words: tuple[str, ...], as_json: bool) -> None:
     targets, flags = split(words)
     recipe = one(targets, "RECIPE", "the path of a TOML file")
     from polopt import api
-    from polopt.cli import summary
+    from polopt.cli import output, summary
 
-    summary.show(api.train(recipe, flags=flags).directory, as_json=as_json)
+    with output.others_on_stderr(as_json):
+        run = api.train(recipe, flags=flags)
+    summary.show(run.directory, as_json=as_json)
 
 
 @polopt.command(cls=FieldCommand, context_settings=_PASS_ON)
@@ -86,9 +91,11 @@ def resume(words: tuple[str, ...], as_json: bool) -> None:
     targets, flags = split(words)
     directory = one(targets, "RUN", "the directory of a run")
     from polopt import api
-    from polopt.cli import summary
+    from polopt.cli import output, summary
 
-    summary.show(api.resume(directory, flags=flags).directory, as_json=as_json)
+    with output.others_on_stderr(as_json):
+        run = api.resume(directory, flags=flags)
+    summary.show(run.directory, as_json=as_json)
 
 
 @polopt.command("eval", cls=FieldCommand, context_settings=_PASS_ON)
@@ -102,7 +109,8 @@ def evaluate(words: tuple[str, ...], k: int, as_json: bool) -> None:
     from polopt import api
     from polopt.cli import output
 
-    found = api.evaluate(target, flags=flags, k=k)
+    with output.others_on_stderr(as_json):
+        found = api.evaluate(target, flags=flags, k=k)
     figures = [(name, value, found.intervals.get(name)) for name, value in found.metrics.items()]
     if as_json:
         output.write_json(
@@ -137,10 +145,12 @@ def algorithms(as_json: bool) -> None:
 
 
 @polopt.command()
-@click.argument("name")
+@click.argument("name", required=False, metavar="NAME")
 @_json
-def show(name: str, as_json: bool) -> None:
+def show(name: str | None, as_json: bool) -> None:
     """Explain one method: choices, equations, files."""
+    if name is None:
+        raise UserError("NAME: missing; a method, polopt algorithms lists them")
     from polopt.algorithms import describe_row, differences, row
     from polopt.cli import output
 
@@ -184,7 +194,8 @@ def check(words: tuple[str, ...], as_json: bool) -> None:
     from polopt.cli import output
     from polopt.diagnose.check import check as checked
 
-    stages = checked(recipe, flags)
+    with output.others_on_stderr(as_json):
+        stages = checked(recipe, flags)
     if as_json:
         output.write_json(stages)
         return
@@ -232,13 +243,15 @@ def conformance(file: Path | None, as_json: bool) -> int:
 
 
 @polopt.command()
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
+@click.argument("runs", nargs=-1, type=click.Path(path_type=Path), metavar="RUN...")
 @_json
 def report(runs: tuple[Path, ...], as_json: bool) -> None:
     """Write report.html, the page that explains a run.
 
     It is written into the directory of each RUN.
     """
+    if not runs:
+        raise UserError("RUN: missing; the directory of a run, or of several")
     from polopt import api
     from polopt.cli import output
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from typing import Any
 
 from rich.console import Console
@@ -33,6 +34,13 @@ def fits(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> bool:
     screen = console()
     unbounded = screen.options.update(width=_WIDE)
     return Measurement.get(screen, unbounded, _table(columns, rows, "")).maximum <= screen.width
+
+
+@contextmanager
+def others_on_stderr(as_json: bool) -> Generator[None]:
+    """Stdout is kept for JSON where that is asked for: environments and rewards may print."""
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():
+        yield
 
 
 def write_json(value: Any) -> None:  # noqa: ANN401

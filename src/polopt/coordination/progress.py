@@ -21,6 +21,7 @@ from rich.progress import (
 from rich.table import Column
 
 from polopt.coordination.stage import Event, Observer
+from polopt.errors import counted
 
 SHOWN = (  # metric, label; the first few that a line has
     ("reward/mean", "reward"),
@@ -93,7 +94,8 @@ class _Lines:
         values = event.values
         if event.kind == "stage":
             self._steps = values
-            self._write(f"{values['name']}: {values['algorithm']}, {values['steps']} steps\n")
+            steps = counted(values["steps"], "step")
+            self._write(f"{values['name']}: {values['algorithm']}, {steps}\n")
         elif text := _said(event):
             self._write(f"{text}\n")
         elif event.kind == "metrics":

@@ -7,6 +7,7 @@ from collections.abc import Set as AbstractSet
 
 from polopt.algorithms import row
 from polopt.algorithms.effects import SUMS
+from polopt.errors import counted
 from polopt.recipe import StageRecipe
 
 AT_RATIO_1 = (  # do nothing there
@@ -173,20 +174,21 @@ def _lengths(stage: StageRecipe) -> Iterator[str]:
     steps = stage.run.steps
     assert steps is not None, "resolved"
     saved, evaluated = stage.run.checkpoint_every or 0, stage.evaluation.every
+    all_of_them = counted(steps, "step")
     if saved > steps:
         yield (
             f"run.checkpoint_every = {saved} has no effect: the stage ends, and is saved, after "
-            f"{steps} steps"
+            f"{all_of_them}"
         )
     if evaluated > steps:
-        yield f"evaluation.every = {evaluated} has no effect: the stage ends after {steps} steps"
+        yield f"evaluation.every = {evaluated} has no effect: the stage ends after {all_of_them}"
     if stage.kl.refresh_every > steps:
         yield (
             f"kl.refresh_every = {stage.kl.refresh_every} has no effect: the stage ends after "
-            f"{steps} steps"
+            f"{all_of_them}"
         )
     if stage.update.warmup_steps >= steps:
         yield (
             f"update.warmup_steps = {stage.update.warmup_steps}: the learning rate never reaches "
-            f"update.learning_rate in {steps} steps"
+            f"update.learning_rate in {all_of_them}"
         )

@@ -5,10 +5,11 @@ What depends on the row stands in ``polopt.algorithms``.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 from polopt.recipe.fields import either
 from polopt.recipe.messages import Problem, name_in, shown
@@ -21,6 +22,8 @@ NETWORK = "builtin:mlp"  # for bodies
 FILES = (".jsonl", ".parquet", ".csv")
 KINDS = ("task", "reasoning-gym", "hub", "control")
 CONTROL = "control:"  # before the name of an environment
+ENVIRONMENTS = ("cartpole", "pendulum", "biped")  # built in
+GYMNASIUM_ID = r"(\w[\w.]*:)?(\w[\w-]*/)?\w[\w.-]*-v\d+"  # of a module, in a namespace
 ENDED = "stage:"  # before the name of a stage, where a path is expected
 WITH_VERIFIER = ("task:", "reasoning-gym:")  # sources that bring one
 
@@ -28,12 +31,44 @@ WITH_VERIFIER = ("task:", "reasoning-gym:")  # sources that bring one
 def contradictions(recipe: Recipe) -> list[Problem]:
     """Every pair of fields that cannot both be meant."""
     checks = (_lengths, _model, _sources, _pretraining, _rewards, _verifiers)
-    return [
+    return _mixed(recipe) + [
         Problem(name_in(recipe, index, field), text)
         for index, stage in enumerate(recipe.stages)
         for findings in (*(check(stage) for check in checks), _stages(recipe, index))
         for field, text in findings
     ]
+
+
+def _mixed(recipe: Recipe) -> list[Problem]:
+    """Text and bodies have no weights in common, from which a stage could start."""
+    found: list[Problem] = []
+    for index, stage in enumerate(recipe.stages[1:], start=1):
+        named = (other for other in recipe.stages[:index] if other.name == stage.start)
+        other = next(named, recipe.stages[index - 1])
+        here, there = ("a body" if _moves(one) else "text" for one in (stage, other))
+        if here != there:
+            field, value = ("from", stage.start) if stage.start else ("data.source", None)
+            text = (
+                f"{shown(value or stage.data.source)} is not allowed: {other.name} is on {there} "
+                f"and {stage.name} on {here}, and neither can follow the other; a recipe for each"
+            )
+            found.append(Problem(name_in(recipe, index, field), text))
+    return found
+
+
+def _moves(stage: StageRecipe) -> bool:
+    return stage.data.source.startswith(CONTROL) or _lacks_prefix(stage)
+
+
+def _lacks_prefix(stage: StageRecipe) -> bool:
+    """Whether the source is the name of an environment without what stands before one."""
+    source = stage.data.source
+    if source in ENVIRONMENTS:
+        return True
+    if source.partition(":")[0] in KINDS or Path(source).exists():
+        return False
+    of_a_body = "/" not in source or stage.model.path == NETWORK  # else a data set of the hub
+    return of_a_body and re.fullmatch(GYMNASIUM_ID, source) is not None
 
 
 def _lengths(stage: StageRecipe) -> Iterator[Finding]:
@@ -50,6 +85,8 @@ def _model(stage: StageRecipe) -> Iterator[Finding]:
     if kind == "builtin" and colon and name not in BUILTIN_MODELS:
         known = either([f"builtin:{model}" for model in BUILTIN_MODELS])
         yield "model.path", f"{shown(stage.model.path)} is not allowed; {known}"
+    if _lacks_prefix(stage):
+        return  # the source is told, and what the model must be follows from it
     on_bodies = stage.data.source.startswith(CONTROL)
     if on_bodies != (stage.model.path == NETWORK):
         yield (
@@ -61,7 +98,11 @@ def _model(stage: StageRecipe) -> Iterator[Finding]:
 
 
 def _sources(stage: StageRecipe) -> Iterator[Finding]:
-    yield from _source("data.source", stage.data.source)
+    source = stage.data.source
+    if _lacks_prefix(stage):
+        yield "data.source", f'{shown(source)} is not allowed; did you mean "{CONTROL}{source}"?'
+    else:
+        yield from _source("data.source", source)
     if stage.data.evaluation_source is not None:
         yield from _source("data.evaluation_source", stage.data.evaluation_source)
 

@@ -111,7 +111,7 @@ def _words(node: Node) -> str:
 
 
 def _plural(items: Node) -> str:
-    kinds = {"object": "tables", "integer": "integers"}
+    kinds = {"object": "tables", "integer": "integers", "number": "numbers"}
     return kinds.get(items.get("type", ""), "strings") + _range(items)
 
 

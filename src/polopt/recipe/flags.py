@@ -11,6 +11,7 @@ from polopt.recipe.fields import catalogue
 from polopt.recipe.messages import field_name
 
 Flags = Sequence[str] | Mapping[str, Any]
+NUMBERS = ("a list of integers", "a list of numbers")  # without brackets they have commas
 
 
 def parse(flags: Flags, stages: Iterable[str] = ()) -> list[tuple[str | None, list[str], Any]]:
@@ -71,9 +72,12 @@ def _typed(name: str, text: str) -> Any:  # noqa: ANN401
     if leaf and leaf.takes_text:
         return text
     value = _toml(text)
-    if leaf and leaf.allowed.startswith("a list") and not isinstance(value, list):
-        return [text]
-    return value
+    if not leaf or not leaf.allowed.startswith("a list") or isinstance(value, list):
+        return value
+    if leaf.allowed.startswith(NUMBERS):
+        numbers = _toml(f"[{text}]")
+        return numbers if isinstance(numbers, list) else text
+    return [text]  # text may hold a comma
 
 
 def _toml(text: str) -> Any:  # noqa: ANN401

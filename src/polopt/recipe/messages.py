@@ -10,7 +10,8 @@ from polopt.recipe.base import LARGEST
 from polopt.recipe.fields import Path, allowed, catalogue, members
 from polopt.recipe.schema import Recipe
 
-_LINE, _NAME, _VALUE = 300, 80, 60  # characters
+_LINE, _NAME, _VALUE, _MORE = 300, 80, 60, 120  # characters
+_NAMED = 5  # fields of the problems behind the first one
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,23 @@ class Problem:
 
 
 def raise_for(problems: Sequence[Problem]) -> None:
-    """Raise ``RecipeError`` for the first problem, counting the rest; nothing where all is well."""
+    """Raise ``RecipeError`` for the first problem, naming the fields of the rest, if there is any.
+
+    Nothing happens where all is well.
+    """
     lines = list(dict.fromkeys(map(str, problems)))
     if not lines:
         return
-    more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
+    more = _more(problems, len(lines) - 1) if len(lines) > 1 else ""
     raise RecipeError(_cut(lines[0], _LINE - len(more)) + more)
+
+
+def _more(problems: Sequence[Problem], count: int) -> str:
+    """How many more there are, and in which fields."""
+    fields = dict.fromkeys(problem.field for problem in problems)
+    others = [field for field in fields if field != problems[0].field]
+    named = ", ".join([*others[:_NAMED], *(["…"] if len(others) > _NAMED else [])])
+    return f" (and {count} more{_cut(named and f': {named}', _MORE)})"
 
 
 def shown(value: object) -> str:

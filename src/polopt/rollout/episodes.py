@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -23,6 +23,18 @@ Numbers = NDArray[np.float32] | NDArray[np.float64]
 
 FIGURES = ("return_mean", "return_std", "length", "reached_limit")  # of episodes played
 PATIENCE = 50_000  # steps of an episode whose end is waited for; one of Atari is cut after 27,000
+
+
+class Tell(Protocol):
+    """How whoever watches the run is told something."""
+
+    def __call__(self, text: str, *, warning: bool = False) -> None:
+        """A line; a warning stays in the record."""
+        ...
+
+
+def _nobody(text: str, *, warning: bool = False) -> None:
+    """Nobody watches."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +71,7 @@ class Playing:
         RecipeError: an environment that observes or earns something that is not finite.
     """
 
-    def __init__(
-        self, environments: Environments, tell: Callable[[str], None] = lambda text: None
-    ) -> None:
+    def __init__(self, environments: Environments, tell: Tell = _nobody) -> None:
         self.environments, self._tell = environments, tell
         self.ended: list[Episode] = []  # since somebody took them away
         self._seen: NDArray[np.float32] | None = None  # None: episodes have to begin
@@ -167,7 +177,8 @@ class Playing:
         if not np.array_equal(seen, np.array(rows, dtype=np.float32)):
             self._tell(
                 "data.source: the environments do not repeat themselves; their episodes begin "
-                "anew, and the run is not the one that it would have been"
+                "anew, and the run is not the one that it would have been",
+                warning=True,
             )
             return
         self._seen = seen

@@ -10,6 +10,9 @@ from polopt.envs.control.arrays import ArrayEnvironments
 from polopt.envs.control.cartpole import CartPole
 from polopt.envs.control.interface import Box
 from polopt.envs.control.pendulum import Pendulum
+from polopt.envs.control.registry import BUILTIN, make, watch
+from polopt.errors import RecipeError
+from polopt.recipe.contradictions import ENVIRONMENTS
 
 BOTH = [pytest.param(CartPole, "CartPole-v1", id="cartpole"), (Pendulum, "Pendulum-v1")]
 
@@ -93,3 +96,37 @@ def test_another_seed_is_another_start_and_the_same_one_the_same() -> None:
     assert not np.array_equal(first, one.reset(2))
     assert np.array_equal(first, one.reset(1))
     assert not np.array_equal(first[0], first[1])
+
+
+def test_names_that_a_recipe_knows_are_those_that_are_built_in() -> None:
+    assert set(ENVIRONMENTS) == BUILTIN.keys()
+
+
+def test_a_limit_of_ones_own_cuts_the_episode() -> None:
+    for one in (
+        make("control:pendulum", 2, {"max_episode_steps": 3}),
+        watch("control:pendulum", {"max_episode_steps": 3}).environments,
+    ):
+        one.reset(0)
+        cut = [one.step(np.zeros((one.count, 1))).truncated[0] for _ in range(6)]
+        assert cut == [False, False, True] * 2
+
+
+@pytest.mark.parametrize(
+    ("source", "parameters", "told"),
+    [
+        ("cartpole", {"gravity": 1.0}, ".gravity: unknown; allowed: max_episode_steps"),
+        ("cartpole", {"limit": 9}, ".limit: unknown; allowed: max_episode_steps"),
+        ("pendulum", {"seconds": 1}, ".seconds: unknown; allowed: max_episode_steps"),
+        ("biped", {"presets": "x"}, ".presets: unknown; did you mean preset?"),
+        ("biped", {"reward": "x"}, ".reward: unknown; allowed: preset, physics, max_episode_steps"),
+        ("cartpole", {"max_episode_steps": 0}, ".max_episode_steps: 0 is not allowed; an integer"),
+        ("cartpole", {"max_episode_steps": "a"}, '.max_episode_steps: "a" is not allowed; an int'),
+    ],
+)  # fmt: skip
+def test_a_parameter_that_is_none_is_told(
+    source: str, parameters: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(RecipeError) as error:
+        make(f"control:{source}", 1, parameters)
+    assert str(error.value).startswith(f"data.parameters{told}")

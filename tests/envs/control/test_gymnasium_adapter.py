@@ -134,6 +134,93 @@ def test_whole_numbers_are_no_continuous_actions() -> None:
         GymnasiumEnvironments(gymnasium.vector.SyncVectorEnv([Whole]))
 
 
+def test_actions_may_begin_anywhere() -> None:
+    taken: list[int] = []
+
+    class Counted(Odd):
+        action_space = gymnasium.spaces.Discrete(3, start=2)
+
+        def step(self, action: Any) -> Any:
+            assert self.action_space.contains(action)
+            taken.append(int(action))
+            return 1, 0.0, False, False, {}
+
+    counted = GymnasiumEnvironments(gymnasium.vector.SyncVectorEnv([Counted] * 3))
+    assert counted.action == Discrete(3)
+    counted.reset(0)
+    counted.step(np.array([0, 1, 2]))
+    assert taken == [2, 3, 4]
+
+
+BOX = gymnasium.spaces.Box(-1.0, 1.0, (2,))
+UNBOUNDED = gymnasium.spaces.Box(-np.inf, np.inf, (2,))
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        gymnasium.spaces.Dict(place=BOX, kind=gymnasium.spaces.Discrete(3)),
+        gymnasium.spaces.Tuple((BOX, BOX)),
+        gymnasium.spaces.MultiDiscrete([2, 3]),
+        gymnasium.spaces.MultiBinary(4),
+    ],
+)
+def test_the_wrapper_that_is_advised_makes_observations_readable(space: Any) -> None:
+    class Seen(Odd):
+        observation_space = space
+
+        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+            return space.sample(), {}
+
+    with pytest.raises(RecipeError) as error:
+        GymnasiumEnvironments(gymnasium.vector.SyncVectorEnv([Seen]))
+    advised = str(error.value).partition("is needed, which gymnasium.wrappers.")[2].split()[0]
+    wrapper = getattr(gymnasium.wrappers, advised)
+    flat = GymnasiumEnvironments(gymnasium.vector.SyncVectorEnv([lambda: wrapper(Seen())]))
+    assert flat.reset(0).shape == (1, gymnasium.spaces.flatdim(space))
+
+
+@pytest.mark.parametrize(
+    ("space", "other", "function"),
+    [
+        (
+            gymnasium.spaces.MultiDiscrete([2, 3]),
+            gymnasium.spaces.Discrete(6),
+            lambda action: np.array(np.unravel_index(action, (2, 3))),
+        ),
+        (UNBOUNDED, BOX, lambda action: 10 * action),
+        (gymnasium.spaces.Box(0, 9, (2,), np.int64), BOX, lambda a: (5 * abs(a)).astype(np.int64)),
+    ],
+)
+def test_the_wrapper_that_is_advised_makes_actions_possible(
+    space: Any, other: Any, function: Any
+) -> None:
+    class Moved(Odd):
+        action_space = space
+
+        def step(self, action: Any) -> Any:
+            assert space.contains(action)
+            return 1, 0.0, False, False, {}
+
+    with pytest.raises(RecipeError) as error:
+        GymnasiumEnvironments(gymnasium.vector.SyncVectorEnv([Moved]))
+    advised = str(error.value).partition("is needed, from which gymnasium.wrappers.")[2].split()[0]
+    wrapper = getattr(gymnasium.wrappers, advised)
+    moved = GymnasiumEnvironments(
+        gymnasium.vector.SyncVectorEnv([lambda: wrapper(Moved(), function, other)])
+    )
+    moved.reset(0)
+    moved.step(np.array([5]) if moved.action == Discrete(6) else np.ones((1, 2)))
+
+
+def test_what_no_wrapper_flattens_is_not_advised() -> None:
+    class Endless(Odd):
+        observation_space = gymnasium.spaces.Sequence(BOX)
+
+    with pytest.raises(RecipeError, match=r"observes a Sequence; a Box or a Discrete is needed$"):
+        GymnasiumEnvironments(gymnasium.vector.SyncVectorEnv([Endless]))
+
+
 def test_actions_and_observations_of_the_spaces() -> None:
     assert make("CartPole-v1", 1, {}).action == Discrete(2)
     pendulum = make("Pendulum-v1", 2, {})

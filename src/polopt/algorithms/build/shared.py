@@ -113,9 +113,10 @@ class Parts:
         self.tell(text)
         return loaded
 
-    def tell(self, text: str) -> None:
-        """A line for whoever watches the run."""
-        self.observe(Event("message", {"text": text}))
+    def tell(self, text: str, *, warning: bool = False) -> None:
+        """A line for whoever watches the run; a warning also stands in its record."""
+        kind, name = ("warning", "message") if warning else ("message", "text")
+        self.observe(Event(kind, {name: text}))
 
     def update(self, **changes: Any) -> Update:  # noqa: ANN401
         """The settings of an optimiser, changed for one of the learners."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from polopt.envs.control.interface import Action, Facts, Flags, Transition
 from polopt.errors import RecipeError
+from polopt.recipe.messages import shown
 
 States = NDArray[np.float64]  # [N, S]
 
@@ -59,7 +60,7 @@ def check_limit(steps: object) -> None:
     """
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise RecipeError(
-            f"data.parameters.max_episode_steps: {steps!r} is not allowed; an integer >= 1"
+            f"data.parameters.max_episode_steps: {shown(steps)} is not allowed; an integer >= 1"
         )
 
 

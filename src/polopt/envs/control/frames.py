@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from polopt.envs.control.gymnasium import make
+from polopt.envs.control.gymnasium import THEIRS, make
 from polopt.envs.control.interface import Environments
 from polopt.envs.control.offscreen import draw_without_screen
 from polopt.errors import one_line
@@ -34,7 +34,7 @@ class FrameWatch:
             with warnings.catch_warnings(action="ignore"):  # of gymnasium: it cannot be drawn
                 self._one = make(name, 1, {**parameters, "render_mode": "rgb_array"})
             _lighten(self._one.first)
-        except Exception as error:  # whatever it says: it can be watched without pictures
+        except THEIRS as error:  # whatever it says: it can be watched without pictures
             self._why = one_line(error) or type(error).__name__
             self._one = make(name, 1, parameters)
 
@@ -56,7 +56,7 @@ class FrameWatch:
             return
         try:
             self._pictures.append(_smaller(self._one.picture()))
-        except Exception as error:  # a driver may fail in any way
+        except THEIRS as error:  # a driver may fail in any way
             self._why = one_line(error) or type(error).__name__
 
     def told(self, actions: NDArray[Any]) -> Mapping[str, Any]:

@@ -25,6 +25,8 @@ from polopt.recipe.contradictions import CONTROL
 if TYPE_CHECKING:
     from polopt.envs.control.repeatable import Repeatable
 
+THEIRS = (Exception, SystemExit)  # whatever their code raises; sys.exit must not end a run unsaid
+WRAPPERS = "gymnasium.wrappers"
 EXTRA = ("gymnasium", "mujoco", "imageio")  # what pip install 'polopt[control]' brings
 
 
@@ -67,9 +69,17 @@ def make(
         raise MissingExtraError(f"{field}: {reason}{_help(name, reason)}") from error
     except (gymnasium.error.Error, TypeError, ValueError) as error:
         raise RecipeError(f"{field}: {one_line(error)}") from error
-    except Exception as error:  # a constructor that is not ours may raise anything
+    except THEIRS as error:  # a constructor that is not ours may raise anything
         raise RecipeError(f"{field} cannot be made: {_told(error)}") from error
     return GymnasiumEnvironments(vector)
+
+
+def unlimited(name: str) -> bool:
+    """Whether an id is registered without a time limit; its episodes may end by themselves."""
+    import gymnasium
+
+    spec = gymnasium.registry.get(name.rpartition(":")[2])
+    return spec is not None and spec.max_episode_steps is None
 
 
 def _made(name: str, count: int, parameters: Mapping[str, Any]) -> Any:  # noqa: ANN401
@@ -100,7 +110,7 @@ def _help(name: str, reason: str) -> str:
     return ""
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     """An exception of somebody's environment in one line, and where it was raised."""
     what = one_line("".join(traceback.format_exception_only(error)))
     last = traceback.extract_tb(error.__traceback__)[-1]
@@ -124,8 +134,11 @@ class GymnasiumEnvironments:
         self._space = vector.single_observation_space
         if not isinstance(self._space, gymnasium.spaces.Box | gymnasium.spaces.Discrete):
             kind = type(self._space).__name__
+            flat = self._space.is_np_flattenable  # not of a Sequence or a Graph
+            remedy = f", which {WRAPPERS}.FlattenObservation makes of it" if flat else ""
             raise RecipeError(
                 f"data.source: {self._name} observes a {kind}; a Box or a Discrete is needed"
+                f"{remedy}"
             )
         self._flat: int = gymnasium.spaces.flatdim(self._space)
         start = getattr(self._space, "start", None)  # of a Discrete
@@ -186,7 +199,8 @@ class GymnasiumEnvironments:
         """One step in each."""
         self._steps += 1
         space = self._vector.single_action_space
-        taken = actions.astype(space.dtype).reshape(self.count, *space.shape)
+        counted = actions.astype(space.dtype) + getattr(space, "start", 0)
+        taken = counted.reshape(self.count, *space.shape)
         with self._theirs():
             raw, rewards, terminated, truncated, info = self._vector.step(taken)
         observations = self._flattened(raw)
@@ -250,11 +264,18 @@ class GymnasiumEnvironments:
             yield
         except UserError:
             raise
-        except Exception as error:  # it may raise anything
-            when = (
-                f"in step {self._steps} after the reset" if self._steps else "as its episodes began"
-            )
-            raise RecipeError(f"data.source: {self._name} raised {when}: {_told(error)}") from error
+        except THEIRS as error:
+            raise RecipeError(f"data.source: {self._raised()}: {_told(error)}") from error
+
+    def _raised(self) -> str:
+        """Who raised, and when: by its own count where one of them did, else by that of all."""
+        for number, one in enumerate(self._episodes() or ()):
+            if one.raised_in is not None:
+                step = one.raised_in
+                when = f"in step {step} of its episode" if step else "as its episode began"
+                return f"environment {number} of {self._name} raised {when}"
+        when = f"in step {self._steps}, counted from the first reset on"
+        return f"{self._name} raised {when if self._steps else 'as its episodes began'}"
 
     def _flattened(self, observations: NDArray[Any]) -> NDArray[np.float32]:
         """[N, O]; a number among n becomes n flags."""
@@ -267,20 +288,17 @@ class GymnasiumEnvironments:
 def _action(space: Any, name: str) -> Action:  # noqa: ANN401
     import gymnasium
 
+    remedy = f"from which {WRAPPERS}.TransformAction makes such actions"
     if isinstance(space, gymnasium.spaces.Discrete):
-        if int(space.start) != 0:
-            raise RecipeError(
-                f"data.source: {name} has actions from {space.start}; they must begin at 0"
-            )
         return Discrete(int(space.n))
     if isinstance(space, gymnasium.spaces.Box) and np.issubdtype(space.dtype, np.integer):
         raise RecipeError(
             f"data.source: {name} has actions of whole numbers, {space}; a Discrete or a Box of "
-            "floating point is needed"
+            f"floating point is needed, {remedy}"
         )
     if isinstance(space, gymnasium.spaces.Box) and space.is_bounded():
         return Box(space.low.reshape(-1).astype(np.float32), space.high.reshape(-1))
     raise RecipeError(
         f"data.source: {name} has actions of the kind {space}; a Discrete or a bounded Box is "
-        "needed"
+        f"needed, {remedy}"
     )

@@ -13,7 +13,7 @@ from polopt.envs.control.cartpole import CartPole
 from polopt.envs.control.interface import Environments
 from polopt.envs.control.pendulum import Pendulum
 from polopt.envs.control.watch import StateWatch, Watch
-from polopt.errors import RecipeError
+from polopt.errors import RecipeError, one_line
 
 PREFIX = "control:"
 BUILTIN: Mapping[str, type[CartPole | Pendulum | Biped]] = {
@@ -21,6 +21,7 @@ BUILTIN: Mapping[str, type[CartPole | Pendulum | Biped]] = {
     "pendulum": Pendulum,
     "biped": Biped,
 }
+LIMIT = "max_episode_steps"  # as gymnasium calls it
 
 
 def make(source: str, count: int, parameters: Mapping[str, Any]) -> Environments:
@@ -48,11 +49,21 @@ def watch(source: str, parameters: Mapping[str, Any]) -> Watch:
     return FrameWatch(name, parameters)
 
 
+def unlimited(source: str, parameters: Mapping[str, Any]) -> bool:
+    """Whether nobody says after how many steps an episode is cut."""
+    name = source.removeprefix(PREFIX)
+    if name in BUILTIN or LIMIT in parameters:
+        return False
+    from polopt.envs.control.gymnasium import unlimited as unlimited_by_gymnasium
+
+    return unlimited_by_gymnasium(name)
+
+
 def _dynamics(name: str, parameters: Mapping[str, Any]) -> Dynamics:
     known = [one.name for one in fields(BUILTIN[name]) if one.init]
     for parameter in parameters:
         if parameter not in known:
             near = get_close_matches(parameter, known, n=1)
             advice = f"did you mean {near[0]}?" if near else f"allowed: {', '.join(known)}"
-            raise RecipeError(f"data.parameters.{parameter}: unknown; {advice}")
+            raise RecipeError(f"data.parameters.{one_line(parameter, 80)}: unknown; {advice}")
     return BUILTIN[name](**parameters)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import gymnasium
@@ -21,6 +22,7 @@ class Repeatable(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._began: int | dict[str, Any] | None = None  # a seed, or the generator before a reset
         self._actions: list[Any] = []
         self._over = False  # repeated to the end of its episode, of which the vector knows nothing
+        self.raised_in: int | None = None  # step of its episode; 0: as that began
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -29,7 +31,8 @@ class Repeatable(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._began = dict(self._generator.state) if seed is None else seed
         self._actions.clear()
         self._over = False
-        return self.env.reset(seed=seed, options=options)
+        with self._noticed():
+            return self.env.reset(seed=seed, options=options)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:  # noqa: ANN401
         """One step, or in the place of the vector the beginning of an episode."""
@@ -37,7 +40,8 @@ class Repeatable(gymnasium.Wrapper[Any, Any, Any, Any]):
             seen, info = self.reset()
             return seen, 0.0, False, False, info
         self._actions.append(np.array(action))
-        return self.env.step(action)
+        with self._noticed():
+            return self.env.step(action)
 
     def state_dict(self) -> dict[str, Any]:
         """How the episode began and the actions since, exactly."""
@@ -58,6 +62,15 @@ class Repeatable(gymnasium.Wrapper[Any, Any, Any, Any]):
             over = bool(terminated or truncated)
         self._over = over
         return seen
+
+    @contextmanager
+    def _noticed(self) -> Generator[None]:
+        """Of many environments in a vector, this one raised, and when."""
+        try:
+            yield
+        except BaseException:
+            self.raised_in = len(self._actions)
+            raise
 
     @property
     def _generator(self) -> Any:  # noqa: ANN401

@@ -1,0 +1,73 @@
+"""What ``polopt eval`` is pointed at: a directory, or a hub id; anything else is one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import polopt
+from polopt import api
+from polopt.cli import main
+
+WANTED = "that of a run, a checkpoint or a model, or a hub id with data.source"
+
+
+@pytest.mark.parametrize(
+    ("target", "flags"),
+    [
+        ("runs/nothere", ()),
+        ("nothere", ()),
+        ("./nothere", ("--data.source", "task:chain_sum")),
+        ("runs/a/checkpoints/nothere", ("--data.source", "task:chain_sum")),
+    ],
+)
+def test_a_directory_that_is_not_there_is_told(
+    target: str,
+    flags: tuple[str, ...],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["eval", target, *flags]) == 2
+    assert capsys.readouterr().err == f"error: {target}: no such directory; {WANTED}\n"
+
+
+@pytest.mark.parametrize("target", ["org/name-1.5", "gpt2", "builtin:tiny"])
+def test_a_hub_id_is_handed_on(
+    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked: list[Any] = []
+    monkeypatch.setattr("polopt.api.examine.examine", lambda *values: asked.append(values))
+    api.evaluate(target, flags={"data.source": "task:chain_sum"})
+    assert [values[1:] for values in asked] == [(target, 1)]
+
+
+def test_a_file_and_several_answers_of_a_body_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tables: dict[str, Any] = {
+        "algorithm": "ppo",
+        "model": {"path": "builtin:mlp"},
+        "data": {"source": "control:cartpole"},
+        "episodes": {"environments": 2, "steps": 8},
+        "evaluation": {"episodes": 2},
+        "run": {"steps": 1, "threads": 1, "directory": str(tmp_path / "run")},
+    }
+    last = polopt.train(tables).directory / "checkpoints" / "last"
+    source = ("--data.source", "control:cartpole")
+
+    def told(*words: str) -> str:
+        assert main(["eval", *words]) == 2
+        return capsys.readouterr().err.splitlines()[-1]
+
+    file = str(last / "policy.safetensors")
+    wanted = "the directory of a run, a checkpoint or a model"
+    assert told(file, *source) == f"error: {file}: a file; {wanted}"
+    assert told(str(last), *source, "--k", "4") == (
+        "error: --k: 4 is not allowed on bodies, which are played by their likeliest actions "
+        "alone; 1, and evaluation.episodes for more episodes"
+    )
