@@ -22,7 +22,7 @@ class Countdown:
 
     observation_size = 1
     action = Box(-np.ones(1, dtype=np.float32), np.ones(1, dtype=np.float32))
-    limit = 5
+    max_episode_steps = 5
 
     def start(self, generator: np.random.Generator) -> Any:
         drawn = float(generator.integers(1, 10))
