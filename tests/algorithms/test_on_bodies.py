@@ -307,6 +307,8 @@ def test_the_best_weights_are_loaded_as_the_last_are(tmp_path: Path) -> None:
     for name in ("last", "best", "step_1"):
         drawn = polopt.load(checkpoints / name).act(seen, deterministic=False, seed=1)
         assert drawn in (0, 1)
+    best = json.loads((tmp_path / "run" / "summary.json").read_text())["best"]["return_mean"]
+    assert polopt.evaluate(checkpoints / "best").metrics["return_mean"] == best
     logits = [polopt.load(checkpoints / n).actor.network.body[0].weight for n in ("step_1", "last")]
     assert not torch.equal(*logits)
 

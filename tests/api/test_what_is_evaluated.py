@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import polopt
 from polopt import api
 from polopt.cli import main
+from polopt.errors import RecipeError, RunDirectoryError
 
 WANTED = "that of a run, a checkpoint or a model, or a hub id with data.source"
 
@@ -71,3 +73,22 @@ def test_a_file_and_several_answers_of_a_body_are_told(
         "error: --k: 4 is not allowed on bodies, which are played by their likeliest actions "
         "alone; 1, and evaluation.episodes for more episodes"
     )
+
+
+def test_a_checkpoint_is_evaluated_on_the_data_of_its_run(tmp_path: Path) -> None:
+    data = {"source": "task:reverse", "parameters": {"length": 2}}
+    recipe: dict[str, Any] = {"algorithm": "sft", "model": {"path": "builtin:tiny"}, "data": data}
+    recipe |= {"evaluation": {"prompts": 8}, "rollout": {"max_new_tokens": 4}}
+    run = {"steps": 2, "checkpoint_every": 1, "threads": 1, "directory": str(tmp_path / "run")}
+    polopt.train(recipe | {"run": run})
+    checkpoints = tmp_path / "run" / "checkpoints"
+    last = polopt.evaluate(tmp_path / "run").metrics
+    assert polopt.evaluate(checkpoints / "last").metrics == last
+    assert polopt.load(checkpoints / "last").respond(["ab="]) == polopt.load(
+        tmp_path / "run"
+    ).respond(["ab="])
+    alone = shutil.copytree(checkpoints / "last", tmp_path / "alone")  # a model, and no more
+    with pytest.raises(RecipeError, match=r"data\.source: missing"):
+        polopt.evaluate(alone)
+    with pytest.raises(RunDirectoryError, match="neither a run with a checkpoint nor one of"):
+        polopt.load(alone)

@@ -17,12 +17,12 @@ from polopt.algorithms.bodies import is_on_bodies
 from polopt.algorithms.effects import given
 from polopt.algorithms.row import ONLY_FOR
 from polopt.api.extend import extend, flag_values
-from polopt.api.recorded import recorded
+from polopt.api.recorded import located, recorded
 from polopt.coordination import checkpoint
 from polopt.diagnose.inert import inert
 from polopt.diagnose.packages import check_packages
 from polopt.diagnose.sources import check_sources
-from polopt.errors import ModelError, RecipeError, RunDirectoryError, UserError
+from polopt.errors import ModelError, RecipeError, UserError
 from polopt.recipe import Recipe, StageRecipe, dump, standalone
 from polopt.recipe import load as load_recipe
 from polopt.recipe.contradictions import ENDED, NETWORK
@@ -132,23 +132,20 @@ def evaluate(model_or_run: str | Path, *, flags: Flags = (), k: int = 1) -> Eval
     Of a policy on bodies, the return of whole episodes by its likeliest actions.
 
     Args:
-        model_or_run: a run directory (its last weights and its data), a model directory or a hub
-            id (``data.source`` must then be given).
+        model_or_run: a run directory (its last weights and its data), a checkpoint in one (the
+            data of the run), or a model directory or a hub id (``data.source`` must then be given).
         flags: override fields of the recipe, such as ``data.source`` or ``evaluation.prompts``.
         k: answers to each prompt; 1 on bodies.
     """
     from polopt.api.examine import examine
 
-    target, weights = Path(model_or_run), str(model_or_run)
+    weights = str(model_or_run)
     _check_target(weights, with_source="data.source" in flag_values(flags))
     tables: dict[str, Any] = {"model": {}, "data": {}}
-    if (target / "config.json").is_file() and (target / "checkpoints").is_dir():
-        last = target / "checkpoints" / "last"
-        if not last.exists():
-            raise RunDirectoryError(f"{target}: the run has no checkpoint yet")
-        config = record.open_existing(target).config
-        tables = _of_evaluation(recorded(config).stages[-1], target / "checkpoints")
-        weights = str(last)
+    if (found := located(Path(model_or_run))) is not None:
+        run, weights = found[0], str(found[1])
+        config = record.open_existing(run).config
+        tables = _of_evaluation(recorded(config).stages[-1], run / "checkpoints")
     on_bodies = (Path(weights) / POLICY_ON_BODIES).is_file()
     tables["model"]["path"] = NETWORK if on_bodies else weights
     tables.setdefault("algorithm", MOVES if on_bodies else SAMPLES)

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from polopt import record
 from polopt.algorithms import row
-from polopt.api.recorded import recorded
-from polopt.coordination.checkpoint import MANIFEST
+from polopt.api.recorded import located, recorded
 from polopt.errors import DataError, RunDirectoryError
 from polopt.models import LanguageModel
 from polopt.models import load as load_model
@@ -136,12 +135,13 @@ def load(path: Path) -> Policy | BodyPolicy:
     Raises:
         RunDirectoryError: no run, one without a checkpoint, or one that ends in a reward model.
     """
-    is_checkpoint = (path / MANIFEST).is_file()
-    run = path.resolve().parents[1] if is_checkpoint else path
+    if (found := located(path)) is None:
+        record.open_existing(path)  # says what is not there
+        raise RunDirectoryError(
+            f"{path}: neither a run with a checkpoint nor one of its checkpoints"
+        )
+    run, weights = found
     config = record.open_existing(run).config
-    weights = path if is_checkpoint else run / "checkpoints" / "last"
-    if not weights.exists():
-        raise RunDirectoryError(f"{run}: the run has no checkpoint yet")
     if (weights / SPECIFICATION_FILE).is_file():
         return BodyPolicy(StepActor(load_policy(weights)))
     stage = recorded(config).stages[-1]

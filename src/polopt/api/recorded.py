@@ -1,11 +1,14 @@
-"""The recipe that stands in the config.json of a run."""
+"""What stands in the directory of a run: the recipe in its config.json, and weights."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from polopt.algorithms import resolve
+from polopt.coordination.checkpoint import MANIFEST
+from polopt.errors import RunDirectoryError
 from polopt.recipe import Recipe, load
 
 
@@ -13,3 +16,26 @@ def recorded(config: Mapping[str, Any], flags: Mapping[str, Any] | None = None) 
     """The resolved recipe of a run, with some of its fields overridden."""
     own_reward = config["reward_from_python"] is not None
     return resolve(load(config["recipe"], flags or {}), own_reward=own_reward)
+
+
+def located(path: Path) -> tuple[Path, Path] | None:
+    """The run and the weights that a path means: a run its last ones, a checkpoint in it its own.
+
+    None: it is neither.
+
+    Raises:
+        RunDirectoryError: a run without a checkpoint.
+    """
+    if _is_run(path):
+        last = path / "checkpoints" / "last"
+        if not last.exists():
+            raise RunDirectoryError(f"{path}: the run has no checkpoint yet")
+        return path, last
+    above = path.resolve().parents[1:2]  # checkpoints/best is a link to one beside it
+    if (path / MANIFEST).is_file() and above and _is_run(above[0]):
+        return above[0], path
+    return None
+
+
+def _is_run(path: Path) -> bool:
+    return (path / "config.json").is_file() and (path / "checkpoints").is_dir()
