@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from polopt.algorithms.bodies import is_on_bodies, turns
 from polopt.algorithms.effects import SUMS, flat, reads_process
 from polopt.algorithms.row import Row
+from polopt.errors import counted
 from polopt.recipe import StageRecipe, shown
 from polopt.recipe.contradictions import ENDED, models_by_field, reward_name
 from polopt.recipe.fields import either
@@ -147,7 +148,7 @@ def _in_steps(stage: StageRecipe) -> Iterator[Finding]:
         return
     assert episodes.environments and episodes.steps, "resolved"
     size = episodes.environments * episodes.steps
-    words = f"{size} step{'s' if size > 1 else ''} (episodes.environments x episodes.steps)"
+    words = f"{counted(size, 'step')} (episodes.environments x episodes.steps)"
     for section in ("update", "critic"):
         count = getattr(stage, section).minibatches
         if count is not None and count > size:

@@ -9,7 +9,7 @@ import numpy as np
 
 from polopt.algorithms.index import row
 from polopt.envs.control.interface import Action, Box, Environments
-from polopt.errors import RecipeError
+from polopt.errors import RecipeError, counted
 from polopt.models.network import Specification
 from polopt.recipe import StageRecipe
 from polopt.recipe.schema import Network
@@ -26,7 +26,7 @@ class Shape:
 
     def __str__(self) -> str:
         """In words."""
-        numbers = f"actions of {self.actions} number{'s' if self.actions > 1 else ''}"
+        numbers = f"actions of {counted(self.actions, 'number')}"
         done = numbers if self.low else f"{self.actions} actions to choose from"
         return f"{self.observations} observations and {done}"
 
@@ -102,12 +102,6 @@ def check_actions(stage: StageRecipe, action: Action) -> None:
 
 def _check_continuous(stage: StageRecipe, action: Box) -> None:
     source = stage.data.source
-    bounded = bool(np.isfinite([action.low, action.high]).all())
-    if stage.network.distribution == "squashed" and not bounded:
-        raise RecipeError(
-            f"network.distribution: squashed is not allowed with the unbounded actions of "
-            f"{source}; gaussian"
-        )
     if stage.credit.baseline == "action":
         raise RecipeError(
             f"credit.baseline: action is not allowed with the continuous actions of {source}: its "
