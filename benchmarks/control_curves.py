@@ -32,8 +32,8 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 import polopt
-from polopt.algorithms import resolve, settings
 from polopt.recipe import load
+from polopt.resolution import resolve, settings
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "control_curves.json"

@@ -26,8 +26,8 @@ import numpy as np
 
 import polopt
 import polopt.envs.control  # the walker registers itself
-from polopt.algorithms import resolve, settings
 from polopt.recipe import load
+from polopt.resolution import resolve, settings
 
 Flags = Mapping[str, Any]  # dotted field: value
 Act = Callable[[Any], Any]

@@ -30,7 +30,7 @@ import majority
 from scipy.stats import t
 
 import polopt
-from polopt.algorithms import INDEX
+from polopt.algorithms import ROWS as METHODS
 from polopt.algorithms import row as row_of
 from polopt.api import Run
 
@@ -160,7 +160,7 @@ def online() -> list[str]:
     Raises:
         SystemExit: one of them has no entry in ROWS, or an entry no row.
     """
-    names = [name for name in INDEX if "prompts" in row_of(name).requires]
+    names = [name for name in METHODS if "prompts" in row_of(name).requires]
     if odd := sorted({*names} ^ {*ROWS}):
         raise SystemExit(f"benchmarks/learning.py: ROWS and the index differ: {', '.join(odd)}")
     return names

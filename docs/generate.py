@@ -17,10 +17,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from polopt.algorithms import INDEX, describe_row, differences, row, table
+from polopt.algorithms import ROWS, row
 from polopt.diagnose import conformance
 from polopt.recipe import Leaf, catalogue, shown
-from polopt.recipe.fields import sections
+from polopt.recipe.fields import domains, sections
+from polopt.recipe.row import Row
+from polopt.resolution import describe_row, differences, table
 
 ROOT = Path(__file__).resolve().parents[1]
 REGION = re.compile(r"(<!-- generated: (\w+) ?([\w.]*) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -77,18 +79,28 @@ def _entries_of(page: Path, entries: Sequence[dict[str, Any]]) -> str:
 
 def _bodies(page: Path, name: str) -> str:
     """What is another on bodies in the row of a method."""
-    return _entries_of(page, differences(name))
+    return _entries_of(page, differences(name, "control"))
 
 
 def _on_bodies(_: Path, __: str) -> str:
     """What methods that are for both have of their own on bodies."""
-    ours = {name: row(name) for name in INDEX if row(name).on_bodies}
-    names = sorted({key for one in ours.values() for key in one.on_bodies or {}})
+    ours = {name: _of_control(one) for name, one in ROWS.items() if len(one.domains) > 1}
+    names = sorted({field for values in ours.values() for field in values})
     lines = [
-        (_code(key), *(_code(str((one.on_bodies or {}).get(key, ""))) for one in ours.values()))
-        for key in names
+        (_code(f), *(_code(str(values.get(f, ""))) for values in ours.values())) for f in names
     ]
     return _table(("field", *(_code(name) for name in ours)), lines)
+
+
+def _of_control(one: Row) -> dict[str, object]:
+    """What a row decides in control, and another or nothing on text."""
+    text, control = one.defaults("text"), one.defaults("control")
+    return {
+        field: value
+        for field, value in control.items()
+        if "control" in domains(field)
+        and ("text" not in domains(field) or text.get(field) != value)
+    }
 
 
 def _fields(_: Path, section: str) -> str:
@@ -109,8 +121,8 @@ def _default(leaf: Leaf) -> str:
     if leaf.default != "the row decides":
         return leaf.default if leaf.default in ("", "required", "none") else _code(leaf.default)
     rows: dict[Any, list[str]] = {}
-    for name in INDEX:
-        value = row(name).defaults.get(leaf.name)
+    for name in ROWS:
+        value = _default_of(row(name), leaf.name)
         if value is not None and row(name).has(leaf.name):
             rows.setdefault(str(value), []).append(name)
     if not rows:
@@ -121,11 +133,17 @@ def _default(leaf: Leaf) -> str:
     return "<br>".join([common, *rest])
 
 
+def _default_of(one: Row, field: str) -> object:
+    """What the row decides where it is at home; a field of control, what it decides there."""
+    home = one.domains[0]
+    return one.defaults(home if home in domains(field) else "control").get(field)
+
+
 def _used_by(field: str) -> str:
     """Methods in which the field can have an effect."""
     asked = field.replace("reward.", "rewards.")  # the table of one reward is a short form
-    names = [name for name in INDEX if row(name).has(asked)]
-    others = [name for name in INDEX if name not in names]
+    names = [name for name in ROWS if row(name).has(asked)]
+    others = [name for name in ROWS if name not in names]
     if len(names) <= len(others):
         return ", ".join(names)
     return f"all but {', '.join(others)}" if others else "all"
@@ -146,7 +164,7 @@ def _golden(_: Path, __: str) -> str:
 def _peers(page: Path, _: str) -> str:
     """What makes each row the method of that name elsewhere, by docs/peers.toml."""
     presets = tomllib.loads((ROOT / "docs" / "peers.toml").read_text(encoding="utf-8"))["preset"]
-    order = {name: place for place, name in enumerate(INDEX)}
+    order = {name: place for place, name in enumerate(ROWS)}
     lines = [
         (
             _link(page, f"docs/methods/{one['method']}.md", one["method"], code=True),

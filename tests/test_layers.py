@@ -11,7 +11,17 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src" / "polopt").rglob("*.py"))
-TORCH_FREE = ("cli", "recipe", "record", "errors", "report", "algorithms", "api")
+TORCH_FREE = (
+    "cli",
+    "choices",
+    "recipe",
+    "record",
+    "errors",
+    "report",
+    "algorithms",
+    "resolution",
+    "api",
+)
 FORBIDDEN_MODULES = {
     "pickle",
     "cloudpickle",

@@ -12,6 +12,9 @@ UserError                    one clear line, exit code 2
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class UserError(Exception):
     """Something the user can put right; the message is one line that says how.
@@ -66,3 +69,21 @@ def one_line(text: object, length: int = 200) -> str:
 def counted(number: int, noun: str) -> str:
     """``1 step``, ``2 steps``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def near(name: str, known: Iterable[str], count: int = 1, cutoff: float = 0.6) -> list[str]:
+    """Those of the known names that a person may have meant, the nearest first."""
+    return get_close_matches(name, list(known), count, cutoff)
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str = "", *, as_: str = "{}") -> str:
+    """``did you mean grpo?``, or what to say instead where no name is near.
+
+    Args:
+        name: that nobody knows.
+        known: those that there are.
+        otherwise: such as the list of them.
+        as_: how the nearest one is written, such as ``task:{}``.
+    """
+    found = near(name, known)
+    return f"did you mean {as_.format(found[0])}?" if found else otherwise

@@ -14,15 +14,17 @@ import torch
 from torch import Tensor
 
 import polopt
-from polopt.algorithms import resolve
-from polopt.algorithms.build import Parts, credit_of, policy_gradient, shared
-from polopt.algorithms.build.critic import HEAD, critic_learner, critic_loss, new_head, valued
+from polopt.assembly.critic import HEAD, critic_learner, critic_loss, new_head, valued
+from polopt.assembly.objective import policy_gradient
+from polopt.assembly.shared import Parts, shared
+from polopt.assembly.text import credit_of
 from polopt.credit import assign
 from polopt.errors import RecipeError
 from polopt.math.baselines import action_correction
 from polopt.models import ScalarModel, load, load_scalar, save
 from polopt.recipe import StageRecipe
 from polopt.recipe import load as load_recipe
+from polopt.resolution import resolve
 from polopt.roles import Actor, Critic, measured
 from polopt.types import Experience, TokenRows
 from random_models import builtin_model
@@ -254,7 +256,7 @@ def test_an_action_baseline_is_unbiased_with_its_correction() -> None:
     score = torch.sin(every.double())
 
     def expected(recipe: StageRecipe, correct: bool) -> Tensor:
-        from polopt.algorithms.build.critic import with_action_correction
+        from polopt.assembly.critic import with_action_correction
 
         loss = policy_gradient(recipe)
         if correct:

@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from polopt.algorithms import describe, resolve
-from polopt.algorithms.build import credit_of, policy_gradient
+from polopt.assembly.objective import policy_gradient
+from polopt.assembly.text import credit_of
 from polopt.credit import assign
 from polopt.errors import RecipeError
 from polopt.recipe import StageRecipe, load
+from polopt.resolution import describe, resolve
 from polopt.roles import Actor
 from polopt.types import Experience, TokenRows
 from polopt.update import FirstOrder

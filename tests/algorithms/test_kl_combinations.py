@@ -20,12 +20,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from polopt.algorithms import resolve
-from polopt.algorithms.build import credit_of, objective_of
+from polopt.assembly.objective import objective_of
+from polopt.assembly.text import credit_of
 from polopt.credit import assign
-from polopt.diagnose.inert import inert
 from polopt.objective import policy_loss, step_terms
 from polopt.recipe import StageRecipe, load
+from polopt.resolution import inert, resolve
 from polopt.types import Experience
 
 Function = Callable[[Tensor], Tensor]

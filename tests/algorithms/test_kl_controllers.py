@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from polopt.algorithms import describe, resolve
-from polopt.algorithms.build import credit_of, moving_numbers, policy_gradient, standing
+from polopt.assembly.moving import moving_numbers
+from polopt.assembly.objective import policy_gradient
+from polopt.assembly.shared import standing
+from polopt.assembly.text import credit_of
 from polopt.credit import assign
 from polopt.errors import RecipeError
 from polopt.recipe import StageRecipe, load
+from polopt.resolution import describe, resolve
 from polopt.roles.policies.token import Scores
 from polopt.types import Experience, TokenRows
 from polopt.update import Moving

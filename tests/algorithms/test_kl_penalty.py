@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from polopt.algorithms import describe, resolve
-from polopt.algorithms.build import moving_numbers, objective_of, policy_gradient, standing
-from polopt.diagnose.inert import inert
+from polopt.assembly.moving import moving_numbers
+from polopt.assembly.objective import objective_of, policy_gradient
+from polopt.assembly.shared import standing
 from polopt.errors import NonFiniteError, RecipeError
 from polopt.objective import policy_loss, step_terms
 from polopt.recipe import StageRecipe, load
+from polopt.resolution import describe, inert, resolve
 from polopt.roles import Actor
 from polopt.types import Credited, Experience, TokenRows
 from polopt.update import FirstOrder

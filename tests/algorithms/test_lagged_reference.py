@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 
 import polopt
-from polopt.algorithms import describe, resolve
-from polopt.diagnose.inert import inert
 from polopt.errors import RecipeError
 from polopt.recipe import StageRecipe, load
+from polopt.resolution import describe, inert, resolve
 from runs import metrics, variety
 
 BASE: dict[str, Any] = {

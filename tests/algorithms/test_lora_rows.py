@@ -13,14 +13,14 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import polopt
-from polopt.algorithms import INDEX, row
+from polopt.algorithms import ROWS, row
 from polopt.cli import main
 from polopt.errors import MissingExtraError, ModelError
 from polopt.models import load
 from polopt.seeding import derive
 from runs import BRIEF, lines, variety
 
-ROWS = [name for name in INDEX if "prompts" in row(name).requires]
+ROWS = [name for name in ROWS if "prompts" in row(name).requires]
 RANK = 2
 BASE: dict[str, Any] = {
     "model": {"path": "builtin:tiny", "lora": RANK},
@@ -119,7 +119,7 @@ def test_the_reference_is_the_start_of_the_stage_exactly(two_stages: Path) -> No
 def test_no_second_model_is_loaded_for_the_reference(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from polopt.algorithms.build import Parts
+    from polopt.assembly.shared import Parts
 
     loaded: list[str] = []
     original = Parts.language_model

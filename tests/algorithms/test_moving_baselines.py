@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from polopt.algorithms import describe, resolve
-from polopt.algorithms.build import credit_of, moving_numbers, standing
+from polopt.assembly.moving import moving_numbers
+from polopt.assembly.shared import standing
+from polopt.assembly.text import credit_of
 from polopt.credit import assign
 from polopt.errors import RecipeError
 from polopt.recipe import StageRecipe, load
+from polopt.resolution import describe, resolve
 from polopt.types import Credited, Experience, TokenRows
 from polopt.update import Moving
 

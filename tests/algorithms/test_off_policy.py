@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 import polopt
-from polopt.algorithms.build.off_policy import NOTHING, _experience
+from polopt.assembly.replay import NOTHING, _experience
 from polopt.coordination.stepwise import StepwiseSource, Turns
 from polopt.envs.control import registry
 from polopt.envs.control.arrays import ArrayEnvironments

@@ -12,16 +12,8 @@ import pytest
 import torch
 
 import polopt
-from polopt.algorithms import (
-    INDEX,
-    chosen,
-    describe,
-    describe_row,
-    differences,
-    resolve,
-    row,
-    settings,
-)
+from polopt.algorithms import ROWS, row
+from polopt.assembly.chosen import chosen
 from polopt.credit import Credit, assign, earned, step_action_value, step_gae
 from polopt.errors import DataError, RecipeError
 from polopt.models.network import (
@@ -31,6 +23,7 @@ from polopt.models.network import (
     Specification,
 )
 from polopt.recipe import load
+from polopt.resolution import describe, describe_row, differences, resolve, settings
 from polopt.roles.control import StepActionCritic, StepActor
 from polopt.roles.policies import categorical, gaussian, tanh_gaussian
 from polopt.types import Experience, StepRows
@@ -42,8 +35,8 @@ BASE: dict[str, Any] = {
     "data": {"source": "control:cartpole"},
     "run": {"threads": 1},
 }
-ON_BODIES = [name for name in INDEX if row(name).on_bodies is not None]
-OFF_POLICY = [name for name in ON_BODIES if "body" in row(name).requires]
+ON_BODIES = [name for name in ROWS if "control" in row(name).domains]
+OFF_POLICY = [name for name in ON_BODIES if row(name).domains == ("control",)]
 FROM_A_BUFFER: dict[str, Any] = {
     "episodes": {"steps": 10},
     "replay": {"start_steps": 20, "size": 100},
@@ -229,14 +222,16 @@ def test_nothing_is_left_of_an_episode_that_was_given_up() -> None:
 # What is said of it
 
 
-@pytest.mark.parametrize("name", [name for name in INDEX if row(name).is_for_both])
+@pytest.mark.parametrize("name", [name for name in ROWS if len(row(name).domains) > 1])
 def test_what_differs_on_bodies_is_told_and_has_an_effect_there(name: str) -> None:
     stage = resolve(load({**BASE, "algorithm": name})).stages[0]
-    told = {field: v for entry in differences(name) for field, v in entry["settings"].items()}
+    told = {
+        field: v for entry in differences(name, "control") for field, v in entry["settings"].items()
+    }
     said = settings(stage)
     assert told.items() <= said.items()
     assert {"episodes.environments", "update.learning_rate"} & told.keys()
-    columns = {(e["column"], e["choice"]): e for e in describe_row(name, on_bodies=True)}
+    columns = {(e["column"], e["choice"]): e for e in describe_row(name, "control")}
     for entry in describe(stage):
         same = columns[entry["column"], entry["choice"]]
         assert (entry["equation"], entry["file"]) == (same["equation"], same["file"])

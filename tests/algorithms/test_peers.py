@@ -14,12 +14,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from polopt.algorithms import INDEX, resolve, row, settings
-from polopt.algorithms.build import credit_of, likelihood, objective_of
-from polopt.algorithms.build.critic import critic_loss
+from polopt.algorithms import ROWS, row
+from polopt.assembly.critic import critic_loss
+from polopt.assembly.objective import objective_of
+from polopt.assembly.supervised import likelihood
+from polopt.assembly.text import credit_of
 from polopt.credit import Credit, assign, earned, step_gae
 from polopt.objective import policy_loss, step_terms
 from polopt.recipe import StageRecipe, load
+from polopt.resolution import resolve, settings
 from polopt.roles.policies.token import Scores
 from polopt.types import Credited, Experience
 
@@ -31,7 +34,7 @@ NAN = float("nan")
 
 
 def stage(method: str, flags: dict[str, Any], *, on_bodies: bool = False) -> StageRecipe:
-    base = BODY if on_bodies or "body" in row(method).requires else BASE
+    base = BODY if on_bodies or row(method).domains == ("control",) else BASE
     return resolve(load({**base, "algorithm": method}, flags)).stages[0]
 
 
@@ -59,7 +62,7 @@ def test_every_override_is_accepted_and_changes_the_row(one: dict[str, Any]) -> 
 
 
 def test_every_method_is_there() -> None:
-    assert {one["method"] for one in PRESETS} == set(INDEX)
+    assert {one["method"] for one in PRESETS} == set(ROWS)
 
 
 # Advantages
@@ -408,4 +411,4 @@ def test_the_tokens_of_a_whole_step_are_counted() -> None:
         for row in (torch.tensor([0]), torch.tensor([1]))
     ]
     assert float(sum(parts)) == pytest.approx(0.65, abs=1e-6)
-    assert row("sft").defaults["objective.aggregation"] == "token_mean"
+    assert row("sft").defaults()["objective.aggregation"] == "token_mean"

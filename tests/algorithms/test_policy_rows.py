@@ -16,24 +16,21 @@ import torch
 from torch import Tensor
 
 import polopt
-from polopt.algorithms import INDEX, resolve, row
-from polopt.algorithms.build import (
-    credit_of,
-    likelihood,
-    objective_of,
-    policy_gradient,
-    selection_of,
-)
+from polopt.algorithms import ROWS, row
+from polopt.assembly.objective import objective_of, policy_gradient
+from polopt.assembly.supervised import likelihood, selection_of
+from polopt.assembly.text import credit_of
 from polopt.credit import assign
 from polopt.objective import policy_loss, step_terms
 from polopt.recipe import StageRecipe, load
+from polopt.resolution import resolve
 from polopt.roles import Actor, measured
 from polopt.types import Credited, Experience, TokenRows
 from polopt.update import FirstOrder
 from random_models import builtin_model
 from runs import unexplained
 
-ROWS = [n for n in INDEX if "prompts" in row(n).requires and row(n).update == "adamw"]
+ROWS = [n for n in ROWS if "prompts" in row(n).requires and row(n).update == "adamw"]
 BASE = {"model": {"path": "builtin:tiny"}, "data": {"source": "task:reverse"}}
 TENSORS = ("logp", "logp_old", "logp_ref", "logp_rollout", "values", "process")
 

@@ -18,14 +18,14 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import polopt
-from polopt.algorithms import derived, describe, resolve
-from polopt.algorithms.build import Parts
-from polopt.algorithms.build.preference import objective_of
+from polopt.assembly.preference import objective_of
+from polopt.assembly.shared import Parts
 from polopt.coordination.stage import Stage
 from polopt.errors import DataError, ModelError, RecipeError, RunDirectoryError
 from polopt.objective import direct_preference_loss, preference_terms, reward_model_loss
 from polopt.recipe import StageRecipe
 from polopt.recipe import load as load_recipe
+from polopt.resolution import derived, describe, resolve
 from polopt.types import Experience
 from runs import Crash, assert_same, metrics, unexplained
 

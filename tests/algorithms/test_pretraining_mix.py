@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 import polopt
-from polopt.algorithms import resolve
-from polopt.algorithms.build import Parts, shared
-from polopt.algorithms.build.extras import companions
+from polopt.assembly.extras import companions
+from polopt.assembly.shared import Parts, shared
 from polopt.errors import DataError, RecipeError
 from polopt.recipe import load
+from polopt.resolution import resolve
 from polopt.rollout.pretraining import pretraining_batches
 from runs import Crash, assert_same, variety
 

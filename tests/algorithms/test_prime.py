@@ -18,15 +18,16 @@ import torch
 from torch import Tensor
 
 import polopt
-from polopt.algorithms import resolve
-from polopt.algorithms.build import Parts, credit_of, shared
-from polopt.algorithms.build.process import Processed, outcome_loss, processed
+from polopt.assembly.process import Processed, outcome_loss, processed
+from polopt.assembly.shared import Parts, shared
+from polopt.assembly.text import credit_of
 from polopt.coordination.stage import Learner
 from polopt.credit import assign
 from polopt.errors import ModelError, NonFiniteError, RecipeError
 from polopt.models import load, save
 from polopt.recipe import StageRecipe
 from polopt.recipe import load as load_recipe
+from polopt.resolution import resolve
 from polopt.roles import Actor
 from polopt.roles.policies.token import Scores
 from polopt.rollout.groups import experience, informative

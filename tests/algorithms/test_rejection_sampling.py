@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 import polopt
-from polopt.algorithms import derived, describe, resolve
-from polopt.algorithms.build import credit_of, likelihood, policy_gradient, selection_of
-from polopt.algorithms.build.supervised import OnKept
+from polopt.assembly.objective import policy_gradient
+from polopt.assembly.supervised import OnKept, likelihood, selection_of
+from polopt.assembly.text import credit_of
 from polopt.credit import assign
-from polopt.diagnose.inert import inert
 from polopt.recipe import StageRecipe, load
+from polopt.resolution import derived, describe, inert, resolve
 from polopt.roles import Actor
 from polopt.types import Credited, Experience, TokenRows
 from polopt.update import FirstOrder

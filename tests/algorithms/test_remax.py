@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 import polopt
-from polopt.algorithms import resolve
-from polopt.algorithms.build import credit_of
+from polopt.assembly.text import credit_of
 from polopt.credit import assign
 from polopt.recipe import StageRecipe, load
+from polopt.resolution import resolve
 from polopt.types import Experience
 
 BASE: dict[str, Any] = {

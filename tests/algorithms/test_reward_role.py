@@ -15,15 +15,14 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 import polopt
-from polopt.algorithms import resolve
-from polopt.algorithms.build import Parts, shared
-from polopt.algorithms.build.reward import Every, agreement, refreshed
-from polopt.algorithms.build.shared import Shared
+from polopt.assembly.reward import Every, agreement, refreshed
+from polopt.assembly.shared import Parts, Shared, shared
 from polopt.errors import ModelError, RecipeError
 from polopt.math.preference import ranking_loss
 from polopt.models import load, load_scalar, save
 from polopt.recipe import StageRecipe
 from polopt.recipe import load as load_recipe
+from polopt.resolution import resolve
 from polopt.rollout.groups import experience
 from polopt.rollout.rewarding import judge
 from polopt.types import Batch, Credited, Experience, Group
@@ -402,7 +401,7 @@ def test_three_stages(tmp_path: Path) -> None:
 
 
 def test_the_critic_begins_with_the_head_of_the_reward_model(trained: str) -> None:
-    from polopt.algorithms.build.critic import valued
+    from polopt.assembly.critic import valued
 
     flags = {"algorithm": "ppo", "rollout.group_size": 1, "critic.path": trained}
     of, critic = valued(built([{"model": trained}], flags))

@@ -12,22 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polopt.algorithms import (
-    CHOICES,
-    INDEX,
-    derived,
-    describe,
-    describe_row,
-    resolve,
-    row,
-    table,
-)
-from polopt.algorithms import settings as settings_of
-from polopt.algorithms.choices import FIELDS, SCORE_FUNCTION, Choice, chosen
-from polopt.algorithms.effects import NEEDS, SECTIONS, flat
+from polopt.algorithms import ROWS, row
+from polopt.assembly.chosen import chosen
+from polopt.choices import COLUMNS, Choice
+from polopt.choices.section import Idle, Needs
 from polopt.errors import RecipeError
 from polopt.recipe import Recipe, StageRecipe, catalogue, dump, load
-from polopt.recipe.fields import members
+from polopt.recipe.fields import fact, facts, flat, members, row_decides, section_types
+from polopt.resolution import derived, describe, describe_row, resolve, table
+from polopt.resolution import settings as settings_of
 
 ROOT = Path(__file__).parents[2]
 GRPO: dict[str, Any] = {
@@ -38,9 +31,11 @@ GRPO: dict[str, Any] = {
 SFT = {**GRPO, "algorithm": "sft"}
 ENTRIES = [
     pytest.param(choice, id=f"{column}-{name}")
-    for column, choices in CHOICES.items()
-    for name, choice in choices.items()
-] + [pytest.param(SCORE_FUNCTION, id="score_function")]
+    for column in (one.name for one in COLUMNS.values())
+    for name, one in COLUMNS[column].choices.items()
+    for choice in (one, *one.replaces.values(), *map(one.on, one.elsewhere))
+]
+FIELDS = {name: column.field for name, column in COLUMNS.items() if column.field is not None}
 
 
 def stage(base: dict[str, Any] = GRPO, **flags: Any) -> StageRecipe:
@@ -57,7 +52,7 @@ def test_a_column_has_a_choice_for_every_string_of_the_recipe(column: str, field
     section, key = field.split(".")
     annotation = type(getattr(StageRecipe.model_construct(), section)).model_fields[key].annotation
     strings = {s for part in (annotation, *get_args(annotation)) for s in get_args(part)}
-    assert {s for s in strings if isinstance(s, str)} == set(CHOICES[column])
+    assert {s for s in strings if isinstance(s, str)} == set(COLUMNS[column].choices)
 
 
 @pytest.mark.parametrize("choice", ENTRIES)
@@ -71,7 +66,7 @@ def test_every_choice_leads_to_code_and_names_its_file(choice: Choice) -> None:
 
 @pytest.mark.parametrize("choice", ENTRIES)
 def test_arguments_of_a_choice_are_fields_of_the_recipe(choice: Choice) -> None:
-    assert set((choice.arguments or {}).values()) <= set(catalogue())
+    assert {*choice.fields, *(one.field for one in choice.takes)} <= set(catalogue())
 
 
 def test_a_group_normaliser_gets_its_numbers() -> None:
@@ -108,35 +103,42 @@ def test_without_a_ratio_the_surrogate_is_the_score_function() -> None:
 # The rows
 
 
-@pytest.mark.parametrize("name", INDEX)
+@pytest.mark.parametrize("name", ROWS)
 def test_a_row_is_consistent(name: str) -> None:
     one = row(name)
     assert one.name == name
-    assert INDEX[name] == one.summary
     assert (ROOT / one.file).is_file()
-    assert one.defaults["run.steps"]
-    assert set(one.defaults) <= set(catalogue())
     sections = {field.partition(".")[0] for field in one.uses}
-    assert sections <= {*SECTIONS, "rewards"}
-    assert one.idle <= set(catalogue())
-    for field in one.defaults:
-        assert one.has(field), field
-        assert catalogue()[field].default == "the row decides"
-    for column in ("rollout", "update", "coordination"):
-        assert getattr(one, column) in CHOICES[column]
+    assert sections <= {*section_types(), "rewards"}
+    assert one.idle | one.of_critic <= set(catalogue())
+    assert one.update in COLUMNS["update"].choices
+    for domain, place in one.places.items():
+        defaults = one.defaults(domain)
+        assert defaults["run.steps"]
+        for field in {*one.values, *place.values}:
+            assert one.has(field), field
+            assert field in defaults
+        for column in ("rollout", "coordination"):
+            assert getattr(place, column) in COLUMNS[column].choices
+        module, function = place.stage.split(":")
+        assert hasattr(import_module(module), function)
 
 
-@pytest.mark.parametrize("name", INDEX)
+@pytest.mark.parametrize("name", ROWS)
 def test_a_row_decides_whatever_it_uses(name: str) -> None:
+    """What it leaves open has an effect only beside something else that a recipe states."""
     one = row(name)
-    open_fields = {
-        field
-        for field, leaf in catalogue().items()
-        if leaf.default == "the row decides"
-        and one.has(field)
-        and field not in {**one.defaults, **(one.on_bodies or {})}
-    }
-    assert all(field in NEEDS for field in open_fields), open_fields
+    for domain in one.domains:
+        open_fields = {f for f in row_decides() if one.has(f)} - one.defaults(domain).keys()
+        for field in open_fields:
+            readers = [n for column in COLUMNS.values() for n in column.readers(field)]
+            assert readers or fact(field, Needs) or fact(field, Idle), field
+
+
+def test_every_field_of_a_choice_says_where_it_has_an_effect() -> None:
+    assert {
+        field for column in COLUMNS.values() for n in column.choices.values() for field in n.fields
+    } <= set(facts())
 
 
 def test_grpo_is_equation_3_of_its_paper() -> None:
@@ -159,7 +161,7 @@ def test_the_table_has_the_columns_of_the_design() -> None:
     )
     for one in table():
         assert set(columns.split()) <= one.keys()
-    assert [one["name"] for one in table()] == list(INDEX)
+    assert [one["name"] for one in table()] == list(ROWS)
 
 
 def test_an_unknown_row_names_the_nearest() -> None:
@@ -224,15 +226,15 @@ def test_an_unchecked_recipe_is_checked() -> None:
 
 
 _PLAUSIBLE: dict[str, st.SearchStrategy[Any]] = {
-    "algorithm": st.sampled_from(list(INDEX)),
+    "algorithm": st.sampled_from(list(ROWS)),
     "data.source": st.sampled_from(["task:x", "hub:a/b", "a.jsonl", "reasoning-gym:y"]),
     "data.on_bad_row": st.sampled_from(["skip", "error"]),
     "objective.ratio": st.sampled_from(["none", "token", "sequence_mean"]),
     "objective.bound": st.sampled_from(["none", "clip"]),
-    "objective.aggregation": st.sampled_from(list(CHOICES["aggregation"])),
-    "credit.returns": st.sampled_from(list(CHOICES["returns"])),
-    "credit.baseline": st.sampled_from(list(CHOICES["baseline"])),
-    "credit.normalisation": st.sampled_from(list(CHOICES["normalisation"])),
+    "objective.aggregation": st.sampled_from(list(COLUMNS["aggregation"].choices)),
+    "credit.returns": st.sampled_from(list(COLUMNS["returns"].choices)),
+    "credit.baseline": st.sampled_from(list(COLUMNS["baseline"].choices)),
+    "credit.normalisation": st.sampled_from(list(COLUMNS["normalisation"].choices)),
     "kl.coefficient": st.sampled_from([0.0, 0.1]),
     "kl.estimator": st.sampled_from(["k1", "k3"]),
     "reward.verifier": st.just("task"),
@@ -307,12 +309,12 @@ def test_arithmetic_of_demonstrations_by_hand() -> None:
 
 def test_every_section_is_known_to_the_rows() -> None:
     alone = {"algorithm", "from", "until", "reward", "rewards"}
-    assert set(members(())) - alone == set(SECTIONS)
+    assert set(members(())) - alone == set(section_types())
 
 
 def test_rows_and_recipes_never_import_torch() -> None:
     program = (
-        "import sys; from polopt.algorithms import *; from polopt.recipe import load; "
+        "import sys; from polopt.resolution import *; from polopt.recipe import load; "
         "recipe = resolve(load({'algorithm': 'grpo', 'model': {'path': 'builtin:tiny'}, "
         "'data': {'source': 'task:chain_sum'}})); describe(recipe.stages[0]); table(); "
         "assert not {'torch', 'transformers', 'numpy'} & sys.modules.keys()"

@@ -13,13 +13,15 @@ import torch
 from torch import Tensor
 
 import polopt
-from polopt.algorithms import resolve
-from polopt.algorithms.build import Parts, credit_of, natural_step, shared
-from polopt.algorithms.build.critic import Valued, valued
+from polopt.assembly.critic import Valued, valued
+from polopt.assembly.learners import natural_step
+from polopt.assembly.shared import Parts, shared
+from polopt.assembly.text import credit_of
 from polopt.credit import assign
 from polopt.errors import RecipeError
 from polopt.math.surrogates import importance_sampled
 from polopt.recipe import StageRecipe, load
+from polopt.resolution import resolve
 from polopt.roles import Actor
 from polopt.types import Experience, TokenRows
 from polopt.update import FirstOrder
@@ -64,7 +66,7 @@ def learner(one: StageRecipe, scorer: Any = None) -> NaturalStep[Any]:
 
 
 def test_the_surrogate_is_bounded_by_the_region_alone() -> None:
-    from polopt.algorithms.choices import chosen
+    from polopt.assembly.chosen import chosen
 
     one = stage()
     assert chosen("bound", one) is importance_sampled
@@ -112,7 +114,7 @@ def test_the_optimiser_is_that_of_the_critic() -> None:
     one = stage(
         {"update.beta1": 0.8, "critic.learning_rate": 1e-3, "update.micro_batch_tokens": 99}
     )
-    from polopt.algorithms.build.critic import critic_learner
+    from polopt.assembly.critic import critic_learner
 
     of, critic = valued(shared(parts(one)))
     assert isinstance(critic, Valued)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from polopt.algorithms import INDEX
+from polopt.algorithms import ROWS
 from polopt.cli import main
 from polopt.cli.commands import polopt as group
 from polopt.errors import RunDirectoryError
@@ -124,7 +124,7 @@ def test_without_a_command_there_is_help(capsys: pytest.CaptureFixture[str]) -> 
         (
             ["show", "gpro"],
             'NAME: "gpro" is not allowed; did you mean gspo or grpo? polopt algorithms lists all '
-            + str(len(INDEX)),
+            + str(len(ROWS)),
         ),
         (["report"], "RUN: missing; the directory of a run, or of several"),
         (["quickstart", "now"], "'now' is not a flag; a flag is --section.field value"),
@@ -230,7 +230,7 @@ def test_an_interrupt_is_no_traceback(
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("polopt.algorithms.table", interrupt)
+    monkeypatch.setattr("polopt.resolution.table", interrupt)
     assert main(["algorithms"]) == 130
     assert capsys.readouterr().err.strip() == "interrupted"
 
@@ -273,7 +273,7 @@ def test_show(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_show_says_what_is_another_on_bodies(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", "ppo"]) == 0
-    text, bodies = " ".join(capsys.readouterr().out.split()).split("on bodies, with ")
+    text, bodies = " ".join(capsys.readouterr().out.split()).split("in control, with ")
     assert "rollout.group_size = 1" in text and "roles/reference.py" in text
     for part in (
         'data.source = "control:NAME"',
@@ -286,10 +286,10 @@ def test_show_says_what_is_another_on_bodies(capsys: pytest.CaptureFixture[str])
     assert "clip(ρ" in text and "clip(ρ" not in bodies  # the same there
     assert main(["show", "ppo", "--json"]) == 0
     entries = json.loads(capsys.readouterr().out)
-    on = {where: [e for e in entries if e["on"] == where] for where in ("text", "bodies")}
-    assert [e["column"] for e in on["bodies"]].count("bound") == 1
+    on = {where: [e for e in entries if e["on"] == where] for where in ("text", "control")}
+    assert [e["column"] for e in on["control"]].count("bound") == 1
     assert {e["choice"] for e in on["text"]} >= {"reference"}
-    assert not any("kl.coefficient" in e["settings"] for e in on["bodies"])
+    assert not any("kl.coefficient" in e["settings"] for e in on["control"])
 
 
 def test_check(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,14 +14,13 @@ import torch
 from torch import Tensor
 
 import polopt
-from polopt.algorithms import resolve
-from polopt.algorithms.build import credit_of
+from polopt.assembly.text import credit_of
 from polopt.credit import assign
-from polopt.diagnose.inert import inert
 from polopt.errors import NonFiniteError
 from polopt.math.normalise import group_steps
 from polopt.models import load_scalar, save
 from polopt.recipe import StageRecipe, load
+from polopt.resolution import inert, resolve
 from polopt.types import Experience
 from runs import metrics
 

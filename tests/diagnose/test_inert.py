@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 
-from polopt.algorithms import resolve
 from polopt.diagnose.check import check
-from polopt.diagnose.inert import inert
 from polopt.recipe import load
+from polopt.resolution import inert, resolve
 
 GRPO: dict[str, Any] = {
     "algorithm": "grpo",

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from fenced import ROOT
 
-from polopt.algorithms import INDEX, row
+from polopt.algorithms import ROWS, row
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import control_curves
 
 MEASURED = {one["row"]: one for one in control_curves.recorded()}
-ON_BODIES = [name for name in INDEX if row(name).on_bodies is not None]
+ON_BODIES = [name for name in ROWS if "control" in row(name).domains]
 PAGES = {
     name: (control_curves.METHODS / f"{name}.md").read_text(encoding="utf-8") for name in ON_BODIES
 }

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from fenced import ROOT, name
 
-from polopt.algorithms import INDEX
+from polopt.algorithms import ROWS
 from polopt.recipe.fields import sections
 
 GENERATE = runpy.run_path(str(ROOT / "docs" / "generate.py"))
@@ -32,7 +32,7 @@ def test_every_section_of_the_recipe_has_a_table() -> None:
 
 def test_every_method_has_a_page_with_its_choices_and_is_in_the_readme() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for method in INDEX:
+    for method in ROWS:
         page = ROOT / "docs" / "methods" / f"{method}.md"
         assert f"<!-- generated: choices {method} -->" in page.read_text(encoding="utf-8")
         assert f"docs/methods/{method}.md" in readme

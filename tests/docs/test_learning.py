@@ -66,9 +66,9 @@ def test_no_prompt_is_trained_on_and_asked(tmp_path: Path) -> None:
 
 def test_a_row_without_an_entry_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     grpo = learning.row_of("grpo")
-    monkeypatch.setitem(learning.INDEX, "newest", "a row that somebody added")
+    monkeypatch.setitem(learning.METHODS, "newest", "a row that somebody added")
     monkeypatch.setattr(learning, "row_of", lambda _: grpo)
-    monkeypatch.setattr(learning, "ROWS", dict.fromkeys(learning.INDEX.keys() - {"newest"}))
+    monkeypatch.setattr(learning, "ROWS", dict.fromkeys(learning.METHODS.keys() - {"newest"}))
     with pytest.raises(SystemExit, match="differ: newest"):
         learning.online()
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from one_file import imported, needs
-from polopt.algorithms import resolve
-from polopt.algorithms.build.preference import preferences
-from polopt.algorithms.build.supervised import alike
+from polopt.assembly.preference import preferences
+from polopt.assembly.supervised import alike
 from polopt.models import LanguageModel
 from polopt.recipe import StageRecipe, load
+from polopt.resolution import resolve
 from polopt.roles import Actor
 from polopt.types import Experience, TokenRows
 from polopt.update import FirstOrder

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from one_file import imported, needs
-from polopt.algorithms import resolve
-from polopt.algorithms.build import credit_of, policy_gradient
+from polopt.assembly.objective import policy_gradient
+from polopt.assembly.text import credit_of
 from polopt.credit import assign
 from polopt.models import LanguageModel
 from polopt.recipe import StageRecipe, load
+from polopt.resolution import resolve
 from polopt.roles import Actor
 from polopt.types import Experience, TokenRows
 from polopt.update import FirstOrder

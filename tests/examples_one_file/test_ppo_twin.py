@@ -12,15 +12,17 @@ import torch
 from torch import Tensor
 
 from one_file import imported, needs
-from polopt.algorithms import resolve
-from polopt.algorithms.build import Parts, credit_of, policy_gradient
-from polopt.algorithms.build.critic import critic_loss
-from polopt.algorithms.ppo import build
+from polopt.assembly import build
+from polopt.assembly.critic import critic_loss
+from polopt.assembly.objective import policy_gradient
+from polopt.assembly.shared import Parts
+from polopt.assembly.text import credit_of
 from polopt.credit import assign
 from polopt.envs.control.cartpole import CartPole
 from polopt.math.returns import step_gae
 from polopt.models import LanguageModel, ScalarModel
 from polopt.recipe import StageRecipe, load
+from polopt.resolution import resolve
 from polopt.roles import Actor, Critic, measured
 from polopt.rollout.episodes import Trajectories
 from polopt.types import Experience, StepRows, TokenRows

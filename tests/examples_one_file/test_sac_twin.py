@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from one_file import imported, needs
-from polopt.algorithms import resolve
-from polopt.algorithms.build.off_policy import NOTHING, _experience
-from polopt.algorithms.choices import chosen
+from polopt.assembly.chosen import chosen
+from polopt.assembly.replay import NOTHING, _experience
 from polopt.envs.control.pendulum import Pendulum
 from polopt.models.network import ActionValueNetworks, PolicyNetwork, Specification
 from polopt.objective.pathwise import Soft, Temperature, soft_policy_loss, soft_q_loss
 from polopt.recipe import load
+from polopt.resolution import resolve
 from polopt.roles.control import ActionCritics, StepActor
 from polopt.seeding import derive
 from polopt.types import Transitions

@@ -230,7 +230,7 @@ _words = st.lists(st.one_of(_keys.map(lambda key: f"--{key}"), st.text(max_size=
 def test_whatever_is_loaded_only_recipe_errors_come(
     table: dict[str, Any], below: bool, flags: Any
 ) -> None:
-    from polopt.algorithms import resolve
+    from polopt.resolution import resolve
 
     try:
         resolve(load({**ONE, **table} if below else table, flags))

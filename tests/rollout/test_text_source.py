@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from polopt.algorithms import resolve
 from polopt.errors import RecipeError, RewardError
 from polopt.models import load
 from polopt.recipe import load as load_recipe
+from polopt.resolution import resolve
 from polopt.rollout.rewarding import judge, specs, text_of
 from polopt.rollout.text import TextSource, text_source
 from polopt.types import Group, Outcome, Sample

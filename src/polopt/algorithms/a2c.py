@@ -8,19 +8,13 @@ Mnih et al. 2016, A3C, arXiv:1602.01783, section 4: returns to the end of the re
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from polopt.algorithms.policy_row import policy_row
-
-if TYPE_CHECKING:
-    from polopt.algorithms.build import Parts
-    from polopt.coordination.stage import Stage
+from polopt.recipe.row import policy_row
 
 ROW = policy_row(
     "a2c",
     summary="advantage actor-critic: the return less the value of the state",
     source="Mnih et al. 2016, A3C, arXiv:1602.01783, section 4",
-    defaults={
+    values={
         "credit.returns": "gae",
         "credit.lambda": 1.0,
         "credit.baseline": "value",
@@ -29,7 +23,7 @@ ROW = policy_row(
         "objective.aggregation": "token_mean",
         "critic.clip": 0.0,
     },
-    on_bodies={
+    control={
         "episodes.environments": 32,
         "episodes.steps": 16,
         "credit.lambda": 0.95,
@@ -38,10 +32,3 @@ ROW = policy_row(
         "critic.epochs": 4,  # with 1 one seed in five learns nothing
     },
 )
-
-
-def build(parts: Parts) -> Stage:
-    """Sample responses, fit the critic to their returns, follow the advantages once."""
-    from polopt.algorithms.build import policy_stage
-
-    return policy_stage(parts)

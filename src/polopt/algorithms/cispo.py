@@ -8,19 +8,13 @@ arXiv:2510.13786.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from polopt.algorithms.policy_row import policy_row
-
-if TYPE_CHECKING:
-    from polopt.algorithms.build import Parts
-    from polopt.coordination.stage import Stage
+from polopt.recipe.row import policy_row
 
 ROW = policy_row(
     "cispo",
     summary="capped importance weights held constant: every token keeps its gradient",
     source="MiniMax-M1, arXiv:2506.13585, Eq. 4 and 5",
-    defaults={
+    values={
         "credit.returns": "outcome",
         "credit.baseline": "group_mean",
         "credit.normalisation": "group_std",
@@ -32,10 +26,3 @@ ROW = policy_row(
         "update.minibatches": 4,  # with one step a batch the ratio is 1 and the bound does nothing
     },
 )
-
-
-def build(parts: Parts) -> Stage:
-    """Sample groups, compare in the group, take steps weighted by capped ratios."""
-    from polopt.algorithms.build import policy_stage
-
-    return policy_stage(parts)

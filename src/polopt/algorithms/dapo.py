@@ -8,19 +8,13 @@ Yu et al. 2025, arXiv:2503.14476, Eq. 8 to 13. Dynamic sampling (Eq. 11) ends af
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from polopt.algorithms.policy_row import policy_row
-
-if TYPE_CHECKING:
-    from polopt.algorithms.build import Parts
-    from polopt.coordination.stage import Stage
+from polopt.recipe.row import policy_row
 
 ROW = policy_row(
     "dapo",
     summary="clip-higher, token mean, overlong penalty, no KL, dynamic sampling",
     source="Yu et al. 2025, arXiv:2503.14476, Eq. 8 to 13",
-    defaults={
+    values={
         "rollout.resample_rounds": 10,  # the paper has no end
         "credit.overlong_penalty": 1.0,
         "credit.returns": "outcome",
@@ -34,10 +28,3 @@ ROW = policy_row(
         "update.minibatches": 4,  # with one step a batch the ratio is 1 and the bound does nothing
     },
 )
-
-
-def build(parts: Parts) -> Stage:
-    """Sample groups, punish length near the limit, take asymmetrically clipped steps."""
-    from polopt.algorithms.build import policy_stage
-
-    return policy_stage(parts)

@@ -10,51 +10,22 @@ the networks (400-300 there), the batch of 64 and the weight decay of its critic
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from polopt.recipe.row import replay_row
 
-from polopt.algorithms.bodies import ALWAYS, OFF_POLICY
-from polopt.algorithms.row import Row
-
-if TYPE_CHECKING:
-    from polopt.algorithms.build import Parts
-    from polopt.coordination.stage import Stage
-
-ROW = Row(
-    name="ddpg",
-    summary="a deterministic policy climbs its critic, from a replay buffer (bodies)",
+ROW = replay_row(
+    "ddpg",
+    summary="a deterministic policy climbs its critic, from a replay buffer (control)",
     source="Lillicrap et al. 2016, arXiv:1509.02971, Algorithm 1",
-    requires=frozenset({"body"}),
-    uses=OFF_POLICY | {"exploration"},
-    idle=frozenset(),
-    defaults={
-        "network.activation": "relu",
-        "episodes.environments": 1,
-        "episodes.steps": 200,
-        "replay.size": 1_000_000,
-        "replay.start_steps": 1000,
-        "replay.updates_per_step": 1.0,
+    stage="polopt.assembly.replay:deterministic_stage",
+    uses=frozenset({"exploration"}),
+    values={
         "exploration.noise": "ou",
         "exploration.sigma": 0.2,
         "exploration.theta": 0.15,
-        "credit.gamma": 0.99,
-        "critic.learning_rate": 1e-3,
         "critic.tau": 0.001,
         "update.learning_rate": 1e-4,
         "update.batch_size": 128,
-        "run.steps": 100,
     },
-    rollout="replay",
-    coordination="stepwise",
-    update="adam",
     roles=("actor", "action_critic", "target_networks"),
-    always=ALWAYS,
     fixed={"target": "q", "pathwise": "deterministic"},
-    on_bodies={},
 )
-
-
-def build(parts: Parts) -> Stage:
-    """Act with noise, store, and after each step improve critic and policy on what is stored."""
-    from polopt.algorithms.build.off_policy import deterministic_stage
-
-    return deterministic_stage(parts)

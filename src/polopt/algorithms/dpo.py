@@ -8,13 +8,7 @@ arXiv:2305.10425), conservative DPO (label smoothing) and Plackett-Luce (appendi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from polopt.algorithms.row import Row
-
-if TYPE_CHECKING:
-    from polopt.algorithms.build import Parts
-    from polopt.coordination.stage import Stage
+from polopt.recipe.row import Place, Row
 
 ROW = Row(
     name="dpo",
@@ -32,36 +26,10 @@ ROW = Row(
             "run",
         }
     ),
-    idle=frozenset(
-        {
-            "data.completion_field",
-            "preference.centre",
-            "rollout.prompts_per_step",
-            "rollout.group_size",
-            "rollout.resample_rounds",
-            "update.epochs",
-            "update.minibatches",
-        }
-    ),
-    defaults={
-        "preference.loss": "sigmoid",
-        "preference.beta": 0.1,
-        "preference.label_smoothing": 0.0,
-        "preference.margin": 0.0,
-        "preference.length_normalise": False,
-        "update.learning_rate": 1e-6,
-        "update.batch_size": 32,
-        "update.reset_optimiser": False,
-        "run.steps": 100,
+    idle=frozenset({"preference.centre"}),
+    places={
+        "text": Place("polopt.assembly.preference:direct_preference_stage", "rankings", "offline")
     },
-    rollout="rankings",
-    coordination="offline",
+    values={"preference.beta": 0.1},
     roles=("actor", "reference"),
 )
-
-
-def build(parts: Parts) -> Stage:
-    """Read pairs or rankings, raise what is preferred against the reference."""
-    from polopt.algorithms.build import direct_preference_stage
-
-    return direct_preference_stage(parts)

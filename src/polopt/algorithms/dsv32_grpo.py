@@ -9,19 +9,13 @@ DeepSeekMath, δ is ours.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from polopt.algorithms.policy_row import policy_row
-
-if TYPE_CHECKING:
-    from polopt.algorithms.build import Parts
-    from polopt.coordination.stage import Stage
+from polopt.recipe.row import policy_row
 
 ROW = policy_row(
     "dsv32_grpo",
     summary="GRPO with importance-corrected KL and a mask for stale bad responses",
     source="DeepSeek-V3.2, arXiv:2512.02556",
-    defaults={
+    values={
         "credit.returns": "outcome",
         "credit.baseline": "group_mean",
         "credit.normalisation": "group_std",
@@ -36,10 +30,3 @@ ROW = policy_row(
         "update.minibatches": 4,  # with one step a batch the ratio is 1 and the bound does nothing
     },
 )
-
-
-def build(parts: Parts) -> Stage:
-    """Sample groups, compare in the group, take clipped steps with a corrected KL."""
-    from polopt.algorithms.build import policy_stage
-
-    return policy_stage(parts)

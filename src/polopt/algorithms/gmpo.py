@@ -7,19 +7,13 @@ Zhao et al. 2025, arXiv:2507.20673; ε acts on the logarithm of the ratio.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from polopt.algorithms.policy_row import policy_row
-
-if TYPE_CHECKING:
-    from polopt.algorithms.build import Parts
-    from polopt.coordination.stage import Stage
+from polopt.recipe.row import policy_row
 
 ROW = policy_row(
     "gmpo",
     summary="geometric mean of token ratios, clipped in log space before the mean",
     source="Zhao et al. 2025, arXiv:2507.20673",
-    defaults={
+    values={
         "credit.returns": "outcome",
         "credit.baseline": "group_mean",
         "credit.normalisation": "group_std",
@@ -31,10 +25,3 @@ ROW = policy_row(
         "update.minibatches": 4,  # with one step a batch the ratio is 1 and the bound does nothing
     },
 )
-
-
-def build(parts: Parts) -> Stage:
-    """Sample groups, compare in the group, take steps on geometric means of clipped ratios."""
-    from polopt.algorithms.build import policy_stage
-
-    return policy_stage(parts)

@@ -8,19 +8,13 @@ responses to a prompt.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from polopt.algorithms.policy_row import policy_row
-
-if TYPE_CHECKING:
-    from polopt.algorithms.build import Parts
-    from polopt.coordination.stage import Stage
+from polopt.recipe.row import policy_row
 
 ROW = policy_row(
     "grpo",
     summary="advantages relative to a group of responses, clipped ratio, no critic",
     source="Shao et al. 2024, DeepSeekMath, arXiv:2402.03300, Eq. 3",
-    defaults={
+    values={
         "credit.returns": "outcome",
         "credit.baseline": "group_mean",
         "credit.normalisation": "group_std",
@@ -32,10 +26,3 @@ ROW = policy_row(
         "kl.placement": "loss",
     },
 )
-
-
-def build(parts: Parts) -> Stage:
-    """Sample groups, centre and scale their rewards, take clipped policy-gradient steps."""
-    from polopt.algorithms.build import policy_stage
-
-    return policy_stage(parts)

@@ -8,19 +8,13 @@ own, so the moments of the optimiser begin anew with it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from polopt.algorithms.policy_row import policy_row
-
-if TYPE_CHECKING:
-    from polopt.algorithms.build import Parts
-    from polopt.coordination.stage import Stage
+from polopt.recipe.row import policy_row
 
 ROW = policy_row(
     "kimi_opmd",
     summary="centred reward on whole responses, squared log-ratio to the policy before",
     source="Kimi k1.5, arXiv:2501.12599, Eq. 2 and 3",
-    defaults={
+    values={
         "credit.returns": "outcome",
         "credit.baseline": "group_mean",
         "credit.normalisation": "none",
@@ -32,10 +26,3 @@ ROW = policy_row(
         "update.minibatches": 4,  # with one step a batch the ratio is 1 and the bound does nothing
     },
 )
-
-
-def build(parts: Parts) -> Stage:
-    """Sample groups, centre their rewards, take steps that are pulled back to the policy before."""
-    from polopt.algorithms.build import policy_stage
-
-    return policy_stage(parts)

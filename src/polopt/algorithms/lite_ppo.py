@@ -7,19 +7,13 @@ Liu et al. 2025, Tricks or Traps, arXiv:2508.08221.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from polopt.algorithms.policy_row import policy_row
-
-if TYPE_CHECKING:
-    from polopt.algorithms.build import Parts
-    from polopt.coordination.stage import Stage
+from polopt.recipe.row import policy_row
 
 ROW = policy_row(
     "lite_ppo",
     summary="group mean, spread of the batch, token mean, clipped ratio",
     source="Liu et al. 2025, arXiv:2508.08221",
-    defaults={
+    values={
         "credit.returns": "outcome",
         "credit.baseline": "group_mean",
         "credit.normalisation": "batch_std",
@@ -28,10 +22,3 @@ ROW = policy_row(
         "objective.aggregation": "token_mean",
     },
 )
-
-
-def build(parts: Parts) -> Stage:
-    """Sample groups, centre in the group and scale by the batch, take clipped steps."""
-    from polopt.algorithms.build import policy_stage
-
-    return policy_stage(parts)

@@ -8,19 +8,13 @@ arXiv:2510.01161, Eq. 4. The mask is made anew for every optimiser step.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from polopt.algorithms.policy_row import policy_row
-
-if TYPE_CHECKING:
-    from polopt.algorithms.build import Parts
-    from polopt.coordination.stage import Stage
+from polopt.recipe.row import policy_row
 
 ROW = policy_row(
     "m2po",
     summary="tokens that moved most leave the loss; the others are not clipped",
     source="M2PO, arXiv:2510.01161, Eq. 4",
-    defaults={
+    values={
         "credit.returns": "outcome",
         "credit.baseline": "group_mean",
         "credit.normalisation": "group_std",
@@ -32,10 +26,3 @@ ROW = policy_row(
         "update.minibatches": 4,  # with one step a batch the ratio is 1 and the bound does nothing
     },
 )
-
-
-def build(parts: Parts) -> Stage:
-    """Sample groups, compare in the group, take unclipped steps on the tokens that stay."""
-    from polopt.algorithms.build import policy_stage
-
-    return policy_stage(parts)

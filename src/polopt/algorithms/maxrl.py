@@ -7,19 +7,13 @@ arXiv:2602.02710: unbiased for log p expanded to the order of the group. Rewards
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from polopt.algorithms.policy_row import policy_row
-
-if TYPE_CHECKING:
-    from polopt.algorithms.build import Parts
-    from polopt.coordination.stage import Stage
+from polopt.recipe.row import policy_row
 
 ROW = policy_row(
     "maxrl",
     summary="advantages divided by the mean reward of the group: the gradient of log p",
     source="MaxRL, arXiv:2602.02710",
-    defaults={
+    values={
         "credit.returns": "outcome",
         "credit.baseline": "group_mean",
         "credit.normalisation": "group_mean",
@@ -27,10 +21,3 @@ ROW = policy_row(
         "objective.aggregation": "seq_mean_token_sum",
     },
 )
-
-
-def build(parts: Parts) -> Stage:
-    """Sample groups, divide centred rewards by their mean, take one policy-gradient step."""
-    from polopt.algorithms.build import policy_stage
-
-    return policy_stage(parts)

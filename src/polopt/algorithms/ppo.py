@@ -10,19 +10,13 @@ arXiv:2403.17031).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from polopt.algorithms.policy_row import policy_row
-
-if TYPE_CHECKING:
-    from polopt.algorithms.build import Parts
-    from polopt.coordination.stage import Stage
+from polopt.recipe.row import policy_row
 
 ROW = policy_row(
     "ppo",
     summary="GAE from a critic, KL in the reward, epochs of clipped steps",
     source="Schulman et al. 2017, arXiv:1707.06347, Eq. 7",
-    defaults={
+    values={
         "rollout.group_size": 1,
         "credit.returns": "gae",
         "credit.baseline": "value",
@@ -36,12 +30,5 @@ ROW = policy_row(
         "kl.placement": "reward",
         "update.epochs": 4,
     },
-    on_bodies={"update.epochs": 10, "update.minibatches": 8},
+    control={"update.epochs": 10, "update.minibatches": 8},
 )
-
-
-def build(parts: Parts) -> Stage:
-    """Sample responses, estimate advantages, then improve critic and policy for some epochs."""
-    from polopt.algorithms.build import policy_stage
-
-    return policy_stage(parts)

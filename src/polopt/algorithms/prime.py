@@ -11,19 +11,13 @@ Yuan et al. 2024, arXiv:2412.01981. What the released code computes instead is
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from polopt.algorithms.policy_row import policy_row
-
-if TYPE_CHECKING:
-    from polopt.algorithms.build import Parts
-    from polopt.coordination.stage import Stage
+from polopt.recipe.row import policy_row
 
 ROW = policy_row(
     "prime",
     summary="process rewards from a model that learns from outcomes, online",
     source="Cui et al. 2025, arXiv:2502.01456, Eq. 5, Algorithm 1",
-    defaults={
+    values={
         "rollout.group_size": 4,
         "rollout.resample_rounds": 4,
         "rollout.accuracy_min": 0.2,
@@ -38,10 +32,3 @@ ROW = policy_row(
         "update.learning_rate": 5e-7,
     },
 )
-
-
-def build(parts: Parts) -> Stage:
-    """Sample groups, reward their tokens, let the process reward model learn, then the policy."""
-    from polopt.algorithms.build import policy_stage
-
-    return policy_stage(parts)

@@ -8,19 +8,13 @@ action value of the policy.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from polopt.algorithms.policy_row import policy_row
-
-if TYPE_CHECKING:
-    from polopt.algorithms.build import Parts
-    from polopt.coordination.stage import Stage
+from polopt.recipe.row import policy_row
 
 ROW = policy_row(
     "q_actor_critic",
     summary="actor-critic on action values: the critic says what a token is worth",
     source="Sutton et al. 2000; Konda & Tsitsiklis 2000",
-    defaults={
+    values={
         "credit.returns": "q",
         "credit.baseline": "none",
         "credit.normalisation": "none",
@@ -28,7 +22,7 @@ ROW = policy_row(
         "objective.aggregation": "token_mean",
         "critic.clip": 0.0,
     },
-    on_bodies={
+    control={
         "episodes.environments": 32,
         "episodes.steps": 16,
         "credit.normalisation": "batch_z",
@@ -37,10 +31,3 @@ ROW = policy_row(
         "critic.learning_rate": 3e-3,
     },
 )
-
-
-def build(parts: Parts) -> Stage:
-    """Sample responses, fit action values one step ahead, weight each token by its own."""
-    from polopt.algorithms.build import policy_stage
-
-    return policy_stage(parts)

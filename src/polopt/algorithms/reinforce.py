@@ -7,19 +7,13 @@ Williams 1992; for language models Ahmadian et al. 2024, arXiv:2402.14740, secti
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from polopt.algorithms.policy_row import policy_row
-
-if TYPE_CHECKING:
-    from polopt.algorithms.build import Parts
-    from polopt.coordination.stage import Stage
+from polopt.recipe.row import policy_row
 
 ROW = policy_row(
     "reinforce",
     summary="reward to go less a baseline; return and baseline are choices",
     source="Williams 1992; Ahmadian et al. 2024, arXiv:2402.14740, section 2",
-    defaults={
+    values={
         "credit.returns": "reward_to_go",
         "credit.baseline": "constant",
         "credit.normalisation": "none",
@@ -27,7 +21,7 @@ ROW = policy_row(
         "objective.ratio": "none",
         "objective.aggregation": "seq_mean_token_sum",
     },
-    on_bodies={
+    control={
         "episodes.whole": True,
         "credit.baseline": "none",
         "credit.normalisation": "batch_z",  # return to go, standardised over the batch
@@ -35,10 +29,3 @@ ROW = policy_row(
         "update.learning_rate": 1e-2,
     },
 )
-
-
-def build(parts: Parts) -> Stage:
-    """Sample responses, credit each token with what follows it, less the baseline."""
-    from polopt.algorithms.build import policy_stage
-
-    return policy_stage(parts)

@@ -8,19 +8,13 @@ Hu et al. 2025, arXiv:2501.03262, Eq. 1, 4 and 5. A group may be a single respon
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from polopt.algorithms.policy_row import policy_row
-
-if TYPE_CHECKING:
-    from polopt.algorithms.build import Parts
-    from polopt.coordination.stage import Stage
+from polopt.recipe.row import policy_row
 
 ROW = policy_row(
     "reinforce_pp",
     summary="reward to go with a token-wise KL penalty, normalised over the batch",
     source="Hu et al. 2025, arXiv:2501.03262, Eq. 1, 4 and 5",
-    defaults={
+    values={
         "credit.returns": "reward_to_go",
         "credit.baseline": "none",
         "credit.normalisation": "batch_z",
@@ -34,10 +28,3 @@ ROW = policy_row(
         "kl.placement": "reward",
     },
 )
-
-
-def build(parts: Parts) -> Stage:
-    """Sample responses, normalise their rewards to go over the batch, take clipped steps."""
-    from polopt.algorithms.build import policy_stage
-
-    return policy_stage(parts)

@@ -8,19 +8,13 @@ Hu et al. 2025, arXiv:2501.03262, Eq. 6 to 8.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from polopt.algorithms.policy_row import policy_row
-
-if TYPE_CHECKING:
-    from polopt.algorithms.build import Parts
-    from polopt.coordination.stage import Stage
+from polopt.recipe.row import policy_row
 
 ROW = policy_row(
     "reinforce_pp_baseline",
     summary="group mean, normalised over the batch, k2 in the loss",
     source="Hu et al. 2025, arXiv:2501.03262, Eq. 6 to 8",
-    defaults={
+    values={
         "credit.returns": "outcome",
         "credit.baseline": "group_mean",
         "credit.normalisation": "batch_z",
@@ -34,10 +28,3 @@ ROW = policy_row(
         "kl.placement": "loss",
     },
 )
-
-
-def build(parts: Parts) -> Stage:
-    """Sample groups, centre in the group and normalise over the batch, take clipped steps."""
-    from polopt.algorithms.build import policy_stage
-
-    return policy_stage(parts)

@@ -7,13 +7,7 @@ Dong et al. 2023, RAFT, arXiv:2304.06767, Algorithm 1: a policy gradient with ad
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from polopt.algorithms.row import Row
-
-if TYPE_CHECKING:
-    from polopt.algorithms.build import Parts
-    from polopt.coordination.stage import Stage
+from polopt.recipe.row import Place, Row
 
 ROW = Row(
     name="rejection_sampling",
@@ -36,26 +30,12 @@ ROW = Row(
             "run",
         }
     ),
-    idle=frozenset({"data.completion_field", "update.batch_size"}),
-    defaults={
-        "rollout.group_size": 8,
-        "rollout.resample_rounds": 0,
+    idle=frozenset({"update.batch_size"}),
+    places={"text": Place("polopt.assembly.supervised:imitated_stage", "groups", "alternate")},
+    values={
         "credit.select": "best",
         "credit.threshold": 1.0,  # what a verifier gives a right answer
         "objective.aggregation": "token_mean",
         "update.learning_rate": 1e-5,
-        "update.epochs": 1,
-        "update.minibatches": 1,
-        "update.reset_optimiser": False,
-        "run.steps": 100,
     },
-    rollout="groups",
-    coordination="alternate",
 )
-
-
-def build(parts: Parts) -> Stage:
-    """Sample groups, keep what is worth imitating, raise the likelihood of every token of it."""
-    from polopt.algorithms.build import imitated_stage
-
-    return imitated_stage(parts)

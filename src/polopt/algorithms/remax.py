@@ -7,19 +7,13 @@ Li et al. 2023, arXiv:2310.10505, Algorithm 1. The KL is that of the sampled res
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from polopt.algorithms.policy_row import policy_row
-
-if TYPE_CHECKING:
-    from polopt.algorithms.build import Parts
-    from polopt.coordination.stage import Stage
+from polopt.recipe.row import policy_row
 
 ROW = policy_row(
     "remax",
     summary="the reward of the most likely response as baseline: one more decode a prompt",
     source="Li et al. 2023, arXiv:2310.10505, Algorithm 1",
-    defaults={
+    values={
         "rollout.group_size": 1,
         "credit.returns": "outcome",
         "credit.baseline": "greedy",
@@ -31,10 +25,3 @@ ROW = policy_row(
         "kl.placement": "reward",
     },
 )
-
-
-def build(parts: Parts) -> Stage:
-    """Sample a response, decode the most likely one, credit the first with what it earns more."""
-    from polopt.algorithms.build import policy_stage
-
-    return policy_stage(parts)

@@ -8,13 +8,7 @@ the batch; K = 2 is Stiennon et al. 2020, arXiv:2009.01325.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from polopt.algorithms.row import Row
-
-if TYPE_CHECKING:
-    from polopt.algorithms.build import Parts
-    from polopt.coordination.stage import Stage
+from polopt.recipe.row import Place, Row
 
 ROW = Row(
     name="reward_model",
@@ -22,33 +16,8 @@ ROW = Row(
     source="Ouyang et al. 2022, InstructGPT, arXiv:2203.02155, Eq. 1",
     requires=frozenset({"pairs"}),
     uses=frozenset({"data", "preference", "update", "evaluation", "run"}),
-    idle=frozenset(
-        {
-            "data.completion_field",
-            "preference.length_normalise",
-            "update.epochs",
-            "update.minibatches",
-        }
-    ),
-    defaults={
-        "preference.loss": "sigmoid",
-        "preference.beta": 1.0,
-        "preference.label_smoothing": 0.0,
-        "preference.margin": 0.0,
-        "preference.centre": 0.0,
-        "update.learning_rate": 1e-5,
-        "update.batch_size": 32,
-        "update.reset_optimiser": False,
-        "run.steps": 100,
-    },
-    rollout="rankings",
-    coordination="offline",
+    idle=frozenset({"preference.length_normalise"}),
+    places={"text": Place("polopt.assembly.preference:reward_model_stage", "rankings", "offline")},
+    values={"preference.beta": 1.0, "update.learning_rate": 1e-5},
     roles=("reward_model",),
 )
-
-
-def build(parts: Parts) -> Stage:
-    """Read pairs or rankings, teach a model with one output to order them."""
-    from polopt.algorithms.build import reward_model_stage
-
-    return reward_model_stage(parts)

@@ -9,19 +9,13 @@ of the reward, so of the baseline as well.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from polopt.algorithms.policy_row import policy_row
-
-if TYPE_CHECKING:
-    from polopt.algorithms.build import Parts
-    from polopt.coordination.stage import Stage
+from polopt.recipe.row import policy_row
 
 ROW = policy_row(
     "rloo",
     summary="leave-one-out baseline over the KL-shaped reward, no ratio",
     source="Ahmadian et al. 2024, arXiv:2402.14740; Kool et al. 2019",
-    defaults={
+    values={
         "credit.returns": "outcome",
         "credit.baseline": "leave_one_out",
         "credit.normalisation": "none",
@@ -32,10 +26,3 @@ ROW = policy_row(
         "kl.placement": "reward",
     },
 )
-
-
-def build(parts: Parts) -> Stage:
-    """Sample groups, compare each response with the others, take one policy-gradient step."""
-    from polopt.algorithms.build import policy_stage
-
-    return policy_stage(parts)

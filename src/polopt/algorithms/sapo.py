@@ -7,19 +7,13 @@ Soft adaptive policy optimisation, arXiv:2511.20347. Negative advantages are gat
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from polopt.algorithms.policy_row import policy_row
-
-if TYPE_CHECKING:
-    from polopt.algorithms.build import Parts
-    from polopt.coordination.stage import Stage
+from polopt.recipe.row import policy_row
 
 ROW = policy_row(
     "sapo",
     summary="a sigmoid gate on the ratio in the place of the clip",
     source="SAPO, arXiv:2511.20347",
-    defaults={
+    values={
         "credit.returns": "outcome",
         "credit.baseline": "group_mean",
         "credit.normalisation": "group_std",
@@ -31,10 +25,3 @@ ROW = policy_row(
         "update.minibatches": 4,  # with one step a batch the ratio is 1 and the bound does nothing
     },
 )
-
-
-def build(parts: Parts) -> Stage:
-    """Sample groups, compare in the group, take softly gated steps."""
-    from polopt.algorithms.build import policy_stage
-
-    return policy_stage(parts)

@@ -7,13 +7,7 @@ The warm start of Ouyang et al. 2022, InstructGPT, arXiv:2203.02155, section 3.5
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from polopt.algorithms.row import Row
-
-if TYPE_CHECKING:
-    from polopt.algorithms.build import Parts
-    from polopt.coordination.stage import Stage
+from polopt.recipe.row import Place, Row
 
 ROW = Row(
     name="sft",
@@ -32,29 +26,6 @@ ROW = Row(
             "run",
         }
     ),
-    idle=frozenset(
-        {
-            "rollout.prompts_per_step",
-            "rollout.group_size",
-            "rollout.resample_rounds",
-            "update.epochs",
-            "update.minibatches",
-        }
-    ),
-    defaults={
-        "objective.aggregation": "token_mean",
-        "update.learning_rate": 1e-5,
-        "update.batch_size": 32,
-        "update.reset_optimiser": False,
-        "run.steps": 100,
-    },
-    rollout="dataset",
-    coordination="offline",
+    places={"text": Place("polopt.assembly.supervised:demonstrated_stage", "dataset", "offline")},
+    values={"objective.aggregation": "token_mean", "update.learning_rate": 1e-5},
 )
-
-
-def build(parts: Parts) -> Stage:
-    """Read demonstrations, raise the likelihood of every token of them."""
-    from polopt.algorithms.build import demonstrated_stage
-
-    return demonstrated_stage(parts)

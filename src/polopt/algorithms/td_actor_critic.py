@@ -8,19 +8,13 @@ with a reward at the last token alone, the others learn from what the critic has
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from polopt.algorithms.policy_row import policy_row
-
-if TYPE_CHECKING:
-    from polopt.algorithms.build import Parts
-    from polopt.coordination.stage import Stage
+from polopt.recipe.row import policy_row
 
 ROW = policy_row(
     "td_actor_critic",
     summary="one-step actor-critic: the TD error is the advantage",
     source="Sutton & Barto 2018, Reinforcement Learning, section 13.5",
-    defaults={
+    values={
         "credit.returns": "gae",
         "credit.lambda": 0.0,
         "credit.baseline": "value",
@@ -29,7 +23,7 @@ ROW = policy_row(
         "objective.aggregation": "token_mean",
         "critic.clip": 0.0,
     },
-    on_bodies={
+    control={
         "episodes.environments": 32,
         "episodes.steps": 16,
         "credit.normalisation": "batch_z",
@@ -37,10 +31,3 @@ ROW = policy_row(
         "critic.epochs": 4,  # an advantage is as good as the critic: with 1 most seeds collapse
     },
 )
-
-
-def build(parts: Parts) -> Stage:
-    """Sample responses, fit the critic one step ahead, follow its errors once."""
-    from polopt.algorithms.build import policy_stage
-
-    return policy_stage(parts)

@@ -9,44 +9,13 @@ arXiv:1506.02438. The direction solves F x = g by conjugate gradients, the lengt
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from polopt.recipe.row import policy_row
 
-from polopt.algorithms.policy_row import policy_row
-
-if TYPE_CHECKING:
-    from polopt.algorithms.build import Parts
-    from polopt.coordination.stage import Stage
-
-# One step a batch, whose length the region finds, on the objective alone.
-IDLE = frozenset(
-    {
-        "update.learning_rate",
-        "update.epochs",
-        "update.minibatches",
-        "pretraining.source",
-        "pretraining.field",
-        "pretraining.coefficient",
-        "pretraining.batch_size",
-    }
-)
-FIRST_ORDER = frozenset(
-    f"update.{name}"
-    for name in (
-        "max_grad_norm",
-        "weight_decay",
-        "beta1",
-        "beta2",
-        "warmup_steps",
-        "decay",
-        "reset_optimiser",
-    )
-)
-_FAMILY = policy_row(
+ROW = policy_row(
     "trpo",
     summary="natural-gradient steps of bounded KL divergence, found by a line search",
     source="Schulman et al. 2015, arXiv:1502.05477, Eq. 14 and App. C",
-    defaults={
+    values={
         "rollout.group_size": 1,
         "credit.returns": "gae",
         "credit.baseline": "value",
@@ -63,26 +32,36 @@ _FAMILY = policy_row(
         "trust_region.cg_iterations": 10,
         "trust_region.fisher_share": 1.0,  # the paper: 0.1
     },
-    on_bodies={
+    control={
         "episodes.environments": 32,
         "episodes.steps": 64,
         "trust_region.damping": 0.01,
         "critic.epochs": 10,
         "critic.minibatches": 8,
     },
-)
-ROW = replace(
-    _FAMILY,
-    uses=_FAMILY.uses | {"trust_region"},
-    idle=_FAMILY.idle | IDLE,
-    of_critic=FIRST_ORDER,
-    defaults={field: v for field, v in _FAMILY.defaults.items() if field not in IDLE},
     update="natural_step",
+    uses=frozenset({"trust_region"}),
+    # One step a batch, whose length the region finds, on the objective alone.
+    idle=frozenset(
+        {
+            "update.learning_rate",
+            "update.epochs",
+            "update.minibatches",
+            "pretraining.source",
+            "pretraining.field",
+            "pretraining.coefficient",
+            "pretraining.batch_size",
+        }
+    ),
+    of_critic=frozenset(
+        {
+            "update.max_grad_norm",
+            "update.weight_decay",
+            "update.beta1",
+            "update.beta2",
+            "update.warmup_steps",
+            "update.decay",
+            "update.reset_optimiser",
+        }
+    ),
 )
-
-
-def build(parts: Parts) -> Stage:
-    """Sample responses, let the critic learn, take the one step that the region allows."""
-    from polopt.algorithms.build import natural_step, policy_stage
-
-    return policy_stage(parts, natural_step)

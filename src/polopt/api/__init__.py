@@ -12,34 +12,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from polopt import record
-from polopt.algorithms import derived, describe, resolve, row, settings
-from polopt.algorithms.bodies import is_on_bodies
-from polopt.algorithms.effects import given
-from polopt.algorithms.row import ONLY_FOR
+from polopt.algorithms import row
+from polopt.api.domains import IN_DOMAIN, domain_of_weights, of_evaluation
 from polopt.api.extend import extend, flag_values
 from polopt.api.recorded import located, recorded
-from polopt.coordination import checkpoint
-from polopt.diagnose.inert import inert
+from polopt.choices.domain import DOMAINS
 from polopt.diagnose.packages import check_packages
 from polopt.diagnose.sources import check_sources
 from polopt.errors import ModelError, RecipeError, UserError
-from polopt.recipe import Recipe, StageRecipe, dump, standalone
+from polopt.recipe import Recipe, dump
 from polopt.recipe import load as load_recipe
-from polopt.recipe.contradictions import ENDED, NETWORK
+from polopt.recipe.fields import domains, given
 from polopt.record.environment import environment
+from polopt.resolution import derived, describe, inert, resolve, settings
 
 if TYPE_CHECKING:
     from polopt.coordination.stage import Observer
     from polopt.rollout.evaluation import Evaluation
 
-# The row that samples for evaluation alone: what a sampler may do, and training may not.
-SAMPLES = "sft"
-MOVES = "ppo"  # the same on bodies
-POLICY_ON_BODIES = "policy.json"  # stands beside the weights
-EXAMINED = {  # sections by the role whose weights the run ended with
-    "actor": {"model", "data", "rewards", "rollout", "evaluation", "run"},
-    "reward_model": {"model", "data", "preference", "evaluation", "run"},
-}
 HUB_ID = r"\w[\w.-]*(/[\w.-]+)?"
 RecipeSource = str | Path | Mapping[str, Any]
 Flags = Sequence[str] | Mapping[str, Any]
@@ -129,13 +119,13 @@ def quickstart(flags: Flags = (), *, observers: Sequence[Observer] = ()) -> Run:
 def evaluate(model_or_run: str | Path, *, flags: Flags = (), k: int = 1) -> Evaluation:
     """Accuracy, and pass@k, on prompts that training never sees; of a reward model, on pairs.
 
-    Of a policy on bodies, the return of whole episodes by its likeliest actions.
+    Of a policy in control, the return of whole episodes by its likeliest actions.
 
     Args:
         model_or_run: a run directory (its last weights and its data), a checkpoint in one (the
             data of the run), or a model directory or a hub id (``data.source`` must then be given).
         flags: override fields of the recipe, such as ``data.source`` or ``evaluation.prompts``.
-        k: answers to each prompt; 1 on bodies.
+        k: answers to each prompt; 1 in control.
     """
     from polopt.api.examine import examine
 
@@ -145,10 +135,10 @@ def evaluate(model_or_run: str | Path, *, flags: Flags = (), k: int = 1) -> Eval
     if (found := located(Path(model_or_run))) is not None:
         run, weights = found[0], str(found[1])
         config = record.open_existing(run).config
-        tables = _of_evaluation(recorded(config).stages[-1], run / "checkpoints")
-    on_bodies = (Path(weights) / POLICY_ON_BODIES).is_file()
-    tables["model"]["path"] = NETWORK if on_bodies else weights
-    tables.setdefault("algorithm", MOVES if on_bodies else SAMPLES)
+        tables = of_evaluation(recorded(config).stages[-1], run / "checkpoints")
+    domain = domain_of_weights(weights)
+    tables["model"]["path"] = DOMAINS[domain].model or weights
+    tables.setdefault("algorithm", IN_DOMAIN[domain].algorithm)
     stage = resolve(load_recipe(tables, flags), own_reward=True).stages[-1]
     return examine(stage, weights, k)
 
@@ -203,65 +193,14 @@ def _check_heard(recipe: Recipe) -> None:
     """Refuse a reward from Python to which no stage listens.
 
     Raises:
-        RecipeError: all of them move bodies, which their environments reward.
+        RecipeError: all of them act in environments, which reward by themselves.
     """
-    sources = [stage.data.source for stage in recipe.stages]
-    if all(map(is_on_bodies, sources)):
+    if not any(stage.domain in domains("rewards") for stage in recipe.stages):
+        source = recipe.stages[-1].data.source
         raise RecipeError(
-            f"reward: a function has no effect with data.source = {sources[-1]}, which rewards by "
+            f"reward: a function has no effect with data.source = {source}, which rewards by "
             "itself; an environment of your own, control:MODULE:ID"
         )
-
-
-def _of_evaluation(stage: StageRecipe, checkpoints: Path) -> dict[str, Any]:
-    """The tables of a stage that say what is asked, how it is answered and what is right.
-
-    A reward model judges as it stood when the stage began.
-    """
-    if is_on_bodies(stage.data.source):
-        return _of_moving(standalone(stage))
-    trains = row(stage.algorithm).trains
-    of_training = {
-        "model": {"lora", "lora_alpha", "lora_targets"},  # merged into what is evaluated
-        "rollout": {"prompts_per_step", "group_size", "resample_rounds"},
-        "evaluation": {"every"},
-        "run": {"steps", "checkpoint_every", "keep", "track", "directory"},
-    }
-    if trains == "actor":
-        of_training["data"] = {field.partition(".")[2] for field in ONLY_FOR}
-    tables: dict[str, Any] = {"algorithm": SAMPLES if trains == "actor" else stage.algorithm}
-    tables |= {k: table for k, table in standalone(stage).items() if k in EXAMINED[trains]}
-    for name in of_training.keys() & tables.keys():
-        values = tables[name].items()
-        tables[name] = {field: v for field, v in values if field not in of_training[name]}
-    if "rewards" in tables:
-        tables["rewards"] = [_of_judging(one, checkpoints) for one in tables["rewards"]]
-    return tables
-
-
-def _of_moving(tables: Mapping[str, Any]) -> dict[str, Any]:
-    """The tables that say which environment it is, and how many episodes of it are played."""
-    kept = {
-        "model": {},
-        "data": ("source", "parameters"),
-        "evaluation": ("episodes",),
-        "run": ("seed", "threads"),
-    }
-    return {
-        name: {field: value for field, value in tables.get(name, {}).items() if field in fields}
-        for name, fields in kept.items()
-    }
-
-
-def _of_judging(reward: Mapping[str, Any], checkpoints: Path) -> dict[str, Any]:
-    """A reward that learns nothing; a stage that it names is where that ended."""
-    of_training = ("labels", "refresh_every", "learning_rate")
-    kept = {field: value for field, value in reward.items() if field not in of_training}
-    model = str(kept.get("model", ""))
-    if model.startswith(ENDED):
-        ends = checkpoint.read_state(checkpoints / "last")["progress"]["stage_ends"]
-        kept["model"] = str(checkpoints / ends[model.removeprefix(ENDED)])
-    return kept
 
 
 def _command(recipe: RecipeSource, flags: Flags) -> str | None:

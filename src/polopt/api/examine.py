@@ -8,9 +8,12 @@ from pathlib import Path
 import torch
 
 from polopt.algorithms import row
-from polopt.algorithms.bodies import is_on_bodies
-from polopt.algorithms.build import Parts, control, examiner, reward_model_stage, shared
-from polopt.algorithms.build.fits import check_fits, shape, shape_of_policy
+from polopt.api.domains import IN_DOMAIN
+from polopt.assembly import Parts, control
+from polopt.assembly.chosen import named
+from polopt.assembly.fits import check_fits, shape, shape_of_policy
+from polopt.assembly.preference import reward_model_stage
+from polopt.assembly.shared import examiner, shared
 from polopt.coordination.progress import progress
 from polopt.errors import RecipeError
 from polopt.models.network import load_policy
@@ -22,33 +25,43 @@ from polopt.rollout.evaluation import Evaluation
 def examine(stage: StageRecipe, weights: str, k: int) -> Evaluation:
     """Sample ``k`` answers to each evaluation prompt of a resolved stage, and the greedy one.
 
-    A reward model is asked for its verdicts on held-out pairs instead; a policy on bodies plays.
+    A reward model is asked for its verdicts on held-out pairs instead; a policy in control plays.
 
     Raises:
-        RecipeError: nothing says which answers are right; several answers of a body.
+        RecipeError: nothing says which answers are right; several answers in control.
     """
     if stage.run.threads is not None:
         torch.set_num_threads(stage.run.threads)
     with progress() as observe:
         parts = Parts(stage, weights, weights, torch.device("cpu"), observe, compare=True)
-        found = _examiner(parts, k)
+        here = IN_DOMAIN[stage.domain]
+        found = named(here.examiner)(parts, k)
     if found is None:
         raise RecipeError("reward: nothing says which answers are right; name a reward")
-    return found(not is_on_bodies(stage.data.source))  # nobody sees the episode of a body
+    evaluation: Evaluation = found(here.sampled_examples)
+    return evaluation
 
 
-def _examiner(parts: Parts, k: int) -> Callable[[bool], Evaluation] | None:
-    stage = parts.recipe
-    if is_on_bodies(stage.data.source):
-        if k > 1:
-            raise RecipeError(
-                f"--k: {k} is not allowed on bodies, which are played by their likeliest actions "
-                "alone; 1, and evaluation.episodes for more episodes"
-            )
-        network = load_policy(Path(parts.weights))
-        trained, here = shape_of_policy(network.made_of), shape(control.made(stage, 1))
-        check_fits(trained, here, stage.data.source, parts.weights)
-        return control.examiner(stage, StepActor(network))
-    if row(stage.algorithm).trains == "actor":
+def of_text(parts: Parts, k: int) -> Callable[[bool], Evaluation] | None:
+    """Answers, or the verdicts of a reward model."""
+    if row(parts.recipe.algorithm).trains == "actor":
         return examiner(shared(parts), answers=k)
     return reward_model_stage(parts).evaluate
+
+
+def of_control(parts: Parts, k: int) -> Callable[[bool], Evaluation]:
+    """Episodes of a policy that fits the environment.
+
+    Raises:
+        RecipeError: it does not, or several answers are asked for.
+    """
+    stage = parts.recipe
+    if k > 1:
+        raise RecipeError(
+            f"--k: {k} is not allowed in control, where the likeliest actions alone are taken; 1, "
+            "and evaluation.episodes for more episodes"
+        )
+    network = load_policy(Path(parts.weights))
+    trained, here = shape_of_policy(network.made_of), shape(control.made(stage, 1))
+    check_fits(trained, here, stage.data.source, parts.weights)
+    return control.examiner(stage, StepActor(network))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import signal
 import threading
@@ -14,13 +13,13 @@ from typing import Any
 
 import torch
 
-from polopt.algorithms.bodies import is_on_bodies
-from polopt.algorithms.build import Parts
+from polopt.api.domains import IN_DOMAIN
 from polopt.api.recorded import recorded
+from polopt.assembly import Parts, build
 from polopt.coordination import checkpoint
 from polopt.coordination.loop import Progress, Setting, link_best, restore, run_stage
 from polopt.coordination.progress import progress as progress_shown
-from polopt.coordination.stage import Event, Observer, Stage
+from polopt.coordination.stage import Event, Observer
 from polopt.coordination.track import trackers
 from polopt.envs.control.registry import unlimited
 from polopt.errors import RecipeError, RunDirectoryError, UserError, counted
@@ -64,8 +63,9 @@ def execute(
 
 def _announce(config: Mapping[str, Any], observe: Observer) -> None:
     """What follows from the recipe's numbers, which of them do nothing, and what has no end."""
-    bodies = [one.data for one in recorded(config).stages if is_on_bodies(one.data.source)]
-    for source in dict.fromkeys(d.source for d in bodies if unlimited(d.source, d.parameters)):
+    stages = [one for one in recorded(config).stages if one.domain == "control"]
+    data = [one.data for one in stages]
+    for source in dict.fromkeys(d.source for d in data if unlimited(d.source, d.parameters)):
         text = (
             f"data.source: {source} has no max_episode_steps; if its episodes do not end by "
             "themselves, data.parameters.max_episode_steps cuts them"
@@ -96,11 +96,10 @@ def _run_stages(
         )
         setting.observe(Event("message", {"text": text}))
     with _reason_kept(run, recipe, progress):
-        for stage_recipe in recipe.stages[progress.stage :]:
+        while progress.stage < len(recipe.stages):
             inside = newest if progress.stage_step > 0 else None
             parts = _parts(run, recipe, progress, setting, inside, device, reward)
-            module = importlib.import_module(f"polopt.algorithms.{stage_recipe.algorithm}")
-            stage: Stage = module.build(parts)
+            stage = build(parts)
             if inside is not None:
                 restore(stage, inside, state)
                 setting.observe(Event("message", {"text": f"resuming from {inside.name}"}))
@@ -234,7 +233,7 @@ def _summary(recipe: Recipe, progress: Progress) -> dict[str, Any]:
             figures[f"{name}_{when}"] = value
             if name in evaluation["intervals"]:
                 figures[f"{name}_{when}_interval"] = evaluation["intervals"][name]
-    if is_on_bodies(recipe.stages[-1].data.source):
+    if recipe.stages[-1].domain == "control":
         figures |= progress.evaluations.get("after", {}).get("metrics", {})
     kinds = {kind for seconds in progress.seconds.values() for kind in seconds}
     seconds = {
@@ -261,10 +260,8 @@ def _summary(recipe: Recipe, progress: Progress) -> dict[str, Any]:
 
 
 def _evaluated_on(stage: StageRecipe) -> dict[str, int]:
-    evaluation = stage.evaluation
-    if is_on_bodies(stage.data.source):
-        return {"evaluation_episodes": evaluation.episodes}
-    return {"evaluation_prompts": evaluation.prompts}
+    field = IN_DOMAIN[stage.domain].evaluated
+    return {f"evaluation_{field}": getattr(stage.evaluation, field)}
 
 
 def _total(seconds: dict[str, float]) -> float:

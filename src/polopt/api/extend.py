@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from polopt.algorithms import settings
 from polopt.api.recorded import recorded
 from polopt.coordination import checkpoint
 from polopt.errors import RecipeError
 from polopt.recipe import StageRecipe, dump
 from polopt.recipe.flags import pairs
 from polopt.record import write_json
+from polopt.resolution import settings
 
 Flags = Sequence[str] | Mapping[str, Any]
 

@@ -15,11 +15,14 @@ from numpy.typing import NDArray
 
 from polopt import record
 from polopt.algorithms import row
+from polopt.api.domains import IN_DOMAIN, domain_of_weights
 from polopt.api.recorded import located, recorded
+from polopt.assembly.chosen import named
 from polopt.errors import DataError, RunDirectoryError
 from polopt.models import LanguageModel
 from polopt.models import load as load_model
-from polopt.models.network import SPECIFICATION_FILE, load_policy
+from polopt.models.network import load_policy
+from polopt.recipe import StageRecipe
 from polopt.roles.control import StepActor
 from polopt.rollout.engines import LocalEngine, Request
 from polopt.types import Prompt, Sampling
@@ -142,9 +145,22 @@ def load(path: Path) -> Policy | BodyPolicy:
         )
     run, weights = found
     config = record.open_existing(run).config
-    if (weights / SPECIFICATION_FILE).is_file():
-        return BodyPolicy(StepActor(load_policy(weights)))
-    stage = recorded(config).stages[-1]
+    read = IN_DOMAIN[domain_of_weights(str(weights))].policy
+    policy: Policy | BodyPolicy = named(read)(run, weights, recorded(config).stages[-1])
+    return policy
+
+
+def of_control(run: Path, weights: Path, stage: StageRecipe) -> BodyPolicy:
+    """A network with its statistics."""
+    return BodyPolicy(StepActor(load_policy(weights)))
+
+
+def of_text(run: Path, weights: Path, stage: StageRecipe) -> Policy:
+    """A language model, sampled as long as it was trained.
+
+    Raises:
+        RunDirectoryError: it is a reward model.
+    """
     if row(stage.algorithm).trains != "actor":
         raise RunDirectoryError(
             f"{run}: the run ends in a reward model, which answers nothing; load {weights} with "

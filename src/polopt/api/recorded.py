@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from polopt.algorithms import resolve
 from polopt.coordination.checkpoint import MANIFEST
 from polopt.errors import RunDirectoryError
 from polopt.recipe import Recipe, load
+from polopt.resolution import resolve
 
 
 def recorded(config: Mapping[str, Any], flags: Mapping[str, Any] | None = None) -> Recipe:

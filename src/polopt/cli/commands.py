@@ -103,7 +103,7 @@ def resume(words: tuple[str, ...], as_json: bool) -> None:
 @click.option("--k", type=click.IntRange(min=1), default=1, help="answers to a prompt, for pass@k")
 @_json
 def evaluate(words: tuple[str, ...], k: int, as_json: bool) -> None:
-    """Measure accuracy and pass@k on unseen prompts; on bodies, the return of episodes."""
+    """Measure accuracy and pass@k on unseen prompts; in control, the return of episodes."""
     targets, flags = split(words)
     target = one(targets, "MODEL_OR_RUN", "the directory of a model or a run")
     from polopt import api
@@ -128,8 +128,8 @@ def evaluate(words: tuple[str, ...], k: int, as_json: bool) -> None:
 @_json
 def algorithms(as_json: bool) -> None:
     """List the methods and their choices."""
-    from polopt.algorithms import table
     from polopt.cli import output
+    from polopt.resolution import table
 
     rows = table()
     if as_json:
@@ -151,26 +151,26 @@ def show(name: str | None, as_json: bool) -> None:
     """Explain one method: choices, equations, files."""
     if name is None:
         raise UserError("NAME: missing; a method, polopt algorithms lists them")
-    from polopt.algorithms import describe_row, differences, row
+    from polopt.algorithms import row
+    from polopt.choices.domain import DOMAINS
     from polopt.cli import output
+    from polopt.resolution import describe_row, differences
 
     method = row(name, "NAME")
-    entries = describe_row(name)
-    both = method.is_for_both
+    home, *others = method.domains
     if as_json:
-        on_bodies = describe_row(name, on_bodies=True) if both else []
-        here = "bodies" if "body" in method.requires else "text"
         output.write_json(
-            [{"on": here, **one} for one in entries]
-            + [{"on": "bodies", **one} for one in on_bodies]
+            [{"on": d, **one} for d in method.domains for one in describe_row(name, d)]
         )
         return
     columns = ("column", "choice", "equation, settings, file")
     print(f"{name}: {method.summary}\n{method.source}\n{method.file}\n")
-    output.table(columns, [_entry(one) for one in entries])
-    if both:
-        title = 'on bodies, with model.path = "builtin:mlp" and data.source = "control:NAME"'
-        output.table(columns, [_entry(one) for one in differences(name)], title)
+    output.table(columns, [_entry(one) for one in describe_row(name, home)])
+    for other in others:
+        domain = DOMAINS[other]
+        title = f'in {other}, with data.source = "{domain.sources}"'
+        title += f' and model.path = "{domain.model}"' if domain.model else ""
+        output.table(columns, [_entry(one) for one in differences(name, other)], title)
 
 
 def _entry(entry: Mapping[str, Any]) -> tuple[str, str, str]:

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from polopt.algorithms import derived, describe, resolve, row, settings
-from polopt.algorithms.effects import given
-from polopt.diagnose.inert import inert
+from polopt.algorithms import row
 from polopt.diagnose.packages import check_packages
 from polopt.diagnose.sources import check_sources
 from polopt.recipe import StageRecipe, load
+from polopt.recipe.fields import given
 from polopt.recipe.flags import Flags
+from polopt.resolution import derived, describe, inert, resolve, settings
 
 
 def check(recipe: str | Path | Mapping[str, Any], flags: Flags = ()) -> list[dict[str, Any]]:
@@ -48,4 +48,4 @@ def _checked(written: StageRecipe, resolved: StageRecipe) -> dict[str, Any]:
 def _who(field: str, written: StageRecipe, stated: set[str]) -> str:
     if field in stated:
         return "recipe"
-    return "row" if field in row(written.algorithm).defaults else "default"
+    return "row" if field in row(written.algorithm).defaults(written.domain) else "default"

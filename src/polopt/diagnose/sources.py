@@ -6,13 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from polopt.algorithms import row
-from polopt.algorithms.bodies import is_on_bodies
+from polopt.choices.source import parse
 from polopt.envs.text import TextTask, load
 from polopt.errors import DataError, RecipeError
 from polopt.recipe import Recipe, StageRecipe, shown
-from polopt.recipe.contradictions import CONTROL
-
-GENERATED = ("task:", "reasoning-gym:")
 
 
 def check_sources(recipe: Recipe) -> None:
@@ -20,10 +17,10 @@ def check_sources(recipe: Recipe) -> None:
 
     Raises:
         RecipeError: no such task, a parameter that it does not take, no preferences in it, or what
-            :func:`_check_bodies` refuses.
+            :func:`_check_environments` refuses.
         DataError: no such file.
     """
-    _check_bodies([stage for stage in recipe.stages if is_on_bodies(stage.data.source)])
+    _check_environments([stage for stage in recipe.stages if stage.domain == "control"])
     for stage in recipe.stages:
         sources = {
             "data.source": stage.data.source,
@@ -31,9 +28,10 @@ def check_sources(recipe: Recipe) -> None:
             "pretraining.source": stage.pretraining.source,
         }
         for field, source in sources.items():
-            if source is None or source.startswith(("hub:", CONTROL)):
+            kind = None if source is None else parse(source).kind
+            if source is None or kind in ("hub", "control"):
                 continue
-            if source.startswith(GENERATED):
+            if kind != "file":
                 task = load(source, stage.data.parameters, stage.run.seed)
                 if "pairs" in row(stage.algorithm).requires and field.startswith("data."):
                     _check_preferences(field, source, stage.algorithm, task)
@@ -42,7 +40,7 @@ def check_sources(recipe: Recipe) -> None:
                 raise DataError(f"{field}: {source!r} {problem}")
 
 
-def _check_bodies(stages: Sequence[StageRecipe]) -> None:
+def _check_environments(stages: Sequence[StageRecipe]) -> None:
     """Make an environment of each stage, and see whether its method and its policy can act there.
 
     Raises:
@@ -50,7 +48,7 @@ def _check_bodies(stages: Sequence[StageRecipe]) -> None:
     """
     if not stages:
         return
-    from polopt.algorithms.build.fits import Shape, check_actions, check_fits, shape
+    from polopt.assembly.fits import Shape, check_actions, check_fits, shape
     from polopt.envs.control.registry import make  # all of them bring torch
     from polopt.rollout.episodes import FIGURES
 

@@ -1,31 +1,24 @@
 """Fields that contradict each other whatever the row is, all in one place.
 
-What depends on the row stands in ``polopt.algorithms``.
+What depends on the row stands in ``polopt.resolution.checks``.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
-from pathlib import Path, PurePath
 
-from polopt.recipe.fields import either
+from polopt.choices.domain import DOMAINS
+from polopt.choices.section import either
+from polopt.choices.source import FILES, KINDS, lacks_kind, parse
+from polopt.errors import did_you_mean
 from polopt.recipe.messages import Problem, name_in, shown
 from polopt.recipe.schema import Recipe, Reward, StageRecipe
 
 Finding = tuple[str, str]  # field and text
 
 BUILTIN_MODELS = ("tiny", "small", "mlp")
-NETWORK = "builtin:mlp"  # for bodies
-FILES = (".jsonl", ".parquet", ".csv")
-KINDS = ("task", "reasoning-gym", "hub", "control")
-CONTROL = "control:"  # before the name of an environment
-ENVIRONMENTS = ("cartpole", "pendulum", "biped")  # built in
-GYMNASIUM_ID = r"(\w[\w.]*:)?(\w[\w-]*/)?\w[\w.-]*-v\d+"  # of a module, in a namespace
 ENDED = "stage:"  # before the name of a stage, where a path is expected
-WITH_VERIFIER = ("task:", "reasoning-gym:")  # sources that bring one
 
 
 def contradictions(recipe: Recipe) -> list[Problem]:
@@ -40,35 +33,29 @@ def contradictions(recipe: Recipe) -> list[Problem]:
 
 
 def _mixed(recipe: Recipe) -> list[Problem]:
-    """Text and bodies have no weights in common, from which a stage could start."""
+    """Text and control have no weights in common, from which a stage could start."""
     found: list[Problem] = []
     for index, stage in enumerate(recipe.stages[1:], start=1):
         named = (other for other in recipe.stages[:index] if other.name == stage.start)
         other = next(named, recipe.stages[index - 1])
-        here, there = ("a body" if _moves(one) else "text" for one in (stage, other))
+        here, there = (_meant(one) for one in (stage, other))
         if here != there:
             field, value = ("from", stage.start) if stage.start else ("data.source", None)
             text = (
-                f"{shown(value or stage.data.source)} is not allowed: {other.name} is on {there} "
-                f"and {stage.name} on {here}, and neither can follow the other; a recipe for each"
+                f"{shown(value or stage.data.source)} is not allowed: {other.name} is {there} "
+                f"and {stage.name} is {here}, and neither can follow the other; a recipe for each"
             )
             found.append(Problem(name_in(recipe, index, field), text))
     return found
 
 
-def _moves(stage: StageRecipe) -> bool:
-    return stage.data.source.startswith(CONTROL) or _lacks_prefix(stage)
+def _meant(stage: StageRecipe) -> str:
+    """The domain of a stage, also where the kind of its source was forgotten."""
+    return "control" if _lacks_kind(stage) else stage.domain
 
 
-def _lacks_prefix(stage: StageRecipe) -> bool:
-    """Whether the source is the name of an environment without what stands before one."""
-    source = stage.data.source
-    if source in ENVIRONMENTS:
-        return True
-    if source.partition(":")[0] in KINDS or Path(source).exists():
-        return False
-    of_a_body = "/" not in source or stage.model.path == NETWORK  # else a data set of the hub
-    return of_a_body and re.fullmatch(GYMNASIUM_ID, source) is not None
+def _lacks_kind(stage: StageRecipe) -> bool:
+    return lacks_kind(stage.data.source, stage.model.path)
 
 
 def _lengths(stage: StageRecipe) -> Iterator[Finding]:
@@ -85,22 +72,22 @@ def _model(stage: StageRecipe) -> Iterator[Finding]:
     if kind == "builtin" and colon and name not in BUILTIN_MODELS:
         known = either([f"builtin:{model}" for model in BUILTIN_MODELS])
         yield "model.path", f"{shown(stage.model.path)} is not allowed; {known}"
-    if _lacks_prefix(stage):
+    if _lacks_kind(stage):
         return  # the source is told, and what the model must be follows from it
-    on_bodies = stage.data.source.startswith(CONTROL)
-    if on_bodies != (stage.model.path == NETWORK):
+    wanted, path = DOMAINS[stage.domain].model, stage.model.path
+    taken = [domain.model for domain in DOMAINS.values() if domain.model]
+    if path != wanted if wanted else path in taken:
         yield (
             "model.path",
-            f"{shown(stage.model.path)} is not allowed with data.source = "
-            f"{shown(stage.data.source)}; "
-            + (f"it must be {NETWORK}" if on_bodies else "a language model"),
+            f"{shown(path)} is not allowed with data.source = {shown(stage.data.source)}; "
+            + (f"it must be {wanted}" if wanted else "a language model"),
         )
 
 
 def _sources(stage: StageRecipe) -> Iterator[Finding]:
     source = stage.data.source
-    if _lacks_prefix(stage):
-        yield "data.source", f'{shown(source)} is not allowed; did you mean "{CONTROL}{source}"?'
+    if _lacks_kind(stage):
+        yield "data.source", f'{shown(source)} is not allowed; did you mean "control:{source}"?'
     else:
         yield from _source("data.source", source)
     if stage.data.evaluation_source is not None:
@@ -113,12 +100,16 @@ def _pretraining(stage: StageRecipe) -> Iterator[Finding]:
 
 
 def _source(field: str, source: str) -> Iterator[Finding]:
-    kind, colon, name = source.partition(":")
-    if PurePath(source).suffix in FILES or (kind in KINDS and name):
+    if parse(source).is_known:
         return
-    near = get_close_matches(kind, KINDS, n=1) if colon and kind not in KINDS else []
-    advice = f"did you mean {near[0]}:{name}?" if near else "task:NAME, reasoning-gym:NAME, "
-    advice += "" if near else "control:NAME, hub:NAME, or a .jsonl, .parquet or .csv file"
+    kind, colon, name = source.partition(":")
+    advice = did_you_mean(
+        kind,
+        KINDS if colon and kind not in KINDS else (),
+        "task:NAME, reasoning-gym:NAME, control:NAME, hub:NAME, or a "
+        f"{', '.join(FILES[:-1])} or {FILES[-1]} file",
+        as_="{}:" + name,
+    )
     yield field, f"{shown(source)} is not allowed; {advice}"
 
 
@@ -203,7 +194,7 @@ def _half_reward(reward: Reward) -> str | None:
 
 def _verifiers(stage: StageRecipe) -> Iterator[Finding]:
     source = stage.data.source
-    if source.startswith(WITH_VERIFIER):
+    if stage.data.parsed.of.has_verifier:
         return
     for where, reward in rewards_by_field(stage):
         if reward.verifier:

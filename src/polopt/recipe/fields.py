@@ -7,16 +7,93 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
-from polopt.recipe.base import LARGEST
-from polopt.recipe.schema import StageRecipe
+from polopt.choices.section import LARGEST, ByRow, In, Section, Values, either
+from polopt.choices.source import parse
+from polopt.errors import near
+from polopt.recipe.schema import Reward, StageRecipe
 
 Path = Sequence[str | int]
 Node = dict[str, Any]
 _INTERNAL = {"name", "inherited"}  # of StageRecipe; a user never writes them
+ALONE = ("algorithm", "from", "until", "rewards")  # fields of a stage outside of any section
+F = TypeVar("F")
+
+
+@cache
+def section_types() -> dict[str, type[Section]]:
+    """The sections of a stage by name, in the order of the schema."""
+    annotations = {name: info.annotation for name, info in StageRecipe.model_fields.items()}
+    optional = {"until"}  # a table that a stage may lack is one field
+    return {
+        name: kind
+        for name, kind in annotations.items()
+        if isinstance(kind, type) and issubclass(kind, Section) and name not in optional
+    }
+
+
+@cache
+def facts() -> dict[str, tuple[object, ...]]:
+    """What is known of every field of a section beside its type, by its dotted name.
+
+    A field's own facts stand before those of its section.
+    """
+    return {"rewards": Reward.facts} | {
+        f"{name}.{info.alias or key}": (*info.metadata, *kind.facts)
+        for name, kind in section_types().items()
+        for key, info in kind.model_fields.items()
+    }
+
+
+def fact(field: str, kind: type[F]) -> F | None:
+    """The fact of that kind that a field carries, if it carries one."""
+    return next((one for one in facts().get(field, ()) if isinstance(one, kind)), None)
+
+
+def domains(field: str) -> tuple[str, ...]:
+    """Where the field has an effect."""
+    where = fact(field, In)
+    return where.domains if where else ()
+
+
+@cache
+def row_decides() -> dict[str, ByRow]:
+    """The fields that the row decides, each with the values of rows that have none of their own."""
+    found = {field: fact(field, ByRow) for field in facts()}
+    return {field: one for field, one in found.items() if one is not None}
+
+
+def flat(stage: StageRecipe) -> dict[str, Any]:
+    """Every field of a stage by its dotted name; ``rewards`` and ``until`` are one field each."""
+    values: dict[str, Any] = {
+        "algorithm": stage.algorithm,
+        "from": stage.start,
+        "until": stage.until,
+        "rewards": stage.rewards,
+    }
+    for name, kind in section_types().items():
+        section = getattr(stage, name)
+        for key, info in kind.model_fields.items():
+            values[f"{name}.{info.alias or key}"] = getattr(section, key)
+    return values
+
+
+def given(stage: StageRecipe) -> set[str]:
+    """The fields that the recipe states."""
+    names = {
+        f"{name}.{kind.model_fields[key].alias or key}"
+        for name, kind in section_types().items()
+        for key in getattr(stage, name).model_fields_set
+    }
+    alone = {"algorithm": True, "from": stage.start, "until": stage.until, "rewards": stage.rewards}
+    return names | {field for field, value in alone.items() if value}
+
+
+def domain_of(values: Values) -> str:
+    """The domain of a stage whose fields these are."""
+    return parse(values["data.source"]).domain
 
 
 @dataclass(frozen=True)
@@ -76,11 +153,6 @@ def allowed(path: Path) -> str:
     """What the field at ``path`` may hold, in words."""
     node = _node(path)
     return _words(node) if node else "nothing"
-
-
-def either(names: Sequence[str]) -> str:
-    """``a, b or c``."""
-    return " or ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
 
 
 def _words(node: Node) -> str:
@@ -164,7 +236,7 @@ def _leaf(name: str, node: Node, required: bool) -> Leaf:
         text = "required"
     elif default is not None:
         text = "none" if default == [] else str(default)
-    elif node.get("by_row"):
+    elif name in row_decides():
         text = "the row decides"
     else:
         text = ""
@@ -179,11 +251,11 @@ def nearest(path: Path) -> Path | None:
     """
     key, table = str(path[-1]), path[:-1]
     endings = {name.rpartition(".")[2]: name for name in reversed(catalogue())}
-    near = get_close_matches(key, members(table), n=1)
-    if near and (table or key not in endings):
-        return (*table, near[0])
+    here = near(key, members(table))
+    if here and (table or key not in endings):
+        return (*table, here[0])
     if key in endings:
         return endings[key].split(".")
-    near = get_close_matches(".".join(map(str, path)), catalogue(), n=1, cutoff=0.75)
-    near = near or get_close_matches(key, endings, n=1, cutoff=0.8)
-    return endings.get(near[0], near[0]).split(".") if near else None
+    elsewhere = near(".".join(map(str, path)), catalogue(), cutoff=0.75)
+    elsewhere = elsewhere or near(key, endings, cutoff=0.8)
+    return endings.get(elsewhere[0], elsewhere[0]).split(".") if elsewhere else None

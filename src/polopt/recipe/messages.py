@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from polopt.choices.section import LARGEST
 from polopt.errors import RecipeError
-from polopt.recipe.base import LARGEST
 from polopt.recipe.fields import Path, allowed, catalogue, members
 from polopt.recipe.schema import Recipe
 

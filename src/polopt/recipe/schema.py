@@ -1,54 +1,98 @@
 """The sections of a recipe: static, typed, no torch.
 
-A field marked ``BY_ROW`` is ``None`` until the row (the algorithm) decides it;
-``polopt.algorithms.resolve`` puts recipe and row together.
+Sections of a method's choices stand with the choices, in ``polopt.choices``. A field marked
+``by_row`` is ``None`` until the row (the algorithm) decides it; ``polopt.resolution.resolve`` puts
+recipe and row together.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from polopt.recipe.base import BY_ROW, Count, Positive, PositiveFloat, Scalar, Section, Share, Text
-from polopt.recipe.columns import (
-    KL,
-    Credit,
-    Critic,
-    Episodes,
-    Exploration,
-    Network,
-    Objective,
-    Preference,
-    Pretraining,
-    Process,
-    Replay,
-    Temperature,
-    TrustRegion,
-    Update,
+from polopt.choices.aggregation import Aggregation
+from polopt.choices.baseline import Baseline
+from polopt.choices.bound import Bound
+from polopt.choices.coordination import Coordination
+from polopt.choices.correction import Correction
+from polopt.choices.kl import KL
+from polopt.choices.mask import Mask
+from polopt.choices.normalisation import Normalisation
+from polopt.choices.preference import Preference
+from polopt.choices.ratio import Ratio
+from polopt.choices.replay import Exploration, Replay, Temperature
+from polopt.choices.returns import Returns
+from polopt.choices.roles import Critic, Pretraining, Process
+from polopt.choices.rollout import Episodes, Network, Rollout
+from polopt.choices.section import (
+    EVERYWHERE,
+    OF_NETWORKS,
+    Count,
+    Needs,
+    OnlyFor,
+    Positive,
+    PositiveFloat,
+    Scalar,
+    Section,
+    Share,
+    Text,
+    Values,
+    by_row,
+    needs,
+    needs_some,
 )
+from polopt.choices.select import Select
+from polopt.choices.shaping import Shaping
+from polopt.choices.source import Source, parse
+from polopt.choices.spread import Spread
+from polopt.choices.update import TrustRegion, Update
+
+
+def _sources(values: Values) -> list[Source]:
+    named = (values["data.source"], values["data.evaluation_source"])
+    return [parse(source) for source in named if source]
+
+
+_COLUMNS = Needs(
+    "data.source", lambda v: any(s.of.has_columns for s in _sources(v)), "a hub: source or a file"
+)
+_PAIRS = Needs(
+    "data.completions_field", lambda v: v["data.completions_field"] is None, "pairs, not rankings"
+)
+_WITH_LORA = Needs("model.lora", lambda v: v["model.lora"] is not None, "a rank")
+
+
+# The fields of a class stand behind those of the classes that it names further right.
+class Credit(Shaping, Select, Normalisation, Baseline, Spread, Returns):
+    """Which token is praised or blamed, and by how much."""
+
+
+class Objective(Aggregation, Correction, Mask, Bound, Ratio):
+    """The loss: ratio, bound, aggregation."""
 
 
 class Model(Section):
     """What is trained."""
 
-    path: Text = Field(
-        description="directory, hub id, builtin:tiny, builtin:small, or builtin:mlp on bodies"
+    path: Annotated[Text, EVERYWHERE] = Field(
+        description="directory, hub id, builtin:tiny, builtin:small, or builtin:mlp in control"
     )
-    revision: Text | None = Field(
-        default=None, description="hub commit, branch or tag; default: main"
-    )
+    revision: Annotated[
+        Text | None,
+        Needs("model.path", lambda v: not v["model.path"].startswith("builtin:"), "a hub id"),
+    ] = Field(default=None, description="hub commit, branch or tag; default: main")
     dtype: Literal["float32", "bfloat16"] = Field(
         default="float32", description="of compute; weights and optimiser stay float32"
     )
     lora: Positive | None = Field(
         default=None, description="rank of the LoRA adapter; default: all weights are trained"
     )
-    lora_alpha: Positive | None = Field(
+    lora_alpha: Annotated[Positive | None, _WITH_LORA] = Field(
         default=None,
         description="the adapter is multiplied by lora_alpha / lora; default: twice the rank",
     )
-    lora_targets: tuple[Text, ...] = Field(
+    lora_targets: Annotated[tuple[Text, ...], _WITH_LORA] = Field(
         default=(),
         description="linear layers that get an adapter; default: all below the head",
         strict=False,
@@ -58,26 +102,52 @@ class Model(Section):
 class Data(Section):
     """Where prompts, demonstrations and preferences come from."""
 
-    source: Text = Field(
+    @property
+    def parsed(self) -> Source:
+        """Kind and name of the source."""
+        return parse(self.source)
+
+    source: Annotated[Text, EVERYWHERE] = Field(
         description="task:NAME, reasoning-gym:NAME, hub:NAME, a .jsonl, .parquet or .csv file, "
         "or control:NAME"
     )
-    parameters: dict[str, Scalar] = Field(
-        default_factory=dict[str, Scalar], description="parameters of the task"
-    )
-    split: Text = Field(default="train", description="split of a hub data set")
+    parameters: Annotated[
+        dict[str, Scalar],
+        EVERYWHERE,
+        Needs(
+            "data.source",
+            lambda v: any(s.of.takes_parameters for s in _sources(v)),
+            "a task:, reasoning-gym: or control: source",
+        ),
+    ] = Field(default_factory=dict[str, Scalar], description="parameters of the task")
+    split: Annotated[
+        Text,
+        Needs("data.source", lambda v: any(s.kind == "hub" for s in _sources(v)), "a hub: source"),
+    ] = Field(default="train", description="split of a hub data set")
     evaluation_source: Text | None = Field(
         default=None, description="rows to evaluate on; default: rows held out of source"
     )
-    prompt_field: Text = Field(default="prompt", description="column of prompt or messages")
-    completion_field: Text = Field(default="completion", description="column of demonstration")
-    chosen_field: Text = Field(default="chosen", description="column of the better response")
-    rejected_field: Text = Field(default="rejected", description="column of the worse response")
-    completions_field: Text | None = Field(
+    prompt_field: Annotated[Text, _COLUMNS] = Field(
+        default="prompt", description="column of prompt or messages"
+    )
+    completion_field: Annotated[Text, OnlyFor("demonstrations"), _COLUMNS] = Field(
+        default="completion", description="column of demonstration"
+    )
+    chosen_field: Annotated[Text, OnlyFor("pairs"), _PAIRS] = Field(
+        default="chosen", description="column of the better response"
+    )
+    rejected_field: Annotated[Text, OnlyFor("pairs"), _PAIRS] = Field(
+        default="rejected", description="column of the worse response"
+    )
+    completions_field: Annotated[Text | None, OnlyFor("pairs"), _COLUMNS] = Field(
         default=None,
         description="column of several responses, best first or with ranks; default: pairs",
     )
-    ranks_field: Text | None = Field(
+    ranks_field: Annotated[
+        Text | None,
+        OnlyFor("pairs"),
+        needs_some("data.completions_field", "a column of responses"),
+    ] = Field(
         default=None,
         description="column of their ranks, lower is better; default: they stand best first",
     )
@@ -87,7 +157,7 @@ class Data(Section):
     on_bad_row: Literal["error", "skip"] = Field(
         default="error", description="a row that cannot be used"
     )
-    max_bad_share: Share = Field(
+    max_bad_share: Annotated[Share, needs("data.on_bad_row", "skip")] = Field(
         default=0.01, description="share of skipped rows beyond which to abort"
     )
 
@@ -138,58 +208,24 @@ class Reward(Section):
     )
 
 
-class Rollout(Section):
-    """How responses are sampled."""
-
-    prompts_per_step: Positive = Field(default=16, description="prompts consumed in one step")
-    group_size: Annotated[Positive | None, BY_ROW] = Field(
-        default=None, description="responses to each prompt"
-    )
-    resample_rounds: Annotated[Count | None, BY_ROW] = Field(
-        default=None,
-        description="how often groups whose responses all earned the same give way to new prompts",
-    )
-    accuracy_min: Annotated[Share | None, BY_ROW] = Field(
-        default=None, description="groups with a smaller share of right answers give way too"
-    )
-    accuracy_max: Annotated[Share | None, BY_ROW] = Field(
-        default=None, description="groups with a larger share of right answers give way too"
-    )
-    temperature: PositiveFloat = Field(default=1.0, description="logits are divided by it")
-    top_p: Annotated[float, Field(gt=0, le=1)] = Field(
-        default=1.0, description="nucleus; rows that train on samples need 1"
-    )
-    max_new_tokens: Positive = Field(default=48, description="longest response")
-    min_new_tokens: Count = Field(
-        default=0, description="no end of sequence before this many tokens"
-    )
-    stop: tuple[Text, ...] = Field(
-        default=(), description="strings that end a response", strict=False
-    )
-
-
-class Coordination(Section):
-    """When generation and training take turns."""
-
-    mode: Literal["alternate"] = Field(default="alternate", description="generate, then train")
-
-
 class Evaluation(Section):
     """Accuracy on prompts that training never sees."""
 
-    every: Count = Field(
+    every: Annotated[Count, EVERYWHERE] = Field(
         default=0, description="steps between evaluations; 0: only before and after"
     )
     prompts: Positive = Field(default=512, description="fixed unseen prompts")
-    episodes: Positive = Field(
-        default=20, description="of bodies, by the likeliest actions, from starts of their own"
+    episodes: Annotated[Positive, OF_NETWORKS] = Field(
+        default=20, description="in control, by the likeliest actions, from starts of their own"
     )
 
 
 class Run(Section):
     """Length, randomness and record of the run."""
 
-    steps: Annotated[Positive | None, BY_ROW] = Field(
+    facts: ClassVar[tuple[object, ...]] = (EVERYWHERE,)
+
+    steps: Annotated[Positive | None, by_row(100)] = Field(
         default=None, description="batches to consume"
     )
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(
@@ -257,6 +293,11 @@ class StageRecipe(Section):
     coordination: Coordination = Coordination()
     evaluation: Evaluation = Evaluation()
     run: Run = Run()
+
+    @property
+    def domain(self) -> str:
+        """Where its policy acts: ``text`` or ``control``, as the data source says."""
+        return self.data.parsed.domain
 
 
 class Recipe(Section):

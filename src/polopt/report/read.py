@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from polopt.choices.source import parse
 from polopt.errors import RunDirectoryError
-from polopt.recipe.contradictions import CONTROL
 
 Row = dict[str, Any]
 RESPONSE = {"step": int, "kind": str, "prompt": str, "completion": str}
@@ -44,7 +44,7 @@ class RunRecord:
         sources = [table.get("data.source") for table in tables if isinstance(table, dict)]
         named = [source for source in sources if isinstance(source, str)]
         if named:
-            return any(source.startswith(CONTROL) for source in named)
+            return any(parse(source).domain == "control" for source in named)
         return bool(self.episodes) or any("steps" in row for row in self.metrics)
 
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from polopt.choices.source import parse
 from polopt.data import PromptStream, Tokeniser, generated, plain_rows
 from polopt.envs.text import load as load_task
 from polopt.recipe import StageRecipe
-from polopt.rollout.text import GENERATED
 from polopt.seeding import derive
 from polopt.types import Batch, Group, Prompt, Sample
 
@@ -37,7 +37,7 @@ def pretraining_batches(stage: StageRecipe, tokeniser: Tokeniser) -> Callable[[i
 def _texts(stage: StageRecipe, tokeniser: Tokeniser, seed: int) -> Callable[[int], Tokens]:
     settings = stage.pretraining
     assert settings.source is not None, "asked for"
-    if settings.source.startswith(GENERATED):
+    if not parse(settings.source).of.has_columns:
         parameters = stage.data.parameters if settings.source == stage.data.source else {}
         task = load_task(settings.source, parameters, seed)
         found = generated(settings.source, task.row, 0, demonstrations=True).train

@@ -18,8 +18,6 @@ from polopt.recipe import StageRecipe
 from polopt.seeding import derive
 from polopt.types import Prompt
 
-GENERATED = ("task:", "reasoning-gym:")
-
 
 @dataclass(frozen=True)
 class TextSource:
@@ -70,7 +68,7 @@ def text_source(
     seed, own_seed = stage.run.seed, derive(stage.run.seed, stage.name, "data")
     count, source = stage.evaluation.prompts, stage.data.source
     task = None
-    if source.startswith(GENERATED):
+    if stage.data.parsed.of.has_verifier:  # a task that makes rows
         task = load_task(source, stage.data.parameters, seed)
         row = _rows_of(task, load_task(source, stage.data.parameters, own_seed))
         rows = generated(source, row, count, demonstrations=demonstrations, preferences=preferences)

@@ -7,6 +7,24 @@ import math
 from polopt.recipe import Update
 
 
+def constant(way: float) -> float:
+    """``1``."""
+    return 1.0
+
+
+def linear(way: float) -> float:
+    """``1 - p``."""
+    return 1.0 - way
+
+
+def cosine(way: float) -> float:
+    """``½ (1 + cos πp)``."""
+    return 0.5 * (1 + math.cos(math.pi * way))
+
+
+DECAYS = {"constant": constant, "linear": linear, "cosine": cosine}
+
+
 def learning_rate(update: Update, step: int, steps: int) -> float:
     """Rate for the batch that takes the run from ``step`` to ``step + 1``.
 
@@ -18,5 +36,4 @@ def learning_rate(update: Update, step: int, steps: int) -> float:
     if step < update.warmup_steps:
         return peak * (step + 1) / update.warmup_steps
     way = min(1.0, (step - update.warmup_steps) / max(1, steps - update.warmup_steps))
-    factor = {"constant": 1.0, "linear": 1.0 - way, "cosine": 0.5 * (1 + math.cos(math.pi * way))}
-    return peak * factor[update.decay]
+    return peak * DECAYS[update.decay](way)

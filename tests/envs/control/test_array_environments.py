@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from polopt.choices.source import ENVIRONMENTS
 from polopt.envs.control.arrays import ArrayEnvironments
 from polopt.envs.control.cartpole import CartPole
 from polopt.envs.control.interface import Box
 from polopt.envs.control.pendulum import Pendulum
 from polopt.envs.control.registry import BUILTIN, make, watch
 from polopt.errors import RecipeError
-from polopt.recipe.contradictions import ENVIRONMENTS
 
 BOTH = [pytest.param(CartPole, "CartPole-v1", id="cartpole"), (Pendulum, "Pendulum-v1")]
 

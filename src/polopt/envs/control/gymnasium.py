@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from polopt.choices.domain import CONTROL
 from polopt.envs.control.interface import Action, Box, Discrete, Transition
 from polopt.errors import MissingExtraError, RecipeError, UserError, one_line
-from polopt.recipe.contradictions import CONTROL
 
 if TYPE_CHECKING:
     from polopt.envs.control.repeatable import Repeatable
@@ -46,7 +46,7 @@ def make(
         RecipeError: there is no such environment, it cannot be made with the parameters, or its
             observations or actions are of a kind that no policy here has.
     """
-    field = f"data.source: {CONTROL + name!r}"
+    field = f"data.source: {f'{CONTROL.name}:{name}'!r}"
     try:
         import gymnasium
     except ImportError as error:
@@ -96,7 +96,7 @@ def _near(name: str, known: Collection[str]) -> str:
     """Advice, where a known name is much like this one."""
     module, colon, own = name.rpartition(":")
     near = get_close_matches(own, known, n=1)
-    return f"did you mean {CONTROL}{module}{colon}{near[0]}?" if near else ""
+    return f"did you mean {CONTROL.name}:{module}{colon}{near[0]}?" if near else ""
 
 
 def _help(name: str, reason: str) -> str:

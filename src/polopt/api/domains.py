@@ -1,0 +1,128 @@
+"""What the functions of the API do by domain, in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from polopt.algorithms import row
+from polopt.choices.domain import CONTROL, DOMAINS, TEXT
+from polopt.choices.section import OnlyFor
+from polopt.coordination import checkpoint
+from polopt.recipe import StageRecipe, standalone
+from polopt.recipe.contradictions import ENDED
+from polopt.recipe.fields import fact, facts
+
+
+@dataclass(frozen=True)
+class InDomain:
+    """How a policy of the domain is found and evaluated outside of a run."""
+
+    algorithm: str  # a row that samples for evaluation alone: may what training may not
+    recipe: Callable[[StageRecipe, Path], dict[str, Any]]  # of an evaluation, from that of training
+    examiner: (
+        str  # module:function that evaluates, of the parts of a stage and the answers a prompt
+    )
+    policy: str  # module:function that reads a trained one for use
+    evaluated: str  # field of ``evaluation`` that counts what it is evaluated on
+    sampled_examples: bool  # whether an evaluation outside of a run shows what was done
+    weights: str = ""  # file that stands beside them; default: a model of its own
+
+
+EXAMINED = {  # sections by the role whose weights the run ended with
+    "actor": {"model", "data", "rewards", "rollout", "evaluation", "run"},
+    "reward_model": {"model", "data", "preference", "evaluation", "run"},
+}
+
+
+def of_evaluation(stage: StageRecipe, checkpoints: Path) -> dict[str, Any]:
+    """The tables of a stage that say what is asked, how it is answered and what is right."""
+    return IN_DOMAIN[stage.domain].recipe(stage, checkpoints)
+
+
+def _of_text(stage: StageRecipe, checkpoints: Path) -> dict[str, Any]:
+    """A reward model among them judges as it stood when the stage began."""
+    trains = row(stage.algorithm).trains
+    of_training = {
+        "model": {"lora", "lora_alpha", "lora_targets"},  # merged into what is evaluated
+        "rollout": {"prompts_per_step", "group_size", "resample_rounds"},
+        "evaluation": {"every"},
+        "run": {"steps", "checkpoint_every", "keep", "track", "directory"},
+    }
+    if trains == "actor":
+        of_training["data"] = {field.partition(".")[2] for field in _of_pairs()}
+    tables: dict[str, Any] = {
+        "algorithm": IN_DOMAIN[stage.domain].algorithm if trains == "actor" else stage.algorithm
+    }
+    tables |= {k: table for k, table in standalone(stage).items() if k in EXAMINED[trains]}
+    for name in of_training.keys() & tables.keys():
+        values = tables[name].items()
+        tables[name] = {field: v for field, v in values if field not in of_training[name]}
+    if "rewards" in tables:
+        tables["rewards"] = [_of_judging(one, checkpoints) for one in tables["rewards"]]
+    return tables
+
+
+def _of_pairs() -> Iterator[str]:
+    """Fields that only rows have which learn from pairs."""
+    for field in facts():
+        only = fact(field, OnlyFor)
+        if only is not None and only.requirement == "pairs":
+            yield field
+
+
+def _of_control(stage: StageRecipe, checkpoints: Path) -> dict[str, Any]:
+    """The tables that say which environment it is, and how many episodes of it are played."""
+    tables = standalone(stage)
+    kept = {
+        "model": {},
+        "data": ("source", "parameters"),
+        "evaluation": ("episodes",),
+        "run": ("seed", "threads"),
+    }
+    return {
+        name: {field: value for field, value in tables.get(name, {}).items() if field in fields}
+        for name, fields in kept.items()
+    }
+
+
+def _of_judging(reward: Mapping[str, Any], checkpoints: Path) -> dict[str, Any]:
+    """A reward that learns nothing; a stage that it names is where that ended."""
+    of_training = ("labels", "refresh_every", "learning_rate")
+    kept = {field: value for field, value in reward.items() if field not in of_training}
+    model = str(kept.get("model", ""))
+    if model.startswith(ENDED):
+        ends = checkpoint.read_state(checkpoints / "last")["progress"]["stage_ends"]
+        kept["model"] = str(checkpoints / ends[model.removeprefix(ENDED)])
+    return kept
+
+
+IN_DOMAIN: Mapping[str, InDomain] = {
+    TEXT.name: InDomain(
+        algorithm="sft",
+        recipe=_of_text,
+        examiner="polopt.api.examine:of_text",
+        policy="polopt.api.policy:of_text",
+        evaluated="prompts",
+        sampled_examples=True,
+    ),
+    CONTROL.name: InDomain(
+        algorithm="ppo",
+        recipe=_of_control,
+        examiner="polopt.api.examine:of_control",
+        policy="polopt.api.policy:of_control",
+        evaluated="episodes",
+        sampled_examples=False,
+        weights="policy.json",
+    ),
+}
+assert IN_DOMAIN.keys() == DOMAINS.keys(), "a domain of which the API knows nothing"
+
+
+def domain_of_weights(directory: str) -> str:
+    """The domain of the policy whose weights stand in a directory."""
+    named = (d for d, one in IN_DOMAIN.items() if one.weights)
+    found = (d for d in named if (Path(directory) / IN_DOMAIN[d].weights).is_file())
+    return next(found, TEXT.name)

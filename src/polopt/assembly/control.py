@@ -1,0 +1,299 @@
+"""Rows on bodies: the same columns, on steps in environments in the place of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from polopt.assembly.chosen import chosen
+from polopt.assembly.critic import Valued, critic_learner, of_actions
+from polopt.assembly.fits import check_actions, check_fits, shape, shape_of_policy
+from polopt.assembly.learners import learner_of_policy
+from polopt.assembly.moving import moving_numbers
+from polopt.assembly.shared import Parts, standing
+from polopt.choices.roles import reads_values
+from polopt.coordination.stage import Learner, Measured, Stage, Until
+from polopt.credit import Credit, assign, earned
+from polopt.envs.control.interface import Box, Environments
+from polopt.envs.control.registry import make, watch
+from polopt.errors import RecipeError
+from polopt.models.network import (
+    Kind,
+    PolicyNetwork,
+    QNetwork,
+    Specification,
+    ValueNetwork,
+    load_policy,
+    save_policy,
+)
+from polopt.recipe import StageRecipe
+from polopt.recipe.fields import flat
+from polopt.roles.control import StepActionCritic, StepActor, StepCritic
+from polopt.rollout.episodes import (
+    EpisodeSource,
+    Playing,
+    Trajectories,
+    described,
+    episode_metrics,
+    played,
+)
+from polopt.rollout.evaluation import Evaluation, mean_interval
+from polopt.rollout.showing import shown
+from polopt.seeding import derive
+from polopt.types import Credited, Experience, Metrics, StepRows
+from polopt.update import Moving
+from polopt.update.natural_step import Divergence
+from polopt.update.normalisers import Normalisers, RewardScale
+
+EVALUATED_AT_ONCE = 16  # environments
+
+
+@dataclass(frozen=True)
+class Bodies:
+    """Environments, who acts in them, and who says what their states are worth."""
+
+    parts: Parts
+    environments: Environments
+    actor: StepActor
+    critic: StepCritic | StepActionCritic | None
+    scale: RewardScale | None
+    moving: Sequence[Moving] = ()  # numbers of the recipe that follow the run
+
+    @property
+    def recipe(self) -> StageRecipe:
+        """Of the stage, resolved."""
+        return self.parts.recipe
+
+    def now(self) -> StageRecipe:
+        """The same with its moving numbers as they stand."""
+        return standing(self.recipe, self.moving)
+
+    @property
+    def divergence(self) -> Divergence:
+        """KL of two distributions of the actor."""
+        return self.actor.divergence
+
+
+def control_stage(parts: Parts) -> Stage:
+    """The stage of a row in control."""
+    of = bodies(parts)
+    of = replace(of, moving=moving_numbers(of.recipe, of.actor.log_probs))
+    recipe, steps = of.recipe, of.recipe.episodes.steps
+    source = EpisodeSource(
+        Playing(of.environments, parts.tell),
+        of.actor,
+        seed=derive(recipe.run.seed, recipe.name, "rollout"),
+        steps=None if recipe.episodes.whole else steps,
+    )
+    critic = None if of.critic is None else Valued(recipe, of.critic, of.critic)
+    learners: list[Learner] = [Flattened(learner_of_policy(of, critic))]
+    if critic is not None:
+        learners.insert(0, Flattened(critic_learner(of, critic)))
+    learners.extend(of.moving)
+    learners.append(Normalisers(of.actor.network.normaliser, of.scale))
+    return Stage(
+        name=recipe.name,
+        algorithm=recipe.algorithm,
+        steps=parts.steps,
+        source=source,
+        prepare=lambda batch: prepared(of, batch),
+        credit=lambda experience: credited(of, experience),
+        learners=learners,
+        save_model=lambda path: save_policy(of.actor.network, path),
+        evaluate=examiner(recipe, of.actor),
+        describe=lambda batch: (episode_metrics(int(batch.valid.sum()), batch.episodes), ()),
+        evaluate_every=recipe.evaluation.every,
+        checkpoint_every=recipe.run.checkpoint_every or max(1, parts.steps // 10),
+        until=None if recipe.until is None else Until(recipe.until.metric, recipe.until.at_least),
+        compare=parts.compare,
+    )
+
+
+def bodies(parts: Parts) -> Bodies:
+    """Environments and networks of a stage; of a checkpoint, those that it holds."""
+    recipe = parts.recipe
+    environments = made(recipe, recipe.episodes.environments)
+    check_actions(recipe, environments.action)
+    network = policy_network(parts, environments, kind_of(recipe, environments))
+    critic = new_critic(recipe, network) if reads_values(flat(recipe)) else None
+    gamma = recipe.credit.gamma
+    scale = None
+    if recipe.episodes.normalise_rewards:
+        assert gamma is not None, "resolved"
+        scale = RewardScale(environments.count, gamma)
+    return Bodies(parts, environments, StepActor(network), critic, scale)
+
+
+def kind_of(recipe: StageRecipe, environments: Environments) -> Kind:
+    """What the actions of the environments ask for."""
+    if not isinstance(environments.action, Box):
+        return "categorical"
+    return "tanh_gaussian" if recipe.network.distribution == "squashed" else "gaussian"
+
+
+def new_critic(recipe: StageRecipe, policy: PolicyNetwork) -> StepCritic | StepActionCritic:
+    """V, or Q where returns or baseline read that; it sees what the policy sees."""
+    generator = torch.Generator().manual_seed(derive(recipe.run.seed, "critic"))
+    if not of_actions(recipe):
+        return StepCritic(ValueNetwork(policy.made_of, policy.normaliser, generator))
+    return StepActionCritic(QNetwork(policy.made_of, policy.normaliser, generator))
+
+
+def made(recipe: StageRecipe, count: int | None) -> Environments:
+    """Environments of the recipe."""
+    assert count is not None, "resolved"
+    return make(recipe.data.source, count, recipe.data.parameters)
+
+
+def policy_network(parts: Parts, environments: Environments, kind: Kind) -> PolicyNetwork:
+    """The policy where the stage stands or starts; a new one where nothing was trained.
+
+    Raises:
+        RecipeError: what was trained is for environments of another shape, or of another kind.
+    """
+    recipe, inside = parts.recipe, parts.weights != parts.start
+    if not Path(parts.weights).is_dir():
+        return new_policy(recipe, environments, kind)
+    network = load_policy(Path(parts.weights))
+    of = parts.weights if inside else f"stage {recipe.start}"
+    check_fits(shape_of_policy(network.made_of), shape(environments), recipe.data.source, of)
+    if recipe.start is None and network.made_of.kind != kind:
+        raise RecipeError(
+            f"network.distribution: {of} has a {network.made_of.kind} policy, and the recipe "
+            f"another, {kind}"
+        )
+    return network
+
+
+def new_policy(recipe: StageRecipe, environments: Environments, kind: Kind) -> PolicyNetwork:
+    """A network that fits the environments, with the weights of the seed."""
+    action, network = environments.action, recipe.network
+    assert network.activation is not None, "resolved"
+    made_of = Specification(
+        observation_size=environments.observation_size,
+        outputs=len(action.low) if isinstance(action, Box) else action.count,
+        kind=kind,
+        hidden=network.hidden,
+        activation=network.activation,
+        log_std=network.log_std,
+        normalise=bool(recipe.episodes.normalise_observations),
+        low=tuple(action.low.tolist()) if isinstance(action, Box) else (),
+        high=tuple(action.high.tolist()) if isinstance(action, Box) else (),
+    )
+    generator = torch.Generator().manual_seed(derive(recipe.run.seed, "model"))
+    return PolicyNetwork(made_of, generator)
+
+
+def prepared(of: Bodies, batch: Trajectories) -> Experience:
+    """Tensors of a batch with what actor and critic say of it before the update."""
+    rewards = batch.rewards if of.scale is None else of.scale.scaled(batch)
+    steps = StepRows(torch.from_numpy(batch.observations), torch.from_numpy(batch.actions))
+    values = next_values = None
+    if of.critic is not None:
+        seed = derive(of.recipe.run.seed, of.recipe.name, "next action", batch.taken_at)
+        generator = torch.Generator().manual_seed(seed)
+        values = of.critic.before(steps)
+        next_values = of.critic.after(of.actor, torch.from_numpy(batch.successors), generator)
+    count = len(batch.valid)
+    logp = torch.from_numpy(batch.logp)
+    return Experience(
+        mask=torch.from_numpy(batch.valid),
+        group=torch.arange(count),
+        scores=torch.zeros(count),
+        logp_rollout=logp,
+        logp_old=logp,
+        values=values,
+        rewards=torch.from_numpy(rewards).float(),
+        next_values=next_values,
+        terminated=torch.from_numpy(batch.terminated),
+        cut=torch.from_numpy(batch.truncated),
+        steps=steps,
+    )
+
+
+def credited(of: Bodies, experience: Experience) -> Credited:
+    """Advantages of every step; what is said of groups of responses is left out."""
+    recipe = of.now()
+    result = assign(
+        experience,
+        Credit(
+            shapers=(earned,),
+            returns=chosen("returns", recipe),
+            baseline=chosen("baseline", recipe),
+            normalise=chosen("normalisation", recipe),
+        ),
+    )
+    kept = {
+        k: v for k, v in result.metrics.items() if k not in ("degenerate_groups", "excluded_rows")
+    }
+    return replace(result, metrics=kept)
+
+
+# What credit has read, and no learner does.
+CREDITED = dict.fromkeys(("logp_rollout", "rewards", "next_values", "terminated", "cut"))
+
+
+class Flattened:
+    """A learner that is given the valid steps as rows of one step each, in any order."""
+
+    def __init__(self, learner: Learner) -> None:
+        self.name = learner.name
+        self._learner = learner
+
+    def update(self, experience: Experience, credited: Credited, step: int) -> Measured:
+        """Consume a batch of steps."""
+        where = experience.mask.nonzero(as_tuple=True)
+        flat = _flat(replace(experience, **CREDITED), where)
+        return self._learner.update(flat, _flat(credited, where), step)
+
+    def save(self, directory: Path) -> dict[str, int]:
+        """The learner's."""
+        return self._learner.save(directory)
+
+    def load(self, directory: Path, counters: dict[str, int]) -> None:
+        """The learner's."""
+        self._learner.load(directory, counters)
+
+
+def _flat(record: Any, where: tuple[Tensor, ...]) -> Any:  # noqa: ANN401
+    """Fields [B, T] as [M, 1] of the steps at ``where``; fields [B] as the rows they are of."""
+    changed: dict[str, Any] = {}
+    for one in fields(record):
+        value = getattr(record, one.name)
+        if isinstance(value, StepRows):
+            seen, done = value.observations[where][:, None], value.actions[where][:, None]
+            changed[one.name] = StepRows(seen, done)
+        elif isinstance(value, Tensor):
+            changed[one.name] = value[where][:, None] if value.ndim > 1 else value[where[0]]
+    return replace(record, **changed)
+
+
+def examiner(recipe: StageRecipe, actor: StepActor) -> Callable[[bool], Evaluation]:
+    """Mean return of the policy's likeliest actions, in environments of their own.
+
+    Before and after training, the first of these episodes is also recorded step by step.
+    """
+    count = recipe.evaluation.episodes
+    environments = made(recipe, min(count, EVALUATED_AT_ONCE))
+    seed = derive(recipe.run.seed, "evaluation") % 2**31
+
+    def evaluate(labelled: bool) -> Evaluation:
+        episodes = played(environments, actor, seed=seed, episodes=count)
+        totals = [episode.total for episode in episodes]
+        metrics: Metrics = {
+            "return_mean": float(np.mean(totals)),
+            "return_std": float(np.std(totals)),
+            **described(episodes),
+        }
+        watched = [watch(recipe.data.source, recipe.data.parameters)] if labelled else []
+        lines = [shown(one, actor, seed=seed) for one in watched]
+        intervals = {"return_mean": mean_interval(totals)} if count > 1 else {}
+        return Evaluation(metrics, intervals, lines)
+
+    return evaluate

@@ -1,0 +1,211 @@
+"""A critic beside the policy, or on its trunk: its values in the experience, and its learner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from polopt.assembly.chosen import chosen
+from polopt.assembly.shared import Shared, Trained
+from polopt.choices.roles import reads_values
+from polopt.coordination.stage import Learner, Measured
+from polopt.math.baselines import action_correction
+from polopt.objective import (
+    Reduction,
+    ValueObjective,
+    ValueTerms,
+    reduction,
+    value_loss,
+    value_terms,
+)
+from polopt.recipe import StageRecipe
+from polopt.recipe.fields import flat
+from polopt.roles import Critic, Scorer, measured
+from polopt.roles.policies.token import Scores
+from polopt.seeding import derive
+from polopt.types import Credited, Experience, RowIndex, StepRows, TokenRows
+from polopt.update import FirstOrder
+from polopt.update.minibatch import Loss, Terms
+
+HEAD = "value_head.weight"
+
+
+@dataclass(frozen=True)
+class Valued:
+    """Who says what a state is worth: a critic of its own, or the actor by a second head."""
+
+    recipe: StageRecipe
+    scorer: Scorer
+    role: Scorer | None  # None: the actor
+
+    def of(self, tensors: Experience) -> Experience:
+        """The experience with the values of its states or actions before the update."""
+        assert tensors.tokens is not None
+        values = measured(self.scorer, tensors.tokens, "values")
+        last = measured(self.scorer, tensors.tokens, "last_values")
+        return replace(tensors, values=values, last_values=last)
+
+    def joined(self, loss: Loss[Any]) -> tuple[Loss[Any], dict[str, Any]]:
+        """The loss of the policy, with the critic's where one optimiser trains both."""
+        if self.recipe.credit.baseline == "action":
+            loss = with_action_correction(loss, self.scorer, self.recipe)
+        if self.role is not None:
+            return loss, {}
+        coefficient = self.recipe.critic.coefficient
+        assert coefficient is not None, "resolved by the row"
+        return both(loss, critic_loss(self.recipe), coefficient), {"keeps": (HEAD,)}
+
+    def held_back(self, learner: Learner) -> Learner:
+        """A learner that waits until the critic has had its head start."""
+        wait = self.recipe.critic.warmup_steps
+        return Delayed(learner, wait) if wait else learner
+
+
+def valued(of: Shared) -> tuple[Shared, Valued | None]:
+    """The critic that the recipe needs; one on the trunk of the policy gives that a head."""
+    recipe, parts = of.recipe, of.parts
+    if not reads_values(flat(recipe)):
+        return of, None
+    config = of.actor.language_model.model.config.get_text_config()
+    outputs = config.vocab_size if of_actions(recipe) else 1
+    if recipe.critic.trunk == "shared":
+        head = new_head(config.hidden_size, outputs, parts.device)
+        of = replace(of, actor=replace(of.actor, value_head=head))
+        return of, Valued(recipe, of.actor, None)
+    if recipe.critic.path is None:
+        model = parts.scalar_model(parts.start, outputs)
+    else:
+        policy = of.actor.language_model
+        model = parts.reader("critic.path", recipe.critic.path, policy, outputs)
+    critic = Critic(model, autocast=parts.autocast)
+    return of, Valued(recipe, critic, critic)
+
+
+def of_actions(recipe: StageRecipe) -> bool:
+    """Whether the critic says what an action is worth, and not a state."""
+    return recipe.credit.returns == "q" or recipe.credit.baseline == "action"
+
+
+def new_head(width: int, outputs: int, device: torch.device) -> torch.nn.Linear:
+    """A linear layer that says 0 of everything; no random numbers are drawn for it."""
+    with torch.device("meta"):
+        head = torch.nn.Linear(width, outputs, bias=False)
+    head.weight = torch.nn.Parameter(torch.zeros(outputs, width, device=device))
+    return head
+
+
+def critic_learner(of: Trained, critic: Valued) -> Learner:
+    """The critic's own optimiser; it learns from the batch before the policy does."""
+    recipe, settings = of.recipe, of.recipe.critic
+    changes = {
+        name: value
+        for name in ("learning_rate", "epochs", "minibatches")
+        if (value := getattr(settings, name)) is not None
+    }
+    return FirstOrder(
+        critic.scorer,
+        critic_loss(recipe),
+        of.parts.update(**changes),
+        steps=of.parts.steps,
+        seed=derive(recipe.run.seed, recipe.name, "critic"),
+        name="critic",
+        keeps=tuple(critic.scorer.parameters),
+    )
+
+
+def critic_loss(recipe: StageRecipe) -> Loss[ValueTerms]:
+    """Half the squared error of the values, over the tokens of the step."""
+    objective = ValueObjective(clip=recipe.critic.clip or None)
+
+    def value(scores: Scores, terms: ValueTerms) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        assert scores.values is not None
+        return value_loss(scores.values, terms, objective)
+
+    return Loss({"values"}, lambda e, c: value_terms(e, c, objective), value)
+
+
+@dataclass(frozen=True)
+class Both:
+    """The terms of two losses on the same rows."""
+
+    first: Any
+    second: Any
+
+    def rows(self, index: RowIndex) -> Both:
+        """The same for some of the rows."""
+        return Both(self.first.rows(index), self.second.rows(index))
+
+
+def with_action_correction(loss: Loss[Any], critic: Scorer, recipe: StageRecipe) -> Loss[Any]:
+    """The same less ``Σ_a π(a|s) Q(s, a)`` of every token: without it b(s, a) is biased."""
+
+    def terms(experience: Experience, credited: Credited) -> Corrected:
+        aggregate = chosen("aggregation", recipe)
+        length = recipe.objective.aggregation_length
+        reduce = reduction(credited.mask, experience.group, aggregate, length)
+        return Corrected(loss.terms(experience, credited), experience.inputs, reduce)
+
+    def value(scores: Scores, terms: Corrected) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        total, metrics = loss.value(scores, terms.policy)
+        with torch.no_grad():
+            q = critic.score(terms.asked, {"action_values"}).action_values
+        assert q is not None and scores.distribution is not None
+        correction = terms.reduction.loss(action_correction(scores.distribution, q))
+        return total - correction, metrics | {"baseline_correction": correction.detach()}
+
+    return replace(loss, want={*loss.want, "distribution"}, terms=terms, value=value)
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """The terms of the policy loss, and what the critic is asked about."""
+
+    policy: Any
+    asked: TokenRows | StepRows
+    reduction: Reduction
+
+    def rows(self, index: RowIndex) -> Corrected:
+        """The same for some of the rows."""
+        return Corrected(
+            self.policy.rows(index), self.asked.rows(index), self.reduction.rows(index)
+        )
+
+
+def both(first: Loss[Any], second: Loss[Any], weight: float) -> Loss[Terms]:
+    """``first + weight·second`` of one forward pass."""
+
+    def value(scores: Any, terms: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:  # noqa: ANN401
+        loss, metrics = first.value(scores, terms.first)
+        more, others = second.value(scores, terms.second)
+        return loss + weight * more, metrics | others
+
+    return Loss(
+        {*first.want, *second.want},
+        lambda e, c: Both(first.terms(e, c), second.terms(e, c)),
+        value,
+        first.needs_logp or second.needs_logp,
+        first.whole_groups or second.whole_groups,
+    )
+
+
+class Delayed:
+    """A learner that leaves the first batches to the others."""
+
+    def __init__(self, learner: Learner, steps: int) -> None:
+        self.name = learner.name
+        self._learner, self._steps = learner, steps
+
+    def update(self, experience: Experience, credited: Credited, step: int) -> Measured:
+        """Consume a batch once enough of them have passed."""
+        return self._learner.update(experience, credited, step) if step >= self._steps else {}
+
+    def save(self, directory: Path) -> dict[str, int]:
+        """The learner's."""
+        return self._learner.save(directory)
+
+    def load(self, directory: Path, counters: dict[str, int]) -> None:
+        """The learner's."""
+        self._learner.load(directory, counters)

@@ -1,0 +1,34 @@
+"""Losses on data of their own that are added to the policy's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from polopt.assembly.shared import Shared
+from polopt.math.reduce import token_mean
+from polopt.objective import reduction, supervised_loss
+from polopt.rollout.pretraining import pretraining_batches
+from polopt.update.minibatch import Companion
+
+
+def companions(of: Shared) -> Sequence[Companion]:
+    """What the recipe mixes into every optimiser step of the policy."""
+    return () if of.recipe.pretraining.source is None else (pretraining(of),)
+
+
+def pretraining(of: Shared) -> Companion:
+    """``-c·E[log π(x)]``, a mean over the tokens of its own batch (PPO-ptx, 2203.02155, Eq. 2)."""
+    coefficient = of.recipe.pretraining.coefficient
+    batch = pretraining_batches(of.recipe, of.text.tokeniser)
+
+    def loss(optimiser_steps: int) -> tuple[Tensor, dict[str, Tensor]]:
+        tensors = of.tensors(batch(optimiser_steps))
+        assert tensors.tokens is not None
+        logp = of.actor.score(tensors.tokens, {"logp"}).logp
+        assert logp is not None
+        value, metrics = supervised_loss(logp, reduction(tensors.mask, tensors.group, token_mean))
+        return coefficient * value, {"pretraining_nll": metrics["nll"]}
+
+    return loss

@@ -1,0 +1,115 @@
+"""Whether a method, and a policy that was trained elsewhere, can act in environments."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from polopt.algorithms import row
+from polopt.envs.control.interface import Action, Box, Environments
+from polopt.errors import RecipeError, counted
+from polopt.models.network import Specification
+from polopt.recipe import StageRecipe
+from polopt.recipe.schema import Network
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of an observation, and of an action."""
+
+    observations: int
+    actions: int  # to choose from, or numbers of one
+    low: tuple[float, ...] = ()  # of a continuous action
+    high: tuple[float, ...] = ()
+
+    def __str__(self) -> str:
+        """In words."""
+        numbers = f"actions of {counted(self.actions, 'number')}"
+        done = numbers if self.low else f"{self.actions} actions to choose from"
+        return f"{self.observations} observations and {done}"
+
+
+def shape(environments: Environments) -> Shape:
+    """What is seen and done in them."""
+    action = environments.action
+    if not isinstance(action, Box):
+        return Shape(environments.observation_size, action.count)
+    low, high = tuple(action.low.tolist()), tuple(action.high.tolist())
+    return Shape(environments.observation_size, len(low), low, high)
+
+
+def shape_of_policy(made_of: Specification) -> Shape:
+    """What a policy sees and does."""
+    return Shape(made_of.observation_size, made_of.outputs, made_of.low, made_of.high)
+
+
+def check_fits(trained: Shape, here: Shape, source: str, of: str) -> None:
+    """Refuse environments of another shape.
+
+    Args:
+        trained: what the policy was trained on.
+        here: what the environments of the recipe have.
+        source: that names them.
+        of: whose policy it is.
+
+    Raises:
+        RecipeError: says both.
+    """
+    if str(here) != str(trained):
+        raise RecipeError(
+            f"data.source: {source} has {here}; the policy of {of} was trained on {trained}"
+        )
+    those = np.array([here.low, here.high], dtype=np.float32)
+    these = np.array([trained.low, trained.high], dtype=np.float32)
+    for number in (those != these).any(0).nonzero()[0][:1]:
+        (a, b), (c, d) = those[:, number], these[:, number]
+        raise RecipeError(
+            f"data.source: {source} has actions whose number {number} is between {a:g} and {b:g}; "
+            f"the policy of {of} was trained on one between {c:g} and {d:g}"
+        )
+
+
+def check_actions(stage: StageRecipe, action: Action) -> None:
+    """Refuse a method, or a setting, that the actions of a resolved stage rule out.
+
+    Raises:
+        RecipeError: discrete actions where a gradient leads through them, or where a tanh or a
+            spread is asked for; continuous ones where a sum runs over all; a target entropy that no
+            policy has.
+    """
+    source, network = stage.data.source, stage.network
+    if isinstance(action, Box):
+        _check_continuous(stage, action)
+        return
+    if "pathwise" in row(stage.algorithm).fixed:  # a gradient leads through the action
+        raise RecipeError(
+            f"data.source: {source} has {action.count} actions to choose from; {stage.algorithm} "
+            "needs continuous ones (ppo is for both)"
+        )
+    if network.distribution == "squashed":
+        raise RecipeError(
+            f"network.distribution: squashed is not allowed with the discrete actions of {source}; "
+            "gaussian"
+        )
+    if network.log_std != Network.model_fields["log_std"].default:
+        raise RecipeError(
+            f"network.log_std: {network.log_std:g} has no effect with the discrete actions of "
+            f"{source}; remove it"
+        )
+
+
+def _check_continuous(stage: StageRecipe, action: Box) -> None:
+    source = stage.data.source
+    if stage.credit.baseline == "action":
+        raise RecipeError(
+            f"credit.baseline: action is not allowed with the continuous actions of {source}: its "
+            "correction is a sum over all actions; value"
+        )
+    target, most = stage.temperature.target_entropy, len(action.low) * math.log(2)
+    if target is not None and target >= most:
+        raise RecipeError(
+            f"temperature.target_entropy: {target:g} is not allowed; less than {most:.3g}, the "
+            "entropy of actions drawn evenly between -1 and 1"
+        )

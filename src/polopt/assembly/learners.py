@@ -1,0 +1,54 @@
+"""The policy's learner: first-order steps, or one natural-gradient step a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from polopt.algorithms import row
+from polopt.assembly.chosen import function
+from polopt.assembly.critic import Valued
+from polopt.assembly.objective import loss_of
+from polopt.assembly.shared import Trained, policy_learner
+from polopt.coordination.stage import Learner
+from polopt.seeding import derive
+from polopt.update.minibatch import Companion, Loss
+from polopt.update.natural_step import NaturalStep, Region
+
+
+def learner_of_policy(
+    of: Trained, critic: Valued | None, companions: Sequence[Companion] = ()
+) -> Learner:
+    """What the row of the stage has in the column ``update``."""
+    return function("update", row(of.recipe.algorithm).update)(of, critic, companions)
+
+
+def first_order(
+    of: Trained, critic: Valued | None, companions: Sequence[Companion] = ()
+) -> Learner:
+    """AdamW on the policy loss, with the loss of a critic that shares its trunk."""
+    loss: Loss[Any] = loss_of(of)
+    options: dict[str, Any] = {}
+    if critic is not None:
+        loss, options = critic.joined(loss)
+    return policy_learner(of, loss, companions=companions, **options)
+
+
+def natural_step(
+    of: Trained, critic: Valued | None, companions: Sequence[Companion] = ()
+) -> Learner:
+    """TRPO on the policy loss; a critic learns by an optimiser of its own."""
+    assert not companions, "refused: the region bounds the objective alone"
+    recipe = of.recipe
+    loss: Loss[Any] = loss_of(of)
+    if critic is not None:
+        loss, _ = critic.joined(loss)
+    return NaturalStep(
+        of.actor,
+        loss,
+        Region(**recipe.trust_region.model_dump()),
+        micro_batch_tokens=recipe.update.micro_batch_tokens,
+        seed=derive(recipe.run.seed, recipe.name, "update"),
+        name="policy",
+        divergence=of.divergence,
+    )

@@ -1,0 +1,184 @@
+"""Rows that learn from pairs and rankings: a reward model, and a policy that is its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import cast
+
+from torch import Tensor
+
+from polopt.assembly.chosen import chosen
+from polopt.assembly.objective import given
+from polopt.assembly.shared import (
+    Parts,
+    Shared,
+    assembled,
+    examiner,
+    given_responses,
+    policy_learner,
+    report,
+    shared,
+    staged,
+)
+from polopt.assembly.supervised import alike
+from polopt.assembly.text import frozen_start
+from polopt.coordination.offline import OfflineSource
+from polopt.coordination.stage import Evaluation, Stage
+from polopt.math.reduce import masked, row_mean, row_sum
+from polopt.models import save
+from polopt.objective import (
+    PreferenceObjective,
+    PreferenceTerms,
+    direct_preference_loss,
+    preference_terms,
+    reward_model_loss,
+)
+from polopt.recipe import StageRecipe
+from polopt.roles import Critic, measured
+from polopt.roles.policies.token import Scores
+from polopt.rollout.comparison import compare
+from polopt.rollout.dataset import ranked
+from polopt.rollout.groups import experience
+from polopt.rollout.text import TextSource, text_source
+from polopt.seeding import derive
+from polopt.types import Batch, Experience, TokenRows
+from polopt.update import FirstOrder
+from polopt.update.minibatch import Loss
+
+
+def reward_model_stage(parts: Parts) -> Stage:
+    """A stage that teaches a model with one output to order the responses to a prompt."""
+    recipe = parts.recipe
+    model = parts.reward_model()
+    text = text_source(recipe, model, preferences=True)
+    report(parts, text)
+    role, objective = Critic(model, autocast=parts.autocast), objective_of(recipe)
+    pad_id = cast(int, model.tokenizer.pad_token_id)
+
+    def prepare(batch: Batch) -> Experience:
+        return experience(batch, pad_id=pad_id, device=parts.device)
+
+    def measure(batch: Batch) -> Mapping[str, Tensor]:
+        scores = measured(role, _tokens(prepare(batch)), "last_values")
+        return {"reward": objective.beta * scores}
+
+    def evaluate(_: bool) -> Evaluation:
+        """Accuracy of a reward model is that of its verdicts on pairs."""
+        found = compare(text.unseen, measure)
+        metrics, intervals = dict(found.metrics), dict(found.intervals)
+        metrics["accuracy"] = metrics.pop("pair_accuracy")
+        return Evaluation(metrics, {"accuracy": intervals["pair_accuracy"]}, found.samples)
+
+    learner = FirstOrder(
+        role,
+        verdicts(recipe),
+        recipe.update,
+        steps=parts.steps,
+        seed=derive(recipe.run.seed, recipe.name, "update"),
+        name="reward_model",
+    )
+    return staged(
+        parts,
+        rankings(recipe, text),
+        prepare=prepare,
+        credit=alike,
+        learners=[learner],
+        save_model=lambda path: save(model, path),
+        describe=given_responses,
+        evaluate=evaluate,
+    )
+
+
+def direct_preference_stage(parts: Parts) -> Stage:
+    """A stage that raises what is preferred against the weights that it started from."""
+    of = shared(parts, preferences=True)
+    objective = objective_of(parts.recipe)
+    reference = frozen_start(of)
+
+    def prepare(batch: Batch) -> Experience:
+        tensors = of.tensors(batch)
+        return replace(tensors, logp_ref=measured(reference, _tokens(tensors), "logp"))
+
+    return assembled(
+        of,
+        rankings(parts.recipe, of.text),
+        prepare=prepare,
+        credit=alike,
+        learners=[policy_learner(of, preferences(parts.recipe))],
+        evaluate=_both(of, prepare, objective),
+    )
+
+
+def verdicts(recipe: StageRecipe) -> Loss[PreferenceTerms]:
+    """The loss of a reward model, of the scores of whole responses."""
+    objective = objective_of(recipe)
+
+    def value(scores: Scores, terms: PreferenceTerms) -> tuple[Tensor, dict[str, Tensor]]:
+        return reward_model_loss(given(scores.last_values), terms, objective)
+
+    return Loss({"last_values"}, _terms, value, whole_groups=True)
+
+
+def preferences(recipe: StageRecipe) -> Loss[PreferenceTerms]:
+    """The loss of a policy that is its own reward model, of its log-probs."""
+    objective = objective_of(recipe)
+
+    def value(scores: Scores, terms: PreferenceTerms) -> tuple[Tensor, dict[str, Tensor]]:
+        return direct_preference_loss(given(scores.logp), terms, objective)
+
+    return Loss({"logp"}, _terms, value, whole_groups=True)
+
+
+def rankings(recipe: StageRecipe, text: TextSource) -> OfflineSource:
+    """Pairs and rankings in the order of the data."""
+    assert recipe.update.batch_size is not None, "resolved by the row"
+    return OfflineSource(lambda place: ranked(place, text.ranking(place)), recipe.update.batch_size)
+
+
+def objective_of(recipe: StageRecipe) -> PreferenceObjective:
+    """The preference section of a resolved stage."""
+    chosen_by = recipe.preference
+    assert chosen_by.beta is not None, "resolved by the row"
+    return PreferenceObjective(
+        loss=chosen("preference", recipe),
+        beta=chosen_by.beta,
+        centre=chosen_by.centre or 0.0,
+        of_response=row_mean if chosen_by.length_normalise else row_sum,
+    )
+
+
+def _tokens(tensors: Experience) -> TokenRows:
+    assert tensors.tokens is not None
+    return tensors.tokens
+
+
+def _terms(experience: Experience, _: object) -> PreferenceTerms:
+    return preference_terms(experience)
+
+
+def _both(
+    of: Shared, prepare: Callable[[Batch], Experience], objective: PreferenceObjective
+) -> Callable[[bool], Evaluation]:
+    """What the policy answers, where it can be judged, and its verdicts on held-out pairs."""
+    answers = examiner(of)
+
+    def measure(batch: Batch) -> Mapping[str, Tensor]:
+        tensors = prepare(batch)
+        logp = masked(of.actor.log_probs(_tokens(tensors)), tensors.mask)
+        ratios = logp - masked(given(tensors.logp_ref), tensors.mask)
+        rewards = objective.beta * objective.of_response(ratios, tensors.mask)
+        return {"reward": rewards, "logp": row_sum(logp, tensors.mask)}
+
+    def evaluate(greedy: bool) -> Evaluation:
+        pairs = compare(of.text.unseen, measure)
+        if answers is None:
+            return pairs
+        found = answers(greedy)
+        return Evaluation(
+            {**found.metrics, **pairs.metrics},
+            {**found.intervals, **pairs.intervals},
+            found.samples,
+        )
+
+    return evaluate

@@ -1,0 +1,144 @@
+"""A process reward model beside the policy: its rewards in the experience, and its learner."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from polopt.assembly.shared import Shared
+from polopt.choices.roles import reads_process
+from polopt.coordination.stage import Learner, Measured
+from polopt.math.preference import implicit_reward
+from polopt.math.reduce import masked
+from polopt.models.adapter import attach
+from polopt.objective import ProcessTerms, process_loss, process_terms
+from polopt.recipe.fields import flat
+from polopt.roles import Actor
+from polopt.roles.policies.token import Scores
+from polopt.seeding import derive
+from polopt.types import Credited, Experience, Metrics
+from polopt.update import FirstOrder
+from polopt.update.minibatch import Loss
+
+Crediting = Callable[[Experience], Credited]
+CREDITED = ("critic", "policy")  # learners that read advantages or targets
+NAME = "process_reward"  # of the learner: before its metrics, and its folder in a checkpoint
+
+
+@dataclass(frozen=True)
+class Processed:
+    """A language model whose log-ratio to the reference says what each token is worth."""
+
+    of: Shared
+    model: Actor
+    beta: float
+
+    def rewarded(self, tensors: Experience) -> Experience:
+        """The experience with ``qₜ = β log π_φ/π_ref`` of the model as it is now."""
+        assert tensors.tokens is not None and tensors.logp_ref is not None
+        logp = self.model.log_probs(tensors.tokens)
+        return replace(tensors, process=implicit_reward(logp, tensors.logp_ref, self.beta))
+
+    def measured(self, credit: Crediting) -> Crediting:
+        """The same credit, with what the model says of right and of wrong answers."""
+
+        def credited(tensors: Experience) -> Credited:
+            found = credit(tensors)
+            return replace(found, metrics=found.metrics | means(tensors))
+
+        return credited
+
+    def learners(self, others: Sequence[Learner], credit: Crediting) -> list[Learner]:
+        """The model before the others.
+
+        A batch has the rewards from before the model learned from it; where those from after it
+        are asked for, what policy and critic learn from is credited anew.
+        """
+        if self.of.recipe.process.update == "before":
+            others = [
+                Recredited(other, lambda tensors: credit(self.rewarded(tensors)))
+                if other.name in CREDITED
+                else other
+                for other in others
+            ]
+        return [self._learner(), *others]
+
+    def _learner(self) -> Learner:
+        recipe, parts = self.of.recipe, self.of.parts
+        return FirstOrder(
+            self.model,
+            outcome_loss(self.beta),
+            parts.update(learning_rate=recipe.process.learning_rate, epochs=1),
+            steps=parts.steps,
+            seed=derive(recipe.run.seed, recipe.name, NAME),
+            name=NAME,
+            keeps=tuple(self.model.parameters),
+        )
+
+
+def processed(of: Shared) -> Processed | None:
+    """The process reward model that the recipe needs, from the start of the stage or a path.
+
+    Raises:
+        ModelError: the model at ``process.path`` cannot be loaded, or not read what the policy
+            writes.
+    """
+    settings, parts = of.recipe.process, of.parts
+    if not reads_process(flat(of.recipe)):
+        return None
+    policy = of.actor.language_model
+    model = (
+        parts.language_model(parts.start)
+        if settings.path is None
+        else parts.language_reader("process.path", settings.path, policy)
+    )
+    if of.recipe.model.lora is not None:  # it learns as the policy does: an adapter of its own
+        attach(model.model, of.recipe.model, derive(of.recipe.run.seed, of.recipe.name, NAME))
+    assert settings.beta is not None, "resolved by the row"
+    return Processed(of, Actor(model, autocast=parts.autocast), settings.beta)
+
+
+def outcome_loss(beta: float) -> Loss[ProcessTerms]:
+    """Cross entropy between the outcome of a response and the sum of its rewards."""
+
+    def value(scores: Scores, terms: ProcessTerms) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        assert scores.logp is not None
+        return process_loss(scores.logp, terms, beta)
+
+    return Loss({"logp"}, lambda experience, _: process_terms(experience), value)
+
+
+def means(tensors: Experience) -> Metrics:
+    """The mean reward of a token in right answers and in wrong ones; absent where there is none."""
+    assert tensors.process is not None and tensors.right is not None
+    found: Metrics = {}
+    for name, outcome in (("q_right", 1.0), ("q_wrong", 0.0)):
+        where = tensors.mask & (tensors.right == outcome)[:, None]
+        if where.any():
+            mean = masked(tensors.process, where).double().sum() / where.sum()
+            found[f"{NAME}/{name}"] = float(mean)
+    return found
+
+
+class Recredited:
+    """A learner that has its batch credited anew, after the learners before it."""
+
+    def __init__(self, learner: Learner, credit: Crediting) -> None:
+        self.name = learner.name
+        self._learner, self._credit = learner, credit
+
+    def update(self, experience: Experience, credited: Credited, step: int) -> Measured:
+        """Consume a batch; its metrics of credit replace those from before."""
+        fresh = self._credit(experience)
+        return {**fresh.metrics, **self._learner.update(experience, fresh, step)}
+
+    def save(self, directory: Path) -> dict[str, int]:
+        """The learner's."""
+        return self._learner.save(directory)
+
+    def load(self, directory: Path, counters: dict[str, int]) -> None:
+        """The learner's."""
+        self._learner.load(directory, counters)

@@ -1,0 +1,163 @@
+"""Reward models beside the policy: what they give, whether they are right, and how they go on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from polopt.coordination.stage import Learner, Measured
+from polopt.errors import ModelError
+from polopt.math.preference import has_pair, pair_accuracy
+from polopt.models import LanguageModel
+from polopt.objective.preference import (
+    PreferenceObjective,
+    PreferenceTerms,
+    preference_terms,
+    reward_model_loss,
+    sigmoid,
+)
+from polopt.recipe import Reward
+from polopt.recipe.contradictions import reward_name, rewards_by_field
+from polopt.roles import Critic, reward_of, step_ends, step_rewards_of
+from polopt.roles.policies.token import Scores
+from polopt.rollout.rewarding import RewardFunction
+from polopt.seeding import derive
+from polopt.types import Credited, Experience, Metrics
+from polopt.update import FirstOrder
+from polopt.update.minibatch import Loss
+
+if TYPE_CHECKING:
+    from polopt.assembly.shared import Parts, Shared
+
+RANKING = PreferenceObjective(sigmoid(beta=1.0), beta=1.0)  # InstructGPT 2203.02155, Eq. 1
+
+
+@dataclass(frozen=True)
+class RewardModel:
+    """A reward of the recipe that a model gives."""
+
+    name: str
+    settings: Reward
+    role: Critic
+
+    def function(self, device: torch.device) -> RewardFunction:
+        """What it gives for responses, or for their steps."""
+        tokenizer, separator = self.role.scalar_model.tokenizer, self.settings.step_separator
+        pad_id = cast(int, tokenizer.pad_token_id)
+        if not self.settings.per_token:
+            return reward_of(self.role, pad_id=pad_id, device=device)
+
+        def ends(ids: Sequence[int] | NDArray[np.int64]) -> list[bool]:
+            return step_ends([str(tokenizer.decode([int(token)])) for token in ids], separator)
+
+        return step_rewards_of(self.role, pad_id=pad_id, device=device, ends=ends)
+
+
+def reward_models(parts: Parts, policy: LanguageModel) -> tuple[RewardModel, ...]:
+    """The reward models of a stage; one that is never refreshed takes no gradient.
+
+    Raises:
+        ModelError: a model that cannot be loaded, does not read what the policy writes, or has
+            nothing to say.
+    """
+    named = () if parts.reward is not None else rewards_by_field(parts.recipe)
+    return tuple(_loaded(parts, policy, where, reward) for where, reward in named if reward.model)
+
+
+def _loaded(parts: Parts, policy: LanguageModel, where: str, reward: Reward) -> RewardModel:
+    assert reward.model is not None
+    model = parts.reader(f"{where}.model", reward.model, policy)
+    if not reward.refresh_every:
+        if not model.head.weight.any():
+            raise ModelError(
+                f"{where}.model: {reward.model!r} has no head of its own, so that every response "
+                "would earn 0; a model that stage reward_model has trained, or refresh_every"
+            )
+        model.model.requires_grad_(False)
+    return RewardModel(reward_name(reward), reward, Critic(model, autocast=parts.autocast))
+
+
+def agreement(of: Shared, experience: Experience) -> Metrics:
+    """Share of the pairs of the batch that each model puts in the order of its labels.
+
+    By the rewards that it gave, and so before it learns from the batch: whether it is still right
+    on what the policy writes now. Nothing where no pair is labelled.
+    """
+    metrics: Metrics = {}
+    for model in of.reward_models:
+        given, labels = experience.parts.get(model.name), labels_of(of, model, experience)
+        if given is None or labels is None:
+            continue
+        ranks = torch.where(given.isnan(), torch.nan, -labels)
+        usable = has_pair(ranks, experience.group)
+        if usable.any():
+            right = pair_accuracy(given, ranks, experience.group)[usable].mean()
+            metrics[f"agreement/{model.name}"] = float(right)
+    return metrics
+
+
+def labels_of(of: Shared, model: RewardModel, experience: Experience) -> Tensor | None:
+    """[B] what ranks the responses of a group, higher is better; NaN: says nothing of this one."""
+    names = [reward_name(reward) for reward in of.recipe.rewards]
+    labels = model.settings.labels
+    return None if labels is None else experience.parts.get(of.rewards[names.index(labels)].name)
+
+
+def refreshed(of: Shared) -> Iterator[Learner]:
+    """A learner for each reward model that goes on learning."""
+    for model in of.reward_models:
+        if model.settings.refresh_every:
+            yield Every(model.settings.refresh_every, _learner(of, model))
+
+
+def _learner(of: Shared, model: RewardModel) -> Learner:
+    """One optimiser step of the ranking loss on the rollouts of a batch."""
+    recipe, place = of.recipe, of.reward_models.index(model)
+
+    def terms(experience: Experience, _: Credited) -> PreferenceTerms:
+        labels = labels_of(of, model, experience)
+        nobody = torch.full_like(experience.scores, torch.nan)
+        return preference_terms(replace(experience, scores=nobody if labels is None else labels))
+
+    def value(scores: Scores, terms: PreferenceTerms) -> tuple[Tensor, dict[str, Tensor]]:
+        assert scores.last_values is not None
+        return reward_model_loss(scores.last_values, terms, RANKING)
+
+    rate = model.settings.learning_rate or recipe.update.learning_rate
+    return FirstOrder(
+        model.role,
+        Loss({"last_values"}, terms, value, whole_groups=True),
+        of.parts.update(learning_rate=rate, epochs=1, minibatches=1),
+        steps=of.parts.steps,
+        seed=derive(recipe.run.seed, recipe.name, "reward_model", place),
+        name=f"reward_model_{place + 1}" if place else "reward_model",
+        keeps=tuple(model.role.parameters),
+    )
+
+
+class Every:
+    """A learner that learns from every k-th batch."""
+
+    def __init__(self, count: int, learner: Learner) -> None:
+        self.name = learner.name
+        self._count, self._learner = count, learner
+
+    def update(self, experience: Experience, credited: Credited, step: int) -> Measured:
+        """Consume a batch if it is its turn."""
+        due = (step + 1) % self._count == 0
+        return self._learner.update(experience, credited, step) if due else {}
+
+    def save(self, directory: Path) -> dict[str, int]:
+        """The learner's."""
+        return self._learner.save(directory)
+
+    def load(self, directory: Path, counters: dict[str, int]) -> None:
+        """The learner's."""
+        self._learner.load(directory, counters)

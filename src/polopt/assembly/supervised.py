@@ -1,0 +1,101 @@
+"""Rows that raise the likelihood of responses: given ones, or the best of their own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from polopt.assembly.chosen import chosen
+from polopt.assembly.objective import given
+from polopt.assembly.shared import Parts, assembled, policy_learner, shared
+from polopt.assembly.text import sampled_stage
+from polopt.coordination.offline import OfflineSource
+from polopt.coordination.stage import Learner, Measured, Stage
+from polopt.credit import Credit, assign, every_row, ones, untruncated
+from polopt.objective import Reduction, reduction, supervised_loss
+from polopt.recipe import StageRecipe
+from polopt.roles.policies.token import Quantity
+from polopt.rollout.dataset import demonstrated
+from polopt.types import Credited, Experience, Group
+from polopt.update.minibatch import Loss
+
+
+def demonstrated_stage(parts: Parts) -> Stage:
+    """A stage that raises the likelihood of given responses, every token of them alike."""
+    of = shared(parts, demonstrations=True)
+    assert parts.recipe.update.batch_size is not None, "resolved by the row"
+
+    def group(place: int) -> Group:
+        return demonstrated(place, of.text.demonstration(place))
+
+    return assembled(
+        of,
+        OfflineSource(group, parts.recipe.update.batch_size),
+        prepare=of.tensors,
+        credit=alike,
+        learners=[policy_learner(of, likelihood(parts.recipe))],
+    )
+
+
+def imitated_stage(parts: Parts) -> Stage:
+    """A stage that samples groups and raises the likelihood of the responses that are kept."""
+    of, credit = shared(parts), selection_of(parts.recipe)
+    return sampled_stage(
+        of,
+        prepare=of.tensors,
+        credit=lambda tensors: _telling(tensors, assign(tensors, credit)),
+        learners=[OnKept(policy_learner(of, likelihood(parts.recipe)))],
+    )
+
+
+def selection_of(recipe: StageRecipe) -> Credit:
+    """A = 1 on every token of the responses that are kept; the others leave."""
+    return Credit(
+        returns=ones,
+        keep=untruncated if recipe.credit.drop_truncated else every_row,
+        select=chosen("select", recipe),
+    )
+
+
+class OnKept:
+    """A learner that sees the responses that are kept, and no others."""
+
+    def __init__(self, learner: Learner) -> None:
+        self.name = learner.name
+        self.save, self.load = learner.save, learner.load
+        self._learner = learner
+
+    def update(self, experience: Experience, credited: Credited, step: int) -> Measured:
+        """Consume what is left of a batch; nothing is no step at all."""
+        kept = credited.valid.nonzero()[:, 0]
+        if not len(kept):
+            return {}
+        return self._learner.update(experience.rows(kept), credited.rows(kept), step)
+
+
+def _telling(experience: Experience, credited: Credited) -> Credited:
+    """The same with how much is kept, and what it earned."""
+    earned = experience.scores[credited.valid]
+    metrics = {"kept/share": len(earned) / len(experience.scores)}
+    if len(earned):
+        metrics["kept/reward"] = float(earned.mean())
+    return replace(credited, metrics=credited.metrics | metrics)
+
+
+def likelihood(recipe: StageRecipe) -> Loss[Reduction]:
+    """Negative log-likelihood of the given tokens with the stage's aggregation."""
+    aggregate = chosen("aggregation", recipe)
+    want: set[Quantity] = {"logp"}
+
+    def terms(experience: Experience, credited: Credited) -> Reduction:
+        length = recipe.objective.aggregation_length
+        return reduction(credited.mask, experience.group, aggregate, length)
+
+    return Loss(want, terms, lambda scores, reduce: supervised_loss(given(scores.logp), reduce))
+
+
+def alike(experience: Experience) -> Credited:
+    """Every token of every row counts the same: A = 1."""
+    advantages = experience.mask.to(torch.float32)
+    return Credited(advantages, experience.mask, experience.mask.any(-1))

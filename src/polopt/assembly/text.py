@@ -1,0 +1,191 @@
+"""Rows that sample from a policy and improve it: the columns of a recipe become one stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from polopt.assembly.chosen import chosen
+from polopt.assembly.critic import Valued, critic_learner, valued
+from polopt.assembly.extras import companions
+from polopt.assembly.learners import learner_of_policy
+from polopt.assembly.moving import moving_numbers
+from polopt.assembly.process import Crediting, Processed, processed
+from polopt.assembly.reward import agreement, refreshed
+from polopt.assembly.shared import (
+    Parts,
+    Shared,
+    assembled,
+    reporting_once,
+    shared,
+)
+from polopt.choices.returns import SUMS
+from polopt.choices.roles import reads_process
+from polopt.coordination.ledger import Ledger
+from polopt.coordination.sources import InlineSource, Sampled
+from polopt.coordination.stage import Learner, Stage
+from polopt.credit import (
+    Credit,
+    as_given,
+    assign,
+    every_row,
+    kl_penalty,
+    length,
+    overlong,
+    spread,
+    terminal,
+    untruncated,
+)
+from polopt.math.statistics import drift
+from polopt.recipe import Rollout, StageRecipe
+from polopt.recipe.fields import flat
+from polopt.roles import Actor, Scorer, WithoutAdapter, frozen, measured
+from polopt.rollout.groups import informative
+from polopt.rollout.rewarding import judge
+from polopt.types import Batch, Credited, Experience
+from polopt.update import Lagged
+from polopt.update.moving import measured_kl
+
+
+def policy_stage(parts: Parts) -> Stage:
+    """The stage of a row whose columns say all that is its own."""
+    of, critic = valued(shared(parts))
+    of = replace(of, moving=moving_numbers(of.recipe, of.actor.log_probs))
+    reference, process = reference_of(of), processed(of)
+    policy = learner_of_policy(of, critic, companions(of))
+    credit: Crediting = lambda tensors: assign(tensors, credit_of(of.now()))  # noqa: E731
+    learners: list[Learner] = [policy, *of.moving, *_following(of, reference)]
+    if critic is not None and critic.role is not None:
+        learners = [critic_learner(of, critic), *map(critic.held_back, learners)]
+    if process is not None:
+        credit = process.measured(credit)
+        learners = process.learners(learners, credit)
+    return sampled_stage(
+        of,
+        prepare=prepared(of, reference, critic, process),
+        credit=credit,
+        learners=learners,
+    )
+
+
+def sampled_stage(
+    of: Shared,
+    *,
+    prepare: Callable[[Batch], Experience],
+    credit: Callable[[Experience], Credited],
+    learners: Sequence[Learner],
+) -> Stage:
+    """A stage that samples groups, credits their tokens and hands them to its learners."""
+    rollout = of.recipe.rollout
+    assert rollout.group_size is not None, "resolved by the row"
+    scored = reporting_once(judge(of.text, of.rewards, of.recipe.run.seed), of, of.parts.observe)
+    source = InlineSource(
+        of.engine("rollout"),
+        Ledger(rollout.prompts_per_step),
+        Sampled(
+            of.text.prompt,
+            rollout.group_size,
+            of.sampling,
+            scored,
+            **resampled(rollout),
+            greedy=of.recipe.credit.baseline == "greedy",
+        ),
+    )
+    return assembled(
+        of,
+        source,
+        prepare=prepare,
+        credit=lambda tensors: _with_metrics(of, tensors, credit(tensors)),
+        learners=[*learners, *refreshed(of)],
+    )
+
+
+def resampled(rollout: Rollout) -> dict[str, Any]:
+    """Which groups give way to new prompts, and how often."""
+    if not rollout.resample_rounds:
+        return {}
+    least, most = rollout.accuracy_min, rollout.accuracy_max
+    assert least is not None and most is not None, "resolved by the row"
+    return {"keep": informative(least, most), "rounds": rollout.resample_rounds}
+
+
+def reference_of(of: Shared) -> Scorer | None:
+    """The weights that the stage started from, where something is measured against them."""
+    if not of.recipe.kl.coefficient and not reads_process(flat(of.recipe)):
+        return None
+    return frozen_start(of)
+
+
+def frozen_start(of: Shared) -> Scorer:
+    """The policy as the stage found it: a model of its own, or the adapter switched off."""
+    if of.recipe.model.lora is not None:
+        return WithoutAdapter(of.actor)
+    return frozen(of.parts.language_model(of.parts.start), autocast=of.actor.autocast)
+
+
+def _following(of: Shared, reference: Scorer | None) -> list[Learner]:
+    """The reference as a copy that follows the policy, where the recipe wants it to."""
+    kl = of.recipe.kl
+    if not kl.refresh_every or not isinstance(reference, Actor):
+        return []
+    copy, source = (
+        dict(actor.language_model.model.named_parameters()) for actor in (reference, of.actor)
+    )
+    return [Lagged("reference", copy, source, every=kl.refresh_every, rate=kl.refresh_rate)]
+
+
+def prepared(
+    of: Shared,
+    reference: Scorer | None,
+    critic: Valued | None,
+    process: Processed | None = None,
+) -> Callable[[Batch], Experience]:
+    """Tensors of a batch with what every role says of it before the update."""
+
+    def prepare(batch: Batch) -> Experience:
+        tensors = of.tensors(batch)
+        assert tensors.tokens is not None
+        logp_ref = None if reference is None else measured(reference, tensors.tokens, "logp")
+        tensors = replace(tensors, logp_old=of.actor.log_probs(tensors.tokens), logp_ref=logp_ref)
+        tensors = tensors if critic is None else critic.of(tensors)
+        return tensors if process is None else process.rewarded(tensors)
+
+    return prepare
+
+
+def credit_of(recipe: StageRecipe) -> Credit:
+    """The credit columns of a resolved stage."""
+    credit = recipe.credit
+    placed = terminal() if credit.returns in SUMS else as_given()
+    shapers = [placed if credit.spread in (None, "none") else spread(chosen("spread", recipe))]
+    if recipe.credit.overlong_penalty:
+        assert recipe.credit.overlong_buffer is not None, "resolved"
+        longest = float(recipe.rollout.max_new_tokens)
+        buffer = longest * recipe.credit.overlong_buffer
+        shapers.append(overlong(longest, buffer, recipe.credit.overlong_penalty))
+    if recipe.credit.length_reward:
+        shapers.append(length(recipe.credit.length_reward))
+    if recipe.kl.coefficient and recipe.kl.placement == "reward":
+        shapers.append(kl_penalty(recipe.kl.coefficient, chosen("estimator", recipe)))
+    return Credit(
+        shapers=tuple(shapers),
+        returns=chosen("returns", recipe),
+        baseline=chosen("baseline", recipe),
+        normalise=chosen("normalisation", recipe),
+        keep=untruncated if recipe.credit.drop_truncated else every_row,
+    )
+
+
+def _with_metrics(of: Shared, experience: Experience, credited: Credited) -> Credited:
+    """How far the policy to be updated is from the one that sampled, and from the reference.
+
+    From the one that sampled it is 0 where weights arrived. And whether reward models are right.
+    """
+    metrics = agreement(of, experience)
+    if experience.logp_old is not None and experience.logp_rollout is not None:
+        found = drift(experience.logp_old, experience.logp_rollout, experience.mask)
+        metrics |= {"behaviour/kl": float(found.k3), "behaviour/ess": float(found.ess_fraction)}
+    if experience.logp_old is not None and experience.logp_ref is not None:
+        metrics["kl/measured"] = measured_kl(experience)[0]
+    return replace(credited, metrics=credited.metrics | metrics)

@@ -1,0 +1,19 @@
+"""Recipe and row put together, and what is said of the result. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from polopt.resolution.derived import derived
+from polopt.resolution.describe import describe, describe_row, differences, settings, table
+from polopt.resolution.inert import inert
+from polopt.resolution.resolve import resolve
+
+__all__ = [
+    "derived",
+    "describe",
+    "describe_row",
+    "differences",
+    "inert",
+    "resolve",
+    "settings",
+    "table",
+]
