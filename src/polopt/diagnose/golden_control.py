@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polopt.math import bandit, biped, controllers, natural, pathwise, statistics
+from polopt.envs.control.biped import reward as biped
+from polopt.math import bandit, controllers, natural, pathwise, statistics
 from polopt.math.noise import ou_step
 
 Outputs = dict[str, Any]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from polopt.envs.control.arrays import States, check_limit
 from polopt.envs.control.interface import Discrete, Facts, Flags
-from polopt.envs.control.view import Panel, Shape, View
+from polopt.envs.control.recording.view import Panel, Shape, View
 
 GRAVITY, CART, POLE, HALF_LENGTH, FORCE, TAU = 9.8, 1.0, 0.1, 0.5, 10.0, 0.02
 PUSHES = Discrete(2)

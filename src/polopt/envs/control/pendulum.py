@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from polopt.envs.control.arrays import States, check_limit
 from polopt.envs.control.interface import Box, Facts, Flags
-from polopt.envs.control.view import Panel, Shape, View
+from polopt.envs.control.recording.view import Panel, Shape, View
 
 GRAVITY, TAU, FASTEST, STRONGEST = 10.0, 0.05, 8.0, 2.0
 

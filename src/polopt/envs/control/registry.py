@@ -12,7 +12,8 @@ from polopt.envs.control.biped import Biped
 from polopt.envs.control.cartpole import CartPole
 from polopt.envs.control.interface import Environments
 from polopt.envs.control.pendulum import Pendulum
-from polopt.envs.control.watch import StateWatch, Watch
+from polopt.envs.control.recording.interface import Watch
+from polopt.envs.control.recording.states import StateWatch
 from polopt.errors import RecipeError, one_line
 
 PREFIX = "control:"
@@ -44,7 +45,7 @@ def watch(source: str, parameters: Mapping[str, Any]) -> Watch:
     name = source.removeprefix(PREFIX)
     if name in BUILTIN:
         return StateWatch(_dynamics(name, parameters))
-    from polopt.envs.control.frames import FrameWatch
+    from polopt.envs.control.recording.frames import FrameWatch
 
     return FrameWatch(name, parameters)
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from polopt.envs.control.gymnasium import THEIRS, make
 from polopt.envs.control.interface import Environments
-from polopt.envs.control.offscreen import draw_without_screen
+from polopt.envs.control.recording.offscreen import draw_without_screen
 from polopt.errors import one_line
 
 SLOWEST = 1 / 12  # seconds between two pictures, at least

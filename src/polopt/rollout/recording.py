@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from polopt.envs.control.view import rounded
-from polopt.envs.control.watch import Watch
+from polopt.envs.control.recording.interface import Watch
+from polopt.envs.control.recording.view import rounded
 from polopt.roles.control import StepActor
 
 LONGEST = 2_000  # steps

@@ -1,33 +1,16 @@
-"""One environment that is looked at while it acts."""
+"""Records the states of an environment whose dynamics are ours; drawn later, from numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from polopt.envs.control.arrays import ArrayEnvironments, Dynamics
 from polopt.envs.control.interface import Environments
-from polopt.envs.control.view import InTerms, Viewed, as_json, rounded
-
-
-class Watch(Protocol):
-    """One environment, and what is noted of it."""
-
-    @property
-    def environments(self) -> Environments:
-        """Just one."""
-        ...
-
-    def look(self) -> None:
-        """Note what there is to see now."""
-        ...
-
-    def told(self, actions: NDArray[Any]) -> Mapping[str, Any]:
-        """All that was noted of an episode by ``actions`` [T] or [T, D], as JSON has it."""
-        ...
+from polopt.envs.control.recording.view import InTerms, Viewed, as_json, rounded
 
 
 class StateWatch:
