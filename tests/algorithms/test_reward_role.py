@@ -19,8 +19,8 @@ from polopt.algorithms import resolve
 from polopt.algorithms.build import Parts, shared
 from polopt.algorithms.build.reward import Every, agreement, refreshed
 from polopt.algorithms.build.shared import Shared
+from polopt.diagnose.conformance.formulas import ranking_loss
 from polopt.errors import ModelError, RecipeError
-from polopt.math.preference import ranking_loss
 from polopt.models import load, load_scalar, save
 from polopt.recipe import StageRecipe
 from polopt.recipe import load as load_recipe

@@ -36,29 +36,6 @@ def conjugate_gradient(
     return x
 
 
-def gradient_of(function: Callable[[Tensor], Tensor], at: Float[Tensor, "N"]) -> Float[Tensor, "N"]:
-    """``∇f`` by autograd, detached."""
-    with torch.enable_grad():
-        at = at.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(function(at), at)
-    return gradient
-
-
-def hessian_product(
-    function: Callable[[Tensor], Tensor], at: Float[Tensor, "N"], damping: float = 0.0
-) -> Callable[[Tensor], Tensor]:
-    """``v ↦ ∇(∇f·v) + damping·v``; of the mean KL at θ_old this is the Fisher matrix times v."""
-    with torch.enable_grad():
-        at = at.detach().requires_grad_()
-        (slope,) = torch.autograd.grad(function(at), at, create_graph=True)
-
-    def product(v: Tensor) -> Tensor:
-        (image,) = torch.autograd.grad(slope @ v, at, retain_graph=True)
-        return image + damping * v
-
-    return product
-
-
 @dataclass(frozen=True)
 class TrustRegionStep:
     """What a step did; a refused one leaves ``parameters`` where they were."""

@@ -29,17 +29,6 @@ def implicit_reward(
     return beta * (widen(logp) - widen(logp_ref))
 
 
-def preference_logits(
-    chosen: Float[Tensor, "N"],
-    rejected: Float[Tensor, "N"],
-    chosen_ref: Float[Tensor, "N"],
-    rejected_ref: Float[Tensor, "N"],
-) -> Float[Tensor, "N"]:
-    """``h = (log π - log π_ref)(y_w) - (log π - log π_ref)(y_l)`` of response log-probs."""
-    won = implicit_reward(chosen, chosen_ref, 1.0)
-    return won - implicit_reward(rejected, rejected_ref, 1.0)
-
-
 def dpo_loss(
     logits: Float[Tensor, "N"], *, beta: float, label_smoothing: float = 0.0, margin: float = 0.0
 ) -> Float[Tensor, "N"]:
@@ -50,11 +39,6 @@ def dpo_loss(
     """
     kept = (1.0 - label_smoothing) * logsigmoid(beta * logits - margin)
     return -kept - label_smoothing * logsigmoid(-beta * logits - margin)
-
-
-def dpo_gradient_weight(logits: Float[Tensor, "N"], *, beta: float) -> Float[Tensor, "N"]:
-    """``β·σ(-βh)``: how hard DPO pushes a pair; near 0 where the order is right already."""
-    return beta * torch.sigmoid(-beta * logits)
 
 
 def ipo_loss(logits: Float[Tensor, "N"], *, beta: float) -> Float[Tensor, "N"]:
@@ -118,32 +102,6 @@ def pairwise_loss(
     i, j = ordered_pairs(ranks, group)
     wide = widen(scores)
     return prompt_means(loss(wide[i] - wide[j]), i, group)
-
-
-def ranking_loss(
-    scores: Float[Tensor, "N"],
-    ranks: Float[Tensor, "N"],
-    group: Int[Tensor, "N"],
-    margin: float = 0.0,
-) -> tuple[Float[Tensor, "P"], Float[Tensor, ""]]:
-    """``-(1/pairs)Σ_{i≻j} log σ(rᵢ - rⱼ - m)`` per prompt, then the mean over prompts.
-
-    InstructGPT 2203.02155, Eq. 1; K = 2 is Stiennon 2009.01325; margin of Llama 2 (2307.09288).
-    Ties make no pair. A prompt without a pair is NaN and is skipped in the mean; without any pair
-    the loss is 0.
-
-    Args:
-        scores: Of the responses of all prompts.
-        ranks: Of the responses among those of their prompt; lower is better.
-        group: The prompt of each response.
-        margin: By which the better one has to win.
-
-    Returns:
-        The loss of each prompt, in the order of their labels, and the mean.
-    """
-    per_prompt = pairwise_loss(scores, ranks, group, lambda h: dpo_loss(h, beta=1.0, margin=margin))
-    usable = has_pair(ranks, group)
-    return per_prompt, torch.where(usable, per_prompt, 0.0).sum() / usable.sum().clamp(min=1)
 
 
 def plackett_luce_loss(

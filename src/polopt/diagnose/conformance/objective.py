@@ -14,8 +14,9 @@ from torch import Tensor
 
 from polopt import credit
 from polopt.credit import Credit, assign
+from polopt.diagnose.conformance.loss import CORRECTIONS
 from polopt.math import surrogates
-from polopt.math.corrections import CORRECTIONS, m2po_mask
+from polopt.math.corrections import m2po_mask
 from polopt.math.divergence import ESTIMATORS
 from polopt.math.normalise import DENOMINATORS
 from polopt.math.reduce import AGGREGATIONS, masked
