@@ -12,17 +12,16 @@ def conjugate_gradient(
     product: Callable[[Tensor], Tensor],
     b: Float[Tensor, "N"],
     iterations: int = 10,
-    tolerance: float = 1e-10,
 ) -> Float[Tensor, "N"]:
     """``x ≈ F⁻¹b`` from products ``F·v`` alone (Hestenes & Stiefel 1952).
 
-    Stops at ``‖r‖² < tolerance·min(1, ‖b‖²)``: a short b is solved as well as a long one. A
+    Stops at ``‖r‖² < 1e-10·min(1, ‖b‖²)``: a short b is solved as well as a long one. A
     direction without curvature ends it too.
     """
     x = torch.zeros_like(b)
     residual, direction = b.clone(), b.clone()
     square = residual @ residual
-    enough = tolerance * square.clamp(max=1.0)
+    enough = 1e-10 * square.clamp(max=1.0)
     for _ in range(iterations):
         image = product(direction)
         curvature = direction @ image

@@ -89,8 +89,6 @@ def spread_normalised(
     return spread_rows(scores, mask) * share / torch.where(total > 0, total, 1.0)
 
 
-def spread_uniform(
-    scores: Float[Tensor, "B"], mask: Bool[Tensor, "B T"], gamma: float = 1.0
-) -> Float[Tensor, "B T"]:
+def spread_uniform(scores: Float[Tensor, "B"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
     """``R/n`` on every token, with row sum R (γ = 1 of ``spread_normalised``)."""
     return spread_normalised(scores, mask, 1.0)

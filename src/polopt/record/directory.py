@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -141,9 +142,7 @@ def begun(path: Path) -> bool:
     return (path / "metrics.jsonl").is_file() and (path / "metrics.jsonl").stat().st_size > 0
 
 
-def next_free(name: str, root: Path = Path("runs")) -> Path:
-    """``runs/NAME-1``, or the first number that is free."""
-    number = 1
-    while (root / f"{name}-{number}").exists():
-        number += 1
-    return root / f"{name}-{number}"
+def next_free(name: str) -> Path:
+    """``runs/NAME-1``, or with the first number that is free."""
+    paths = (Path("runs") / f"{name}-{number}" for number in itertools.count(1))
+    return next(path for path in paths if not path.exists())

@@ -163,9 +163,8 @@ class GymnasiumEnvironments:
 
     @property
     def first(self) -> Any:  # noqa: ANN401 - whatever it is
-        """The first one itself; None where the vector holds none one by one."""
-        held = getattr(self._vector, "envs", None)
-        return held[0].unwrapped if held else None
+        """The first environment itself, without its wrappers."""
+        return self._vector.envs[0].unwrapped
 
     def picture(self) -> NDArray[np.uint8] | None:
         """The first one as it looks, [H, W, 3]; made with ``render_mode = "rgb_array"``."""
