@@ -37,7 +37,7 @@ def conjugate_gradient(
 
 @dataclass(frozen=True)
 class TrustRegionStep:
-    """What a step did; a refused one leaves ``parameters`` where they were."""
+    """The result of a step; a refused one leaves ``parameters`` where they were."""
 
     direction: Tensor  # [N] x ≈ F⁻¹g
     residual: Tensor  # [] ‖Fx - g‖/‖g‖, what conjugate gradients left over

@@ -1,6 +1,6 @@
 """Losses of preferences: of a difference (a pair), or of all responses to a prompt (a ranking).
 
-A response has one number, its score: what a reward model says of it, or how much more likely it is
+A response has one number, its score: the output of a reward model, or how much more likely it is
 than under the reference. The loss of a pair sees the difference of two scores alone, so a reward
 model (InstructGPT) and a policy (DPO) are trained by the same functions.
 """
@@ -136,8 +136,7 @@ def pair_accuracy(
 ) -> Float[Tensor, "P"]:
     """Share of the pairs of each prompt whose better response has the higher score.
 
-    Equal scores are half right, as in the area under a ROC curve: what says nothing is a coin.
-    NaN for a prompt without a pair.
+    Equal scores are half right, as in the area under a ROC curve. NaN for a prompt without a pair.
     """
     i, j = ordered_pairs(ranks, group)
     return prompt_means(_right(widen(scores)[i] - widen(scores)[j]), i, group)
@@ -146,7 +145,7 @@ def pair_accuracy(
 def pair_confidence(
     differences: Float[Tensor, "M"],
 ) -> tuple[Float[Tensor, "M"], Float[Tensor, "M"]]:
-    """How sure a model is of its verdict, ``σ(|h|)``, and whether it is right (1, 0, or ½)."""
+    """The confidence of each verdict, ``σ(|h|)``, and whether it is right (1, 0, or ½)."""
     return torch.sigmoid(differences.abs()), _right(differences)
 
 
@@ -164,5 +163,5 @@ def expected_calibration_error(
 
 
 def _right(differences: Float[Tensor, "M"]) -> Float[Tensor, "M"]:
-    """1 where the better one wins, ½ where nobody does, else 0."""
+    """1 where the better one wins, ½ at a tie, else 0."""
     return (differences.sign() + 1.0) / 2.0

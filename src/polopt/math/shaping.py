@@ -57,8 +57,8 @@ def length_reward(
     """``λ = ½ - (l - l_min)/(l_max - l_min)`` of the group where right, ``min(0, λ)`` where wrong.
 
     Kimi k1.5 2501.12599, section 2.3.3: short right responses gain, long ones lose, and a wrong one
-    gains nothing by being short. 0 where all lengths of the group are equal, and where nobody said
-    whether the response is right (NaN); rows that are not ``valid`` are in no minimum or maximum.
+    gains nothing by being short. 0 where all lengths of the group are equal, and where ``right`` is
+    NaN (unknown); rows that are not ``valid`` are in no minimum or maximum.
     """
     same = (group[:, None] == group[None, :]) & valid[None, :]
     longest = torch.where(same, response_lengths, -torch.inf).amax(-1)

@@ -1,4 +1,4 @@
-"""What to look at: how far two policies are apart, and on which tokens."""
+"""Importance-sampling diagnostics: how far the policy is from the one that sampled."""
 
 from dataclasses import dataclass
 

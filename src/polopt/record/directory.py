@@ -62,7 +62,7 @@ class RunDirectory:
 
     @property
     def config(self) -> dict[str, Any]:
-        """What was resolved when the run was made."""
+        """The resolved configuration of the run."""
         return json.loads((self.path / "config.json").read_text(encoding="utf-8"))
 
     def append(self, name: str, line: Mapping[str, Any]) -> None:
@@ -80,7 +80,7 @@ class RunDirectory:
         return {name: file.tell() for name, file in self._files.items()}
 
     def truncate(self, offsets: Mapping[str, int]) -> None:
-        """Forget the lines that were written after a checkpoint; no offset: all of them.
+        """Drop the lines that were written after a checkpoint; without an offset all of them.
 
         Raises:
             RunDirectoryError: a file has lost lines that the checkpoint has seen.

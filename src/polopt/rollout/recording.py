@@ -1,4 +1,4 @@
-"""One episode step by step, for whoever wants to see what a policy does."""
+"""Recording one episode of a policy, step by step, for the report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LONGEST = 2_000  # steps
 
 
 def shown(watch: Watch, actor: StepActor, *, seed: int) -> dict[str, Any]:
-    """The episode that begins with ``seed``, by the likeliest actions, as samples.jsonl has it."""
+    """The episode from ``seed`` by the most likely actions, as samples.jsonl holds it."""
     environments = watch.environments
     observations = [environments.reset(seed)[0]]
     watch.look()

@@ -1,4 +1,4 @@
-"""Golden vectors through the shipped functions, in float64: is the mathematics what it says it is?
+"""Runs golden cases through the shipped functions, in float64.
 
 A case names an operation, its inputs and what must come out. ``credit``, ``loss``, ``objective``
 and ``control`` hold one thin adapter for each operation; an operation without one is listed, and
@@ -38,7 +38,7 @@ SERVED = CREDIT | LOSS | CONTROL | OBJECTIVE
 
 @dataclass(frozen=True)
 class Report:
-    """What came of a file of golden vectors."""
+    """The results of a file of golden cases."""
 
     passed: int
     failures: tuple[str, ...]  # one line each, the name of the case first
@@ -105,7 +105,7 @@ def _judge(case: Mapping[str, Json]) -> str | None:
 
 
 def _decode(case: str, key: str, value: Json) -> Json:
-    """JSON to what the functions take: float64 tensors, bool masks, int64 groups, numbers."""
+    """An input as the functions take it: float64 tensors, bool masks, int64 groups, numbers."""
     if key in VERBATIM or isinstance(value, bool):
         return value
     if isinstance(value, dict):

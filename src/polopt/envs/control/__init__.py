@@ -1,4 +1,4 @@
-"""Bodies to be moved: built in, of gymnasium, and a robot that walks.
+"""Environments of control: cart-pole, pendulum, a walking robot, and those of gymnasium.
 
 Importing this registers ``polopt/BipedWalk-v0`` where gymnasium is installed.
 """

@@ -41,7 +41,7 @@ def make(source: str, count: int, parameters: Mapping[str, Any]) -> Environments
 
 
 def watch(source: str, parameters: Mapping[str, Any]) -> Watch:
-    """One environment of a data source, to be looked at; raises what :func:`make` does."""
+    """One environment of a data source, to be recorded; raises what :func:`make` does."""
     name = source.removeprefix(PREFIX)
     if name in BUILTIN:
         return StateWatch(_dynamics(name, parameters))
@@ -51,7 +51,7 @@ def watch(source: str, parameters: Mapping[str, Any]) -> Watch:
 
 
 def unlimited(source: str, parameters: Mapping[str, Any]) -> bool:
-    """Whether nobody says after how many steps an episode is cut."""
+    """Whether episodes have no time limit."""
     name = source.removeprefix(PREFIX)
     if name in BUILTIN or LIMIT in parameters:
         return False

@@ -1,4 +1,4 @@
-"""A robot that walks: two legs, six torques, 31 observations.
+"""The dynamics of a robot that walks: two legs, six torques, 31 observations.
 
 The task of MathWorks' walking robot (github.com/mathworks-robotics/msra-walking-robot, 2-D model:
 observations, ends, starts; "Train Biped Robot to Walk Using Reinforcement Learning Agents":
@@ -75,10 +75,11 @@ class Biped:
     seconds: float = field(default=STEP, init=False)
 
     def __post_init__(self) -> None:
-        """Refuse what there is not.
+        """Check the parameters.
 
         Raises:
-            RecipeError: an unknown preset, a limit or physics of which a step is not so many.
+            RecipeError: an unknown preset, a wrong time limit, or physics of which no whole number
+                of steps is one of control.
             MissingExtraError: MuJoCo is not installed.
         """
         if self.preset not in BIPED_PRESETS:
@@ -94,7 +95,7 @@ class Biped:
         _ = self.simulator  # before a run begins, and not in its first step
 
     def start(self, generator: np.random.Generator) -> NDArray[np.float64]:
-        """On both feet; every other time with a push or with the feet apart, or both.
+        """A first state: standing; every other time with a push or with the feet apart, or both.
 
         With probability ½ random: then with probability ½ v_x within ±0.05 and v_y within ±0.025
         m/s, and the left foot within ±5 cm in front of its place, the right one as far behind.
@@ -111,7 +112,7 @@ class Biped:
         return np.concatenate([[0.0], qpos, qvel, np.zeros(stride.COLUMNS + 6 + 2)])
 
     def observe(self, states: States) -> NDArray[np.float32]:
-        """The 31 numbers of each."""
+        """The 31 numbers of each observation."""
         qpos, qvel = states[:, QPOS : QPOS + NQ], states[:, QVEL : QVEL + NV]
         yaw, pitch, roll = angles(qpos[:, 3:7])
         legs = [
@@ -128,7 +129,7 @@ class Biped:
     def advance(
         self, states: States, actions: NDArray[Any]
     ) -> tuple[States, NDArray[np.float64], Flags]:
-        """25 ms of constant torques; over where it falls, strays or turns."""
+        """25 ms of constant torques; the episode is over where the robot falls, strays or turns."""
         actions = np.clip(actions.astype(np.float64), -1.0, 1.0)
         model, data, rollout = self.simulator
         physics, sensors = rollout.rollout(
@@ -154,11 +155,11 @@ class Biped:
         return after, self.reward(after), self.over(after)
 
     def facts(self, states: States) -> Facts:
-        """How far it came, and its gait."""
+        """The distance walked, and figures of the gait."""
         return {"distance_m": states[:, QPOS], **stride.gait(states[:, STRIDE], STEP)}
 
     def over(self, states: States) -> Flags:
-        """Where it lies, has strayed from its line, or has turned by an eighth of a circle."""
+        """Whether it lies, has strayed from its line, or has turned by an eighth of a circle."""
         qpos = states[:, QPOS : QPOS + NQ]
         turned = np.abs(np.stack(angles(qpos[:, 3:7]))).max(0) >= STEEPEST
         return (qpos[:, 2] <= LOWEST) | (np.abs(qpos[:, 1]) > WIDEST) | turned
@@ -221,5 +222,5 @@ class Biped:
 
 
 def _steps_of(physics: object) -> float:
-    """How many are one of ours; 0 where it is no length of time."""
+    """Steps of physics in a step of control; 0 where ``physics`` is no length of time."""
     return STEP / physics if isinstance(physics, int | float) and physics > 0 else 0.0

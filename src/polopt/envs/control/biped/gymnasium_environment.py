@@ -61,7 +61,7 @@ class BipedWalk(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
 
     @cached_property
     def mujoco_renderer(self) -> Any:  # noqa: ANN401
-        """What draws; as environments of gymnasium have it.
+        """The renderer, under the name that it has in environments of gymnasium.
 
         MuJoCo's own chooses how to draw when MuJoCo is imported, and ends the process where it
         finds out too late that there is no screen.

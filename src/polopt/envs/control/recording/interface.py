@@ -1,4 +1,4 @@
-"""One environment whose episode is recorded while somebody acts in it."""
+"""The interface of recorders: one environment, and the record of its episode."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from polopt.envs.control.interface import Environments
 
 
 class Watch(Protocol):
-    """One environment, and what is noted of it."""
+    """One environment, and the record of its episode."""
 
     @property
     def environments(self) -> Environments:
-        """Just one."""
+        """The environment that is recorded, alone."""
         ...
 
     def look(self) -> None:
-        """Note what there is to see now."""
+        """Record the present moment."""
         ...
 
     def told(self, actions: NDArray[Any]) -> Mapping[str, Any]:
-        """All that was noted of an episode by ``actions`` [T] or [T, D], as JSON has it."""
+        """The record of the episode of ``actions`` [T] or [T, D], for JSON."""
         ...

@@ -1,4 +1,4 @@
-"""Records the states of an environment whose dynamics are ours; drawn later, from numbers."""
+"""Records the states of a built-in environment, from which its dynamics make a drawing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from polopt.envs.control.recording.view import InTerms, Viewed, as_json, rounded
 
 
 class StateWatch:
-    """Notes states; the dynamics say what they look like and what they earn."""
+    """Records states; the dynamics make a drawing, series and terms of the reward of them."""
 
     def __init__(self, dynamics: Dynamics) -> None:
         self._dynamics = dynamics
@@ -23,11 +23,11 @@ class StateWatch:
 
     @property
     def environments(self) -> Environments:
-        """Just one."""
+        """The environment that is recorded, alone."""
         return self._one
 
     def look(self) -> None:
-        """Note the state that the last step led to."""
+        """Record the state that the last step led to."""
         self._states.append(self._one.reached[0])
 
     def told(self, actions: NDArray[Any]) -> Mapping[str, Any]:
