@@ -151,7 +151,7 @@ def _used_by(field: str) -> str:
 
 def _golden(_: Path, __: str) -> str:
     """What ``polopt conformance`` says of the packaged cases, operation by operation."""
-    cases = json.loads((files("polopt.diagnose") / "golden.json").read_text())["cases"]
+    cases = json.loads((files("polopt.diagnose.conformance") / "golden.json").read_text())["cases"]
     found = conformance.run()
     failing = {line.partition(":")[0] for line in found.failures}
     counts = Counter(case["op"] for case in cases)

@@ -36,7 +36,9 @@ def stage(algorithm: str = "grpo", **flags: Any) -> StageRecipe:
 
 
 def golden(name: str) -> dict[str, Any]:
-    document = json.loads((files("polopt.diagnose") / "golden.json").read_text(encoding="utf-8"))
+    document = json.loads(
+        (files("polopt.diagnose.conformance") / "golden.json").read_text(encoding="utf-8")
+    )
     (case,) = (case for case in document["cases"] if case["name"] == f"kl_control/{name}")
     return case
 

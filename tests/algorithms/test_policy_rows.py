@@ -41,7 +41,9 @@ def stage(name: str, flags: Mapping[str, Any] | None = None) -> StageRecipe:
 
 @cache
 def cases() -> dict[str, Any]:
-    document = json.loads((files("polopt.diagnose") / "golden.json").read_text(encoding="utf-8"))
+    document = json.loads(
+        (files("polopt.diagnose.conformance") / "golden.json").read_text(encoding="utf-8")
+    )
     return {case["name"]: case for case in document["cases"]}
 
 

@@ -59,7 +59,9 @@ def tensor(value: Any) -> Tensor:
 
 @cache
 def golden(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    document = json.loads((files("polopt.diagnose") / "golden.json").read_text(encoding="utf-8"))
+    document = json.loads(
+        (files("polopt.diagnose.conformance") / "golden.json").read_text(encoding="utf-8")
+    )
     (case,) = (case for case in document["cases"] if case["name"] == name)
     return case["inputs"], case["expected"]
 

@@ -46,7 +46,9 @@ def scored(rewards: list[float], group: list[int], **fields: Any) -> Experience:
 
 @pytest.mark.parametrize("name", ["best_of_n", "threshold"])
 def test_golden_numbers(name: str) -> None:
-    document = json.loads((files("polopt.diagnose") / "golden.json").read_text(encoding="utf-8"))
+    document = json.loads(
+        (files("polopt.diagnose.conformance") / "golden.json").read_text(encoding="utf-8")
+    )
     (case,) = (case for case in document["cases"] if case["name"] == f"rejection/{name}")
     inputs = case["inputs"]
     flags = {"credit__threshold": inputs["threshold"]} if "threshold" in inputs else {}

@@ -17,8 +17,8 @@ from transformers import AutoTokenizer
 import polopt
 from polopt.assembly.reward import Every, agreement, refreshed
 from polopt.assembly.shared import Parts, Shared, shared
+from polopt.diagnose.conformance.formulas import ranking_loss
 from polopt.errors import ModelError, RecipeError
-from polopt.math.preference import ranking_loss
 from polopt.models import load, load_scalar, save
 from polopt.recipe import StageRecipe
 from polopt.recipe import load as load_recipe

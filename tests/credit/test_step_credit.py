@@ -182,7 +182,9 @@ TERMINAL = {"rewards": [{"verifier": "task"}]}
 
 
 def spread_case(name: str) -> tuple[dict[str, Any], Tensor]:
-    document = json.loads((files("polopt.diagnose") / "golden.json").read_text(encoding="utf-8"))
+    document = json.loads(
+        (files("polopt.diagnose.conformance") / "golden.json").read_text(encoding="utf-8")
+    )
     (case,) = (case for case in document["cases"] if case["name"] == f"spread/{name}")
     return case["inputs"], torch.tensor(case["expected"]["rewards"], dtype=torch.float64)
 

@@ -8,7 +8,7 @@ import pytest
 from polopt.diagnose.conformance import SERVED, run
 from polopt.errors import DataError
 
-PACKAGED = json.loads((files("polopt.diagnose") / "golden.json").read_text())
+PACKAGED = json.loads((files("polopt.diagnose.conformance") / "golden.json").read_text())
 CASES = PACKAGED["cases"]
 
 

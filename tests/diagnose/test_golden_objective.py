@@ -9,7 +9,7 @@ import random
 import pytest
 import torch
 
-from polopt.diagnose.golden_objective import objective
+from polopt.diagnose.conformance.objective import objective
 
 NAN = float("nan")
 

@@ -53,7 +53,7 @@ def test_the_wheel_holds_the_package_and_its_data_alone(wheel: Path) -> None:
     assert {name.split("/")[0].split("-")[0] for name in names} == {"polopt"}
     data = {
         "polopt/recipes/quickstart.toml",
-        "polopt/diagnose/golden.json",
+        "polopt/diagnose/conformance/golden.json",
         "polopt/report/templates/report.html.j2",
         "polopt/report/assets/report.css",
         "polopt/py.typed",

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
+from polopt.diagnose.conformance.loss import CORRECTIONS
 from polopt.math.corrections import (
-    CORRECTIONS,
     m2po_mask,
     opsm_mask,
     sequence_geometric_masked,

@@ -5,19 +5,21 @@ import math
 import pytest
 import torch
 
-from polopt.math.divergence import (
-    ESTIMATORS,
+from polopt.diagnose.conformance.softmax import (
     expected_estimator,
     forward_kl_gradient,
+    kl_divergence,
+    reverse_kl_gradient,
+)
+from polopt.math.divergence import (
+    ESTIMATORS,
     gaussian_kl_divergence,
     importance_corrected,
     k1,
     k2,
     k3,
-    kl_divergence,
     kl_divergence_of_logs,
     response_kl,
-    reverse_kl_gradient,
 )
 
 

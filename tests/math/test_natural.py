@@ -3,16 +3,16 @@
 import pytest
 import torch
 
-from polopt.math.bandit import (
+from polopt.diagnose.conformance.softmax import (
     gradient_moments,
+    gradient_of,
+    hessian_product,
     optimal_baseline,
     policy_gradient,
     softmax_step_functions,
 )
 from polopt.math.natural import (
     conjugate_gradient,
-    gradient_of,
-    hessian_product,
     trust_region_step,
 )
 

@@ -6,8 +6,12 @@ from itertools import permutations
 import pytest
 import torch
 
-from polopt.math.preference import (
+from polopt.diagnose.conformance.formulas import (
     dpo_gradient_weight,
+    preference_logits,
+    ranking_loss,
+)
+from polopt.math.preference import (
     dpo_loss,
     expected_calibration_error,
     has_pair,
@@ -19,9 +23,7 @@ from polopt.math.preference import (
     pair_confidence,
     pairwise_loss,
     plackett_luce_loss,
-    preference_logits,
     prompt_means,
-    ranking_loss,
 )
 from polopt.math.reduce import row_mean
 

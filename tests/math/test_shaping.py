@@ -1,5 +1,7 @@
 """Token rewards: where they stand and what they add up to."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -58,6 +60,14 @@ def test_spreading_keeps_the_sum_or_grows_with_length():
     assert spread_uniform(one, mask).tolist() == [[0.25] * 4, [0.5, 0, 0.5, 0]]
 
 
-@pytest.mark.parametrize("spread", [spread_discounted, spread_normalised, spread_uniform])
+@pytest.mark.parametrize(
+    "spread",
+    [
+        partial(spread_discounted, gamma=0.9),
+        partial(spread_normalised, gamma=0.9),
+        spread_uniform,
+    ],
+    ids=lambda spread: getattr(spread, "func", spread).__name__,
+)
 def test_an_empty_row_stays_empty(spread):
-    assert spread(SCORES, MASK, 0.9)[2].tolist() == [0] * 4
+    assert spread(SCORES, MASK)[2].tolist() == [0] * 4

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
+from polopt.diagnose.conformance.formulas import ranking_loss
 from polopt.errors import NonFiniteError
-from polopt.math.preference import ranking_loss
 from polopt.math.reduce import row_mean, row_sum
 from polopt.objective import (
     PreferenceObjective,

@@ -96,11 +96,12 @@ def test_what_is_no_run_cannot_be_opened(tmp_path: Path) -> None:
         open_existing(tmp_path / "other")
 
 
-def test_the_next_free_directory(tmp_path: Path) -> None:
-    assert next_free("quick", tmp_path).name == "quick-1"
-    (tmp_path / "quick-1").mkdir()
-    (tmp_path / "quick-3").mkdir()
-    assert next_free("quick", tmp_path).name == "quick-2"
+def test_the_next_free_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert next_free("quick") == Path("runs/quick-1")
+    (tmp_path / "runs/quick-1").mkdir(parents=True)
+    (tmp_path / "runs/quick-3").mkdir()
+    assert next_free("quick") == Path("runs/quick-2")
 
 
 def test_lines_are_there_at_once_and_stay(run: Path) -> None:

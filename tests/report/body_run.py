@@ -11,7 +11,7 @@ import numpy as np
 from sample_run import lines, write_run
 
 from polopt.envs.control.registry import watch
-from polopt.rollout.showing import shown
+from polopt.rollout.recording import shown
 
 
 class Leaning:

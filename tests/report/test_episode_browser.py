@@ -189,7 +189,7 @@ def test_pictures_of_an_environment_are_played(browser: Browser, tmp_path: Path)
     image = pytest.importorskip("PIL.Image")
     import numpy as np
 
-    from polopt.envs.control.frames import _sheet
+    from polopt.envs.control.recording.frames import _sheet
 
     shades = [np.full((30, 40, 3), 20 * i, dtype=np.uint8) for i in range(10)]
     assert image

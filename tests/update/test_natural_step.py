@@ -15,8 +15,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from polopt.diagnose.conformance.softmax import kl_divergence
 from polopt.errors import NonFiniteError
-from polopt.math.divergence import kl_divergence
 from polopt.math.reduce import token_mean
 from polopt.math.surrogates import importance_sampled
 from polopt.models import LanguageModel
@@ -89,7 +89,9 @@ class Bandit:
 
 
 def golden(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    document = json.loads((files("polopt.diagnose") / "golden.json").read_text(encoding="utf-8"))
+    document = json.loads(
+        (files("polopt.diagnose.conformance") / "golden.json").read_text(encoding="utf-8")
+    )
     (case,) = [case for case in document["cases"] if case["name"] == name]
     return case["inputs"], case["expected"]
 

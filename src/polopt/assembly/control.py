@@ -44,7 +44,7 @@ from polopt.rollout.episodes import (
     played,
 )
 from polopt.rollout.evaluation import Evaluation, mean_interval
-from polopt.rollout.showing import shown
+from polopt.rollout.recording import shown
 from polopt.seeding import derive
 from polopt.types import Credited, Experience, Metrics, StepRows
 from polopt.update import Moving

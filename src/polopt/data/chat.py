@@ -1,4 +1,4 @@
-"""Chat messages as tokens, by the tokeniser's template, and which of them the assistant said."""
+"""Chat messages as tokens, by the tokeniser's template, and the spans of the assistant's turns."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ Spans = list[tuple[int, int]]
 
 
 class RefusedError(Exception):
-    """The template cannot say these messages; why, in words."""
+    """The template cannot render these messages; the reason in words."""
 
 
 def rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str:
-    """The prompt that the messages make, as text: the assistant is to speak next."""
+    """The prompt of the messages as text; the turn of the assistant follows."""
     return str(_apply(tokenizer, messages, prompt=True, tokenize=False))
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
-    """The prompt that the messages make, as tokens: the assistant is to speak next."""
+    """The prompt of the messages as tokens; the turn of the assistant follows."""
     return list(_apply(tokenizer, messages, prompt=True, tokenize=True)["input_ids"])
 
 

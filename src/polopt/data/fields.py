@@ -10,11 +10,11 @@ from polopt.data.rows import BadRowError, Columns, Fields, Message, Row, Text
 from polopt.recipe import shown
 
 ROLES = ("system", "user", "assistant")
-DEEPEST = 100  # levels of lists and objects in a row: what copies and records of it can follow
+DEEPEST = 100  # levels of lists and objects in a row that can be copied and recorded
 
 
 def accept(where: str, columns: Columns, fields: Fields, demonstrations: bool) -> Row:
-    """The row that the columns hold.
+    """A checked row from its columns.
 
     A prompt is text, or chat messages that end with the user's turn. A demonstration is text after
     text, text or messages after messages, or one whole conversation in the prompt field; its
@@ -49,7 +49,7 @@ def accept(where: str, columns: Columns, fields: Fields, demonstrations: bool) -
 
 
 def fitting(where: str, fields: Fields, prompt: Text, completion: Text, name: str) -> Text:
-    """A completion as what its prompt is: text after text, messages that go on with messages.
+    """A completion in the form of its prompt: text after text, messages after messages.
 
     Raises:
         BadRowError: messages after text, or turns out of order.
@@ -67,12 +67,12 @@ def fitting(where: str, fields: Fields, prompt: Text, completion: Text, name: st
 
 
 def text_of(where: str, columns: Columns, name: str) -> Text:
-    """A field as text or as messages, not yet in relation to each other."""
+    """A field as text or as messages; their turns are not yet checked."""
     return text_or_messages(where, name, value_of(where, columns, name))
 
 
 def value_of(where: str, columns: Columns, name: str, how: str = "") -> Any:  # noqa: ANN401
-    """What a column holds.
+    """The value of a column.
 
     Raises:
         BadRowError: it is missing; names the nearest one, or all of them and ``how`` to give it.
@@ -101,7 +101,7 @@ def text_or_messages(where: str, name: str, value: Any, part: str = "") -> Text:
 
 
 def check_depth(where: str, columns: Columns) -> None:
-    """Refuse what is no table, or what copies and records could not follow."""
+    """Refuse a row that is no object, or nested too deeply to be copied and recorded."""
     if not isinstance(columns, dict) or _deeper_than(columns, DEEPEST):
         detail = f"is nested too deeply; at most {DEEPEST} levels"
         raise BadRowError(where, "nested too deeply", detail)
@@ -166,7 +166,7 @@ def check_turns(where: str, name: str, messages: Sequence[Message], last: str) -
 
 
 def _deeper_than(value: Any, levels: int) -> bool:  # noqa: ANN401
-    """Whether lists and objects are nested deeper, told without recursion."""
+    """Whether lists and objects are nested deeper; without recursion."""
     layer: list[Any] = [value]
     for _ in range(levels):
         inner = [item.values() if isinstance(item, dict) else item for item in layer]

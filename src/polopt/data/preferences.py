@@ -15,7 +15,7 @@ HOW = "data.completions_field"
 
 
 def accept_ranked(where: str, columns: Columns, fields: Fields) -> Row:
-    """The row of preferences that the columns hold.
+    """A checked row of preferences from its columns.
 
     A pair is a prompt with a chosen and a rejected response; where both are whole conversations
     and there is no prompt, it is what they have in common at their beginning. A ranking is a
@@ -103,7 +103,7 @@ def _is_number(value: Any) -> bool:  # noqa: ANN401
 
 
 def _check_order(where: str, ranked: Sequence[Ranked]) -> None:
-    """Something is preferred to something else, and nothing to itself."""
+    """Refuse a row where no response is preferred to another, or one to itself."""
     if len({one.rank for one in ranked}) == 1:
         detail = f"has {len(ranked)} responses of the same rank; at least one that is better"
         raise BadRowError(where, "no preference", detail, ranked[0].field)

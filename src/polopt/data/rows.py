@@ -1,4 +1,4 @@
-"""What a row is, and how a bad one is told and counted."""
+"""A row of data, and how bad rows are reported and counted."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Train(Protocol):
 
 @dataclass(frozen=True)
 class Report:
-    """What was read, used and left out."""
+    """The numbers of rows read, used and left out."""
 
     source: str
     read: int | None  # rows of the source, bad ones too; None: generated without end
@@ -81,7 +81,7 @@ class Report:
     overlapping: int = 0  # rows left out of training because evaluation uses their prompt
 
     def lines(self) -> list[str]:
-        """The same for people."""
+        """The numbers as lines of text."""
         if self.read is None:
             return [f"{self.source}: endless training rows, {self.evaluation} evaluation prompts"]
         found = f"{self.source}: {self.read} rows, {self.train} to train on"

@@ -120,7 +120,7 @@ class Tokeniser:
                         self.tokenizer, messages, turns, stop_ids, self._end
                     )
             case _:
-                raise TypeError(f"{row.where}: text and messages are mixed")  # accepted by nobody
+                raise TypeError(f"{row.where}: text and messages are mixed")  # no row is so
         if any(end - start < 2 for start, end in spans):
             raise BadRowError(row.where, "empty field", "has no tokens", field)
         if self.max_tokens is not None and len(tokens) > self.max_tokens:
@@ -188,7 +188,7 @@ class Tokeniser:
 
 @contextmanager
 def _by_template(row: Row) -> Generator[None]:
-    """Tell of which row it is that the template cannot say."""
+    """Name the row that the chat template cannot render."""
     try:
         yield
     except chat.RefusedError as error:

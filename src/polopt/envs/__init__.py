@@ -1,1 +1,1 @@
-"""Where rewards come from: text tasks with verifiers."""
+"""Environments: text tasks with verifiers, and control."""

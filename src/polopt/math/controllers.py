@@ -1,7 +1,6 @@
 """Coefficients that follow a metric. Plain numbers in, plain numbers out.
 
-``(β, measured, samples) -> β`` for the next batch; what they hold to is bound by keyword, so that
-they can be exchanged.
+``(β, KL, samples) -> β`` for the next batch; targets are bound by keyword.
 """
 
 from collections.abc import Callable

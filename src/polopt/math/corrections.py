@@ -4,8 +4,6 @@
 constants: differentiating ``w·log π`` through w would add the spurious term ``log π·∇w``.
 """
 
-from collections.abc import Callable
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -129,12 +127,3 @@ def opsm_mask(
     """Drop a row iff A<0 and ``meanₜ(logp_old - logp) > δ`` (DeepSeek-V3.2 2512.02556)."""
     drift = row_mean(token_log_ratio(logp_old, logp, mask), mask)
     return ~((row_advantages < 0) & (drift > delta))
-
-
-CORRECTIONS: dict[str, Callable[..., Tensor]] = {
-    "token_tis": token_truncated,
-    "token_mask": token_masked,
-    "seq_tis": sequence_truncated,
-    "seq_mask": sequence_masked,
-    "seq_geo_mask": sequence_geometric_masked,
-}

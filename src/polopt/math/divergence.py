@@ -1,7 +1,7 @@
 """Estimators of ``KL(π‖π_ref)`` from samples of π, and what they are worth in expectation.
 
 Where an estimator stands decides what its gradient is: in the reward k1 is right, in the loss k2
-(2510.01555, 2512.21852); ``expected_estimator`` gives the exact value and gradients of each.
+(2510.01555, 2512.21852).
 """
 
 from collections.abc import Callable
@@ -62,13 +62,6 @@ def response_kl(
     return sums.sum() / mask.any(-1).sum().clamp(min=1)
 
 
-def kl_divergence(
-    p: Float[Tensor, "*batch V"], q: Float[Tensor, "*batch V"]
-) -> Float[Tensor, "*batch"]:
-    """``KL(p‖q) = Σ p·log(p/q)`` of full distributions; a term with p = 0 is 0."""
-    return (torch.xlogy(p, p) - torch.xlogy(p, q)).sum(-1)
-
-
 def kl_divergence_of_logs(
     log_p: Float[Tensor, "*batch V"], log_q: Float[Tensor, "*batch V"]
 ) -> Float[Tensor, "*batch"]:
@@ -94,31 +87,3 @@ def gaussian_kl_divergence(
     """
     d, z = log_std_p - log_std_q, (mean_p - mean_q) * (-log_std_q).exp()
     return (torch.expm1(2.0 * d) / 2.0 - d + z.square() / 2.0).sum(-1)
-
-
-def reverse_kl_gradient(p: Float[Tensor, "V"], q: Float[Tensor, "V"]) -> Float[Tensor, "V"]:
-    """``∂KL(p‖q)/∂z`` for ``p = softmax(z)``: ``p·(log(p/q) - KL(p‖q))``."""
-    return torch.xlogy(p, p) - torch.xlogy(p, q) - p * kl_divergence(p, q)
-
-
-def forward_kl_gradient(p: Float[Tensor, "V"], q: Float[Tensor, "V"]) -> Float[Tensor, "V"]:
-    """``∂KL(q‖p)/∂z`` for ``p = softmax(z)``: ``p - q``."""
-    return p - q
-
-
-def expected_estimator(
-    p: Float[Tensor, "V"], q: Float[Tensor, "V"], estimator: Estimator
-) -> tuple[Float[Tensor, ""], Float[Tensor, "V"], Float[Tensor, "V"]]:
-    """What an estimator of ``KL(p‖q)`` is and does in expectation, with ``p = softmax(z)``.
-
-    Returns:
-        ``E_p[k]``; the gradient in z when k is a loss, ``E_p[k′(d)·∇log p]``; and the gradient when
-        k is a (detached) reward penalty, ``E_p[k·∇log p]``, where ``∇_z log p_a = e_a - p``.
-    """
-    d = (p.log() - q.log()).detach().requires_grad_()
-    with torch.enable_grad():
-        k = estimator(d)
-        (slope,) = torch.autograd.grad(k.sum(), d)
-    k = k.detach()
-    as_loss, as_reward = p * slope, p * k
-    return (p * k).sum(), as_loss - p * as_loss.sum(), as_reward - p * as_reward.sum()

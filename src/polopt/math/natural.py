@@ -12,17 +12,16 @@ def conjugate_gradient(
     product: Callable[[Tensor], Tensor],
     b: Float[Tensor, "N"],
     iterations: int = 10,
-    tolerance: float = 1e-10,
 ) -> Float[Tensor, "N"]:
     """``x ≈ F⁻¹b`` from products ``F·v`` alone (Hestenes & Stiefel 1952).
 
-    Stops at ``‖r‖² < tolerance·min(1, ‖b‖²)``: a short b is solved as well as a long one. A
+    Stops at ``‖r‖² < 1e-10·min(1, ‖b‖²)``: a short b is solved as well as a long one. A
     direction without curvature ends it too.
     """
     x = torch.zeros_like(b)
     residual, direction = b.clone(), b.clone()
     square = residual @ residual
-    enough = tolerance * square.clamp(max=1.0)
+    enough = 1e-10 * square.clamp(max=1.0)
     for _ in range(iterations):
         image = product(direction)
         curvature = direction @ image
@@ -36,32 +35,9 @@ def conjugate_gradient(
     return x
 
 
-def gradient_of(function: Callable[[Tensor], Tensor], at: Float[Tensor, "N"]) -> Float[Tensor, "N"]:
-    """``∇f`` by autograd, detached."""
-    with torch.enable_grad():
-        at = at.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(function(at), at)
-    return gradient
-
-
-def hessian_product(
-    function: Callable[[Tensor], Tensor], at: Float[Tensor, "N"], damping: float = 0.0
-) -> Callable[[Tensor], Tensor]:
-    """``v ↦ ∇(∇f·v) + damping·v``; of the mean KL at θ_old this is the Fisher matrix times v."""
-    with torch.enable_grad():
-        at = at.detach().requires_grad_()
-        (slope,) = torch.autograd.grad(function(at), at, create_graph=True)
-
-    def product(v: Tensor) -> Tensor:
-        (image,) = torch.autograd.grad(slope @ v, at, retain_graph=True)
-        return image + damping * v
-
-    return product
-
-
 @dataclass(frozen=True)
 class TrustRegionStep:
-    """What a step did; a refused one leaves ``parameters`` where they were."""
+    """The result of a step; a refused one leaves ``parameters`` where they were."""
 
     direction: Tensor  # [N] x ≈ F⁻¹g
     residual: Tensor  # [] ‖Fx - g‖/‖g‖, what conjugate gradients left over

@@ -12,7 +12,7 @@ def no_noise(x: Float[Tensor, "*shape"], noise: Float[Tensor, "*shape"]) -> Floa
 def gaussian_noise(
     x: Float[Tensor, "*shape"], noise: Float[Tensor, "*shape"], sigma: float
 ) -> Float[Tensor, "*shape"]:
-    """``σ·N(0, 1)``, whatever it was the step before."""
+    """``σ·N(0, 1)``, independent of the step before."""
     return sigma * noise
 
 

@@ -1,6 +1,6 @@
 """Losses of preferences: of a difference (a pair), or of all responses to a prompt (a ranking).
 
-A response has one number, its score: what a reward model says of it, or how much more likely it is
+A response has one number, its score: the output of a reward model, or how much more likely it is
 than under the reference. The loss of a pair sees the difference of two scores alone, so a reward
 model (InstructGPT) and a policy (DPO) are trained by the same functions.
 """
@@ -29,17 +29,6 @@ def implicit_reward(
     return beta * (widen(logp) - widen(logp_ref))
 
 
-def preference_logits(
-    chosen: Float[Tensor, "N"],
-    rejected: Float[Tensor, "N"],
-    chosen_ref: Float[Tensor, "N"],
-    rejected_ref: Float[Tensor, "N"],
-) -> Float[Tensor, "N"]:
-    """``h = (log π - log π_ref)(y_w) - (log π - log π_ref)(y_l)`` of response log-probs."""
-    won = implicit_reward(chosen, chosen_ref, 1.0)
-    return won - implicit_reward(rejected, rejected_ref, 1.0)
-
-
 def dpo_loss(
     logits: Float[Tensor, "N"], *, beta: float, label_smoothing: float = 0.0, margin: float = 0.0
 ) -> Float[Tensor, "N"]:
@@ -50,11 +39,6 @@ def dpo_loss(
     """
     kept = (1.0 - label_smoothing) * logsigmoid(beta * logits - margin)
     return -kept - label_smoothing * logsigmoid(-beta * logits - margin)
-
-
-def dpo_gradient_weight(logits: Float[Tensor, "N"], *, beta: float) -> Float[Tensor, "N"]:
-    """``β·σ(-βh)``: how hard DPO pushes a pair; near 0 where the order is right already."""
-    return beta * torch.sigmoid(-beta * logits)
 
 
 def ipo_loss(logits: Float[Tensor, "N"], *, beta: float) -> Float[Tensor, "N"]:
@@ -120,32 +104,6 @@ def pairwise_loss(
     return prompt_means(loss(wide[i] - wide[j]), i, group)
 
 
-def ranking_loss(
-    scores: Float[Tensor, "N"],
-    ranks: Float[Tensor, "N"],
-    group: Int[Tensor, "N"],
-    margin: float = 0.0,
-) -> tuple[Float[Tensor, "P"], Float[Tensor, ""]]:
-    """``-(1/pairs)Σ_{i≻j} log σ(rᵢ - rⱼ - m)`` per prompt, then the mean over prompts.
-
-    InstructGPT 2203.02155, Eq. 1; K = 2 is Stiennon 2009.01325; margin of Llama 2 (2307.09288).
-    Ties make no pair. A prompt without a pair is NaN and is skipped in the mean; without any pair
-    the loss is 0.
-
-    Args:
-        scores: Of the responses of all prompts.
-        ranks: Of the responses among those of their prompt; lower is better.
-        group: The prompt of each response.
-        margin: By which the better one has to win.
-
-    Returns:
-        The loss of each prompt, in the order of their labels, and the mean.
-    """
-    per_prompt = pairwise_loss(scores, ranks, group, lambda h: dpo_loss(h, beta=1.0, margin=margin))
-    usable = has_pair(ranks, group)
-    return per_prompt, torch.where(usable, per_prompt, 0.0).sum() / usable.sum().clamp(min=1)
-
-
 def plackett_luce_loss(
     scores: Float[Tensor, "N"],
     ranks: Float[Tensor, "N"],
@@ -178,8 +136,7 @@ def pair_accuracy(
 ) -> Float[Tensor, "P"]:
     """Share of the pairs of each prompt whose better response has the higher score.
 
-    Equal scores are half right, as in the area under a ROC curve: what says nothing is a coin.
-    NaN for a prompt without a pair.
+    Equal scores are half right, as in the area under a ROC curve. NaN for a prompt without a pair.
     """
     i, j = ordered_pairs(ranks, group)
     return prompt_means(_right(widen(scores)[i] - widen(scores)[j]), i, group)
@@ -188,7 +145,7 @@ def pair_accuracy(
 def pair_confidence(
     differences: Float[Tensor, "M"],
 ) -> tuple[Float[Tensor, "M"], Float[Tensor, "M"]]:
-    """How sure a model is of its verdict, ``σ(|h|)``, and whether it is right (1, 0, or ½)."""
+    """The confidence of each verdict, ``σ(|h|)``, and whether it is right (1, 0, or ½)."""
     return torch.sigmoid(differences.abs()), _right(differences)
 
 
@@ -206,5 +163,5 @@ def expected_calibration_error(
 
 
 def _right(differences: Float[Tensor, "M"]) -> Float[Tensor, "M"]:
-    """1 where the better one wins, ½ where nobody does, else 0."""
+    """1 where the better one wins, ½ at a tie, else 0."""
     return (differences.sign() + 1.0) / 2.0

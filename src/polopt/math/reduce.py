@@ -1,6 +1,6 @@
 """Masked and grouped sums, and the weights that turn token losses into one number.
 
-Whoever divides counts over the whole optimiser step: an aggregation is a function of the mask that
+Divisors are counted over the whole optimiser step: an aggregation is a function of the mask that
 returns ``weights[B, T] = ∂L/∂ℓ``, so that ``L = Σ weights·ℓ``. Slices of the same weights serve the
 micro-batches, and splitting, padding and row order change nothing.
 """

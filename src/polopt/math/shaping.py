@@ -57,8 +57,8 @@ def length_reward(
     """``λ = ½ - (l - l_min)/(l_max - l_min)`` of the group where right, ``min(0, λ)`` where wrong.
 
     Kimi k1.5 2501.12599, section 2.3.3: short right responses gain, long ones lose, and a wrong one
-    gains nothing by being short. 0 where all lengths of the group are equal, and where nobody said
-    whether the response is right (NaN); rows that are not ``valid`` are in no minimum or maximum.
+    gains nothing by being short. 0 where all lengths of the group are equal, and where ``right`` is
+    NaN (unknown); rows that are not ``valid`` are in no minimum or maximum.
     """
     same = (group[:, None] == group[None, :]) & valid[None, :]
     longest = torch.where(same, response_lengths, -torch.inf).amax(-1)
@@ -89,8 +89,6 @@ def spread_normalised(
     return spread_rows(scores, mask) * share / torch.where(total > 0, total, 1.0)
 
 
-def spread_uniform(
-    scores: Float[Tensor, "B"], mask: Bool[Tensor, "B T"], gamma: float = 1.0
-) -> Float[Tensor, "B T"]:
+def spread_uniform(scores: Float[Tensor, "B"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
     """``R/n`` on every token, with row sum R (γ = 1 of ``spread_normalised``)."""
     return spread_normalised(scores, mask, 1.0)

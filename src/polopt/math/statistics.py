@@ -1,4 +1,4 @@
-"""What to look at: how far two policies are apart, and on which tokens."""
+"""Importance-sampling diagnostics: how far the policy is from the one that sampled."""
 
 from dataclasses import dataclass
 
@@ -42,39 +42,3 @@ def drift(
         k3=k3(-log_ratio).sum() / count,
         m2=log_ratio.square().sum() / count,
     )
-
-
-@dataclass(frozen=True)
-class TokenShift:
-    """What training changed, token by token; 0 outside the mask."""
-
-    delta_logp: Tensor  # [B, T] log π_trained - log π_base
-    ratio: Tensor  # [B, T]
-    delta_p: Tensor  # [B, T] difference of probabilities
-    top: Tensor  # [K] int64, places in the flattened [B, T] of the largest |Δlog π|
-    mean_abs: Tensor  # [] mean |Δlog π| over tokens
-
-
-def token_shift(
-    logp_base: Float[Tensor, "B T"],
-    logp_trained: Float[Tensor, "B T"],
-    mask: Bool[Tensor, "B T"],
-    top: int = 3,
-) -> TokenShift:
-    """Compare two policies on the same tokens (teacher forcing)."""
-    delta = token_log_ratio(logp_trained, logp_base, mask)
-    before, after = masked(logp_base, mask).exp(), masked(logp_trained, mask).exp()
-    size = torch.where(mask, delta.abs(), -1.0).flatten()
-    count = int(mask.sum())
-    return TokenShift(
-        delta_logp=delta,
-        ratio=masked(safe_exp(delta), mask),
-        delta_p=masked(after - before, mask),
-        top=size.argsort(descending=True, stable=True)[: min(top, count)],
-        mean_abs=delta.abs().sum() / max(count, 1),
-    )
-
-
-def exploration_probability(p: Float[Tensor, "*shape"], samples: int) -> Float[Tensor, "*shape"]:
-    """``1 - p^K``: the chance that K samples leave a path taken with probability p."""
-    return -torch.expm1(samples * p.log())

@@ -3,7 +3,7 @@
     W' = W + α/r · B A,   A [r, in], B [out, r];  B = 0 at the start, so that W' = W
 
 Hu et al. 2021, LoRA, arXiv:2106.09685, Section 4.1. The model stays the module of ``transformers``
-that it was: its linear layers are replaced in place, and whoever samples or scores does not notice.
+that it was: its linear layers are replaced in place, and sampling and log-probs need not know.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def attach(model: PreTrainedModel, settings: Model, seed: int, *, head: str | No
 
 
 def has_adapter(model: PreTrainedModel) -> bool:
-    """Whether :func:`attach` was here."""
+    """Whether the model has an adapter of :func:`attach`."""
     return NAME in getattr(model, "peft_config", {})
 
 
@@ -117,7 +117,7 @@ def save_adapter(model: PreTrainedModel, directory: Path) -> None:
 
 
 def load_adapter(model: PreTrainedModel, directory: Path) -> None:
-    """Take up what :func:`save_adapter` wrote, bit for bit."""
+    """Load what :func:`save_adapter` wrote, bit for bit."""
     found = load_file(directory / WEIGHTS_FILE)
     with torch.no_grad():
         for name, parameter in _trained(model):
@@ -126,7 +126,7 @@ def load_adapter(model: PreTrainedModel, directory: Path) -> None:
 
 
 def _hub_id(model: PreTrainedModel) -> str | None:
-    """Where others find the base; a directory of this machine would mislead them."""
+    """The hub id of the base model; None for a directory, which others do not have."""
     name = model.name_or_path
     return name if name and not Path(name).exists() else None
 
@@ -183,7 +183,7 @@ def _config(model: PreTrainedModel) -> Any:  # noqa: ANN401
 
 
 def _trained(model: PreTrainedModel) -> Iterator[tuple[str, torch.nn.Parameter]]:
-    """What takes a gradient, under the names of peft's files."""
+    """The trained parameters, under the names of peft's files."""
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             yield _PREFIX + name.replace(f".{NAME}.", "."), parameter

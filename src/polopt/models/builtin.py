@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Size(NamedTuple):
-    """Width, depth and reach of a built-in model."""
+    """Width, depth and context of a built-in model."""
 
     hidden: int
     layers: int
@@ -87,7 +87,7 @@ def model(size: Size, seed: int) -> LlamaForCausalLM:
 
 
 def classifier(body: LlamaForCausalLM, outputs: int) -> LlamaForSequenceClassification:
-    """The trunk of a model (shared, not copied) under a head that says 0 of everything."""
+    """The trunk of a model (shared, not copied) under a head whose outputs are 0."""
     from transformers import LlamaForSequenceClassification
 
     config = deepcopy(body.config)

@@ -1,4 +1,4 @@
-"""Whether a model can read what a policy writes, token by token."""
+"""Whether a critic or a reward model can read the tokens of a policy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from polopt.models.load import LanguageModel, ScalarModel, context_length
 def check_vocabulary(
     field: str, reader: tuple[str, ScalarModel | LanguageModel], policy: tuple[str, LanguageModel]
 ) -> None:
-    """Refuse a model to which the ids of the policy would mean something else.
+    """Refuse a model whose tokens have other ids than those of the policy.
 
     Args:
         field: of the recipe that names the reader.

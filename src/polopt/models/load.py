@@ -1,6 +1,6 @@
 """A model and its tokeniser from a directory, a hub id, or the built-in ones.
 
-``transformers`` is imported where a model is loaded: bodies do not wait for it.
+``transformers`` is imported where a model is loaded: control does not wait for it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PREFIX = "builtin:"
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A causal language model and what turns text into its tokens."""
+    """A causal language model and its tokeniser."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -43,12 +43,12 @@ class ScalarModel:
 
     @property
     def backbone(self) -> torch.nn.Module:
-        """What makes the hidden states."""
+        """The transformer below the head."""
         return self.model.base_model
 
     @property
     def head(self) -> torch.nn.Linear:
-        """From a hidden state to numbers."""
+        """The linear layer on a hidden state."""
         return _head(self.model)
 
 
@@ -73,8 +73,8 @@ def load_scalar(
 ) -> ScalarModel:
     """The same weights under a linear head of ``outputs`` numbers, without bias.
 
-    A head that the files hold is kept if its shape is right; otherwise it starts at 0, so that a
-    new critic says 0 of everything.
+    A head that the files hold is kept if its shape is right; otherwise it starts at 0, and
+    so do the values of a new critic.
 
     Raises:
         ModelError: as :func:`load`; an architecture without sequence classification.
@@ -111,7 +111,7 @@ def _builtin_size(path: str) -> builtin.Size:
 
 
 def _located(path: str) -> str:
-    """A directory that was looked into, or a hub id."""
+    """A directory that was checked, or a hub id."""
     directory = Path(path).expanduser()
     if directory.exists() or path.startswith((".", "/", "~")):
         _check_directory(directory)

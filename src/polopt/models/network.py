@@ -1,4 +1,4 @@
-"""Small networks for control: what they see is normalised by statistics that they carry along."""
+"""Small networks for control, which normalise observations by statistics of their own."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU}
 Kind = Literal["categorical", "gaussian", "tanh_gaussian", "squashed", "deterministic"]
-FROM_A_BUFFER: Sequence[Kind] = ("squashed", "deterministic")  # who learns so
+FROM_A_BUFFER: Sequence[Kind] = ("squashed", "deterministic")  # learn from a replay buffer
 FARTHEST = 10.0  # standard deviations to which a normalised observation is clipped
 POLICY_FILE, SPECIFICATION_FILE = "policy.safetensors", "policy.json"
 
 
 @dataclass(frozen=True)
 class Specification:
-    """What a network is made from; enough to make it again."""
+    """The specification of a network; enough to build it again."""
 
     observation_size: int
     outputs: int  # actions to choose from, or numbers of one action
@@ -50,13 +50,13 @@ class Normaliser(nn.Module):
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Of observations [..., O]."""
+        """Normalised observations [..., O]."""
         scaled = (x - self.mean) / (self.variance + 1e-8).sqrt()
         return scaled.clamp(-FARTHEST, FARTHEST).float()
 
     @torch.no_grad()
     def see(self, x: Tensor) -> None:
-        """Take up observations [N, O]: the statistics of both parts together (Chan et al. 1979)."""
+        """Update the statistics with observations [N, O] (Chan et al. 1979)."""
         x = x.double()
         count, mean = float(len(x)), x.mean(0)
         total = self.count + count
@@ -69,7 +69,7 @@ class Normaliser(nn.Module):
 
 
 class PolicyNetwork(nn.Module):
-    """From observations to the parameters of a distribution over actions."""
+    """The policy: from observations to the parameters of a distribution over actions."""
 
     def __init__(self, made_of: Specification, generator: torch.Generator) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class PolicyNetwork(nn.Module):
 
 
 class ValueNetwork(nn.Module):
-    """From observations to V(s); it sees what the policy sees."""
+    """V(s) of observations, which it normalises as the policy does."""
 
     def __init__(
         self, made_of: Specification, normaliser: Normaliser | None, generator: torch.Generator
@@ -102,12 +102,12 @@ class ValueNetwork(nn.Module):
         self.see = normaliser or nn.Identity()
 
     def forward(self, observations: Tensor) -> Tensor:
-        """[...] of observations [..., O]."""
+        """Values [...] of observations [..., O]."""
         return self.body(self.see(observations))[..., 0]
 
 
 class ActionValueNetworks(nn.Module):
-    """K functions Q(s, a) of the same shape, side by side: one product of matrices for them all."""
+    """K networks Q(s, a) of the same shape, evaluated together by batched matrix products."""
 
     def __init__(self, made_of: Specification, count: int, generator: torch.Generator) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ class ActionValueNetworks(nn.Module):
         self.count, self.between = count, ACTIVATIONS[made_of.activation]()
 
     def forward(self, observations: Tensor, actions: Tensor) -> Tensor:
-        """[K, B] of observations [B, O] and actions [B, D]."""
+        """Values [K, B] of observations [B, O] and actions [B, D]."""
         pairs = torch.cat([observations, actions], -1)
         out = pairs.expand(self.count, *pairs.shape)
         last = len(self.weights) - 1
@@ -133,7 +133,7 @@ class ActionValueNetworks(nn.Module):
 
 
 class QNetwork(nn.Module):
-    """From observations and actions to Q(s, a): of discrete actions one output for each."""
+    """Q(s, a) of observations and actions; of discrete actions one output for each."""
 
     def __init__(
         self, made_of: Specification, normaliser: Normaliser | None, generator: torch.Generator
@@ -146,13 +146,13 @@ class QNetwork(nn.Module):
         self.see = normaliser or nn.Identity()
 
     def forward(self, observations: Tensor, actions: Tensor) -> Tensor:
-        """[...] of observations [..., O] and actions [...] or [..., D]."""
+        """Values [...] of observations [..., O] and actions [...] or [..., D]."""
         if self.discrete:
             return self.every(observations).gather(-1, actions[..., None])[..., 0]
         return self.body(torch.cat([self.see(observations), actions], -1))[..., 0]
 
     def every(self, observations: Tensor) -> Tensor:
-        """[..., n] of all discrete actions."""
+        """Values [..., n] of all discrete actions."""
         return self.body(self.see(observations))
 
 
@@ -190,7 +190,7 @@ def _linear(before: int, after: int, gain: float | None, generator: torch.Genera
 
 
 def save_policy(network: PolicyNetwork, directory: Path) -> None:
-    """Weights and statistics as safetensors, and what the network is made of as JSON."""
+    """Write weights and statistics as safetensors, and the specification as JSON."""
     state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     save_file(state, directory / POLICY_FILE)
     text = json.dumps(asdict(network.made_of), indent=2)
@@ -198,7 +198,7 @@ def save_policy(network: PolicyNetwork, directory: Path) -> None:
 
 
 def load_policy(directory: Path) -> PolicyNetwork:
-    """What :func:`save_policy` wrote."""
+    """Load what :func:`save_policy` wrote."""
     values: dict[str, Any] = json.loads((directory / SPECIFICATION_FILE).read_text("utf-8"))
     for name in ("hidden", "low", "high"):
         values[name] = tuple(values[name])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -61,7 +62,7 @@ class RunDirectory:
 
     @property
     def config(self) -> dict[str, Any]:
-        """What was resolved when the run was made."""
+        """The resolved configuration of the run."""
         return json.loads((self.path / "config.json").read_text(encoding="utf-8"))
 
     def append(self, name: str, line: Mapping[str, Any]) -> None:
@@ -79,7 +80,7 @@ class RunDirectory:
         return {name: file.tell() for name, file in self._files.items()}
 
     def truncate(self, offsets: Mapping[str, int]) -> None:
-        """Forget the lines that were written after a checkpoint; no offset: all of them.
+        """Drop the lines that were written after a checkpoint; without an offset all of them.
 
         Raises:
             RunDirectoryError: a file has lost lines that the checkpoint has seen.
@@ -141,9 +142,7 @@ def begun(path: Path) -> bool:
     return (path / "metrics.jsonl").is_file() and (path / "metrics.jsonl").stat().st_size > 0
 
 
-def next_free(name: str, root: Path = Path("runs")) -> Path:
-    """``runs/NAME-1``, or the first number that is free."""
-    number = 1
-    while (root / f"{name}-{number}").exists():
-        number += 1
-    return root / f"{name}-{number}"
+def next_free(name: str) -> Path:
+    """``runs/NAME-1``, or with the first number that is free."""
+    paths = (Path("runs") / f"{name}-{number}" for number in itertools.count(1))
+    return next(path for path in paths if not path.exists())

@@ -1,4 +1,4 @@
-"""Where a run ran: what somebody needs to run it again."""
+"""The environment of a run, so that it can be run again: versions, machine, git revision."""
 
 from __future__ import annotations
 

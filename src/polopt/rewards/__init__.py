@@ -1,4 +1,4 @@
-"""Reward functions: any callable, called with care."""
+"""Reward functions: loading, calling and checking them."""
 
 from polopt.rewards.check import first_batch_report
 from polopt.rewards.functions import from_file, from_verifier

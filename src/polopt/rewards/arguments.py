@@ -1,4 +1,4 @@
-"""What a reward function is called with: those of its parameters that we can fill, by name."""
+"""The arguments of a reward function: what its signature asks for, by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One call of code that is not ours: bounded in time, and without a trace in our random state."""
+"""Calls a user's function with a time limit, and leaves the global random state as it was."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ async def _awaited(value: Awaitable[Any], timeout: float) -> Any:  # noqa: ANN40
 
 
 def told(error: BaseException) -> str:
-    """An exception as ``ValueError: what it says``, even where it cannot say it."""
+    """An exception as ``ValueError: its message``, even where making the message fails."""
     return one_line("".join(traceback.format_exception_only(error)), LINE)
 
 

@@ -1,4 +1,4 @@
-"""What the first batch of rewards says about the reward functions, before time is spent on them."""
+"""A report on the first batch of rewards, before time is spent on what is wrong."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from polopt.rewards.score import Scored
 
 
 def first_batch_report(scored: Sequence[Scored], names: Sequence[str]) -> list[str]:
-    """Lines for people: count, range and mean of the sum and of each part; what is suspicious.
+    """Lines of text: count, range and mean of the sum and of each part; what is suspicious.
 
     Args:
         scored: the first batch.

@@ -1,4 +1,4 @@
-"""Scoring a batch: several weighted rewards for each completion, and what became of each.
+"""The rewards of a batch: a weighted sum for each completion, its parts and its outcome.
 
 A failure is never a reward of 0: it stops the run or leaves the completion unscored, as asked.
 """
@@ -34,20 +34,20 @@ class RewardSpec:
     name: str  # in metrics and messages
     function: Callable[..., Any]  # called by name with what its signature asks for
     weight: float = 1.0  # factor in the sum
-    timeout: float | None = 60.0  # seconds for one batch; None: ours, called as it is
+    timeout: float | None = 60.0  # seconds for one batch; None: of polopt itself, called directly
     on_error: Literal["stop", "unscorable"] = "stop"  # what a failure does to the run or the row
     per_token: bool = False  # a list of numbers for each completion, one for each of its tokens
-    verdict: bool = True  # whether it says what is right: from 1.0 upwards
+    verdict: bool = True  # whether 1.0 and more mean a right answer
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What one completion earned."""
+    """The reward of one completion."""
 
     reward: float  # Σ weight·part over the parts that apply; NaN: could not be scored
     parts: dict[str, float]  # by name; absent: did not apply, NaN: failed
     outcome: Outcome
-    token_rewards: tuple[float, ...] | None = None  # where it stands, NaN: nothing there; or unsaid
+    token_rewards: tuple[float, ...] | None = None  # NaN: none there; None: of whole responses
 
 
 def score(
@@ -129,7 +129,7 @@ def _part(result: float | Steps | Problem) -> float:
 def _placed(
     specs: Sequence[RewardSpec], results: Mapping[str, Result], length: int
 ) -> tuple[float, ...] | None:
-    """The reward token by token, where one of the rewards speaks of tokens."""
+    """The reward token by token; None where all rewards are of whole responses."""
     if not any(spec.per_token for spec in specs):
         return None
     placed = np.full(length, np.nan)
@@ -154,7 +154,7 @@ def _by_token(result: Result, length: int) -> NDArray[np.float64]:
 def _results(
     spec: RewardSpec, batch: Mapping[str, list[Any]], count: int, seed: int
 ) -> list[Result]:
-    """What one function said about each completion."""
+    """The results of one reward function, one for each completion."""
     asked = wanted(spec.name, spec.function, batch)
     if spec.timeout is None:
         answer = Returned(spec.function(**asked))

@@ -1,4 +1,4 @@
-"""What a reward function returned, as one number, None or problem for each completion."""
+"""The values that a reward function returned: a number, None or a problem for each completion."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Steps:
-    """What each token of a completion earned; NaN where no step ends."""
+    """The rewards of the tokens of a completion; NaN where no step ends."""
 
     numbers: tuple[float, ...]
 

@@ -6,23 +6,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from polopt.envs.control import stride
 from polopt.envs.control.arrays import ArrayEnvironments
-from polopt.envs.control.biped import (
+from polopt.envs.control.biped import Biped, stride
+from polopt.envs.control.biped.dynamics import STRIDE
+from polopt.envs.control.biped.model import (
     HEIGHT,
     LEG,
     PHYSICS_STATE,
     QPOS,
     QVEL,
-    STRIDE,
-    Biped,
     angles,
     leg,
 )
+from polopt.envs.control.biped.reward import BIPED_PRESETS, GAIT_PRESETS
 from polopt.envs.control.registry import make
 from polopt.errors import MissingExtraError, RecipeError
-from polopt.math.biped import BIPED_PRESETS
-from polopt.math.gait import GAIT_PRESETS
 
 mujoco = pytest.importorskip("mujoco")
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from polopt.envs.control.stride import (
+from polopt.envs.control.biped.stride import (
     AHEAD,
     BEFORE,
     BEGAN,

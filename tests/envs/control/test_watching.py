@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from polopt.envs.control.biped import PHYSICS_STATE, Biped
+from polopt.envs.control.biped import Biped
+from polopt.envs.control.biped.model import PHYSICS_STATE
 from polopt.envs.control.cartpole import CartPole
 from polopt.envs.control.pendulum import Pendulum
+from polopt.envs.control.recording.view import as_json, rounded
 from polopt.envs.control.registry import watch
-from polopt.envs.control.view import as_json, rounded
-from polopt.rollout.showing import shown
+from polopt.rollout.recording import shown
 
 
 class Fixed:
@@ -204,8 +205,8 @@ def test_pictures_of_mujoco_are_drawn_as_large_as_they_are_needed() -> None:
     """And nothing else: what the environment computes stays the same."""
     pytest.importorskip("mujoco")
     pytest.importorskip("gymnasium")
-    from polopt.envs.control.frames import FrameWatch
     from polopt.envs.control.gymnasium import make
+    from polopt.envs.control.recording.frames import FrameWatch
 
     watched = FrameWatch("Hopper-v5", {"width": 1000, "height": 500})
     renderer = watched._one.first.mujoco_renderer
@@ -239,7 +240,7 @@ def test_the_robot_of_gymnasium_is_drawn_without_a_screen() -> None:
     pytest.importorskip("gymnasium")
     code = """
 import mujoco, numpy as np
-from polopt.envs.control.frames import FrameWatch
+from polopt.envs.control.recording.frames import FrameWatch
 
 for _ in range(2):
     watched = FrameWatch("polopt/BipedWalk-v0", {})

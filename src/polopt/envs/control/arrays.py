@@ -1,4 +1,4 @@
-"""N copies of one environment as rows of an array: no loop over them but where one begins."""
+"""N copies of one environment as rows of an array, stepped together."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ class Dynamics(Protocol):
 
     @property
     def observation_size(self) -> int:
-        """O."""
+        """The length O of an observation."""
         ...
 
     @property
     def action(self) -> Action:
-        """What an action is."""
+        """The space of actions."""
         ...
 
     @property
     def max_episode_steps(self) -> int:
-        """After which an episode is cut."""
+        """The steps after which an episode is truncated."""
         ...
 
     def start(self, generator: np.random.Generator) -> NDArray[np.float64]:
@@ -38,7 +38,7 @@ class Dynamics(Protocol):
         ...
 
     def observe(self, states: States) -> NDArray[np.float32]:
-        """What is seen of the states, [N, O]."""
+        """The observations of the states, [N, O]."""
         ...
 
     def advance(
@@ -48,12 +48,12 @@ class Dynamics(Protocol):
         ...
 
     def facts(self, states: States) -> Facts:
-        """What can be said of the episode so far beside its rewards."""
+        """Figures of the episode so far, beside its return, by name."""
         ...
 
 
 def check_limit(steps: object) -> None:
-    """Refuse a time limit after which nothing can be cut.
+    """Refuse a time limit that is no positive integer.
 
     Raises:
         RecipeError: anything but a positive integer.
@@ -76,29 +76,29 @@ class ArrayEnvironments:
 
     @property
     def count(self) -> int:
-        """N."""
+        """The number N of environments."""
         return self._count
 
     @property
     def observation_size(self) -> int:
-        """O."""
+        """The length O of an observation."""
         return self._dynamics.observation_size
 
     @property
     def action(self) -> Action:
-        """What an action is."""
+        """The space of actions."""
         return self._dynamics.action
 
     @property
     def figures(self) -> Collection[str]:
-        """Names of what is said of an episode that ended."""
+        """Names of the figures of an episode that ended."""
         first = self._dynamics.start(np.random.default_rng(0))
         with np.errstate(invalid="ignore"):  # means over no steps yet: only names are wanted
             return self._dynamics.facts(first[None]).keys()
 
     @property
     def reached(self) -> States:
-        """Where the last step led, [N, S]; also where an episode ended with it."""
+        """The states that the last step led to, [N, S]; of an episode that ended, its last one."""
         return self._reached
 
     def reset(self, seed: int) -> NDArray[np.float32]:
@@ -138,7 +138,7 @@ class ArrayEnvironments:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> NDArray[np.float32]:
-        """Take up what :meth:`state_dict` gave."""
+        """Restore what :meth:`state_dict` gave."""
         self._states = np.array([[float.fromhex(x) for x in row] for row in state["states"]])
         self._ages = np.array(state["ages"], dtype=np.int64)
         for generator, saved in zip(self._generators, state["generators"], strict=True):

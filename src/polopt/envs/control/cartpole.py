@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from polopt.envs.control.arrays import States, check_limit
 from polopt.envs.control.interface import Discrete, Facts, Flags
-from polopt.envs.control.view import Panel, Shape, View
+from polopt.envs.control.recording.view import Panel, Shape, View
 
 GRAVITY, CART, POLE, HALF_LENGTH, FORCE, TAU = 9.8, 1.0, 0.1, 0.5, 10.0, 0.02
 PUSHES = Discrete(2)
@@ -25,7 +25,7 @@ SMOOTHED = 10  # steps over which pushes are averaged where they are shown: they
 
 @dataclass(frozen=True)
 class CartPole:
-    """The dynamics of N of them."""
+    """The dynamics of N carts with poles."""
 
     max_episode_steps: int = 500
     observation_size: int = field(default=4, init=False)
@@ -33,11 +33,11 @@ class CartPole:
     seconds: float = field(default=TAU, init=False)
 
     def __post_init__(self) -> None:
-        """Refuse what is no limit."""
+        """Refuse a time limit that is no positive integer."""
         check_limit(self.max_episode_steps)
 
     def start(self, generator: np.random.Generator) -> NDArray[np.float64]:
-        """All four near 0."""
+        """A first state: all four numbers near 0."""
         return generator.uniform(-0.05, 0.05, size=(4,))
 
     def observe(self, states: States) -> NDArray[np.float32]:
@@ -63,7 +63,7 @@ class CartPole:
         return after, np.ones(len(after)), over
 
     def facts(self, states: States) -> Facts:
-        """Its rewards say it all."""
+        """No figures beside the return."""
         return {}
 
     def view(self, states: States, actions: NDArray[Any]) -> View:

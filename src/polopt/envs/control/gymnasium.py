@@ -1,8 +1,8 @@
-"""Any environment of gymnasium, in every mode in which its vectors begin the next episode.
+"""Environments of gymnasium, whatever the mode in which their vectors begin the next episode.
 
 Since gymnasium 1.0 a vector environment may reset in the step after an episode ended (NEXT_STEP,
 the default: that step does nothing and is not valid), in the same step (SAME_STEP: the final
-observation stands in ``info``), or when it is told to (DISABLED). All three become one record.
+observation stands in ``info``), or on request (DISABLED). All become the same transitions.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ EXTRA = ("gymnasium", "mujoco", "imageio")  # what pip install 'polopt[control]'
 def make(
     name: str, count: int, parameters: Mapping[str, Any], others: Collection[str] = ()
 ) -> GymnasiumEnvironments:
-    """``count`` environments of that id.
+    """``count`` environments of an id of gymnasium.
 
     Args:
         name: an id of gymnasium, or ``module:ID`` where importing the module registers it.
         count: N.
         parameters: of the constructor.
-        others: names that are no ids of gymnasium, for advice.
+        others: names of other environments, for advice.
 
     Raises:
         MissingExtraError: gymnasium, or what the environment needs, is not installed.
@@ -83,7 +83,7 @@ def unlimited(name: str) -> bool:
 
 
 def _made(name: str, count: int, parameters: Mapping[str, Any]) -> Any:  # noqa: ANN401
-    """One by one, each of which remembers its episode."""
+    """A vector of environments that remember their episodes."""
     import gymnasium
 
     from polopt.envs.control.repeatable import Repeatable
@@ -111,7 +111,7 @@ def _help(name: str, reason: str) -> str:
 
 
 def _told(error: BaseException) -> str:
-    """An exception of somebody's environment in one line, and where it was raised."""
+    """An exception of an environment in one line, and where it was raised."""
     what = one_line("".join(traceback.format_exception_only(error)))
     last = traceback.extract_tb(error.__traceback__)[-1]
     return f"{what} ({Path(last.filename).name}:{last.lineno})"
@@ -152,39 +152,38 @@ class GymnasiumEnvironments:
 
     @property
     def count(self) -> int:
-        """N."""
+        """The number N of environments."""
         return int(self._vector.num_envs)
 
     @property
     def seconds(self) -> float | None:
-        """Of a step; None: the environment does not say."""
+        """The duration of a step; None: unknown."""
         per_second = self._vector.metadata.get("render_fps")
         return None if not per_second else 1 / float(per_second)
 
     @property
     def first(self) -> Any:  # noqa: ANN401 - whatever it is
-        """The first one itself; None where the vector holds none one by one."""
-        held = getattr(self._vector, "envs", None)
-        return held[0].unwrapped if held else None
+        """The first environment itself, without its wrappers."""
+        return self._vector.envs[0].unwrapped
 
     def picture(self) -> NDArray[np.uint8] | None:
-        """The first one as it looks, [H, W, 3]; made with ``render_mode = "rgb_array"``."""
+        """A picture of the first environment, [H, W, 3]; needs ``render_mode = "rgb_array"``."""
         pictures = self._vector.render()
         return None if pictures is None else pictures[0]
 
     @property
     def observation_size(self) -> int:
-        """O."""
+        """The length O of an observation."""
         return self._flat
 
     @property
     def action(self) -> Action:
-        """What an action is."""
+        """The space of actions."""
         return self._action
 
     @property
     def figures(self) -> Collection[str]:
-        """None beside its rewards."""
+        """No figures beside the return."""
         return ()
 
     def reset(self, seed: int) -> NDArray[np.float32]:
@@ -230,7 +229,7 @@ class GymnasiumEnvironments:
         )
 
     def state_dict(self) -> Mapping[str, Any] | None:
-        """How each came to where it stands; None: they do not remember it."""
+        """How each episode began and its actions; None: the environments do not remember them."""
         episodes = self._episodes()
         if episodes is None:
             return None
@@ -241,7 +240,7 @@ class GymnasiumEnvironments:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> NDArray[np.float32]:
-        """Do what was done before."""
+        """Repeat the saved episodes; returns the observations to act on, [N, O]."""
         episodes = self._episodes()
         assert episodes is not None, "they remembered when the state was saved"
         with self._theirs():
@@ -259,7 +258,7 @@ class GymnasiumEnvironments:
 
     @contextmanager
     def _theirs(self) -> Generator[None]:
-        """What their code raises, in one line."""
+        """Raise what an environment raises as an error of one line."""
         try:
             yield
         except UserError:
@@ -268,7 +267,7 @@ class GymnasiumEnvironments:
             raise RecipeError(f"data.source: {self._raised()}: {_told(error)}") from error
 
     def _raised(self) -> str:
-        """Who raised, and when: by its own count where one of them did, else by that of all."""
+        """Which environment raised, and in which step; else the step of the vector."""
         for number, one in enumerate(self._episodes() or ()):
             if one.raised_in is not None:
                 step = one.raised_in
@@ -278,7 +277,7 @@ class GymnasiumEnvironments:
         return f"{self._name} raised {when if self._steps else 'as its episodes began'}"
 
     def _flattened(self, observations: NDArray[Any]) -> NDArray[np.float32]:
-        """[N, O]; a number among n becomes n flags."""
+        """Observations [N, O]; one of n discrete ones becomes n flags."""
         if self._first is not None:
             place = observations.astype(np.int64) - self._first
             return np.eye(self._flat, dtype=np.float32)[place]

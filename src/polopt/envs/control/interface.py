@@ -1,6 +1,6 @@
-"""What every environment of control offers: N of them at once, on arrays.
+"""The interface of environments of control: N episodes at once, on arrays.
 
-One record says what became of a step, whatever the environment does when an episode ends: the
+A transition is the same record whatever the environment does when an episode ends: the
 observation to act on next, the true successor (the final observation of an episode that ended),
 and two flags that are never confused. Terminated: the task is over, nothing follows. Truncated:
 a time limit cut it, and the value of the successor still counts.
@@ -40,7 +40,7 @@ Action = Discrete | Box
 
 @dataclass(frozen=True)
 class Transition:
-    """What became of a step in each of N environments."""
+    """One step of each of N environments."""
 
     observations: NDArray[np.float32]  # [N, O] to act on next
     successors: NDArray[np.float32]  # [N, O] what followed, also where an episode ended
@@ -52,26 +52,26 @@ class Transition:
 
 
 class Environments(Protocol):
-    """N environments that begin their next episode by themselves."""
+    """N environments, each of which begins its next episode by itself."""
 
     @property
     def count(self) -> int:
-        """N."""
+        """The number N of environments."""
         ...
 
     @property
     def observation_size(self) -> int:
-        """O."""
+        """The length O of an observation."""
         ...
 
     @property
     def action(self) -> Action:
-        """What an action is."""
+        """The space of actions."""
         ...
 
     @property
     def figures(self) -> Collection[str]:
-        """Names of what is said of an episode that ended, beside its rewards."""
+        """Names of the figures of an episode that ended, beside its return."""
         ...
 
     def reset(self, seed: int) -> NDArray[np.float32]:
@@ -83,9 +83,9 @@ class Environments(Protocol):
         ...
 
     def state_dict(self) -> Mapping[str, Any] | None:
-        """Where all of them stand, as JSON has it; None: it cannot be said."""
+        """The state of all environments, for JSON; None: they cannot be resumed."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> NDArray[np.float32]:
-        """Take up what :meth:`state_dict` gave; what there is to act on, [N, O]."""
+        """Restore what :meth:`state_dict` gave; returns the observations to act on, [N, O]."""
         ...

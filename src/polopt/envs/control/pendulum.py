@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from polopt.envs.control.arrays import States, check_limit
 from polopt.envs.control.interface import Box, Facts, Flags
-from polopt.envs.control.view import Panel, Shape, View
+from polopt.envs.control.recording.view import Panel, Shape, View
 
 GRAVITY, TAU, FASTEST, STRONGEST = 10.0, 0.05, 8.0, 2.0
 
@@ -27,7 +27,7 @@ def _torque() -> Box:
 
 @dataclass(frozen=True)
 class Pendulum:
-    """The dynamics of N of them, of mass and length 1."""
+    """The dynamics of N pendulums, of mass and length 1."""
 
     max_episode_steps: int = 200
     observation_size: int = field(default=3, init=False)
@@ -35,11 +35,11 @@ class Pendulum:
     seconds: float = field(default=TAU, init=False)
 
     def __post_init__(self) -> None:
-        """Refuse what is no limit."""
+        """Refuse a time limit that is no positive integer."""
         check_limit(self.max_episode_steps)
 
     def start(self, generator: np.random.Generator) -> NDArray[np.float64]:
-        """Any angle, a speed up to 1."""
+        """A first state: any angle, a speed up to 1."""
         high = np.array([np.pi, 1.0])
         return generator.uniform(low=-high, high=high)
 
@@ -61,11 +61,11 @@ class Pendulum:
         return after, reward, np.zeros(len(after), dtype=np.bool_)
 
     def facts(self, states: States) -> Facts:
-        """Its rewards say it all."""
+        """No figures beside the return."""
         return {}
 
     def terms(self, states: States, actions: NDArray[Any]) -> Mapping[str, NDArray[np.float64]]:
-        """What angle, speed and torque cost."""
+        """The terms of the reward: the costs of angle, speed and torque."""
         angle, speed = states[:-1].T
         torque = np.clip(actions[:, 0], -STRONGEST, STRONGEST)
         costs = {"angle": _lean(angle) ** 2, "speed": 0.1 * speed**2, "torque": 0.001 * torque**2}

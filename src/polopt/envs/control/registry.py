@@ -12,7 +12,8 @@ from polopt.envs.control.biped import Biped
 from polopt.envs.control.cartpole import CartPole
 from polopt.envs.control.interface import Environments
 from polopt.envs.control.pendulum import Pendulum
-from polopt.envs.control.watch import StateWatch, Watch
+from polopt.envs.control.recording.interface import Watch
+from polopt.envs.control.recording.states import StateWatch
 from polopt.errors import RecipeError, one_line
 
 PREFIX = "control:"
@@ -40,17 +41,17 @@ def make(source: str, count: int, parameters: Mapping[str, Any]) -> Environments
 
 
 def watch(source: str, parameters: Mapping[str, Any]) -> Watch:
-    """One environment of a data source, to be looked at; raises what :func:`make` does."""
+    """One environment of a data source, to be recorded; raises what :func:`make` does."""
     name = source.removeprefix(PREFIX)
     if name in BUILTIN:
         return StateWatch(_dynamics(name, parameters))
-    from polopt.envs.control.frames import FrameWatch
+    from polopt.envs.control.recording.frames import FrameWatch
 
     return FrameWatch(name, parameters)
 
 
 def unlimited(source: str, parameters: Mapping[str, Any]) -> bool:
-    """Whether nobody says after how many steps an episode is cut."""
+    """Whether episodes have no time limit."""
     name = source.removeprefix(PREFIX)
     if name in BUILTIN or LIMIT in parameters:
         return False

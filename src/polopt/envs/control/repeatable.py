@@ -1,4 +1,4 @@
-"""An environment of gymnasium that says where it stands by how it came there."""
+"""An environment of gymnasium that is saved as the seed and the actions of its episode."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 
 
 class Repeatable(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Remembers how its episode began and what was done since; doing it again leads to the same.
+    """Remembers the seed and the actions of its episode; repeating them restores its state.
 
-    That is what gymnasium asks of every environment: seed and actions decide all that happens.
+    Gymnasium asks of every environment that seed and actions decide all that happens.
     Made for vectors that begin the next episode in the step after an end (NEXT_STEP).
     """
 
@@ -35,7 +35,7 @@ class Repeatable(gymnasium.Wrapper[Any, Any, Any, Any]):
             return self.env.reset(seed=seed, options=options)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:  # noqa: ANN401
-        """One step, or in the place of the vector the beginning of an episode."""
+        """One step; after an episode that was repeated to its end, a reset in its place."""
         if self._over:
             seen, info = self.reset()
             return seen, 0.0, False, False, info
@@ -49,7 +49,7 @@ class Repeatable(gymnasium.Wrapper[Any, Any, Any, Any]):
         return {"began": self._began, "actions": actions.tobytes().hex()}
 
     def repeat(self, state: Mapping[str, Any]) -> Any:  # noqa: ANN401
-        """Do what :meth:`state_dict` remembers; what is seen in the end."""
+        """Repeat a saved episode; returns its last observation."""
         space, over = self.action_space, False
         actions = np.frombuffer(bytes.fromhex(state["actions"]), dtype=space.dtype)
         if isinstance(state["began"], int):
@@ -65,7 +65,7 @@ class Repeatable(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     @contextmanager
     def _noticed(self) -> Generator[None]:
-        """Of many environments in a vector, this one raised, and when."""
+        """Note the step in which this environment raises."""
         try:
             yield
         except BaseException:

@@ -1,4 +1,4 @@
-"""Text tasks: a source of rows and the verifier that scores completions of them."""
+"""Text tasks: sources of rows, each with a verifier that rewards completions."""
 
 from polopt.envs.text.interface import Split, TextTask
 from polopt.envs.text.registry import TASKS, load

@@ -1,4 +1,4 @@
-"""What every text task offers, and how prompts are divided between training and evaluation."""
+"""The interface of text tasks, and the split of prompts between training and evaluation."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class TextTask(Protocol):
         ...
 
     def score(self, completion: str, row: Mapping[str, Any]) -> float:
-        """1.0 where the completion is right; else less, 0.0 of a task that knows right or wrong."""
+        """The reward of a completion: 1.0 where it is right, else less."""
         ...
 
     def describe(self, completion: str, row: Mapping[str, Any]) -> dict[str, float | None]:

@@ -67,7 +67,7 @@ class ReasoningGym:
         return float(completion.strip() == row["answer"].strip())
 
     def describe(self, completion: str, row: Mapping[str, Any]) -> dict[str, float | None]:
-        """Nothing beyond the score."""
+        """No further metrics."""
         return {}
 
 

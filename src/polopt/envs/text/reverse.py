@@ -47,5 +47,5 @@ class Reverse:
         return float(completion.strip() == row["answer"])
 
     def describe(self, completion: str, row: Mapping[str, Any]) -> dict[str, float | None]:
-        """Nothing beyond the score."""
+        """No further metrics."""
         return {}

@@ -1,4 +1,4 @@
-"""A planted preference: what is liked is known exactly, so that learning it can be measured.
+"""A planted preference: it is known exactly, so that learning it can be measured.
 
 A prompt such as ``tops+`` asks for letters, and any number of any letters will do. After ``+``
 vowels are liked, after ``-`` consonants: of ``bedae`` three in five after ``+``, two after ``-``.
@@ -82,7 +82,7 @@ class Taste:
         return _share(text, LIKED[row["prompt"][-1]]) if text else 0.0
 
     def describe(self, completion: str, row: Mapping[str, Any]) -> dict[str, float | None]:
-        """The planted score, which training need not see."""
+        """The planted reward, which training need not see."""
         return {"planted_score": self.score(completion, row)}
 
     def _letters(self, source: random.Random, letters: str) -> str:
@@ -97,7 +97,7 @@ class Taste:
                 return texts, _ranks([self._worth(source, score) for score in scores])
 
     def _worth(self, source: random.Random, score: float) -> float:
-        """The score; with Gumbel noise, whose order is that of Plackett and Luce."""
+        """The reward; with Gumbel noise, rankings follow the model of Plackett and Luce."""
         noise = self.parameters.noise
         return score - noise * math.log(source.expovariate(1.0) or 1.0) if noise else score
 
@@ -107,5 +107,5 @@ def _share(text: str, liked: str) -> float:
 
 
 def _ranks(worths: Sequence[float]) -> list[int]:
-    """How many others are worth more."""
+    """The number of others that are worth more."""
     return [sum(other > worth for other in worths) for worth in worths]

@@ -1,4 +1,4 @@
-"""What generates: one interface, and the engines behind it."""
+"""Engines that generate responses, behind one interface."""
 
 from polopt.rollout.engines.interface import Engine, Request
 from polopt.rollout.engines.local import LocalEngine

@@ -56,7 +56,7 @@ class RaggedLayer(CacheLayerMixin):
         return int(self.positions.max())
 
     def get_max_length(self) -> int:
-        """Columns there are."""
+        """The number of columns."""
         return self.key_columns.shape[2]
 
 
@@ -76,7 +76,7 @@ class RaggedCache(Cache):
         return (columns[None, :] <= positions[:, None])[:, None, None, :]
 
     def keep(self, rows: torch.Tensor) -> None:
-        """Let the other rows go."""
+        """Keep these rows only."""
         for layer in self.rows:
             layer.key_columns = layer.key_columns[rows]
             layer.value_columns = layer.value_columns[rows]

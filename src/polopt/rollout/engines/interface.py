@@ -1,4 +1,4 @@
-"""What every engine offers."""
+"""The interface of engines that generate responses."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Engine(Protocol):
     """
 
     def submit(self, requests: Sequence[Request]) -> None:
-        """Queue work."""
+        """Queue requests."""
         ...
 
     def poll(self) -> list[Group]:
-        """Groups that are done, [] when nothing is queued; blocks while there is work."""
+        """Groups that are done, [] when nothing is queued; blocks while requests are."""
         ...
 
     def update(self, version: int) -> None:
@@ -40,5 +40,5 @@ class Engine(Protocol):
 
     @property
     def version(self) -> int:
-        """Of the weights being served."""
+        """The version of the weights being served."""
         ...

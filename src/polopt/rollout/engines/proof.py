@@ -1,4 +1,4 @@
-"""An engine is held to a plain forward pass before it may serve: wrong numbers are never silent."""
+"""An engine is compared with a plain forward pass before it serves: no wrong number is silent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a robot on two legs sets its feet: what it remembers of its stride, and figures of its gait.
+"""The stride of a robot on two legs, as columns of its state, and figures of its gait.
 
 Columns, right foot before left: seconds, greatest height and beginning of the swing of each foot
 (kept in the step in which it lands, 0 while it stands), how far in front of the other it landed (0
@@ -72,7 +72,7 @@ def went_on(
 
 
 def gait(stride: Numbers, seconds: float) -> Facts:
-    """Of the episode so far, each step of it so many seconds long."""
+    """Figures of the gait in the episode so far; a step takes ``seconds``."""
     steps, flown, single, saturated, lifted, landed, ahead, raised = stride[:, SUMS].T
     landings = np.maximum(landed, 1.0)
     return {

@@ -1,6 +1,6 @@
-"""What there is to see of an episode: shapes between named points, and series over time.
+"""The view of an episode: a drawing of shapes between named points, and series over time.
 
-An environment that can be drawn says so in these words; pages draw them without knowing which
+An environment describes its episodes in these terms; pages draw them without knowing which
 environment it is. Lengths in metres, x to the right, y up. An episode of T steps has F = T + 1
 moments; what belongs to the step that begins at a moment has T values.
 """
@@ -43,13 +43,13 @@ class Panel:
     title: str
     unit: str
     lines: Mapping[str, Floats]  # [F] or [T], by label
-    sentence: str = ""  # for somebody who sees it first
+    sentence: str = ""  # that explains it
     bars: bool = False
 
 
 @dataclass(frozen=True)
 class View:
-    """All of it, for one episode."""
+    """Drawing and series of one episode."""
 
     window: tuple[float, float, float, float] = (-1.0, 1.0, -1.0, 1.0)  # left, right, bottom, top
     shapes: tuple[Shape, ...] = ()
@@ -62,15 +62,15 @@ class View:
 
 @runtime_checkable
 class Viewed(Protocol):
-    """Dynamics of which there is something to see."""
+    """Dynamics that can be drawn."""
 
     @property
     def seconds(self) -> float:
-        """Of a step."""
+        """The duration of a step."""
         ...
 
     def view(self, states: NDArray[np.float64], actions: NDArray[Any]) -> View:
-        """The episode that went through ``states`` [F, S] by ``actions`` [T] or [T, D]."""
+        """The view of an episode through ``states`` [F, S] by ``actions`` [T] or [T, D]."""
         ...
 
 
@@ -86,7 +86,7 @@ class InTerms(Protocol):
 
 
 def as_json(view: View) -> dict[str, Any]:
-    """The view as JSON has it."""
+    """The view as JSON."""
     return {
         "drawing": {
             "window": list(view.window),
@@ -110,7 +110,7 @@ def as_json(view: View) -> dict[str, Any]:
 
 
 def rounded(values: NDArray[Any]) -> list[Any]:
-    """As JSON has it, to so many digits of the largest."""
+    """A list for JSON, to ``DIGITS`` significant digits of the largest number."""
     if values.dtype.kind in "iu":
         return values.tolist()
     exact = values.astype(np.float64)

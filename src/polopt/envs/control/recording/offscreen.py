@@ -7,9 +7,10 @@ import sys
 
 
 def draw_without_screen() -> None:
-    """Have MuJoCo draw by EGL where there is no screen and nobody chose; before its first picture.
+    """Have MuJoCo draw by EGL where there is no screen and ``MUJOCO_GL`` is not set.
 
-    Not before MuJoCo is imported: where there is no EGL, physics must not wait for it.
+    Call it before the first picture, not before MuJoCo is imported: where there is no EGL, physics
+    must not fail for it.
     """
     if sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ):
         os.environ.setdefault("MUJOCO_GL", "egl")

@@ -1,37 +1,20 @@
-"""One environment that is looked at while it acts."""
+"""Records the states of a built-in environment, from which its dynamics make a drawing."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from polopt.envs.control.arrays import ArrayEnvironments, Dynamics
 from polopt.envs.control.interface import Environments
-from polopt.envs.control.view import InTerms, Viewed, as_json, rounded
-
-
-class Watch(Protocol):
-    """One environment, and what is noted of it."""
-
-    @property
-    def environments(self) -> Environments:
-        """Just one."""
-        ...
-
-    def look(self) -> None:
-        """Note what there is to see now."""
-        ...
-
-    def told(self, actions: NDArray[Any]) -> Mapping[str, Any]:
-        """All that was noted of an episode by ``actions`` [T] or [T, D], as JSON has it."""
-        ...
+from polopt.envs.control.recording.view import InTerms, Viewed, as_json, rounded
 
 
 class StateWatch:
-    """Notes states; the dynamics say what they look like and what they earn."""
+    """Records states; the dynamics make a drawing, series and terms of the reward of them."""
 
     def __init__(self, dynamics: Dynamics) -> None:
         self._dynamics = dynamics
@@ -40,11 +23,11 @@ class StateWatch:
 
     @property
     def environments(self) -> Environments:
-        """Just one."""
+        """The environment that is recorded, alone."""
         return self._one
 
     def look(self) -> None:
-        """Note the state that the last step led to."""
+        """Record the state that the last step led to."""
         self._states.append(self._one.reached[0])
 
     def told(self, actions: NDArray[Any]) -> Mapping[str, Any]:

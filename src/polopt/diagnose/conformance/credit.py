@@ -15,6 +15,12 @@ from polopt.math.reduce import spread_rows
 
 Outputs = dict[str, Any]
 
+SPREADS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+    "return": shaping.spread_discounted,
+    "normalized": shaping.spread_normalised,
+    "uniform": lambda scores, mask, _: shaping.spread_uniform(scores, mask),
+}
+
 
 def _gae_tokens(
     rewards: Tensor,
@@ -197,12 +203,7 @@ def _prime_batch_norm(q: Tensor, mask: Tensor) -> Outputs:
 
 
 def _spread_terminal_reward(scores: Tensor, mask: Tensor, gamma: float, mode: str) -> Outputs:
-    table = {
-        "return": shaping.spread_discounted,
-        "normalized": shaping.spread_normalised,
-        "uniform": shaping.spread_uniform,
-    }
-    rewards = table[mode](scores, mask, gamma)
+    rewards = SPREADS[mode](scores, mask, gamma)
     return {"rewards": rewards, "row_sums": rewards.sum(-1)}
 
 

@@ -1,4 +1,4 @@
-"""Pictures of an environment of gymnasium while it acts, where environment and machine can draw."""
+"""Records pictures of an environment of gymnasium, where environment and machine can draw."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from polopt.envs.control.gymnasium import THEIRS, make
 from polopt.envs.control.interface import Environments
-from polopt.envs.control.offscreen import draw_without_screen
+from polopt.envs.control.recording.offscreen import draw_without_screen
 from polopt.errors import one_line
 
 SLOWEST = 1 / 12  # seconds between two pictures, at least
@@ -24,7 +24,7 @@ COLUMNS, QUALITY, EFFORT = 10, 50, 4  # of the sheet; more effort takes twice as
 
 
 class FrameWatch:
-    """Notes pictures of one environment; that it cannot be drawn is no error."""
+    """Records pictures of one environment; one that cannot be drawn is no error."""
 
     def __init__(self, name: str, parameters: Mapping[str, Any]) -> None:
         self._why, self._looks = "", 0
@@ -40,7 +40,7 @@ class FrameWatch:
 
     @property
     def environments(self) -> Environments:
-        """Just one."""
+        """The environment that is recorded, alone."""
         return self._one
 
     @property
@@ -49,7 +49,7 @@ class FrameWatch:
         return max(1, round(SLOWEST / (self._one.seconds or SLOWEST)))
 
     def look(self) -> None:
-        """Draw, every so many steps."""
+        """Take a picture, every so many steps."""
         due = self._looks % self._every == 0 and len(self._pictures) < MOST
         self._looks += 1
         if self._why or not due:
@@ -82,7 +82,7 @@ def _lighten(environment: Any) -> None:  # noqa: ANN401
     """Have MuJoCo draw twice as large as shown, no shadows, no mirrors: a tenth of the seconds.
 
     A processor takes 0.1 s for a picture of 480 pixels with both. Nothing but the looks changes;
-    who has drawn already, such as an environment that observes its pictures, is left alone.
+    an environment that has drawn already, such as one that observes its pictures, is left alone.
     """
     renderer: Any = getattr(environment, "mujoco_renderer", None)
     rendering: Any = sys.modules.get("gymnasium.envs.mujoco.mujoco_rendering")

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from polopt import credit
 from polopt.credit import Credit, assign
+from polopt.diagnose.conformance.credit import SPREADS
+from polopt.diagnose.conformance.loss import CORRECTIONS
 from polopt.math import surrogates
-from polopt.math.corrections import CORRECTIONS, m2po_mask
+from polopt.math.corrections import m2po_mask
 from polopt.math.divergence import ESTIMATORS
 from polopt.math.normalise import DENOMINATORS
 from polopt.math.reduce import AGGREGATIONS, masked
-from polopt.math.shaping import spread_discounted, spread_normalised, spread_uniform
 from polopt.objective import (
     NONE,
     SEQUENCE_MEAN,
@@ -34,11 +35,6 @@ from polopt.objective import (
 from polopt.types import Experience
 
 Config = Mapping[str, Any]
-SPREADS = {
-    "return": spread_discounted,
-    "normalized": spread_normalised,
-    "uniform": spread_uniform,
-}
 LEVELS = {"token": TOKEN, "seq_mean": SEQUENCE_MEAN, "seq_sum": SEQUENCE_SUM}
 
 
@@ -98,7 +94,8 @@ def _shapers(
     if spread is None:
         shapers = [credit.terminal(bounds)]
     else:
-        shapers = [credit.spread(partial(SPREADS[spread[1]], gamma=float(spread[0])), bounds)]
+        gamma, kind = float(spread[0]), spread[1]
+        shapers = [credit.spread(lambda scores, mask: SPREADS[kind](scores, mask, gamma), bounds)]
     if overlong is not None:
         shapers.append(credit.overlong(*map(float, overlong)))
     if kl_beta:

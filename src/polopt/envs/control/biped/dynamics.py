@@ -1,4 +1,4 @@
-"""A robot that walks: two legs, six torques, 31 observations.
+"""The dynamics of a robot that walks: two legs, six torques, 31 observations.
 
 The task of MathWorks' walking robot (github.com/mathworks-robotics/msra-walking-robot, 2-D model:
 observations, ends, starts; "Train Biped Robot to Walk Using Reinforcement Learning Agents":
@@ -15,30 +15,44 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from polopt.envs.control import stride
 from polopt.envs.control.arrays import States, check_limit
+from polopt.envs.control.biped import stride
+from polopt.envs.control.biped.drawing import seen
+from polopt.envs.control.biped.model import (
+    BALL,
+    EPISODE,
+    HEIGHT,
+    LOWEST,
+    NQ,
+    NV,
+    PHYSICS,
+    PHYSICS_STATE,
+    QPOS,
+    QVEL,
+    STEEPEST,
+    STEP,
+    WIDEST,
+    angles,
+    leg,
+    xml,
+)
+from polopt.envs.control.biped.reward import (
+    BIPED_PRESETS,
+    GAIT_PRESETS,
+    biped_terms,
+    gait_terms,
+)
 from polopt.envs.control.interface import Box, Facts, Flags
-from polopt.envs.control.view import View
+from polopt.envs.control.recording.view import View
 from polopt.errors import MissingExtraError, RecipeError
-from polopt.math.biped import BIPED_PRESETS, biped_terms
-from polopt.math.gait import GAIT_PRESETS, gait_terms
 
-STEP, EPISODE, PHYSICS = 0.025, 10.0, 0.0025  # seconds
-HEIGHT, HIP, LEG = 0.210125, 0.18, 0.1  # of the torso, of hip over ankle, of half a leg; metres
-LOWEST, WIDEST, STEEPEST = 0.1, 1.0, np.pi / 4  # z, |y| and the angles that end an episode
-JOINTS = ("ankle", "knee", "hip")  # of the right leg, then of the left
-QPOS, QVEL, NQ, NV = 1, 14, 13, 12  # where they stand in a physics state, after its time
-PHYSICS_STATE = QVEL + NV
-STRIDE = slice(PHYSICS_STATE, PHYSICS_STATE + stride.COLUMNS)
-BALL = 0.005  # radius of those that touch the floor, four under each foot
-MOTORS = [f"{side}_{joint}" for side in ("right", "left") for joint in JOINTS]
+STRIDE = slice(PHYSICS_STATE, PHYSICS_STATE + stride.COLUMNS)  # in a state
 
 
 def _torques() -> Box:
@@ -61,10 +75,11 @@ class Biped:
     seconds: float = field(default=STEP, init=False)
 
     def __post_init__(self) -> None:
-        """Refuse what there is not.
+        """Check the parameters.
 
         Raises:
-            RecipeError: an unknown preset, a limit or physics of which a step is not so many.
+            RecipeError: an unknown preset, a wrong time limit, or physics of which no whole number
+                of steps is one of control.
             MissingExtraError: MuJoCo is not installed.
         """
         if self.preset not in BIPED_PRESETS:
@@ -80,7 +95,7 @@ class Biped:
         _ = self.simulator  # before a run begins, and not in its first step
 
     def start(self, generator: np.random.Generator) -> NDArray[np.float64]:
-        """On both feet; every other time with a push or with the feet apart, or both.
+        """A first state: standing; every other time with a push or with the feet apart, or both.
 
         With probability ½ random: then with probability ½ v_x within ±0.05 and v_y within ±0.025
         m/s, and the left foot within ±5 cm in front of its place, the right one as far behind.
@@ -97,7 +112,7 @@ class Biped:
         return np.concatenate([[0.0], qpos, qvel, np.zeros(stride.COLUMNS + 6 + 2)])
 
     def observe(self, states: States) -> NDArray[np.float32]:
-        """The 31 numbers of each."""
+        """The 31 numbers of each observation."""
         qpos, qvel = states[:, QPOS : QPOS + NQ], states[:, QVEL : QVEL + NV]
         yaw, pitch, roll = angles(qpos[:, 3:7])
         legs = [
@@ -114,7 +129,7 @@ class Biped:
     def advance(
         self, states: States, actions: NDArray[Any]
     ) -> tuple[States, NDArray[np.float64], Flags]:
-        """25 ms of constant torques; over where it falls, strays or turns."""
+        """25 ms of constant torques; the episode is over where the robot falls, strays or turns."""
         actions = np.clip(actions.astype(np.float64), -1.0, 1.0)
         model, data, rollout = self.simulator
         physics, sensors = rollout.rollout(
@@ -140,11 +155,11 @@ class Biped:
         return after, self.reward(after), self.over(after)
 
     def facts(self, states: States) -> Facts:
-        """How far it came, and its gait."""
+        """The distance walked, and figures of the gait."""
         return {"distance_m": states[:, QPOS], **stride.gait(states[:, STRIDE], STEP)}
 
     def over(self, states: States) -> Flags:
-        """Where it lies, has strayed from its line, or has turned by an eighth of a circle."""
+        """Whether it lies, has strayed from its line, or has turned by an eighth of a circle."""
         qpos = states[:, QPOS : QPOS + NQ]
         turned = np.abs(np.stack(angles(qpos[:, 3:7]))).max(0) >= STEEPEST
         return (qpos[:, 2] <= LOWEST) | (np.abs(qpos[:, 1]) > WIDEST) | turned
@@ -152,7 +167,7 @@ class Biped:
     def reward(self, states: States) -> NDArray[np.float64]:
         """``v_x - c_y y² - c_z (z - z₀)² + 25 Ts/Tf - c_u Σ u²`` of the states that followed.
 
-        A preset of a gait adds the terms of :func:`polopt.math.gait.gait_terms`.
+        A preset of a gait adds the terms of :func:`gait_terms`.
         """
         return sum(self._terms(states).values(), np.zeros(len(states)))
 
@@ -189,8 +204,6 @@ class Biped:
 
     def view(self, states: States, actions: NDArray[Any]) -> View:
         """Torso, legs and feet from the side, and how they move."""
-        from polopt.envs.control.gait import seen
-
         return seen(states)
 
     @cached_property
@@ -209,27 +222,5 @@ class Biped:
 
 
 def _steps_of(physics: object) -> float:
-    """How many are one of ours; 0 where it is no length of time."""
+    """Steps of physics in a step of control; 0 where ``physics`` is no length of time."""
     return STEP / physics if isinstance(physics, int | float) and physics > 0 else 0.0
-
-
-def xml() -> str:
-    """The model as MuJoCo reads it."""
-    return (files("polopt.envs.control") / "assets" / "biped.xml").read_text(encoding="utf-8")
-
-
-def leg(ahead: float) -> tuple[float, float, float]:
-    """Hip, knee and ankle that put a foot ``ahead`` of its place, its sole flat on the floor."""
-    reach = np.hypot(ahead, HIP)
-    knee = 2 * np.arccos(reach / (2 * LEG))
-    hip = -(np.arctan2(ahead, HIP) + knee / 2)
-    return float(hip), float(knee), float(-hip - knee)
-
-
-def angles(quaternion: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
-    """Yaw, pitch and roll, [N] each, of unit quaternions [N, 4] with the real part first."""
-    w, x, y, z = quaternion.T
-    yaw = np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
-    pitch = np.arcsin(np.clip(2 * (w * y - z * x), -1.0, 1.0))
-    roll = np.arctan2(2 * (w * x + y * z), 1 - 2 * (x * x + y * y))
-    return yaw, pitch, roll

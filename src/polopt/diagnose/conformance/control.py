@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polopt.math import bandit, biped, controllers, natural, pathwise, statistics
+from polopt.diagnose.conformance import formulas, softmax
+from polopt.envs.control.biped.reward import BIPED_PRESETS, biped_terms
+from polopt.math import controllers, natural, pathwise, statistics
 from polopt.math.noise import ou_step
 
 Outputs = dict[str, Any]
@@ -81,11 +83,11 @@ def _trpo_bandit_step(
     cg_iters: int = 10,
     fixed_last: bool = True,
 ) -> Outputs:
-    p_old, surrogate, kl = bandit.softmax_step_functions(theta, adv, fixed_last)
-    gradient = natural.gradient_of(surrogate, theta)
+    p_old, surrogate, kl = softmax.softmax_step_functions(theta, adv, fixed_last)
+    gradient = softmax.gradient_of(surrogate, theta)
     step = natural.trust_region_step(
         lambda at: (surrogate(at), kl(at)),
-        natural.hessian_product(kl, theta, damping),
+        softmax.hessian_product(kl, theta, damping),
         gradient,
         theta,
         surrogate(theta),
@@ -94,7 +96,7 @@ def _trpo_bandit_step(
         max_iterations=max_iter,
         cg_iterations=cg_iters,
     )
-    fisher = natural.hessian_product(kl, theta)
+    fisher = softmax.hessian_product(kl, theta)
     return {
         "p_old": p_old,
         "g": gradient,
@@ -111,8 +113,8 @@ def _trpo_bandit_step(
 
 
 def _constant_baseline_variance(p: Tensor, rewards: Tensor, baselines: Tensor) -> Outputs:
-    tried = [*baselines, bandit.optimal_baseline(p, rewards)]
-    moments = [bandit.gradient_moments(p, rewards, b) for b in tried]
+    tried = [*baselines, softmax.optimal_baseline(p, rewards)]
+    moments = [softmax.gradient_moments(p, rewards, b) for b in tried]
     return {
         "baselines": tried,
         "mean_gradient": [mean for mean, _ in moments],
@@ -121,13 +123,13 @@ def _constant_baseline_variance(p: Tensor, rewards: Tensor, baselines: Tensor) -
 
 
 def _action_baseline_bias(p: Tensor, Q: Tensor, b: Tensor) -> Outputs:  # noqa: N803
-    uncorrected = bandit.policy_gradient(p, Q - b)
-    correction = bandit.policy_gradient(p, b)
+    uncorrected = softmax.policy_gradient(p, Q - b)
+    correction = softmax.policy_gradient(p, b)
     return {
         "uncorrected": uncorrected,
         "correction": correction,
         "corrected": uncorrected + correction,
-        "true_gradient": bandit.policy_gradient(p, Q),
+        "true_gradient": softmax.policy_gradient(p, Q),
     }
 
 
@@ -140,16 +142,16 @@ def _biped_reward(
     tf: float,
     preset: str = "toolbox",
 ) -> Outputs:
-    terms = biped.biped_terms(vx, y, z, u_prev, ts, tf, **biped.BIPED_PRESETS[preset])
+    terms = biped_terms(vx, y, z, u_prev, ts, tf, **BIPED_PRESETS[preset])
     return {"r": torch.stack([*terms.values()]).sum(0)}
 
 
 def _exploration_probability(p: Tensor, k: int) -> Outputs:
-    return {"prob": statistics.exploration_probability(p, k)}
+    return {"prob": formulas.exploration_probability(p, k)}
 
 
 def _token_shift(logp_base: Tensor, logp_rl: Tensor, mask: Tensor, top: int = 3) -> Outputs:
-    shift = statistics.token_shift(logp_base, logp_rl, mask, top)
+    shift = formulas.token_shift(logp_base, logp_rl, mask, top)
     return {
         "delta_logp": shift.delta_logp,
         "ratio": shift.ratio,

@@ -11,14 +11,15 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from polopt.envs.control.biped import EPISODE, PHYSICS, PHYSICS_STATE, STEP, Biped
-from polopt.envs.control.offscreen import draw_without_screen
+from polopt.envs.control.biped.dynamics import Biped
+from polopt.envs.control.biped.model import EPISODE, PHYSICS, PHYSICS_STATE, STEP
+from polopt.envs.control.recording.offscreen import draw_without_screen
 
 ID = "polopt/BipedWalk-v0"
 
 
 class BipedWalk(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
-    """One robot; see :mod:`polopt.envs.control.biped` for what it observes and earns."""
+    """One robot; see :mod:`polopt.envs.control.biped.dynamics` for what it observes and earns."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": round(1 / STEP)}  # noqa: RUF012
 
@@ -60,7 +61,7 @@ class BipedWalk(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
 
     @cached_property
     def mujoco_renderer(self) -> Any:  # noqa: ANN401
-        """What draws; as environments of gymnasium have it.
+        """The renderer, under the name that it has in environments of gymnasium.
 
         MuJoCo's own chooses how to draw when MuJoCo is imported, and ends the process where it
         finds out too late that there is no screen.

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from polopt.credit import Credit, assign, group_mean
-from polopt.math import auxiliary, corrections, divergence, preference, ratios, surrogates
+from polopt.diagnose.conformance import formulas, softmax
+from polopt.math import corrections, divergence, preference, ratios, surrogates
 from polopt.math.reduce import (
     AGGREGATIONS,
     masked,
@@ -36,6 +37,14 @@ from polopt.objective import (
 from polopt.types import Credited, Experience
 
 Outputs = dict[str, Any]
+
+CORRECTIONS: dict[str, Callable[..., Tensor]] = {
+    "token_tis": corrections.token_truncated,
+    "token_mask": corrections.token_masked,
+    "seq_tis": corrections.sequence_truncated,
+    "seq_mask": corrections.sequence_masked,
+    "seq_geo_mask": corrections.sequence_geometric_masked,
+}
 
 
 def _rows(mask: Tensor) -> Tensor:
@@ -216,7 +225,7 @@ def _tis_weights(
     c_max: float,
     c_min: float = 0.0,
 ) -> Outputs:
-    correct = corrections.CORRECTIONS[mode]
+    correct = CORRECTIONS[mode]
     return {"w": correct(logp_old, logp_rollout, mask, high=c_max, low=c_min)}
 
 
@@ -278,13 +287,13 @@ def _kl_estimators(logp: Tensor, logq: Tensor) -> Outputs:
 
 def _kl_expectations(p: Tensor, q: Tensor) -> Outputs:
     outputs: Outputs = {
-        "kl_p_q": divergence.kl_divergence(p, q),
-        "kl_q_p": divergence.kl_divergence(q, p),
-        "grad_kl_p_q": divergence.reverse_kl_gradient(p, q),
-        "grad_kl_q_p": divergence.forward_kl_gradient(p, q),
+        "kl_p_q": softmax.kl_divergence(p, q),
+        "kl_q_p": softmax.kl_divergence(q, p),
+        "grad_kl_p_q": softmax.reverse_kl_gradient(p, q),
+        "grad_kl_q_p": softmax.forward_kl_gradient(p, q),
     }
     for name, estimator in divergence.ESTIMATORS.items():
-        mean, as_loss, as_reward = divergence.expected_estimator(p, q, estimator)
+        mean, as_loss, as_reward = softmax.expected_estimator(p, q, estimator)
         outputs |= {
             f"mean_{name}": mean,
             f"loss_grad_{name}": as_loss,
@@ -299,7 +308,7 @@ def _ranking_loss(
     order = [torch.arange(len(s), dtype=torch.float64) for s in scores] if ranks is None else ranks
     prompt = torch.repeat_interleave(torch.tensor([len(s) for s in scores]))
     flat, places = torch.cat(list(scores)), torch.cat(list(order))
-    per_prompt, loss = preference.ranking_loss(flat, places, prompt, margin)
+    per_prompt, loss = formulas.ranking_loss(flat, places, prompt, margin)
     return {"per_prompt": per_prompt, "loss": loss}
 
 
@@ -312,7 +321,7 @@ def _dpo_loss(
     label_smoothing: float = 0.0,
     kind: str = "sigmoid",
 ) -> Outputs:
-    logits = preference.preference_logits(pc, pr, rc, rr)
+    logits = formulas.preference_logits(pc, pr, rc, rr)
     table: dict[str, Callable[[], Tensor]] = {
         "sigmoid": lambda: preference.dpo_loss(logits, beta=beta, label_smoothing=label_smoothing),
         "ipo": lambda: preference.ipo_loss(logits, beta=beta),
@@ -324,7 +333,7 @@ def _dpo_loss(
         "loss": per_pair.mean(),
         "reward_chosen": preference.implicit_reward(pc, rc, beta),
         "reward_rejected": preference.implicit_reward(pr, rr, beta),
-        "grad_weight": preference.dpo_gradient_weight(logits, beta=beta),
+        "grad_weight": formulas.dpo_gradient_weight(logits, beta=beta),
     }
 
 
@@ -337,9 +346,9 @@ def _ppo_ptx_objective(
     beta: float,
     ptx_coef: float,
 ) -> Outputs:
-    nll = auxiliary.negative_log_likelihood(pretrain_logp_tokens, pretrain_mask)
+    nll = formulas.negative_log_likelihood(pretrain_logp_tokens, pretrain_mask)
     return {
-        "rl_term": auxiliary.regularised_reward(rewards, logp_rl_seq, logp_sft_seq, beta),
+        "rl_term": formulas.regularised_reward(rewards, logp_rl_seq, logp_sft_seq, beta),
         "ptx_nll_token_mean": nll,
         "loss_addition": ptx_coef * nll,
     }

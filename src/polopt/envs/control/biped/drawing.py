@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from polopt.envs.control.biped import JOINTS, LEG, MOTORS, NQ, QPOS, QVEL
-from polopt.envs.control.view import Floats, Panel, Shape, Tone, View
+from polopt.envs.control.biped.model import JOINTS, LEG, MOTORS, NQ, QPOS, QVEL
+from polopt.envs.control.recording.view import Floats, Panel, Shape, Tone, View
 
 SIDES: Mapping[str, Tone] = {"right": "first", "left": "second"}
 HIPS = {"right": (-0.01, -0.04, -0.02), "left": (-0.01, 0.04, -0.02)}  # in axes of the torso

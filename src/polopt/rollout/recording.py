@@ -1,4 +1,4 @@
-"""One episode step by step, for whoever wants to see what a policy does."""
+"""Recording one episode of a policy, step by step, for the report."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from polopt.envs.control.view import rounded
-from polopt.envs.control.watch import Watch
+from polopt.envs.control.recording.interface import Watch
+from polopt.envs.control.recording.view import rounded
 from polopt.roles.control import StepActor
 
 LONGEST = 2_000  # steps
 
 
 def shown(watch: Watch, actor: StepActor, *, seed: int) -> dict[str, Any]:
-    """The episode that begins with ``seed``, by the likeliest actions, as samples.jsonl has it."""
+    """The episode from ``seed`` by the most likely actions, as samples.jsonl holds it."""
     environments = watch.environments
     observations = [environments.reset(seed)[0]]
     watch.look()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from polopt.math.gait import GAIT_PRESETS, gait_terms
+from polopt.envs.control.biped.reward import GAIT_PRESETS, gait_terms
 
 COSTS: dict[str, float] = {
     "enough_speed": 0.4,

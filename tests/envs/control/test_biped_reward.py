@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from polopt.math.biped import BIPED_PRESETS, biped_terms
+from polopt.envs.control.biped.reward import BIPED_PRESETS, biped_terms
 
 
 def test_the_walking_reward_by_hand():

@@ -1,8 +1,8 @@
-"""Golden vectors through the shipped functions, in float64: is the mathematics what it says it is?
+"""Runs golden cases through the shipped functions, in float64.
 
-A case names an operation, its inputs and what must come out. The modules
-``golden_*`` hold one thin adapter an operation; operations that none serves are listed and counted
-as failed, so the figure is honest.
+A case names an operation, its inputs and what must come out. ``credit``, ``loss``, ``objective``
+and ``control`` hold one thin adapter for each operation; an operation without one is listed, and
+its cases count as failed.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from polopt.diagnose.golden_control import CONTROL
-from polopt.diagnose.golden_credit import CREDIT
-from polopt.diagnose.golden_loss import LOSS
-from polopt.diagnose.golden_objective import OBJECTIVE
+from polopt.diagnose.conformance.control import CONTROL
+from polopt.diagnose.conformance.credit import CREDIT
+from polopt.diagnose.conformance.loss import LOSS
+from polopt.diagnose.conformance.objective import OBJECTIVE
 from polopt.errors import DataError
 
 Json: TypeAlias = Any  # whatever a golden file may hold, and what adapters return
@@ -38,7 +38,7 @@ SERVED = CREDIT | LOSS | CONTROL | OBJECTIVE
 
 @dataclass(frozen=True)
 class Report:
-    """What came of a file of golden vectors."""
+    """The results of a file of golden cases."""
 
     passed: int
     failures: tuple[str, ...]  # one line each, the name of the case first
@@ -60,7 +60,7 @@ def run(path: str | Path | None = None) -> Report:
 
 def _cases(path: str | Path | None) -> Iterator[Mapping[str, Json]]:
     """The cases of a file, each with the fields that a case has."""
-    source = files("polopt.diagnose") / "golden.json" if path is None else Path(path)
+    source = files("polopt.diagnose.conformance") / "golden.json" if path is None else Path(path)
     try:
         document = json.loads(source.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -105,7 +105,7 @@ def _judge(case: Mapping[str, Json]) -> str | None:
 
 
 def _decode(case: str, key: str, value: Json) -> Json:
-    """JSON to what the functions take: float64 tensors, bool masks, int64 groups, numbers."""
+    """An input as the functions take it: float64 tensors, bool masks, int64 groups, numbers."""
     if key in VERBATIM or isinstance(value, bool):
         return value
     if isinstance(value, dict):

@@ -1,0 +1,1 @@
+"""Recording one episode for people to look at: drawings, series, and pictures."""
