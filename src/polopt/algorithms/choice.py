@@ -15,6 +15,7 @@ class Choice:
     formula: str = ""  # module:name; default: the function itself
     arguments: Mapping[str, str] | None = None  # of the function: the fields that they come from
     factory: bool = False  # called with the arguments; otherwise they are bound to it
+    adapter: str | None = None  # module:name, makes of it what the column is a choice of
 
     @property
     def file(self) -> str:

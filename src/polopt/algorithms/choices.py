@@ -19,6 +19,7 @@ from polopt.recipe import StageRecipe
 _CREDIT, _OBJECTIVE = "polopt.credit.", "polopt.objective.policy_gradient:"
 _MATH = "polopt.math."
 _SHARE = {"gamma": "credit.spread_gamma"}
+_SCALED = _CREDIT + "outcome:scaled"
 _SPREAD = {"ddof": "credit.ddof", "eps": "credit.epsilon"}
 _STREAMS = {
     "gamma": "credit.gamma",
@@ -165,25 +166,22 @@ CHOICES: Mapping[str, Mapping[str, Choice]] = {
     "normalisation": {
         "none": Choice(_CREDIT + "outcome:unchanged", "A = Ψ - b"),
         "group_std": Choice(
-            _CREDIT + "outcome:group_std",
-            "A = (r - r̄) / (σ of the group + ε)",
             _MATH + "normalise:group_std",
-            _SPREAD,
-            factory=True,
+            "A = (r - r̄) / (σ of the group + ε)",
+            arguments=_SPREAD,
+            adapter=_SCALED,
         ),
         "group_mean": Choice(
-            _CREDIT + "outcome:group_mean_divide",
-            "A = (r - r̄) / (r̄ + ε)",
             _MATH + "normalise:group_mean_divide",
-            {"eps": "credit.epsilon"},
-            factory=True,
+            "A = (r - r̄) / (r̄ + ε)",
+            arguments={"eps": "credit.epsilon"},
+            adapter=_SCALED,
         ),
         "batch_std": Choice(
-            _CREDIT + "outcome:batch_std",
-            "A = (r - r̄) / (σ of the batch + ε)",
             _MATH + "normalise:batch_std",
-            _SPREAD,
-            factory=True,
+            "A = (r - r̄) / (σ of the batch + ε)",
+            arguments=_SPREAD,
+            adapter=_SCALED,
         ),
         "group_steps": Choice(
             _CREDIT + "outcome:group_steps",
@@ -463,7 +461,7 @@ def choice_of(column: str, name: str, *, on_bodies: bool = False) -> Choice:
 
 def function(column: str, name: str) -> Any:  # noqa: ANN401
     """The function behind a choice; imports its module, and so torch."""
-    return _imported(CHOICES[column][name])
+    return _named(CHOICES[column][name].function)
 
 
 def chosen(column: str, stage: StageRecipe) -> Any:  # noqa: ANN401
@@ -476,11 +474,11 @@ def chosen(column: str, stage: StageRecipe) -> Any:  # noqa: ANN401
         choice = INSIDE_RETURN[stage.credit.returns]
     else:
         choice = choice_of(column, name, on_bodies=is_on_bodies(stage.data.source))
-    found = _imported(choice)
-    if choice.arguments is None:
-        return found
-    values = {argument: _value(stage, field) for argument, field in choice.arguments.items()}
-    return found(**values) if choice.factory else partial(found, **values)
+    found = _named(choice.function)
+    if choice.arguments is not None:
+        values = {argument: _value(stage, field) for argument, field in choice.arguments.items()}
+        found = found(**values) if choice.factory else partial(found, **values)
+    return found if choice.adapter is None else _named(choice.adapter)(found)
 
 
 def _value(stage: StageRecipe, field: str) -> Any:  # noqa: ANN401
@@ -488,6 +486,6 @@ def _value(stage: StageRecipe, field: str) -> Any:  # noqa: ANN401
     return getattr(getattr(stage, section), "lambda_" if key == "lambda" else key)
 
 
-def _imported(choice: Choice) -> Any:  # noqa: ANN401
-    module, _, name = choice.function.partition(":")
+def _named(function: str) -> Any:  # noqa: ANN401
+    module, _, name = function.partition(":")
     return getattr(import_module(module), name)

@@ -60,7 +60,7 @@ def untruncated(experience: Experience) -> Tensor:
 class Credit:
     """The choices of the credit column of a row; each is a function, exchanged by passing another.
 
-    Example: GRPO is ``Credit(baseline=group_mean, normalise=group_std(eps=1e-6))``.
+    Example: GRPO is ``Credit(baseline=group_mean, normalise=scaled(normalise.group_std))``.
     """
 
     shapers: tuple[Shaper, ...] = field(default_factory=lambda: (terminal(),))

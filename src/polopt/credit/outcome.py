@@ -9,7 +9,7 @@ from torch import Tensor
 
 from polopt.math import baselines, normalise
 from polopt.math.normalise import Denominator, var_plus
-from polopt.math.reduce import lengths, masked, spread_rows
+from polopt.math.reduce import lengths, masked
 from polopt.math.returns import reward_to_go
 from polopt.types import Experience
 
@@ -85,31 +85,21 @@ def unchanged(
     return advantages, mask.any(-1)
 
 
-def _per_row(function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Normalise:
-    """A normaliser of scalar rewards: recomputes the advantage, centred on the group mean."""
+def scaled(by: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> Normalise:
+    """Advantages over a statistic of one reward a row, a function of ``polopt.math.normalise``.
+
+    Args:
+        by: ``(advantages[B, T], rewards[B], group[B], valid[B]) -> [B, T]``. The rewards of a group
+            of one are among them; it leaves after that, since it has no spread.
+    """
 
     def normaliser(
         advantages: Tensor, totals: Tensor, experience: Experience, mask: Tensor, scored: Tensor
     ) -> tuple[Tensor, Tensor]:
         keep = mask.any(-1) & baselines.has_peers(experience.group, scored)
-        return spread_rows(function(totals, experience.group, scored), mask), keep
+        return by(advantages, totals, experience.group, scored), keep
 
     return normaliser
-
-
-def group_std(ddof: int = 1, eps: float = 1e-6) -> Normalise:
-    """``(r - r̄_g)/(σ_g + ε)`` (GRPO)."""
-    return _per_row(lambda r, g, valid: normalise.group_std(r, g, valid, ddof=ddof, eps=eps))
-
-
-def batch_std(ddof: int = 1, eps: float = 1e-6) -> Normalise:
-    """``(r - r̄_g)/(σ_B + ε)`` (Lite-PPO)."""
-    return _per_row(lambda r, g, valid: normalise.batch_std(r, g, valid, ddof=ddof, eps=eps))
-
-
-def group_mean_divide(eps: float = 1e-6) -> Normalise:
-    """``(r - r̄_g)/(r̄_g + ε)`` (MaxRL)."""
-    return _per_row(lambda r, g, valid: normalise.group_mean_divide(r, g, valid, eps=eps))
 
 
 def group_steps(ddof: int = 1, eps: float = 1e-6, gamma: float = 1.0) -> Normalise:
