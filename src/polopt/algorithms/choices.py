@@ -5,16 +5,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from polopt.algorithms.bodies import CHOICES as ON_BODIES
 from polopt.algorithms.bodies import is_on_bodies
 from polopt.algorithms.choice import Choice
 from polopt.algorithms.families import OFF_POLICY, PREFERENCE
 from polopt.recipe import StageRecipe
+
+if TYPE_CHECKING:
+    from polopt.update import Moving
 
 _CREDIT, _OBJECTIVE = "polopt.credit.", "polopt.objective.policy_gradient:"
 _MATH = "polopt.math."
@@ -464,8 +467,14 @@ def function(column: str, name: str) -> Any:  # noqa: ANN401
     return _named(CHOICES[column][name].function)
 
 
-def chosen(column: str, stage: StageRecipe) -> Any:  # noqa: ANN401
-    """What a resolved stage chose in a column, with the stage's numbers bound to it."""
+def chosen(column: str, stage: StageRecipe, moving: Sequence[Moving] = ()) -> Any:  # noqa: ANN401
+    """What a resolved stage chose in a column, with the stage's numbers bound to it.
+
+    Args:
+        column: one of ``FIELDS``.
+        stage: resolved.
+        moving: numbers that follow the run; each is bound itself in the place of its field.
+    """
     section, _, key = FIELDS[column].partition(".")
     name = getattr(getattr(stage, section), key)
     if column == "bound" and stage.objective.ratio == "none":
@@ -476,12 +485,18 @@ def chosen(column: str, stage: StageRecipe) -> Any:  # noqa: ANN401
         choice = choice_of(column, name, on_bodies=is_on_bodies(stage.data.source))
     found = _named(choice.function)
     if choice.arguments is not None:
-        values = {argument: _value(stage, field) for argument, field in choice.arguments.items()}
+        values = {
+            argument: number(stage, field, moving) for argument, field in choice.arguments.items()
+        }
         found = found(**values) if choice.factory else partial(found, **values)
     return found if choice.adapter is None else _named(choice.adapter)(found)
 
 
-def _value(stage: StageRecipe, field: str) -> Any:  # noqa: ANN401
+def number(stage: StageRecipe, field: str, moving: Sequence[Moving] = ()) -> Any:  # noqa: ANN401
+    """What a field holds, or the number that stands in its place and follows the run."""
+    for one in moving:
+        if one.field == field:
+            return one
     section, _, key = field.partition(".")
     return getattr(getattr(stage, section), "lambda_" if key == "lambda" else key)
 

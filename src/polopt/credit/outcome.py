@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import SupportsFloat
 
 import torch
 from torch import Tensor
@@ -27,11 +28,11 @@ def inside(totals: Tensor, experience: Experience, mask: Tensor) -> tuple[Tensor
     return torch.zeros_like(totals)[:, None], baselines.has_peers(experience.group, mask.any(-1))
 
 
-def constant(value: float) -> Baseline:
-    """``b = value``: a constant, or the state of a moving average before this batch."""
+def constant(value: SupportsFloat) -> Baseline:
+    """``b = value``: a constant, or a moving average, read as it stands before each batch."""
 
     def baseline(totals: Tensor, experience: Experience, mask: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.full_like(totals, value)[:, None], mask.any(-1)
+        return torch.full_like(totals, float(value))[:, None], mask.any(-1)
 
     return baseline
 

@@ -11,7 +11,7 @@ from polopt.algorithms.build.policy import (
     sampled_stage,
 )
 from polopt.algorithms.build.preference import direct_preference_stage, reward_model_stage
-from polopt.algorithms.build.shared import Parts, Shared, examiner, shared, standing
+from polopt.algorithms.build.shared import Parts, Shared, examiner, shared
 from polopt.algorithms.build.supervised import (
     demonstrated_stage,
     imitated_stage,
@@ -39,5 +39,4 @@ __all__ = [
     "sampled_stage",
     "selection_of",
     "shared",
-    "standing",
 ]

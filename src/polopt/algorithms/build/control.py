@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from polopt.algorithms.build.critic import Valued, critic_learner, of_actions
 from polopt.algorithms.build.fits import check_actions, check_fits, shape, shape_of_policy
 from polopt.algorithms.build.learners import first_order
 from polopt.algorithms.build.moving import moving_numbers
-from polopt.algorithms.build.shared import Parts, Trained, standing
+from polopt.algorithms.build.shared import Parts, Trained
 from polopt.algorithms.choices import chosen
 from polopt.algorithms.effects import flat, reads_values
 from polopt.coordination.stage import Learner, Measured, Stage, Until
@@ -69,10 +70,6 @@ class Bodies:
         """Of the stage, resolved."""
         return self.parts.recipe
 
-    def now(self) -> StageRecipe:
-        """The same with its moving numbers as they stand."""
-        return standing(self.recipe, self.moving)
-
     @property
     def divergence(self) -> Divergence:
         """KL of two distributions of the actor."""
@@ -105,7 +102,7 @@ def control_stage(
         steps=parts.steps,
         source=source,
         prepare=lambda batch: prepared(of, batch),
-        credit=lambda experience: credited(of, experience),
+        credit=partial(credited, credit=credit_of(recipe, of.moving)),
         learners=learners,
         save_model=lambda path: save_policy(of.actor.network, path),
         evaluate=examiner(recipe, of.actor),
@@ -219,18 +216,19 @@ def prepared(of: Bodies, batch: Trajectories) -> Experience:
     )
 
 
-def credited(of: Bodies, experience: Experience) -> Credited:
-    """Advantages of every step; what is said of groups of responses is left out."""
-    recipe = of.now()
-    result = assign(
-        experience,
-        Credit(
-            shapers=(earned,),
-            returns=chosen("returns", recipe),
-            baseline=chosen("baseline", recipe),
-            normalise=chosen("normalisation", recipe),
-        ),
+def credit_of(recipe: StageRecipe, moving: Sequence[Moving] = ()) -> Credit:
+    """The credit columns of a resolved stage; ``moving`` numbers are read at each batch."""
+    return Credit(
+        shapers=(earned,),
+        returns=chosen("returns", recipe),
+        baseline=chosen("baseline", recipe, moving),
+        normalise=chosen("normalisation", recipe),
     )
+
+
+def credited(experience: Experience, credit: Credit) -> Credited:
+    """Advantages of every step; what is said of groups of responses is left out."""
+    result = assign(experience, credit)
     kept = {
         k: v for k, v in result.metrics.items() if k not in ("degenerate_groups", "excluded_rows")
     }

@@ -140,10 +140,9 @@ class Both:
 
 def with_action_correction(loss: Loss[Any], critic: Scorer, recipe: StageRecipe) -> Loss[Any]:
     """The same less ``Σ_a π(a|s) Q(s, a)`` of every token: without it b(s, a) is biased."""
+    aggregate, length = chosen("aggregation", recipe), recipe.objective.aggregation_length
 
     def terms(experience: Experience, credited: Credited) -> Corrected:
-        aggregate = chosen("aggregation", recipe)
-        length = recipe.objective.aggregation_length
         reduce = reduction(credited.mask, experience.group, aggregate, length)
         return Corrected(loss.terms(experience, credited), experience.inputs, reduce)
 

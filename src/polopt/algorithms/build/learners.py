@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from polopt.algorithms.build.critic import Valued
-from polopt.algorithms.build.objective import loss_of
+from polopt.algorithms.build.objective import policy_gradient
 from polopt.algorithms.build.shared import Trained, policy_learner
 from polopt.coordination.stage import Learner
 from polopt.seeding import derive
@@ -18,7 +18,7 @@ def first_order(
     of: Trained, critic: Valued | None, companions: Sequence[Companion] = ()
 ) -> Learner:
     """AdamW on the policy loss, with the loss of a critic that shares its trunk."""
-    loss: Loss[Any] = loss_of(of)
+    loss: Loss[Any] = policy_gradient(of.recipe, of.moving)
     options: dict[str, Any] = {}
     if critic is not None:
         loss, options = critic.joined(loss)
@@ -28,7 +28,7 @@ def first_order(
 def natural_step(of: Trained, critic: Valued | None) -> Learner:
     """TRPO on the policy loss; a critic learns by an optimiser of its own."""
     recipe = of.recipe
-    loss: Loss[Any] = loss_of(of)
+    loss: Loss[Any] = policy_gradient(of.recipe, of.moving)
     if critic is not None:
         loss, _ = critic.joined(loss)
     return NaturalStep(

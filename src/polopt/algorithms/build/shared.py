@@ -163,10 +163,6 @@ class Trained(Protocol):
         """Numbers of the recipe that follow the run."""
         ...
 
-    def now(self) -> StageRecipe:
-        """The recipe with those as they stand."""
-        ...
-
     @property
     def actor(self) -> Scorer:
         """Whose weights are trained."""
@@ -194,10 +190,6 @@ class Shared:
     def recipe(self) -> StageRecipe:
         """Of the stage, resolved."""
         return self.parts.recipe
-
-    def now(self) -> StageRecipe:
-        """The same with its moving numbers as they stand."""
-        return standing(self.recipe, self.moving)
 
     @property
     def divergence(self) -> Divergence:
@@ -246,16 +238,6 @@ def shared(parts: Parts, *, demonstrations: bool = False, preferences: bool = Fa
             tuple(rollout.stop),
         ),
     )
-
-
-def standing(recipe: StageRecipe, moving: Sequence[Moving]) -> StageRecipe:
-    """The recipe with each moving number in the place of the field that it stands for."""
-    sections: dict[str, Any] = {}
-    for number in moving:
-        section, _, key = number.field.partition(".")
-        before = sections.get(section, getattr(recipe, section))
-        sections[section] = before.model_copy(update={key: number.value})
-    return recipe.model_copy(update=sections)
 
 
 def policy_learner(of: Trained, loss: Loss[Any], **options: Any) -> FirstOrder[Any]:  # noqa: ANN401

@@ -85,11 +85,10 @@ def _telling(experience: Experience, credited: Credited) -> Credited:
 
 def likelihood(recipe: StageRecipe) -> Loss[Reduction]:
     """Negative log-likelihood of the given tokens with the stage's aggregation."""
-    aggregate = chosen("aggregation", recipe)
+    aggregate, length = chosen("aggregation", recipe), recipe.objective.aggregation_length
     want: set[Quantity] = {"logp"}
 
     def terms(experience: Experience, credited: Credited) -> Reduction:
-        length = recipe.objective.aggregation_length
         return reduction(credited.mask, experience.group, aggregate, length)
 
     return Loss(want, terms, lambda scores, reduce: supervised_loss(given(scores.logp), reduce))
