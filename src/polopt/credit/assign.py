@@ -12,7 +12,7 @@ from polopt.credit.outcome import no_baseline, unchanged
 from polopt.credit.shaping import terminal
 from polopt.credit.temporal import outcome
 from polopt.errors import NonFiniteError
-from polopt.math.guards import require_finite
+from polopt.math.guards import read_together, require_finite
 from polopt.math.reduce import group_is_constant, group_size, lengths, masked, row_sum, widen
 from polopt.types import Credited, Experience, Metrics
 
@@ -130,12 +130,13 @@ def _scored(experience: Experience) -> Tensor:
 def _check(experience: Experience, mask: Tensor) -> None:
     """Whatever the choices may read is finite inside the mask (rule R8)."""
     given = experience.token_rewards  # NaN where nothing was given
-    if given is not None:
-        require_finite("credit", "token_rewards", given, mask & ~torch.isnan(given))
-    for name in ("logp_rollout", "logp_old", "logp_ref", "values", "process"):
-        x: Tensor | None = getattr(experience, name)
-        if x is not None:
-            require_finite("credit", name, x, mask)
+    with read_together():
+        if given is not None:
+            require_finite("credit", "token_rewards", given, mask & ~torch.isnan(given))
+        for name in ("logp_rollout", "logp_old", "logp_ref", "values", "process"):
+            x: Tensor | None = getattr(experience, name)
+            if x is not None:
+                require_finite("credit", name, x, mask)
 
 
 def _value_metrics(experience: Experience, targets: Tensor, mask: Tensor) -> Metrics:

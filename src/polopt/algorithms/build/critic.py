@@ -22,7 +22,7 @@ from polopt.objective import (
     value_terms,
 )
 from polopt.recipe import StageRecipe
-from polopt.roles import Critic, Scorer, measured
+from polopt.roles import Critic, Scorer, together
 from polopt.roles.policies.token import Scores
 from polopt.seeding import derive
 from polopt.types import Credited, Experience, RowIndex, StepRows, TokenRows
@@ -43,8 +43,7 @@ class Valued:
     def of(self, tensors: Experience) -> Experience:
         """The experience with the values of its states or actions before the update."""
         assert tensors.tokens is not None
-        values = measured(self.scorer, tensors.tokens, "values")
-        last = measured(self.scorer, tensors.tokens, "last_values")
+        values, last = together(self.scorer, tensors.tokens, ["values", "last_values"])
         return replace(tensors, values=values, last_values=last)
 
     def joined(self, loss: Loss[Any]) -> tuple[Loss[Any], dict[str, Any]]:

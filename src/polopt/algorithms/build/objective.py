@@ -38,7 +38,7 @@ def objective_of(recipe: StageRecipe, moving: Sequence[Moving] = ()) -> PolicyOb
 def policy_gradient(recipe: StageRecipe, moving: Sequence[Moving] = ()) -> Loss[StepTerms]:
     """The objective columns of a resolved stage as a loss of the actor's scores."""
     objective = objective_of(recipe, moving)
-    want: set[Quantity] = {"logp", "entropy"}
+    want: set[Quantity] = {"logp", "entropy" if objective.entropy_coefficient else "entropy_told"}
     return Loss(
         want=want,
         terms=lambda experience, credited: step_terms(
