@@ -14,7 +14,7 @@ from torch import Tensor
 import polopt
 from polopt.algorithms import derived, describe, resolve
 from polopt.algorithms.build import credit_of, likelihood, policy_gradient, selection_of
-from polopt.algorithms.build.supervised import OnKept
+from polopt.algorithms.build.around import on_kept
 from polopt.credit import assign
 from polopt.diagnose.inert import inert
 from polopt.recipe import StageRecipe, load
@@ -94,7 +94,7 @@ def trained(one: StageRecipe, batch: Experience, credited: Credited, **update: A
     settings = one.update.model_copy(update={"learning_rate": 1e-3, **update})
     loss = likelihood(one)
     policy = FirstOrder(actor, loss, settings, steps=10, seed=7, name="policy")
-    OnKept(policy).update(batch, credited, 0)
+    on_kept(policy).update(batch, credited, 0)
     return actor
 
 

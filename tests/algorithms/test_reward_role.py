@@ -17,7 +17,8 @@ from transformers import AutoTokenizer
 import polopt
 from polopt.algorithms import resolve
 from polopt.algorithms.build import Parts, shared
-from polopt.algorithms.build.reward import Every, agreement, refreshed
+from polopt.algorithms.build.around import Around
+from polopt.algorithms.build.reward import agreement, refreshed
 from polopt.algorithms.build.shared import Shared
 from polopt.errors import ModelError, RecipeError
 from polopt.math.preference import ranking_loss
@@ -227,7 +228,7 @@ def test_agreement_by_hand(trained: str) -> None:
 
 def learner(of: Shared) -> Any:
     (one,) = refreshed(of)
-    assert isinstance(one, Every)
+    assert isinstance(one, Around)
     return one
 
 

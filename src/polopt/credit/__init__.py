@@ -1,19 +1,17 @@
 """Credit assignment: from scores to advantages. ``assign`` composes the choices of a row."""
 
 from polopt.credit.assign import (
-    Baseline,
     Credit,
     Keep,
-    Normalise,
-    Returns,
     Select,
-    Shaper,
     assign,
     every_row,
     everything,
     untruncated,
 )
 from polopt.credit.outcome import (
+    Baseline,
+    Normalise,
     action,
     batch_z,
     constant,
@@ -28,8 +26,18 @@ from polopt.credit.outcome import (
     unchanged,
     value,
 )
-from polopt.credit.shaping import as_given, earned, kl_penalty, length, overlong, spread, terminal
+from polopt.credit.shaping import (
+    Shaper,
+    as_given,
+    earned,
+    kl_penalty,
+    length,
+    overlong,
+    spread,
+    terminal,
+)
 from polopt.credit.temporal import (
+    Returns,
     action_value,
     full,
     gae,

@@ -15,7 +15,12 @@ from polopt.math.returns import reward_to_go
 from polopt.types import Experience
 
 Baseline = Callable[[Tensor, Experience, Tensor], tuple[Tensor, Tensor]]
+"""``(totals[B], experience, mask) -> (b[B, 1] or [B, T], keep[B])``; totals are row sums of r_tok,
+``keep`` is False for rows that the baseline says nothing about: they leave the mask."""
+
 Normalise = Callable[[Tensor, Tensor, Experience, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""``(advantages, totals, experience, mask, scored) -> (advantages[B, T], keep[B])``; ``mask`` holds
+the tokens still in the loss, ``scored[B]`` the rows that had a reward at all."""
 
 
 def no_baseline(totals: Tensor, experience: Experience, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,8 @@ from polopt.math.reduce import lengths, masked
 from polopt.types import Experience
 
 Shaper = Callable[[Experience, Tensor], Tensor]
+"""``(experience, mask) -> r_tok[B, T]``; the parts of all shapers are added."""
+
 Spread = Callable[[Tensor, Tensor], Tensor]
 
 

@@ -12,6 +12,7 @@ from polopt.math.reduce import masked, row_sum
 from polopt.types import Experience
 
 Returns = Callable[[Tensor, Experience, Tensor], tuple[Tensor, Tensor]]
+"""``(r_tok, experience, mask) -> (Ψ[B, T], value targets[B, T])``."""
 
 
 def outcome(rewards: Tensor, experience: Experience, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,14 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from polopt.algorithms.build.around import Around, Update
 from polopt.algorithms.build.critic import Valued, critic_learner, of_actions
 from polopt.algorithms.build.fits import check_actions, check_fits, shape, shape_of_policy
 from polopt.algorithms.build.learners import first_order
 from polopt.algorithms.build.moving import moving_numbers
-from polopt.algorithms.build.shared import Parts, Trained
+from polopt.algorithms.build.shared import Parts, Trained, staged
 from polopt.algorithms.choices import chosen
 from polopt.algorithms.effects import flat, reads_values
-from polopt.coordination.stage import Learner, Measured, Stage, Until
+from polopt.coordination.stage import Learner, Measured, Stage
 from polopt.credit import Credit, assign, earned
 from polopt.envs.control.interface import Box, Environments
 from polopt.envs.control.registry import make, watch
@@ -91,26 +92,20 @@ def control_stage(
         steps=None if recipe.episodes.whole else steps,
     )
     critic = None if of.critic is None else Valued(recipe, of.critic, of.critic)
-    learners: list[Learner] = [Flattened((learner or first_order)(of, critic))]
+    learners: list[Learner] = [flattened((learner or first_order)(of, critic))]
     if critic is not None:
-        learners.insert(0, Flattened(critic_learner(of, critic)))
+        learners.insert(0, flattened(critic_learner(of, critic)))
     learners.extend(of.moving)
     learners.append(Normalisers(of.actor.network.normaliser, of.scale))
-    return Stage(
-        name=recipe.name,
-        algorithm=recipe.algorithm,
-        steps=parts.steps,
-        source=source,
+    return staged(
+        parts,
+        source,
         prepare=lambda batch: prepared(of, batch),
         credit=partial(credited, credit=credit_of(recipe, of.moving)),
         learners=learners,
         save_model=lambda path: save_policy(of.actor.network, path),
-        evaluate=examiner(recipe, of.actor),
         describe=lambda batch: (episode_metrics(int(batch.valid.sum()), batch.episodes), ()),
-        evaluate_every=recipe.evaluation.every,
-        checkpoint_every=recipe.run.checkpoint_every or max(1, parts.steps // 10),
-        until=None if recipe.until is None else Until(recipe.until.metric, recipe.until.at_least),
-        compare=parts.compare,
+        evaluate=examiner(recipe, of.actor),
     )
 
 
@@ -250,26 +245,14 @@ def _of_steps(recipe: StageRecipe) -> StageRecipe:
 CREDITED = dict.fromkeys(("logp_rollout", "rewards", "next_values", "terminated", "cut"))
 
 
-class Flattened:
+def flattened(learner: Learner) -> Learner:
     """A learner that is given the valid steps as rows of one step each, in any order."""
 
-    def __init__(self, learner: Learner) -> None:
-        self.name = learner.name
-        self._learner = learner
-
-    def update(self, experience: Experience, credited: Credited, step: int) -> Measured:
-        """Consume a batch of steps."""
+    def update(own: Update, experience: Experience, credited: Credited, step: int) -> Measured:
         where = experience.mask.nonzero(as_tuple=True)
-        flat = _flat(replace(experience, **CREDITED), where)
-        return self._learner.update(flat, _flat(credited, where), step)
+        return own(_flat(replace(experience, **CREDITED), where), _flat(credited, where), step)
 
-    def save(self, directory: Path) -> dict[str, int]:
-        """The learner's."""
-        return self._learner.save(directory)
-
-    def load(self, directory: Path, counters: dict[str, int]) -> None:
-        """The learner's."""
-        self._learner.load(directory, counters)
+    return Around(learner, update)
 
 
 def _flat(record: Any, where: tuple[Tensor, ...]) -> Any:  # noqa: ANN401

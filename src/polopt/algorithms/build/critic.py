@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from polopt.algorithms.build.around import delayed
 from polopt.algorithms.build.shared import Shared, Trained
 from polopt.algorithms.choices import chosen
 from polopt.algorithms.effects import flat, reads_values
-from polopt.coordination.stage import Learner, Measured
+from polopt.coordination.stage import Learner
 from polopt.math.baselines import action_correction
 from polopt.objective import (
     Reduction,
@@ -59,7 +59,7 @@ class Valued:
     def held_back(self, learner: Learner) -> Learner:
         """A learner that waits until the critic has had its head start."""
         wait = self.recipe.critic.warmup_steps
-        return Delayed(learner, wait) if wait else learner
+        return delayed(learner, wait) if wait else learner
 
 
 def valued(of: Shared) -> tuple[Shared, Valued | None]:
@@ -186,23 +186,3 @@ def both(first: Loss[Any], second: Loss[Any], weight: float) -> Loss[Terms]:
         first.needs_logp or second.needs_logp,
         first.whole_groups or second.whole_groups,
     )
-
-
-class Delayed:
-    """A learner that leaves the first batches to the others."""
-
-    def __init__(self, learner: Learner, steps: int) -> None:
-        self.name = learner.name
-        self._learner, self._steps = learner, steps
-
-    def update(self, experience: Experience, credited: Credited, step: int) -> Measured:
-        """Consume a batch once enough of them have passed."""
-        return self._learner.update(experience, credited, step) if step >= self._steps else {}
-
-    def save(self, directory: Path) -> dict[str, int]:
-        """The learner's."""
-        return self._learner.save(directory)
-
-    def load(self, directory: Path, counters: dict[str, int]) -> None:
-        """The learner's."""
-        self._learner.load(directory, counters)

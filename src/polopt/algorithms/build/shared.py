@@ -35,6 +35,7 @@ from polopt.update.minibatch import Loss
 from polopt.update.natural_step import Divergence
 
 SAMPLES_A_STEP = 8  # training answers recorded of each step
+B = TypeVar("B")  # a batch, of its source
 M = TypeVar("M", LanguageModel, ScalarModel)
 
 
@@ -291,17 +292,18 @@ def assembled(
 
 def staged(
     parts: Parts,
-    source: RolloutSource[Batch],
+    source: RolloutSource[B],
     *,
-    prepare: Callable[[Batch], Experience],
+    prepare: Callable[[B], Experience],
     credit: Callable[[Experience], Credited],
     learners: Sequence[Learner],
     save_model: Callable[[Path], None],
-    describe: Callable[[Batch], tuple[Metrics, Sequence[Mapping[str, Any]]]],
+    describe: Callable[[B], tuple[Metrics, Sequence[Mapping[str, Any]]]],
     evaluate: Callable[[bool], Evaluation] | None,
+    turns: int = 1,
     compare: bool = True,
 ) -> Stage:
-    """What is the same for every row: name and lengths."""
+    """The one place where a stage is put together; name and lengths are those of the recipe."""
     recipe, steps, until = parts.recipe, parts.steps, parts.recipe.until
     return Stage(
         name=recipe.name,
@@ -314,6 +316,7 @@ def staged(
         save_model=save_model,
         evaluate=evaluate,
         describe=describe,
+        turns=turns,
         evaluate_every=recipe.evaluation.every,
         checkpoint_every=recipe.run.checkpoint_every or max(1, steps // 10),
         until=None if until is None else Until(until.metric, until.at_least),

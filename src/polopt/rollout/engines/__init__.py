@@ -1,6 +1,6 @@
 """What generates: one interface, and the engines behind it."""
 
-from polopt.rollout.engines.interface import Engine, Request
+from polopt.rollout.engines.interface import Engine, Request, answered
 from polopt.rollout.engines.local import LocalEngine
 
-__all__ = ["Engine", "LocalEngine", "Request"]
+__all__ = ["Engine", "LocalEngine", "Request", "answered"]
