@@ -150,6 +150,18 @@ def test_a_new_critic_is_the_policy_under_a_head_that_says_nothing() -> None:
     assert not measured(critic.scorer, rows(), "values").any()
 
 
+def test_values_of_states_and_of_the_last_one_are_one_forward_pass() -> None:
+    _, critic = valued(shared(parts(stage("ppo"))))
+    assert critic is not None and critic.role is not None
+    passes = list[int]()
+    critic.role.scalar_model.backbone.register_forward_hook(lambda *_: passes.append(1))
+    given = rows()
+    mask = torch.ones(given.shape[0], given.width, dtype=torch.bool)
+    found = critic.of(Experience(mask, mask[:, 0], mask[:, 0].float(), tokens=given))
+    assert found.values is not None and found.last_values is not None
+    assert len(passes) == 1
+
+
 def test_a_critic_keeps_the_head_of_the_reward_model_it_starts_from(tmp_path: Path) -> None:
     reward = scalar()
     save(reward, tmp_path)

@@ -12,7 +12,6 @@ import torch
 
 from polopt.assembly.moving import moving_numbers
 from polopt.assembly.objective import policy_gradient
-from polopt.assembly.shared import standing
 from polopt.assembly.text import credit_of
 from polopt.credit import assign
 from polopt.errors import RecipeError
@@ -59,7 +58,7 @@ def batch(kl: float, responses: int = 2, tokens: int = 2) -> Experience:
 
 
 def held(number: Moving, experience: Experience, one: StageRecipe) -> float:
-    credited = assign(experience, credit_of(standing(one, [number])))
+    credited = assign(experience, credit_of(one, [number]))
     before = number.value
     assert number.update(experience, credited, 0) == {"kl/coefficient": before}
     return number.value
@@ -104,7 +103,7 @@ def test_the_next_batch_pays_the_new_coefficient_in_the_reward() -> None:
     (number,) = moving_numbers(one, no_policy)
     lost = []
     for _ in range(2):
-        credited = assign(batch(2.0), credit_of(standing(one, [number])))
+        credited = assign(batch(2.0), credit_of(one, [number]))
         lost.append(credited.advantages[0, 0].item())
         held(number, batch(2.0), one)
     assert lost == pytest.approx([-0.2, -0.4])
@@ -114,7 +113,7 @@ def test_the_next_batch_pays_the_new_coefficient_in_the_loss() -> None:
     flags = {"kl__coefficient": 0.1, "kl__placement": "loss", "kl__estimator": "k1"}
     one = stage("pg", kl__controller="ppo", kl__target=1.0, **flags)
     (number,) = moving_numbers(one, no_policy)
-    loss, experience, paid = policy_gradient(one, lambda: standing(one, [number])), batch(2.0), []
+    loss, experience, paid = policy_gradient(one, [number]), batch(2.0), []
     for _ in range(2):
         credited = assign(experience, credit_of(one))
         terms = loss.terms(experience, credited)

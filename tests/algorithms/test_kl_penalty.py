@@ -11,7 +11,6 @@ from torch import Tensor
 
 from polopt.assembly.moving import moving_numbers
 from polopt.assembly.objective import objective_of, policy_gradient
-from polopt.assembly.shared import standing
 from polopt.errors import NonFiniteError, RecipeError
 from polopt.objective import policy_loss, step_terms
 from polopt.recipe import StageRecipe, load
@@ -135,7 +134,7 @@ def test_a_larger_coefficient_makes_a_smaller_update() -> None:
         (number,) = moving_numbers(one, actor.log_probs)
         number.value = coefficient
         settings = one.update.model_copy(update={"learning_rate": 1e-3, "epochs": 6})
-        loss = policy_gradient(one, lambda number=number: standing(one, [number]))
+        loss = policy_gradient(one, [number])
         FirstOrder(actor, loss, settings, steps=10, seed=7, name="policy").update(
             batch, credited, 0
         )

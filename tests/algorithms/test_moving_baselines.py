@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from polopt.assembly.moving import moving_numbers
-from polopt.assembly.shared import standing
 from polopt.assembly.text import credit_of
 from polopt.credit import assign
 from polopt.errors import RecipeError
@@ -53,7 +52,7 @@ def batch(rewards: list[float], **fields: Any) -> Experience:
 
 def train(one: StageRecipe, number: Moving, experience: Experience) -> tuple[Credited, dict]:
     """What a batch is credited with, and what the number makes of it."""
-    credited = assign(experience, credit_of(standing(one, [number])))
+    credited = assign(experience, credit_of(one, [number]))
     return credited, number.update(experience, credited, 0)
 
 
@@ -116,7 +115,6 @@ def test_every_digit_is_in_the_checkpoint(tmp_path: Path) -> None:
 def test_a_stage_without_one_has_no_numbers() -> None:
     one = stage("constant")
     assert moving_numbers(one, no_policy) == []
-    assert standing(one, []) == one
 
 
 def test_the_row_says_which_baseline_it_has() -> None:

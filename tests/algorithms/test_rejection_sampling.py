@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 import polopt
+from polopt.assembly.around import on_kept
 from polopt.assembly.objective import policy_gradient
-from polopt.assembly.supervised import OnKept, likelihood, selection_of
+from polopt.assembly.supervised import likelihood, selection_of
 from polopt.assembly.text import credit_of
 from polopt.credit import assign
 from polopt.recipe import StageRecipe, load
@@ -96,7 +97,7 @@ def trained(one: StageRecipe, batch: Experience, credited: Credited, **update: A
     settings = one.update.model_copy(update={"learning_rate": 1e-3, **update})
     loss = likelihood(one)
     policy = FirstOrder(actor, loss, settings, steps=10, seed=7, name="policy")
-    OnKept(policy).update(batch, credited, 0)
+    on_kept(policy).update(batch, credited, 0)
     return actor
 
 

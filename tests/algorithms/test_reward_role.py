@@ -15,7 +15,8 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 import polopt
-from polopt.assembly.reward import Every, agreement, refreshed
+from polopt.assembly.around import Around
+from polopt.assembly.reward import agreement, refreshed
 from polopt.assembly.shared import Parts, Shared, shared
 from polopt.diagnose.conformance.formulas import ranking_loss
 from polopt.errors import ModelError, RecipeError
@@ -226,7 +227,7 @@ def test_agreement_by_hand(trained: str) -> None:
 
 def learner(of: Shared) -> Any:
     (one,) = refreshed(of)
-    assert isinstance(one, Every)
+    assert isinstance(one, Around)
     return one
 
 

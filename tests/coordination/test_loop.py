@@ -1,6 +1,6 @@
 """The loop with a stage of stubs: what is called when, and what is saved."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,12 +9,16 @@ import pytest
 import torch
 
 from polopt.coordination import checkpoint
+from polopt.coordination.ledger import Ledger
 from polopt.coordination.loop import Progress, Setting, restore, run_stage
+from polopt.coordination.offline import OfflineSource
+from polopt.coordination.sources import InlineSource, Sampled
 from polopt.coordination.stage import Event, Stage, Until
 from polopt.errors import Stopped
 from polopt.record import create, open_existing
+from polopt.rollout.engines import Request
 from polopt.rollout.evaluation import Evaluation
-from polopt.types import Batch, Credited, Experience
+from polopt.types import Batch, Credited, Experience, Group, Prompt, Sampling
 
 MASK = torch.ones(1, 1, dtype=torch.bool)
 EXPERIENCE = Experience(mask=MASK, group=torch.zeros(1), scores=torch.zeros(1))
@@ -101,6 +105,38 @@ def stage(calls: list[str], accuracies: Sequence[float] = (), **fields: Any) -> 
     return Stage(**(settings | fields))
 
 
+def group(place: int) -> Group:
+    return Group(place, Prompt(place, "", (1,)), ())
+
+
+class Engine:
+    """Answers at once, with nothing."""
+
+    version = 0
+
+    def __init__(self) -> None:
+        self.waiting = list[Request]()
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        self.waiting.extend(requests)
+
+    def poll(self) -> list[Group]:
+        done, self.waiting = [group(request.ticket) for request in self.waiting], []
+        return done
+
+    def update(self, version: int) -> None:
+        self.version = version
+
+
+def inline() -> InlineSource:
+    sampled = Sampled(lambda place: group(place).prompt, 1, Sampling(), list)
+    return InlineSource(Engine(), Ledger(3), sampled)
+
+
+def offline() -> OfflineSource:
+    return OfflineSource(group, 3)
+
+
 @pytest.fixture
 def setting(tmp_path: Path):
     heard = list[Event]()
@@ -125,6 +161,31 @@ def test_one_step_in_order(setting: Setting) -> None:
         "publish 1",
         "ack",  # slots are freed only after the new weights are served
     ]
+
+
+def test_each_turn_acknowledges_what_it_consumed(setting: Setting) -> None:
+    calls = list[str]()
+    run_stage(stage(calls, steps=1, turns=2, learners=()), Progress(), setting)
+    turn = ["next_batch", "prepare", "credit"]
+    assert calls == ["publish 0", *turn, "ack", *turn, "publish 1", "ack"]
+
+
+@pytest.mark.parametrize("make", [inline, offline])
+def test_turns_go_on_in_the_stream(setting: Setting, make: Callable[[], Any]) -> None:
+    """Two turns of three groups in each of two steps: twelve places, each of them once."""
+    seen = list[int]()
+
+    def prepare(batch: Batch) -> Experience:
+        seen.extend(group.ticket for group in batch.groups)
+        return EXPERIENCE
+
+    source = make()
+    run_stage(stage([], steps=2, turns=2, source=source, prepare=prepare), Progress(), setting)
+    assert seen == list(range(12))
+    again = make()
+    again.load_state_dict(source.state_dict())
+    again.publish(2)
+    assert [group.ticket for group in again.next_batch().groups] == [12, 13, 14]
 
 
 def test_a_stage_ends_with_a_checkpoint_and_hands_over(setting: Setting) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -10,30 +11,29 @@ from polopt.credit import (
     Credit,
     action_value,
     assign,
-    batch_std,
     batch_z,
     constant,
     full,
     gae,
     greedy,
     group_mean,
-    group_mean_divide,
-    group_std,
     kl_penalty,
     leave_one_out,
     length_weighted,
     overlong,
     reward_to_go,
+    scaled,
     spread,
     terminal,
     value,
 )
 from polopt.errors import NonFiniteError
+from polopt.math.normalise import batch_std, group_mean_divide, group_std
 from polopt.math.shaping import spread_uniform
 from polopt.types import Experience, TokenRows
 
 NAN = float("nan")
-GRPO = Credit(baseline=group_mean, normalise=group_std())
+GRPO = Credit(baseline=group_mean, normalise=scaled(group_std))
 RLOO = Credit(baseline=leave_one_out)
 
 
@@ -103,9 +103,13 @@ def test_opo_weighs_by_trained_tokens():
 def test_lite_ppo_and_maxrl_by_hand():
     e = experience([1.0, 0.0, 1.0, 1.0], group=[0, 0, 1, 1])
     # batch σ² of 1,0,1,1 is 1/4
-    got = assign(e, Credit(baseline=group_mean, normalise=batch_std(1, 0.0)))
+    got = assign(
+        e, Credit(baseline=group_mean, normalise=scaled(partial(batch_std, ddof=1, eps=0.0)))
+    )
     assert per_row(got) == pytest.approx([1.0, -1.0, 0.0, 0.0])
-    got = assign(e, Credit(baseline=group_mean, normalise=group_mean_divide(0.0)))
+    got = assign(
+        e, Credit(baseline=group_mean, normalise=scaled(partial(group_mean_divide, eps=0.0)))
+    )
     assert per_row(got) == pytest.approx([1.0, -1.0, 0.0, 0.0])
 
 
@@ -174,7 +178,7 @@ def test_overlong_rows_pay():
 
 def test_a_group_of_one_leaves_every_denominator():
     e = experience([1.0, 0.0, 7.0], group=[0, 0, 1])
-    for credit in (GRPO, RLOO, Credit(normalise=group_std())):
+    for credit in (GRPO, RLOO, Credit(normalise=scaled(group_std))):
         got = assign(e, credit)
         assert got.valid.tolist() == [True, True, False]
         assert got.advantages[2].tolist() == [0.0, 0.0]
@@ -205,8 +209,9 @@ def test_a_constant_group_teaches_exactly_nothing(reward, n, dtype):
     mask = torch.ones(n + 2, 3).bool()
     scores = torch.tensor([reward] * n + [0.0, 1.0], dtype=dtype)
     e = Experience(mask=mask, group=torch.tensor([0] * n + [1, 1]), scores=scores)
-    for normalise in (group_std(eps=1e-9), group_std(0, 0.0), batch_std(), group_mean_divide()):
-        got = assign(e, Credit(baseline=group_mean, normalise=normalise))
+    tiny, none = partial(group_std, eps=1e-9), partial(group_std, ddof=0, eps=0.0)
+    for normalise in (tiny, none, batch_std, group_mean_divide):
+        got = assign(e, Credit(baseline=group_mean, normalise=scaled(normalise)))
         assert torch.equal(got.advantages[:n], torch.zeros(n, 3, dtype=dtype))
         assert got.valid.all()  # it still counts in the denominators
         assert got.metrics["degenerate_groups"] == 0.5

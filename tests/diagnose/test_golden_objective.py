@@ -170,15 +170,15 @@ class Twin:
         for i in self.rows:
             mine = [total[j] for j in self.mates(i, self.scored)]
             mean, var = self.spread(mine, ddof)
+            if max(mine) == min(mine):
+                var = 0.0
             if kind == "batch_std":
                 var = self.spread([total[j] for j in self.scored], ddof)[1]
-            if max(mine) == min(mine):
-                a = 0.0
-            elif kind == "group_mean":
-                a = (total[i] - mean) / (mean + eps) if mean > 0 else 0.0
+            if kind == "group_mean":
+                divisor = mean + eps if mean > 0 else math.inf
             else:
-                a = (total[i] - mean) / (math.sqrt(var) + eps)
-            out[i] = dict.fromkeys(self.cols[i], a)
+                divisor = math.sqrt(var) + eps
+            out[i] = {j: adv[i][j] / divisor for j in self.cols[i]}
         return out
 
     def kept(self):
@@ -359,6 +359,9 @@ def config_of(seed):
         "kl_loss": rng.choice(KL),
         "m2po_tau": rng.choice([None, None, 0.02]),
     }
+    if config["norm"]["kind"] in ("group_std", "group_mean", "batch_std"):
+        # As recipes have it: what is scaled is what a whole response earned less its group's mean.
+        config |= {"returns": {"kind": "outcome"}, "baseline": {"kind": "group_mean"}}
     return {k: v for k, v in config.items() if v is not None}
 
 

@@ -185,7 +185,7 @@ def test_twin_and_library_push_the_cart_alike() -> None:
             compare=False,
         )
     )
-    critics, actors = (learner._learner for learner in built.learners[:2])
+    critics, actors = (learner.learner for learner in built.learners[:2])
     theirs = actors.scorer.network.body, critics.scorer.network.body
     ours = twin.network(2, 0.01, CART), twin.network(1, 1.0, CART)
     for model, other in zip(ours, theirs, strict=True):

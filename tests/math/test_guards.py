@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from polopt.errors import NonFiniteError
-from polopt.math.guards import require_finite
+from polopt.math.guards import read_together, require_finite
 
 X = torch.tensor([[0.0, float("nan")], [float("inf"), 1.0]])
 
@@ -30,3 +30,23 @@ def test_inside_the_mask_it_raises(mask, words):
 def test_rows_of_a_slice_keep_their_names():
     with pytest.raises(NonFiniteError, match="row 40"):
         require_finite("here", "x", X, torch.ones(2, 2).bool(), torch.tensor([40, 41]))
+
+
+def test_checks_that_are_read_together_raise_at_the_end_the_first_first():
+    good, all_of_it = torch.zeros(2, 2), torch.ones(2, 2).bool()
+    reached = False
+    wanted = pytest.raises(NonFiniteError, match="there: y is nan at row 0, token 1")
+    with wanted, read_together():
+        require_finite("here", "x", good, all_of_it)
+        with read_together():
+            require_finite("there", "y", X, all_of_it)
+        require_finite("there", "z", X, all_of_it)
+        reached = True
+    assert reached
+    with pytest.raises(NonFiniteError):  # and afterwards at once
+        require_finite("here", "x", X, all_of_it)
+
+
+def test_a_sum_that_overflows_is_no_error():
+    most = torch.finfo(torch.float32).max
+    require_finite("here", "x", torch.full((2, 2), most), torch.ones(2, 2).bool())

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from polopt.math.baselines import centred, group_mean
 from polopt.math.normalise import (
     batch_std,
     group_mean_divide,
@@ -26,16 +27,24 @@ def one_group(rewards):
     return torch.zeros(len(rewards), dtype=torch.int64), torch.ones(len(rewards)).bool()
 
 
+def scaled(by, rewards, group, valid, **numbers):
+    """Rewards less the mean of their group, over what ``by`` divides by."""
+    advantages = centred(rewards, group_mean(rewards, group, valid), valid)
+    return by(advantages[:, None], rewards, group, valid, **numbers)[:, 0]
+
+
 def test_group_std_by_hand():
     # 1,0,0,0: mean 1/4, squares 9/16 + 3/16 = 3/4; unbiased σ² = 1/4, population σ² = 3/16
     r = vector(1, 0, 0, 0)
-    assert group_std(r, *one_group(r), ddof=1, eps=0.0).tolist() == pytest.approx(
+    assert scaled(group_std, r, *one_group(r), ddof=1, eps=0.0).tolist() == pytest.approx(
         [1.5] + [-0.5] * 3
     )
     population = [math.sqrt(3), *[-1 / math.sqrt(3)] * 3]
-    assert group_std(r, *one_group(r), ddof=0, eps=0.0).tolist() == pytest.approx(population)
+    assert scaled(group_std, r, *one_group(r), ddof=0, eps=0.0).tolist() == pytest.approx(
+        population
+    )
     # TRL's epsilon, .0001 beside σ = .5
-    got = group_std(r, *one_group(r), ddof=1, eps=1e-4).tolist()
+    got = scaled(group_std, r, *one_group(r), ddof=1, eps=1e-4).tolist()
     assert got == pytest.approx([0.75 / 0.5001] + [-0.25 / 0.5001] * 3)
 
 
@@ -43,20 +52,20 @@ def test_two_of_four_correct():
     # mean 1/2, unbiased σ² = 1/3
     r = vector(1, 1, 0, 0)
     expected = [math.sqrt(3) / 2] * 2 + [-math.sqrt(3) / 2] * 2
-    assert group_std(r, *one_group(r), ddof=1, eps=0.0).tolist() == pytest.approx(expected)
+    assert scaled(group_std, r, *one_group(r), ddof=1, eps=0.0).tolist() == pytest.approx(expected)
 
 
 def test_a_pair_is_always_plus_minus_root_half():
     for gap in (1e-3, 1.0, 1e3):
         r = vector(gap, 0)
-        got = group_std(r, *one_group(r), ddof=1, eps=0.0)
+        got = scaled(group_std, r, *one_group(r), ddof=1, eps=0.0)
         assert got.tolist() == pytest.approx([math.sqrt(0.5), -math.sqrt(0.5)])
 
 
 def test_batch_std_uses_every_reward_of_the_batch():
     # groups (1, 0) and (1, 1): means 1/2 and 1; batch mean 3/4, σ² = (3·1/16 + 9/16)/3 = 1/4
     r, group = vector(1, 0, 1, 1), torch.tensor([0, 0, 1, 1])
-    got = batch_std(r, group, torch.ones(4).bool(), ddof=1, eps=0.0)
+    got = scaled(batch_std, r, group, torch.ones(4).bool(), ddof=1, eps=0.0)
     assert got.tolist() == pytest.approx([1.0, -1.0, 0.0, 0.0])
 
 
@@ -64,7 +73,7 @@ def test_batch_std_counts_singletons_but_not_the_unscorable():
     # scorable rewards 1, 0, 3: mean 4/3, σ² = (1/9 + 16/9 + 25/9)/2 = 7/3
     r, group = vector(1, 0, 3, NAN), torch.tensor([0, 0, 1, 1])
     valid = torch.tensor([True, True, True, False])
-    got = batch_std(r, group, valid, ddof=1, eps=0.0)
+    got = scaled(batch_std, r, group, valid, ddof=1, eps=0.0)
     half = 0.5 / math.sqrt(7 / 3)
     assert got.tolist() == pytest.approx([half, -half, 0.0, 0.0])
 
@@ -72,9 +81,12 @@ def test_batch_std_counts_singletons_but_not_the_unscorable():
 def test_group_mean_divide_by_hand():
     # MaxRL: one of four correct, mean 1/4: (3/4)/(1/4) = 3
     r = vector(1, 0, 0, 0)
-    assert group_mean_divide(r, *one_group(r), eps=0.0).tolist() == pytest.approx([3, -1, -1, -1])
+    assert scaled(group_mean_divide, r, *one_group(r), eps=0.0).tolist() == pytest.approx(
+        [3, -1, -1, -1]
+    )
     for degenerate in (vector(0, 0), vector(-1, -3)):  # nothing correct: no signal
-        assert group_mean_divide(degenerate, *one_group(degenerate), eps=0.0).tolist() == [0, 0]
+        got = scaled(group_mean_divide, degenerate, *one_group(degenerate), eps=0.0)
+        assert got.tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("reward", [0.1, 0.3, 0.9, 0.97])
@@ -86,20 +98,20 @@ def test_equal_rewards_are_exactly_zero_whatever_epsilon(reward, n, eps):
     valid = torch.ones(n + 2).bool()
     for normalise in (group_std, batch_std):
         for ddof in (0, 1):
-            got = normalise(r, group, valid, ddof=ddof, eps=eps)
+            got = scaled(normalise, r, group, valid, ddof=ddof, eps=eps)
             assert got[:n].tolist() == [0.0] * n
             assert got.isfinite().all()
-    assert group_mean_divide(r, group, valid, eps=eps)[:n].tolist() == [0.0] * n
+    assert scaled(group_mean_divide, r, group, valid, eps=eps)[:n].tolist() == [0.0] * n
 
 
 def test_nan_rewards_do_not_travel():
     r, group = vector(NAN, 1, 0, NAN), torch.tensor([0, 0, 0, 1])
     valid = ~torch.isnan(r)
     for normalise in (group_std, batch_std, group_mean_divide):
-        got = normalise(r, group, valid)
+        got = scaled(normalise, r, group, valid)
         assert got.isfinite().all()
         assert got[[0, 3]].tolist() == [0.0, 0.0]
-        assert torch.allclose(got[1:3], normalise(r[1:3], group[1:3], valid[1:3]))
+        assert torch.allclose(got[1:3], scaled(normalise, r[1:3], group[1:3], valid[1:3]))
 
 
 def test_whitening_of_one_two_three_four():

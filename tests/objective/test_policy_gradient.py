@@ -5,10 +5,11 @@ from functools import partial
 import pytest
 import torch
 
-from polopt.credit import Credit, assign, group_mean, group_std
+from polopt.credit import Credit, assign, group_mean, scaled
 from polopt.errors import NonFiniteError
 from polopt.math.corrections import m2po_mask, token_truncated
 from polopt.math.divergence import k1, k2, k3
+from polopt.math.normalise import group_std
 from polopt.math.reduce import (
     AGGREGATIONS,
     seq_mean_token_mean,
@@ -169,7 +170,7 @@ EVERYTHING = {
     )
     for name, aggregate in AGGREGATIONS.items()
 }
-GRPO = Credit(baseline=group_mean, normalise=group_std())
+GRPO = Credit(baseline=group_mean, normalise=scaled(group_std))
 
 
 def whole_and_split(objective, parts, seed=0):

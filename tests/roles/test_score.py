@@ -133,6 +133,13 @@ def test_only_what_is_wanted_is_computed() -> None:
     assert of(builtin_model(), SOME, "entropy").logp is None
 
 
+def test_an_entropy_that_is_only_told_has_no_gradient() -> None:
+    language_model = builtin_model()
+    told, paid = (of(language_model, SOME, name).entropy for name in ("entropy_told", "entropy"))
+    assert torch.equal(told, paid)
+    assert paid.requires_grad and not told.requires_grad
+
+
 def test_responses_of_no_tokens() -> None:
     nothing = TokenRows(torch.tensor([[5, 6]]), torch.ones(1, 2, dtype=torch.bool), 2)
     assert of(builtin_model(), nothing, "logp").logp.shape == (1, 0)

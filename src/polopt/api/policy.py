@@ -24,7 +24,7 @@ from polopt.models import load as load_model
 from polopt.models.network import load_policy
 from polopt.recipe import StageRecipe
 from polopt.roles.control import StepActor
-from polopt.rollout.engines import LocalEngine, Request
+from polopt.rollout.engines import LocalEngine, Request, answered
 from polopt.types import Prompt, Sampling
 
 
@@ -55,18 +55,13 @@ class Policy:
             raise DataError(f"prompts: number {tokens.index(())} is empty; at least one token")
         sampling = Sampling(temperature, max_new_tokens=self.sampling.max_new_tokens)
         engine = LocalEngine(self.language_model, seed=_or_next(seed, self.seeds))
-        engine.submit(
-            [
-                Request(i, Prompt(i, text, own), 1, sampling)
-                for i, (text, own) in enumerate(zip(prompts, tokens, strict=True))
-            ]
-        )
-        answers: dict[int, str] = {}
-        while groups := engine.poll():
-            for group in groups:
-                response = group.samples[0].tokens[group.samples[0].prompt_length :]
-                answers[group.ticket] = str(tokenizer.decode(response, skip_special_tokens=True))
-        return [answers[i] for i in range(len(prompts))]
+        asked = [
+            Request(i, Prompt(i, text, own), 1, sampling)
+            for i, (text, own) in enumerate(zip(prompts, tokens, strict=True))
+        ]
+        samples = [group.samples[0] for group in answered(engine, asked)]
+        responses = [sample.tokens[sample.prompt_length :] for sample in samples]
+        return [str(tokenizer.decode(one, skip_special_tokens=True)) for one in responses]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -10,6 +11,7 @@ from polopt.choices import COLUMNS, Choice
 from polopt.recipe import StageRecipe
 from polopt.recipe.fields import flat
 from polopt.resolution.effects import chosen_by_fields
+from polopt.update import Moving
 
 
 def function(column: str, name: str) -> Any:  # noqa: ANN401
@@ -17,26 +19,35 @@ def function(column: str, name: str) -> Any:  # noqa: ANN401
     return named(COLUMNS[column].choices[name].function)
 
 
-def chosen(column: str, stage: StageRecipe) -> Any:  # noqa: ANN401
-    """What a resolved stage chose in a column, with the stage's numbers bound to it."""
-    values = flat(stage)
-    choice = _choice(column, stage.domain, values)
-    found = named(choice.function)
-    fields = {**(choice.arguments or {}), **choice.follows}
+def chosen(column: str, stage: StageRecipe, moving: Sequence[Moving] = ()) -> Any:  # noqa: ANN401
+    """What a resolved stage chose in a column, with the stage's numbers bound to it.
+
+    Args:
+        column: one in which a field chooses.
+        stage: resolved.
+        moving: numbers that follow the run; each is bound itself in the place of its field.
+    """
+    choice = _choice(column, stage)
+    found, fields = named(choice.function), {**(choice.arguments or {}), **choice.follows}
     if fields:
-        arguments = {argument: values[field] for argument, field in fields.items()}
-        found = found(**arguments) if choice.factory else partial(found, **arguments)
-    return found
+        values = {argument: number(stage, field, moving) for argument, field in fields.items()}
+        found = found(**values) if choice.factory else partial(found, **values)
+    return found if choice.adapter is None else named(choice.adapter)(found)
 
 
-def _choice(column: str, domain: str, values: dict[str, Any]) -> Choice:
+def number(stage: StageRecipe, field: str, moving: Sequence[Moving] = ()) -> Any:  # noqa: ANN401
+    """What a field holds, or the number that stands in its place and follows the run."""
+    return next((one for one in moving if one.field == field), flat(stage)[field])
+
+
+def _choice(column: str, stage: StageRecipe) -> Choice:
     """What stands in a column: what another one puts there, a field chooses, or the domain has."""
-    entries = {entry.column.name: entry for entry in chosen_by_fields(values)}
+    entries = {entry.column.name: entry for entry in chosen_by_fields(flat(stage))}
     for entry in entries.values():
         if column in entry.choice.replaces:
             return entry.choice.replaces[column]
-    name = entries[column].name if column in entries else COLUMNS[column].only[domain]
-    return COLUMNS[column].choices[name].on(domain)
+    name = entries[column].name if column in entries else COLUMNS[column].only[stage.domain]
+    return COLUMNS[column].choices[name].on(stage.domain)
 
 
 def named(target: str) -> Any:  # noqa: ANN401

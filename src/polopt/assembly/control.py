@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from polopt.assembly.around import Around, Update
 from polopt.assembly.chosen import chosen
 from polopt.assembly.critic import Valued, critic_learner, of_actions
 from polopt.assembly.fits import check_actions, check_fits, shape, shape_of_policy
 from polopt.assembly.learners import learner_of_policy
 from polopt.assembly.moving import moving_numbers
-from polopt.assembly.shared import Parts, standing
+from polopt.assembly.shared import Parts, staged
 from polopt.choices.roles import reads_values
-from polopt.coordination.stage import Learner, Measured, Stage, Until
+from polopt.coordination.stage import Learner, Measured, Stage
 from polopt.credit import Credit, assign, earned
 from polopt.envs.control.interface import Box, Environments
 from polopt.envs.control.registry import make, watch
@@ -70,10 +72,6 @@ class Bodies:
         """Of the stage, resolved."""
         return self.parts.recipe
 
-    def now(self) -> StageRecipe:
-        """The same with its moving numbers as they stand."""
-        return standing(self.recipe, self.moving)
-
     @property
     def divergence(self) -> Divergence:
         """KL of two distributions of the actor."""
@@ -92,26 +90,20 @@ def control_stage(parts: Parts) -> Stage:
         steps=None if recipe.episodes.whole else steps,
     )
     critic = None if of.critic is None else Valued(recipe, of.critic, of.critic)
-    learners: list[Learner] = [Flattened(learner_of_policy(of, critic))]
+    learners: list[Learner] = [flattened(learner_of_policy(of, critic))]
     if critic is not None:
-        learners.insert(0, Flattened(critic_learner(of, critic)))
+        learners.insert(0, flattened(critic_learner(of, critic)))
     learners.extend(of.moving)
     learners.append(Normalisers(of.actor.network.normaliser, of.scale))
-    return Stage(
-        name=recipe.name,
-        algorithm=recipe.algorithm,
-        steps=parts.steps,
-        source=source,
+    return staged(
+        parts,
+        source,
         prepare=lambda batch: prepared(of, batch),
-        credit=lambda experience: credited(of, experience),
+        credit=partial(credited, credit=credit_of(recipe, of.moving)),
         learners=learners,
         save_model=lambda path: save_policy(of.actor.network, path),
-        evaluate=examiner(recipe, of.actor),
         describe=lambda batch: (episode_metrics(int(batch.valid.sum()), batch.episodes), ()),
-        evaluate_every=recipe.evaluation.every,
-        checkpoint_every=recipe.run.checkpoint_every or max(1, parts.steps // 10),
-        until=None if recipe.until is None else Until(recipe.until.metric, recipe.until.at_least),
-        compare=parts.compare,
+        evaluate=examiner(recipe, of.actor),
     )
 
 
@@ -217,18 +209,19 @@ def prepared(of: Bodies, batch: Trajectories) -> Experience:
     )
 
 
-def credited(of: Bodies, experience: Experience) -> Credited:
-    """Advantages of every step; what is said of groups of responses is left out."""
-    recipe = of.now()
-    result = assign(
-        experience,
-        Credit(
-            shapers=(earned,),
-            returns=chosen("returns", recipe),
-            baseline=chosen("baseline", recipe),
-            normalise=chosen("normalisation", recipe),
-        ),
+def credit_of(recipe: StageRecipe, moving: Sequence[Moving] = ()) -> Credit:
+    """The credit columns of a resolved stage; ``moving`` numbers are read at each batch."""
+    return Credit(
+        shapers=(earned,),
+        returns=chosen("returns", recipe),
+        baseline=chosen("baseline", recipe, moving),
+        normalise=chosen("normalisation", recipe),
     )
+
+
+def credited(experience: Experience, credit: Credit) -> Credited:
+    """Advantages of every step; what is said of groups of responses is left out."""
+    result = assign(experience, credit)
     kept = {
         k: v for k, v in result.metrics.items() if k not in ("degenerate_groups", "excluded_rows")
     }
@@ -239,26 +232,14 @@ def credited(of: Bodies, experience: Experience) -> Credited:
 CREDITED = dict.fromkeys(("logp_rollout", "rewards", "next_values", "terminated", "cut"))
 
 
-class Flattened:
+def flattened(learner: Learner) -> Learner:
     """A learner that is given the valid steps as rows of one step each, in any order."""
 
-    def __init__(self, learner: Learner) -> None:
-        self.name = learner.name
-        self._learner = learner
-
-    def update(self, experience: Experience, credited: Credited, step: int) -> Measured:
-        """Consume a batch of steps."""
+    def update(own: Update, experience: Experience, credited: Credited, step: int) -> Measured:
         where = experience.mask.nonzero(as_tuple=True)
-        flat = _flat(replace(experience, **CREDITED), where)
-        return self._learner.update(flat, _flat(credited, where), step)
+        return own(_flat(replace(experience, **CREDITED), where), _flat(credited, where), step)
 
-    def save(self, directory: Path) -> dict[str, int]:
-        """The learner's."""
-        return self._learner.save(directory)
-
-    def load(self, directory: Path, counters: dict[str, int]) -> None:
-        """The learner's."""
-        self._learner.load(directory, counters)
+    return Around(learner, update)
 
 
 def _flat(record: Any, where: tuple[Tensor, ...]) -> Any:  # noqa: ANN401

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from polopt.assembly.around import delayed
 from polopt.assembly.chosen import chosen
 from polopt.assembly.shared import Shared, Trained
 from polopt.choices.roles import reads_values
-from polopt.coordination.stage import Learner, Measured
+from polopt.coordination.stage import Learner
 from polopt.math.baselines import action_correction
 from polopt.objective import (
     Reduction,
@@ -23,7 +23,7 @@ from polopt.objective import (
 )
 from polopt.recipe import StageRecipe
 from polopt.recipe.fields import flat
-from polopt.roles import Critic, Scorer, measured
+from polopt.roles import Critic, Scorer, together
 from polopt.roles.policies.token import Scores
 from polopt.seeding import derive
 from polopt.types import Credited, Experience, RowIndex, StepRows, TokenRows
@@ -44,8 +44,7 @@ class Valued:
     def of(self, tensors: Experience) -> Experience:
         """The experience with the values of its states or actions before the update."""
         assert tensors.tokens is not None
-        values = measured(self.scorer, tensors.tokens, "values")
-        last = measured(self.scorer, tensors.tokens, "last_values")
+        values, last = together(self.scorer, tensors.tokens, ["values", "last_values"])
         return replace(tensors, values=values, last_values=last)
 
     def joined(self, loss: Loss[Any]) -> tuple[Loss[Any], dict[str, Any]]:
@@ -61,7 +60,7 @@ class Valued:
     def held_back(self, learner: Learner) -> Learner:
         """A learner that waits until the critic has had its head start."""
         wait = self.recipe.critic.warmup_steps
-        return Delayed(learner, wait) if wait else learner
+        return delayed(learner, wait) if wait else learner
 
 
 def valued(of: Shared) -> tuple[Shared, Valued | None]:
@@ -141,10 +140,9 @@ class Both:
 
 def with_action_correction(loss: Loss[Any], critic: Scorer, recipe: StageRecipe) -> Loss[Any]:
     """The same less ``Σ_a π(a|s) Q(s, a)`` of every token: without it b(s, a) is biased."""
+    aggregate, length = chosen("aggregation", recipe), recipe.objective.aggregation_length
 
     def terms(experience: Experience, credited: Credited) -> Corrected:
-        aggregate = chosen("aggregation", recipe)
-        length = recipe.objective.aggregation_length
         reduce = reduction(credited.mask, experience.group, aggregate, length)
         return Corrected(loss.terms(experience, credited), experience.inputs, reduce)
 
@@ -189,23 +187,3 @@ def both(first: Loss[Any], second: Loss[Any], weight: float) -> Loss[Terms]:
         first.needs_logp or second.needs_logp,
         first.whole_groups or second.whole_groups,
     )
-
-
-class Delayed:
-    """A learner that leaves the first batches to the others."""
-
-    def __init__(self, learner: Learner, steps: int) -> None:
-        self.name = learner.name
-        self._learner, self._steps = learner, steps
-
-    def update(self, experience: Experience, credited: Credited, step: int) -> Measured:
-        """Consume a batch once enough of them have passed."""
-        return self._learner.update(experience, credited, step) if step >= self._steps else {}
-
-    def save(self, directory: Path) -> dict[str, int]:
-        """The learner's."""
-        return self._learner.save(directory)
-
-    def load(self, directory: Path, counters: dict[str, int]) -> None:
-        """The learner's."""
-        self._learner.load(directory, counters)

@@ -8,7 +8,7 @@ from typing import Any
 from polopt.algorithms import row
 from polopt.assembly.chosen import function
 from polopt.assembly.critic import Valued
-from polopt.assembly.objective import loss_of
+from polopt.assembly.objective import policy_gradient
 from polopt.assembly.shared import Trained, policy_learner
 from polopt.coordination.stage import Learner
 from polopt.seeding import derive
@@ -27,7 +27,7 @@ def first_order(
     of: Trained, critic: Valued | None, companions: Sequence[Companion] = ()
 ) -> Learner:
     """AdamW on the policy loss, with the loss of a critic that shares its trunk."""
-    loss: Loss[Any] = loss_of(of)
+    loss: Loss[Any] = policy_gradient(of.recipe, of.moving)
     options: dict[str, Any] = {}
     if critic is not None:
         loss, options = critic.joined(loss)
@@ -40,7 +40,7 @@ def natural_step(
     """TRPO on the policy loss; a critic learns by an optimiser of its own."""
     assert not companions, "refused: the region bounds the objective alone"
     recipe = of.recipe
-    loss: Loss[Any] = loss_of(of)
+    loss: Loss[Any] = policy_gradient(of.recipe, of.moving)
     if critic is not None:
         loss, _ = critic.joined(loss)
     return NaturalStep(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 
+from polopt.assembly.around import recredited
 from polopt.assembly.shared import Shared
 from polopt.choices.roles import reads_process
-from polopt.coordination.stage import Learner, Measured
+from polopt.coordination.stage import Learner
 from polopt.math.preference import implicit_reward
 from polopt.math.reduce import masked
 from polopt.models.adapter import attach
@@ -59,7 +59,7 @@ class Processed:
         """
         if self.of.recipe.process.update == "before":
             others = [
-                Recredited(other, lambda tensors: credit(self.rewarded(tensors)))
+                recredited(other, lambda tensors: credit(self.rewarded(tensors)))
                 if other.name in CREDITED
                 else other
                 for other in others
@@ -121,24 +121,3 @@ def means(tensors: Experience) -> Metrics:
             mean = masked(tensors.process, where).double().sum() / where.sum()
             found[f"{NAME}/{name}"] = float(mean)
     return found
-
-
-class Recredited:
-    """A learner that has its batch credited anew, after the learners before it."""
-
-    def __init__(self, learner: Learner, credit: Crediting) -> None:
-        self.name = learner.name
-        self._learner, self._credit = learner, credit
-
-    def update(self, experience: Experience, credited: Credited, step: int) -> Measured:
-        """Consume a batch; its metrics of credit replace those from before."""
-        fresh = self._credit(experience)
-        return {**fresh.metrics, **self._learner.update(experience, fresh, step)}
-
-    def save(self, directory: Path) -> dict[str, int]:
-        """The learner's."""
-        return self._learner.save(directory)
-
-    def load(self, directory: Path, counters: dict[str, int]) -> None:
-        """The learner's."""
-        self._learner.load(directory, counters)

@@ -12,8 +12,8 @@ from torch.nn import Parameter
 from polopt.assembly.chosen import chosen
 from polopt.assembly.control import Bodies, examiner, made, policy_network
 from polopt.assembly.fits import check_actions
-from polopt.assembly.shared import Parts
-from polopt.coordination.stage import Learner, Stage, Until
+from polopt.assembly.shared import Parts, staged
+from polopt.coordination.stage import Learner, Stage
 from polopt.coordination.stepwise import StepwiseSource, Turns
 from polopt.envs.control.interface import Box
 from polopt.models.network import ActionValueNetworks, Kind, save_policy
@@ -136,7 +136,7 @@ def _under(name: str, parameters: Mapping[str, Parameter]) -> dict[str, Paramete
 def _stage(of: Bodies, explorer: Explorer, learners: Sequence[Learner]) -> Stage:
     recipe, made_of, replay = of.recipe, of.actor.network.made_of, of.recipe.replay
     assert replay.size and replay.start_steps is not None and replay.updates_per_step
-    assert recipe.update.batch_size and recipe.run.checkpoint_every
+    assert recipe.update.batch_size
     buffer = Replay(replay.size, made_of.observation_size, made_of.outputs)
     source = StepwiseSource(
         Playing(of.environments, of.parts.tell),
@@ -146,22 +146,16 @@ def _stage(of: Bodies, explorer: Explorer, learners: Sequence[Learner]) -> Stage
         Turns(recipe.update.batch_size, replay.start_steps, replay.updates_per_step),
         seed=derive(recipe.run.seed, recipe.name, "rollout"),
     )
-    return Stage(
-        name=recipe.name,
-        algorithm=recipe.algorithm,
-        steps=of.parts.steps,
-        source=source,
+    return staged(
+        of.parts,
+        source,
         prepare=_experience,
         credit=lambda _: NOTHING,
         learners=[*learners, buffer],
         save_model=lambda path: save_policy(of.actor.network, path),
-        evaluate=examiner(recipe, of.actor),
         describe=lambda _: ({}, ()),
+        evaluate=examiner(recipe, of.actor),
         turns=int(updates_a_step(recipe)),
-        evaluate_every=recipe.evaluation.every,
-        checkpoint_every=recipe.run.checkpoint_every,
-        until=None if recipe.until is None else Until(recipe.until.metric, recipe.until.at_least),
-        compare=of.parts.compare,
     )
 
 

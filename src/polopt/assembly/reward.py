@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -12,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from polopt.coordination.stage import Learner, Measured
+from polopt.assembly.around import every
+from polopt.coordination.stage import Learner
 from polopt.errors import ModelError
 from polopt.math.preference import has_pair, pair_accuracy
 from polopt.models import LanguageModel
@@ -114,7 +114,7 @@ def refreshed(of: Shared) -> Iterator[Learner]:
     """A learner for each reward model that goes on learning."""
     for model in of.reward_models:
         if model.settings.refresh_every:
-            yield Every(model.settings.refresh_every, _learner(of, model))
+            yield every(model.settings.refresh_every, _learner(of, model))
 
 
 def _learner(of: Shared, model: RewardModel) -> Learner:
@@ -140,24 +140,3 @@ def _learner(of: Shared, model: RewardModel) -> Learner:
         name=f"reward_model_{place + 1}" if place else "reward_model",
         keeps=tuple(model.role.parameters),
     )
-
-
-class Every:
-    """A learner that learns from every k-th batch."""
-
-    def __init__(self, count: int, learner: Learner) -> None:
-        self.name = learner.name
-        self._count, self._learner = count, learner
-
-    def update(self, experience: Experience, credited: Credited, step: int) -> Measured:
-        """Consume a batch if it is its turn."""
-        due = (step + 1) % self._count == 0
-        return self._learner.update(experience, credited, step) if due else {}
-
-    def save(self, directory: Path) -> dict[str, int]:
-        """The learner's."""
-        return self._learner.save(directory)
-
-    def load(self, directory: Path, counters: dict[str, int]) -> None:
-        """The learner's."""
-        self._learner.load(directory, counters)

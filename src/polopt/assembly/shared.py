@@ -35,6 +35,7 @@ from polopt.update.minibatch import Loss
 from polopt.update.natural_step import Divergence
 
 SAMPLES_A_STEP = 8  # training answers recorded of each step
+B = TypeVar("B")  # a batch, of its source
 M = TypeVar("M", LanguageModel, ScalarModel)
 
 
@@ -163,10 +164,6 @@ class Trained(Protocol):
         """Numbers of the recipe that follow the run."""
         ...
 
-    def now(self) -> StageRecipe:
-        """The recipe with those as they stand."""
-        ...
-
     @property
     def actor(self) -> Scorer:
         """Whose weights are trained."""
@@ -194,10 +191,6 @@ class Shared:
     def recipe(self) -> StageRecipe:
         """Of the stage, resolved."""
         return self.parts.recipe
-
-    def now(self) -> StageRecipe:
-        """The same with its moving numbers as they stand."""
-        return standing(self.recipe, self.moving)
 
     @property
     def divergence(self) -> Divergence:
@@ -246,16 +239,6 @@ def shared(parts: Parts, *, demonstrations: bool = False, preferences: bool = Fa
             tuple(rollout.stop),
         ),
     )
-
-
-def standing(recipe: StageRecipe, moving: Sequence[Moving]) -> StageRecipe:
-    """The recipe with each moving number in the place of the field that it stands for."""
-    sections: dict[str, Any] = {}
-    for number in moving:
-        section, _, key = number.field.partition(".")
-        before = sections.get(section, getattr(recipe, section))
-        sections[section] = before.model_copy(update={key: number.value})
-    return recipe.model_copy(update=sections)
 
 
 def policy_learner(of: Trained, loss: Loss[Any], **options: Any) -> FirstOrder[Any]:  # noqa: ANN401
@@ -309,17 +292,18 @@ def assembled(
 
 def staged(
     parts: Parts,
-    source: RolloutSource[Batch],
+    source: RolloutSource[B],
     *,
-    prepare: Callable[[Batch], Experience],
+    prepare: Callable[[B], Experience],
     credit: Callable[[Experience], Credited],
     learners: Sequence[Learner],
     save_model: Callable[[Path], None],
-    describe: Callable[[Batch], tuple[Metrics, Sequence[Mapping[str, Any]]]],
+    describe: Callable[[B], tuple[Metrics, Sequence[Mapping[str, Any]]]],
     evaluate: Callable[[bool], Evaluation] | None,
+    turns: int = 1,
     compare: bool = True,
 ) -> Stage:
-    """What is the same for every row: name and lengths."""
+    """The one place where a stage is put together; name and lengths are those of the recipe."""
     recipe, steps, until = parts.recipe, parts.steps, parts.recipe.until
     return Stage(
         name=recipe.name,
@@ -332,6 +316,7 @@ def staged(
         save_model=save_model,
         evaluate=evaluate,
         describe=describe,
+        turns=turns,
         evaluate_every=recipe.evaluation.every,
         checkpoint_every=recipe.run.checkpoint_every or max(1, steps // 10),
         until=None if until is None else Until(until.metric, until.at_least),

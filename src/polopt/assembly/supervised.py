@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import torch
 
+from polopt.assembly.around import on_kept
 from polopt.assembly.chosen import chosen
 from polopt.assembly.objective import given
 from polopt.assembly.shared import Parts, assembled, policy_learner, shared
 from polopt.assembly.text import sampled_stage
 from polopt.coordination.offline import OfflineSource
-from polopt.coordination.stage import Learner, Measured, Stage
+from polopt.coordination.stage import Stage
 from polopt.credit import Credit, assign, every_row, ones, untruncated
 from polopt.objective import Reduction, reduction, supervised_loss
 from polopt.recipe import StageRecipe
@@ -45,7 +46,7 @@ def imitated_stage(parts: Parts) -> Stage:
         of,
         prepare=of.tensors,
         credit=lambda tensors: _telling(tensors, assign(tensors, credit)),
-        learners=[OnKept(policy_learner(of, likelihood(parts.recipe)))],
+        learners=[on_kept(policy_learner(of, likelihood(parts.recipe)))],
     )
 
 
@@ -56,22 +57,6 @@ def selection_of(recipe: StageRecipe) -> Credit:
         keep=untruncated if recipe.credit.drop_truncated else every_row,
         select=chosen("select", recipe),
     )
-
-
-class OnKept:
-    """A learner that sees the responses that are kept, and no others."""
-
-    def __init__(self, learner: Learner) -> None:
-        self.name = learner.name
-        self.save, self.load = learner.save, learner.load
-        self._learner = learner
-
-    def update(self, experience: Experience, credited: Credited, step: int) -> Measured:
-        """Consume what is left of a batch; nothing is no step at all."""
-        kept = credited.valid.nonzero()[:, 0]
-        if not len(kept):
-            return {}
-        return self._learner.update(experience.rows(kept), credited.rows(kept), step)
 
 
 def _telling(experience: Experience, credited: Credited) -> Credited:
@@ -85,11 +70,10 @@ def _telling(experience: Experience, credited: Credited) -> Credited:
 
 def likelihood(recipe: StageRecipe) -> Loss[Reduction]:
     """Negative log-likelihood of the given tokens with the stage's aggregation."""
-    aggregate = chosen("aggregation", recipe)
+    aggregate, length = chosen("aggregation", recipe), recipe.objective.aggregation_length
     want: set[Quantity] = {"logp"}
 
     def terms(experience: Experience, credited: Credited) -> Reduction:
-        length = recipe.objective.aggregation_length
         return reduction(credited.mask, experience.group, aggregate, length)
 
     return Loss(want, terms, lambda scores, reduce: supervised_loss(given(scores.logp), reduce))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from polopt.assembly.chosen import chosen
+from polopt.assembly.chosen import chosen, number
 from polopt.assembly.critic import Valued, critic_learner, valued
 from polopt.assembly.extras import companions
 from polopt.assembly.learners import learner_of_policy
@@ -44,7 +45,7 @@ from polopt.roles import Actor, Scorer, WithoutAdapter, frozen, measured
 from polopt.rollout.groups import informative
 from polopt.rollout.rewarding import judge
 from polopt.types import Batch, Credited, Experience
-from polopt.update import Lagged
+from polopt.update import Lagged, Moving
 from polopt.update.moving import measured_kl
 
 
@@ -54,7 +55,7 @@ def policy_stage(parts: Parts) -> Stage:
     of = replace(of, moving=moving_numbers(of.recipe, of.actor.log_probs))
     reference, process = reference_of(of), processed(of)
     policy = learner_of_policy(of, critic, companions(of))
-    credit: Crediting = lambda tensors: assign(tensors, credit_of(of.now()))  # noqa: E731
+    credit: Crediting = partial(assign, credit=credit_of(of.recipe, of.moving))
     learners: list[Learner] = [policy, *of.moving, *_following(of, reference)]
     if critic is not None and critic.role is not None:
         learners = [critic_learner(of, critic), *map(critic.held_back, learners)]
@@ -154,8 +155,8 @@ def prepared(
     return prepare
 
 
-def credit_of(recipe: StageRecipe) -> Credit:
-    """The credit columns of a resolved stage."""
+def credit_of(recipe: StageRecipe, moving: Sequence[Moving] = ()) -> Credit:
+    """The credit columns of a resolved stage; ``moving`` numbers are read at each batch."""
     credit = recipe.credit
     placed = terminal() if credit.returns in SUMS else as_given()
     shapers = [placed if credit.spread in (None, "none") else spread(chosen("spread", recipe))]
@@ -167,11 +168,12 @@ def credit_of(recipe: StageRecipe) -> Credit:
     if recipe.credit.length_reward:
         shapers.append(length(recipe.credit.length_reward))
     if recipe.kl.coefficient and recipe.kl.placement == "reward":
-        shapers.append(kl_penalty(recipe.kl.coefficient, chosen("estimator", recipe)))
+        beta = number(recipe, "kl.coefficient", moving)
+        shapers.append(kl_penalty(beta, chosen("estimator", recipe)))
     return Credit(
         shapers=tuple(shapers),
         returns=chosen("returns", recipe),
-        baseline=chosen("baseline", recipe),
+        baseline=chosen("baseline", recipe, moving),
         normalise=chosen("normalisation", recipe),
         keep=untruncated if recipe.credit.drop_truncated else every_row,
     )

@@ -38,6 +38,7 @@ class Choice:
     formula: str = ""  # module:name, where its mathematics stands; default: the function itself
     arguments: Mapping[str, str] | None = None  # of the function: the fields that they come from
     factory: bool = False  # called with the arguments; otherwise they are bound to it
+    adapter: str | None = None  # module:name, makes of it what the column is a choice of
     follows: Mapping[str, str] = dataclasses.field(
         default_factory=dict[str, str]
     )  # arguments that stand in fields of which no recipe speaks here: numbers that move

@@ -12,6 +12,7 @@ from polopt.choices.domain import OF_LANGUAGE
 from polopt.choices.section import EVERYWHERE, NonNegative, Section, Values, by_row
 
 _OUTCOME, _MATH = "polopt.credit.outcome:", "polopt.math.normalise:"
+_SCALED = _OUTCOME + "scaled"  # the advantages that it is given, and who has peers
 _SPREAD = {"ddof": "credit.ddof", "eps": "credit.epsilon"}
 
 
@@ -60,21 +61,19 @@ COLUMN = Column(
     {
         "none": Choice(_OUTCOME + "unchanged", "A = Ψ - b"),
         "group_std": Choice(
-            _OUTCOME + "group_std",
-            "A = (r - r̄) / (σ of the group + ε)",
             _MATH + "group_std",
-            _SPREAD,
-            factory=True,
+            "A = (r - r̄) / (σ of the group + ε)",
+            arguments=_SPREAD,
+            adapter=_SCALED,
             takes=_CENTRED,
             traits=_COMPARES,
             domains=OF_LANGUAGE,
         ),
         "group_mean": Choice(
-            _OUTCOME + "group_mean_divide",
-            "A = (r - r̄) / (r̄ + ε)",
             _MATH + "group_mean_divide",
-            {"eps": "credit.epsilon"},
-            factory=True,
+            "A = (r - r̄) / (r̄ + ε)",
+            arguments={"eps": "credit.epsilon"},
+            adapter=_SCALED,
             takes=_CENTRED,
             traits=_COMPARES,
             domains=OF_LANGUAGE,
@@ -93,11 +92,10 @@ COLUMN = Column(
             domains=OF_LANGUAGE,
         ),
         "batch_std": Choice(
-            _OUTCOME + "batch_std",
-            "A = (r - r̄) / (σ of the batch + ε)",
             _MATH + "batch_std",
-            _SPREAD,
-            factory=True,
+            "A = (r - r̄) / (σ of the batch + ε)",
+            arguments=_SPREAD,
+            adapter=_SCALED,
             takes=_CENTRED,
             traits=_COMPARES,
             domains=OF_LANGUAGE,

@@ -80,15 +80,16 @@ def _step(stage: Stage, progress: Progress, setting: Setting) -> None:
     start = time.perf_counter()
     batch: Any = None
     learned, seconds = list[Measured](), 0.0
-    for _ in range(stage.turns):
+    for turn in range(1, stage.turns + 1):
         batch = stage.source.next_batch()
         with _timed() as update:
             learned.append(_learn(stage, batch, progress.stage_step))
         seconds += update.seconds
-    progress.step += 1
-    progress.stage_step += 1
-    stage.source.publish(progress.step)
-    stage.source.ack(batch)
+        if turn == stage.turns:
+            progress.step += 1
+            progress.stage_step += 1
+            stage.source.publish(progress.step)
+        stage.source.ack(batch)  # after the new weights are served: nothing is born stale
     metrics, samples = stage.describe(batch)
     for sample in samples:
         setting.run.append("samples", {"step": progress.step, "stage": stage.name, **sample})

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 from polopt.coordination.ledger import End, Ledger
-from polopt.rollout.engines import Engine, Request
+from polopt.rollout.engines import Engine, Request, answered
 from polopt.types import Batch, Group, Metrics, Prompt, Sampling
 
 B = TypeVar("B")
@@ -100,23 +100,15 @@ class InlineSource:
                 requests.append(
                     Request(ticket.id, prompt, self._sampled.group_size, self._sampled.sampling)
                 )
-            groups = self._generate(requests)
+            groups = answered(self._engine, requests)
         if self._sampled.greedy:
             with self._timed("time/greedy"):
-                groups = _beside(groups, self._generate(list(map(_most_likely, requests))))
+                groups = _beside(groups, answered(self._engine, list(map(_most_likely, requests))))
         with self._timed("time/reward"):
             scored = _apart(self._sampled.score(_together(groups)), groups)
         for group in scored:
             self._ledger.deliver(group.ticket, attempts[group.ticket], group)
         return scored
-
-    def _generate(self, requests: Sequence[Request]) -> list[Group]:
-        """All the groups that were asked for."""
-        self._engine.submit(requests)
-        groups = list[Group]()
-        while finished := self._engine.poll():
-            groups.extend(finished)
-        return groups
 
     @contextmanager
     def _timed(self, name: str) -> Generator[None]:

@@ -8,28 +8,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from polopt.credit.outcome import no_baseline, unchanged
-from polopt.credit.shaping import terminal
-from polopt.credit.temporal import outcome
+from polopt.credit.outcome import Baseline, Normalise, no_baseline, unchanged
+from polopt.credit.shaping import Shaper, terminal
+from polopt.credit.temporal import Returns, outcome
 from polopt.errors import NonFiniteError
-from polopt.math.guards import require_finite
+from polopt.math.guards import read_together, require_finite
 from polopt.math.reduce import group_is_constant, group_size, lengths, masked, row_sum, widen
 from polopt.types import Credited, Experience, Metrics
-
-Shaper = Callable[[Experience, Tensor], Tensor]
-"""``(experience, mask) -> r_tok[B, T]``; the parts of all shapers are added."""
-
-Returns = Callable[[Tensor, Experience, Tensor], tuple[Tensor, Tensor]]
-"""``(r_tok, experience, mask) -> (Ψ[B, T], value targets[B, T])``."""
-
-Baseline = Callable[[Tensor, Experience, Tensor], tuple[Tensor, Tensor]]
-"""``(totals[B], experience, mask) -> (b[B, 1] or [B, T], keep[B])``; totals are row sums of r_tok,
-``keep`` is False for rows that the baseline says nothing about: they leave the mask."""
-
-Normalise = Callable[[Tensor, Tensor, Experience, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""``(advantages, totals, experience, mask, scored) -> (advantages[B, T], keep[B])``; ``mask`` holds
-the tokens still in the loss, ``scored[B]`` the rows that had a reward at all."""
-
 
 Select = Callable[[Tensor, Tensor], Tensor]
 """``(rewards[B], group[B]) -> rows[B]`` that are trained on, of shaped rewards. NaN: not one of
@@ -60,7 +45,7 @@ def untruncated(experience: Experience) -> Tensor:
 class Credit:
     """The choices of the credit column of a row; each is a function, exchanged by passing another.
 
-    Example: GRPO is ``Credit(baseline=group_mean, normalise=group_std(eps=1e-6))``.
+    Example: GRPO is ``Credit(baseline=group_mean, normalise=scaled(normalise.group_std))``.
     """
 
     shapers: tuple[Shaper, ...] = field(default_factory=lambda: (terminal(),))
@@ -130,12 +115,13 @@ def _scored(experience: Experience) -> Tensor:
 def _check(experience: Experience, mask: Tensor) -> None:
     """Whatever the choices may read is finite inside the mask (rule R8)."""
     given = experience.token_rewards  # NaN where nothing was given
-    if given is not None:
-        require_finite("credit", "token_rewards", given, mask & ~torch.isnan(given))
-    for name in ("logp_rollout", "logp_old", "logp_ref", "values", "process"):
-        x: Tensor | None = getattr(experience, name)
-        if x is not None:
-            require_finite("credit", name, x, mask)
+    with read_together():
+        if given is not None:
+            require_finite("credit", "token_rewards", given, mask & ~torch.isnan(given))
+        for name in ("logp_rollout", "logp_old", "logp_ref", "values", "process"):
+            x: Tensor | None = getattr(experience, name)
+            if x is not None:
+                require_finite("credit", name, x, mask)
 
 
 def _value_metrics(experience: Experience, targets: Tensor, mask: Tensor) -> Metrics:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import SupportsFloat
 
 import torch
 from torch import Tensor
 
 from polopt.math import baselines, normalise
 from polopt.math.normalise import Denominator, var_plus
-from polopt.math.reduce import lengths, masked, spread_rows
+from polopt.math.reduce import lengths, masked
 from polopt.math.returns import reward_to_go
 from polopt.types import Experience
 
 Baseline = Callable[[Tensor, Experience, Tensor], tuple[Tensor, Tensor]]
+"""``(totals[B], experience, mask) -> (b[B, 1] or [B, T], keep[B])``; totals are row sums of r_tok,
+``keep`` is False for rows that the baseline says nothing about: they leave the mask."""
+
 Normalise = Callable[[Tensor, Tensor, Experience, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""``(advantages, totals, experience, mask, scored) -> (advantages[B, T], keep[B])``; ``mask`` holds
+the tokens still in the loss, ``scored[B]`` the rows that had a reward at all."""
 
 
 def no_baseline(totals: Tensor, experience: Experience, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -27,11 +33,11 @@ def inside(totals: Tensor, experience: Experience, mask: Tensor) -> tuple[Tensor
     return torch.zeros_like(totals)[:, None], baselines.has_peers(experience.group, mask.any(-1))
 
 
-def constant(value: float) -> Baseline:
-    """``b = value``: a constant, or the state of a moving average before this batch."""
+def constant(value: SupportsFloat) -> Baseline:
+    """``b = value``: a constant, or a moving average, read as it stands before each batch."""
 
     def baseline(totals: Tensor, experience: Experience, mask: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.full_like(totals, value)[:, None], mask.any(-1)
+        return torch.full_like(totals, float(value))[:, None], mask.any(-1)
 
     return baseline
 
@@ -85,31 +91,21 @@ def unchanged(
     return advantages, mask.any(-1)
 
 
-def _per_row(function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Normalise:
-    """A normaliser of scalar rewards: recomputes the advantage, centred on the group mean."""
+def scaled(by: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> Normalise:
+    """Advantages over a statistic of one reward a row, a function of ``polopt.math.normalise``.
+
+    Args:
+        by: ``(advantages[B, T], rewards[B], group[B], valid[B]) -> [B, T]``. The rewards of a group
+            of one are among them; it leaves after that, since it has no spread.
+    """
 
     def normaliser(
         advantages: Tensor, totals: Tensor, experience: Experience, mask: Tensor, scored: Tensor
     ) -> tuple[Tensor, Tensor]:
         keep = mask.any(-1) & baselines.has_peers(experience.group, scored)
-        return spread_rows(function(totals, experience.group, scored), mask), keep
+        return by(advantages, totals, experience.group, scored), keep
 
     return normaliser
-
-
-def group_std(ddof: int = 1, eps: float = 1e-6) -> Normalise:
-    """``(r - r̄_g)/(σ_g + ε)`` (GRPO)."""
-    return _per_row(lambda r, g, valid: normalise.group_std(r, g, valid, ddof=ddof, eps=eps))
-
-
-def batch_std(ddof: int = 1, eps: float = 1e-6) -> Normalise:
-    """``(r - r̄_g)/(σ_B + ε)`` (Lite-PPO)."""
-    return _per_row(lambda r, g, valid: normalise.batch_std(r, g, valid, ddof=ddof, eps=eps))
-
-
-def group_mean_divide(eps: float = 1e-6) -> Normalise:
-    """``(r - r̄_g)/(r̄_g + ε)`` (MaxRL)."""
-    return _per_row(lambda r, g, valid: normalise.group_mean_divide(r, g, valid, eps=eps))
 
 
 def group_steps(ddof: int = 1, eps: float = 1e-6, gamma: float = 1.0) -> Normalise:

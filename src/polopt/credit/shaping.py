@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import SupportsFloat
 
 import torch
 from torch import Tensor
@@ -13,6 +14,8 @@ from polopt.math.reduce import lengths, masked
 from polopt.types import Experience
 
 Shaper = Callable[[Experience, Tensor], Tensor]
+"""``(experience, mask) -> r_tok[B, T]``; the parts of all shapers are added."""
+
 Spread = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -51,13 +54,17 @@ def spread(how: Spread, clip: tuple[float, float] | None = None) -> Shaper:
     return shape
 
 
-def kl_penalty(beta: float, estimator: Estimator = k1) -> Shaper:
-    """``-β·k(log π_old - log π_ref)`` on every token: KL in the reward, fixed during the update."""
+def kl_penalty(beta: SupportsFloat, estimator: Estimator = k1) -> Shaper:
+    """``-β·k(log π_old - log π_ref)`` on every token: KL in the reward, fixed during the update.
+
+    A β that follows the run is read at each batch.
+    """
 
     def shape(experience: Experience, mask: Tensor) -> Tensor:
         if experience.logp_old is None or experience.logp_ref is None:
             raise ValueError("KL in the reward reads logp_old and logp_ref; one of them is missing")
-        return shaping.kl_penalty(experience.logp_old, experience.logp_ref, mask, beta, estimator)
+        logp, reference = experience.logp_old, experience.logp_ref
+        return shaping.kl_penalty(logp, reference, mask, float(beta), estimator)
 
     return shape
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-import torch
 from torch import Tensor
 
 from polopt.math import process, returns
@@ -13,6 +12,7 @@ from polopt.math.reduce import masked, row_sum
 from polopt.types import Experience
 
 Returns = Callable[[Tensor, Experience, Tensor], tuple[Tensor, Tensor]]
+"""``(r_tok, experience, mask) -> (Ψ[B, T], value targets[B, T])``."""
 
 
 def outcome(rewards: Tensor, experience: Experience, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,15 +96,10 @@ def step_gae(gamma: float = 0.99, lam: float = 0.95, *, critic_lam: float | None
         terminated, cut = experience.terminated, experience.cut
         if values is None or following is None or terminated is None or cut is None:
             raise ValueError("GAE of steps reads values, next_values, terminated and cut")
-        discount = torch.where(terminated, 0.0, torch.full_like(values, gamma))
-
-        def at(trace: float) -> tuple[Tensor, Tensor]:
-            traces = torch.where(cut, 0.0, torch.full_like(values, trace))
-            return returns.gae(rewards, values, following, discount, traces, mask)
-
-        psi, targets = at(lam)
+        steps = (rewards, values, following, terminated, cut, gamma)
+        psi, targets = returns.step_gae(*steps, lam, mask)
         if critic_lam is not None and critic_lam != lam:
-            _, targets = at(critic_lam)
+            _, targets = returns.step_gae(*steps, critic_lam, mask)
         return psi, targets
 
     return estimate

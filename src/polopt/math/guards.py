@@ -1,12 +1,30 @@
 """The check that stands before the mathematics: what is inside the mask is finite (rule R8)."""
 
 import math
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from polopt.errors import NonFiniteError
+
+
+class _Asked(NamedTuple):
+    """A check that waits: its answer on the device, and what the error needs."""
+
+    total: Tensor  # of the cells inside the mask; not finite where one of them is not
+    site: str
+    name: str
+    x: Tensor
+    mask: Tensor
+    row: Tensor | None
+
+
+_waiting: ContextVar[list[_Asked] | None] = ContextVar("waiting", default=None)
 
 
 def require_finite(
@@ -18,6 +36,8 @@ def require_finite(
 ) -> None:
     """Refuse NaN and infinity inside the mask; a loss is never repaired with ``nan_to_num``.
 
+    Inside of :func:`read_together` the error comes at its end.
+
     Args:
         site: Where the number was about to be used, for the message.
         name: What the tensor is called, for the message.
@@ -28,14 +48,50 @@ def require_finite(
     Raises:
         NonFiniteError: Names site, tensor, row, column and value of the first such cell.
     """
-    if math.isfinite(x.sum().item()):  # one number for all; a sum may overflow, then each is asked
+    x = x.detach()
+    asked = _Asked(torch.where(mask, x, 0.0).sum(), site, name, x, mask, row)
+    waiting = _waiting.get()
+    if waiting is None:
+        _read([asked])
+    else:
+        waiting.append(asked)
+
+
+@contextmanager
+def read_together() -> Generator[None]:
+    """All checks inside are read at the end, at once: an accelerator is waited for one time.
+
+    Raises:
+        NonFiniteError: of the first check that fails, in the order in which they were made.
+    """
+    if _waiting.get() is not None:  # whoever is around this reads
+        yield
         return
-    bad = mask & ~torch.isfinite(x)
+    waiting = list[_Asked]()
+    token = _waiting.set(waiting)
+    try:
+        yield
+    finally:
+        _waiting.reset(token)
+    _read(waiting)
+
+
+def _read(checks: list[_Asked]) -> None:
+    if not checks:
+        return
+    totals = torch.stack([one.total.float() for one in checks]).tolist()
+    for one, total in zip(checks, totals, strict=True):
+        if not math.isfinite(total):  # a sum may overflow, then each cell is asked
+            _refuse(one)
+
+
+def _refuse(one: _Asked) -> None:
+    bad = one.mask & ~torch.isfinite(one.x)
     if not bad.any():
         return
     i, t = (int(n) for n in bad.nonzero()[0])
-    name_of_row = i if row is None else int(row[i])
+    name_of_row = i if one.row is None else int(one.row[i])
     raise NonFiniteError(
-        f"{site}: {name} is {x[i, t].item()} at row {name_of_row}, token {t};"
+        f"{one.site}: {one.name} is {one.x[i, t].item()} at row {name_of_row}, token {t};"
         " values inside the mask must be finite"
     )

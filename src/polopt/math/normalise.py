@@ -1,7 +1,7 @@
 """What an advantage is divided by. Always stated: population, ddof, epsilon and where it sits.
 
-Group functions take scalar rewards and centre them on the group mean; rows that are not ``valid``
-are in no statistic and come out as 0, like every row of a group without variance (rule R6).
+Group functions scale advantages by a statistic of one reward a row; rows that are not ``valid`` are
+in no statistic. What a baseline made exactly 0, in a group without variance, stays 0 (rule R6).
 """
 
 from collections.abc import Callable
@@ -46,18 +46,22 @@ def _divide(x: Tensor, denominator: Tensor) -> Tensor:
 
 
 def group_std(
+    advantages: Float[Tensor, "B T"],
     rewards: Float[Tensor, "B"],
     group: Int[Tensor, "B"],
     valid: Bool[Tensor, "B"],
     *,
     ddof: int = 1,
     eps: float = 1e-6,
-) -> Float[Tensor, "B"]:
-    """``(r - r̄_g)/(σ_g + ε)`` (GRPO 2402.03300, §4.1.2; the paper has neither ε nor ddof)."""
+) -> Float[Tensor, "B T"]:
+    """``A/(σ_g + ε)``, with ``A = r - r̄_g`` that of GRPO (2402.03300, §4.1.2).
+
+    The paper has neither ε nor ddof.
+    """
     x = centred(rewards, group_mean(rewards, group, valid), valid)
     degrees = (group_size(valid, group) - ddof).to(x.dtype)
     variance = _divide(group_sum(x.square(), group), degrees)
-    return _divide(x, std_plus(variance, eps))
+    return _divide(advantages, std_plus(variance, eps)[:, None])
 
 
 def group_steps(
@@ -74,36 +78,38 @@ def group_steps(
     """
     groups = group[:, None].expand(ends.shape)[ends]
     steps = widen(rewards)[ends]
-    z = group_std(steps, groups, torch.ones_like(groups, dtype=torch.bool), ddof=ddof, eps=eps)
+    every = torch.ones_like(groups, dtype=torch.bool)
+    x = centred(steps, group_mean(steps, groups, every), every)
+    z = group_std(x[:, None], steps, groups, every, ddof=ddof, eps=eps)
     return torch.zeros_like(widen(rewards)).masked_scatter(ends, z)
 
 
 def batch_std(
+    advantages: Float[Tensor, "B T"],
     rewards: Float[Tensor, "B"],
     group: Int[Tensor, "B"],
     valid: Bool[Tensor, "B"],
     *,
     ddof: int = 1,
     eps: float = 1e-6,
-) -> Float[Tensor, "B"]:
-    """``(r - r̄_g)/(σ_B + ε)``, σ_B of all valid rewards of the batch (Lite-PPO 2508.08221)."""
-    x = centred(rewards, group_mean(rewards, group, valid), valid)
-    one_group = torch.zeros_like(group)
-    spread = centred(rewards, group_mean(rewards, one_group, valid), valid)
-    variance = _divide(spread.square().sum(), (valid.sum() - ddof).to(x.dtype))
-    return _divide(x, std_plus(variance, eps).expand(x.shape))
+) -> Float[Tensor, "B T"]:
+    """``A/(σ_B + ε)``, σ_B of all valid rewards of the batch (Lite-PPO 2508.08221)."""
+    spread = centred(rewards, group_mean(rewards, torch.zeros_like(group), valid), valid)
+    variance = _divide(spread.square().sum(), (valid.sum() - ddof).to(spread.dtype))
+    return _divide(advantages, std_plus(variance, eps))
 
 
 def group_mean_divide(
+    advantages: Float[Tensor, "B T"],
     rewards: Float[Tensor, "B"],
     group: Int[Tensor, "B"],
     valid: Bool[Tensor, "B"],
     *,
     eps: float = 1e-6,
-) -> Float[Tensor, "B"]:
-    """``(r - r̄_g)/(r̄_g + ε)``, 0 where ``r̄_g ≤ 0`` (MaxRL 2602.02710); rewards are ≥ 0."""
-    mean = group_mean(rewards, group, valid)
-    return torch.where(mean > 0, _divide(centred(rewards, mean, valid), mean + eps), 0.0)
+) -> Float[Tensor, "B T"]:
+    """``A/(r̄_g + ε)``, 0 where ``r̄_g ≤ 0`` (MaxRL 2602.02710); rewards are ≥ 0."""
+    mean = group_mean(rewards, group, valid)[:, None]
+    return torch.where(mean > 0, _divide(advantages, mean + eps), 0.0)
 
 
 def whiten(

@@ -89,14 +89,17 @@ def step_gae(
     truncated: Bool[Tensor, "B T"],
     gamma: float,
     lam: float,
+    mask: Bool[Tensor, "B T"] | None = None,
 ) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
     """``gae`` of a control rollout; next_values are of the true next observation, not of a reset.
 
-    Terminated: no bootstrap, trace cut. Truncated: bootstrap, trace cut. Both: termination wins.
+    Terminated: no bootstrap, trace cut. Truncated: bootstrap, trace cut. Both: termination wins. A
+    step outside ``mask`` (default: none is) did nothing but begin an episode, and is skipped.
     """
     discount = torch.where(terminated, 0.0, torch.full_like(values, gamma))
     trace = torch.where(truncated, 0.0, torch.full_like(values, lam))
-    return gae(rewards, values, next_values, discount, trace, torch.ones_like(terminated))
+    mask = torch.ones_like(terminated) if mask is None else mask
+    return gae(rewards, values, next_values, discount, trace, mask)
 
 
 def reward_to_go(

@@ -7,7 +7,7 @@ outside the mask; what ℓ and events are there is not read.
 """
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import SupportsFloat, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float
@@ -81,7 +81,7 @@ def kl_penalised(
     advantages: Float[Tensor, "B T"],
     mask: Bool[Tensor, "B T"],
     *,
-    coefficient: float,
+    coefficient: SupportsFloat,
 ) -> tuple[Float[Tensor, "B T"], Events]:
     """``ℓ = -Aρ + β(ρ - 1 - log ρ)`` (PPO 1707.06347, Eq. 8): pay for KL(π_old‖π), no clip.
 
@@ -90,7 +90,7 @@ def kl_penalised(
     ``E[(ρ - 1)·∇log π] = ∇1 - E[∇log π] = ∇KL(π_old‖π)``. Unlike ``-log ρ`` alone, which has the
     same mean, each term is at least 0 and has slope 0 at ρ = 1.
     """
-    penalty = coefficient * k3(-log_ratio)  # k3 of π_old against π
+    penalty = float(coefficient) * k3(-log_ratio)  # k3 of π_old against π
     return penalty - advantages * safe_exp(log_ratio), {}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import SupportsFloat
 
 import torch
 from torch import Tensor
@@ -72,7 +73,7 @@ class KLTerm:
     """KL in the loss, per token, after the correction and with the same aggregation."""
 
     estimator: Estimator
-    coefficient: float
+    coefficient: SupportsFloat  # one that follows the run is read when the loss is
     corrected: bool = False  # multiplied by ρ = π/π_old, with gradient (DeepSeek-V3.2)
 
 
@@ -218,7 +219,7 @@ def _kl(logp: Tensor, terms: StepTerms, kl: KLTerm) -> Tensor:
     if kl.corrected:
         old = _read("logp_old", terms.logp_old)
         estimate = importance_corrected(estimate, token_log_ratio(logp, old, mask))
-    return kl.coefficient * estimate
+    return float(kl.coefficient) * estimate
 
 
 @torch.no_grad()

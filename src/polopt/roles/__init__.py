@@ -4,7 +4,7 @@ from polopt.roles.actor import Actor
 from polopt.roles.critic import Critic
 from polopt.roles.reference import WithoutAdapter, frozen
 from polopt.roles.reward import padded, reward_of, step_ends, step_rewards_of
-from polopt.roles.scorer import Scorer, measured
+from polopt.roles.scorer import Scorer, measured, together
 
 __all__ = [
     "Actor",
@@ -17,4 +17,5 @@ __all__ = [
     "reward_of",
     "step_ends",
     "step_rewards_of",
+    "together",
 ]

@@ -18,7 +18,7 @@ from polopt.models.network import (
     ValueNetwork,
 )
 from polopt.roles.policies import categorical, deterministic, gaussian, squashed, tanh_gaussian
-from polopt.roles.policies.token import Quantity, Scores
+from polopt.roles.policies.token import Quantity, Scores, entropy_as_wanted
 from polopt.roles.scorer import measured, trainable
 from polopt.types import StepRows
 
@@ -46,7 +46,7 @@ class StepActor:
         parameters, family = self.network(rows.observations), self._family
         return Scores(
             logp=family.log_prob(parameters, rows.actions) if "logp" in want else None,
-            entropy=family.entropy(parameters) if "entropy" in want else None,
+            entropy=entropy_as_wanted(want, family.entropy, parameters),
             distribution=family.distribution(parameters) if "distribution" in want else None,
         )
 

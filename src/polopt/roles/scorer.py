@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, Protocol
 
@@ -29,14 +29,20 @@ def measured(
     scorer: Scorer, rows: TokenRows | StepRows, quantity: Quantity, at_once: int = 128
 ) -> torch.Tensor:
     """One quantity of every row, [B, ...], without gradient, ``at_once`` rows a forward pass."""
-    parts = list[torch.Tensor]()
-    with torch.no_grad():
-        for index in torch.arange(rows.shape[0]).split(at_once):
-            scores = scorer.score(rows.rows(index), {quantity})
-            part: torch.Tensor | None = getattr(scores, quantity)
-            assert part is not None, "asked for"
-            parts.append(part)
-    return torch.cat(parts)
+    (found,) = together(scorer, rows, [quantity], at_once)
+    return found
+
+
+@torch.no_grad()
+def together(
+    scorer: Scorer, rows: TokenRows | StepRows, quantities: Sequence[Quantity], at_once: int = 128
+) -> list[torch.Tensor]:
+    """Several quantities of the same forward passes, in their order."""
+    parts = [
+        scorer.score(rows.rows(index), frozenset(quantities))
+        for index in torch.arange(rows.shape[0]).split(at_once)
+    ]
+    return [torch.cat([getattr(part, quantity) for part in parts]) for quantity in quantities]
 
 
 def trainable(model: torch.nn.Module, prefix: str = "") -> dict[str, torch.nn.Parameter]:

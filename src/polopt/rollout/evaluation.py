@@ -10,7 +10,7 @@ from typing import Any
 
 from scipy.stats import binomtest, sem, t
 
-from polopt.rollout.engines import Engine, Request
+from polopt.rollout.engines import Engine, Request, answered
 from polopt.types import Finish, Group, Metrics, Outcome, Prompt, Sample, Sampling
 
 SHOWN = 24  # prompts whose answers are recorded, the same before and after
@@ -107,12 +107,8 @@ def _number(value: float) -> float | None:
 
 
 def _answers(examination: Examination, sampling: Sampling, count: int) -> list[Group]:
-    engine = examination.engine
-    engine.submit([Request(i, p, count, sampling) for i, p in enumerate(examination.prompts)])
-    groups = list[Group]()
-    while finished := engine.poll():
-        groups.extend(finished)
-    return examination.score(sorted(groups, key=lambda group: group.ticket))
+    asked = [Request(i, p, count, sampling) for i, p in enumerate(examination.prompts)]
+    return examination.score(answered(examination.engine, asked))
 
 
 def _figures(

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from polopt.errors import NonFiniteError
+from polopt.math.guards import read_together
 from polopt.recipe import Update
 from polopt.roles import Scorer, measured
 from polopt.roles.policies.token import Quantity, Scores
@@ -124,35 +125,37 @@ class FirstOrder(Generic[T]):
         inputs = experience.inputs
         if self.loss.needs_logp:
             experience = replace(experience, logp=measured(self.scorer, inputs, "logp"))
-        terms = self.loss.terms(experience, credited)
         for weight in self._weights:
             weight.grad = None
         totals: dict[str, Tensor] = {}
-        for micro in self._micro_batches(experience):
-            scores = self.scorer.score(inputs.rows(micro), self.loss.want)
-            _backward(*self.loss.value(scores, terms.rows(micro)), totals)
-        for companion in self.companions:
-            _backward(*companion(self.optimiser_steps), totals)
-        norm = self._clipped()
-        values = {name: float(value) for name, value in totals.items()}
-        values["grad_norm"] = norm
+        with read_together():
+            terms = self.loss.terms(experience, credited)
+            for micro in self._micro_batches(experience):
+                scores = self.scorer.score(inputs.rows(micro), self.loss.want)
+                _backward(*self.loss.value(scores, terms.rows(micro)), totals)
+            for companion in self.companions:
+                _backward(*companion(self.optimiser_steps), totals)
+        totals["grad_norm"] = torch.nn.utils.get_total_norm(
+            [weight.grad for weight in self._weights if weight.grad is not None]
+        )
+        # One read for all: an accelerator is waited for each time.
+        values = dict(zip(totals, torch.stack([*totals.values()]).tolist(), strict=True))
+        self._move(values["grad_norm"], totals["grad_norm"], step)
+        return values
+
+    def _move(self, norm: float, gradients: Tensor, step: int) -> None:
+        """One step down the gradients, shortened to the largest norm allowed."""
+        most = self.settings.max_grad_norm
         if not math.isfinite(norm):
             raise NonFiniteError(
                 f"{self.name}: the gradient norm of step {step + 1} is {norm}; the weights "
                 "were left as they are (lower update.learning_rate or update.max_grad_norm)"
             )
+        if norm > most:
+            torch.nn.utils.clip_grads_with_norm_(self._weights, most, gradients)
         if norm > 0:  # no signal, no step: momentum and weight decay would move the weights
             self._optimiser.step()
             self.optimiser_steps += 1
-        return values
-
-    def _clipped(self) -> float:
-        """The norm of all gradients together, before they are shortened to the largest allowed."""
-        gradients = [weight.grad for weight in self._weights if weight.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        if norm > self.settings.max_grad_norm:
-            torch.nn.utils.clip_grads_with_norm_(self._weights, self.settings.max_grad_norm, norm)
-        return float(norm)
 
     def _micro_batches(self, experience: Experience) -> Iterator[RowIndex]:
         """Row indices of each forward pass, at most ``micro_batch_tokens`` padded tokens."""

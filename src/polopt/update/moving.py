@@ -41,6 +41,10 @@ class Moving:
         self.seen = 0  # rewards, where it is their mean
         self._follow = follow
 
+    def __float__(self) -> float:
+        """As it stands: whoever was given it in the place of the field asks when it is needed."""
+        return self.value
+
     def update(self, experience: Experience, credited: Credited, step: int) -> Metrics:
         """Consume one batch; the metrics say what it was trained with."""
         self.value, self.seen, metrics = self._follow(self.value, self.seen, experience, credited)

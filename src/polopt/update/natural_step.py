@@ -25,6 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from polopt.errors import NonFiniteError
 from polopt.math.divergence import kl_divergence_of_logs
+from polopt.math.guards import read_together
 from polopt.math.natural import TrustRegionStep, trust_region_step
 from polopt.math.reduce import token_mean, weighted_sum
 from polopt.roles import Scorer, measured
@@ -87,8 +88,9 @@ class NaturalStep(Generic[T]):
         rows, one = experience.inputs, self.settings
         if self.loss.needs_logp:
             experience = replace(experience, logp=measured(self.scorer, rows, "logp"))
-        terms = self.loss.terms(experience, credited)
-        gradient, metrics = self._gradient(rows, terms)
+        with read_together():
+            terms = self.loss.terms(experience, credited)
+            gradient, metrics = self._gradient(rows, terms)
         self._require_finite("gradient", gradient, step)
         states, chosen = self._states(experience, credited), self._chosen(credited, step)
         taken = trust_region_step(

@@ -85,15 +85,15 @@ def _grpo_advantage(
     singleton: str = "zero",
 ) -> Outputs:
     scored = ~torch.isnan(rewards)
+    centred = baselines.centred(rewards, baselines.group_mean(rewards, group, scored), scored)
+    given = (centred[:, None], rewards, group, scored)
     table: dict[str, Callable[[], Tensor]] = {
-        "none": lambda: baselines.centred(
-            rewards, baselines.group_mean(rewards, group, scored), scored
-        ),
-        "group_std": lambda: normalise.group_std(rewards, group, scored, ddof=ddof, eps=eps),
-        "batch_std": lambda: normalise.batch_std(rewards, group, scored, ddof=ddof, eps=eps),
-        "group_mean": lambda: normalise.group_mean_divide(rewards, group, scored, eps=eps),
+        "none": lambda: centred[:, None],
+        "group_std": lambda: normalise.group_std(*given, ddof=ddof, eps=eps),
+        "batch_std": lambda: normalise.batch_std(*given, ddof=ddof, eps=eps),
+        "group_mean": lambda: normalise.group_mean_divide(*given, eps=eps),
     }
-    return _singletons(table[scale](), rewards, group, singleton)
+    return _singletons(table[scale]()[:, 0], rewards, group, singleton)
 
 
 def _opo_advantage(rewards: Tensor, lengths: Tensor, group: Tensor) -> Outputs:

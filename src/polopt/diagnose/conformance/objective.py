@@ -16,7 +16,7 @@ from polopt import credit
 from polopt.credit import Credit, assign
 from polopt.diagnose.conformance.credit import SPREADS
 from polopt.diagnose.conformance.loss import CORRECTIONS
-from polopt.math import surrogates
+from polopt.math import normalise, surrogates
 from polopt.math.corrections import m2po_mask
 from polopt.math.divergence import ESTIMATORS
 from polopt.math.normalise import DENOMINATORS
@@ -135,9 +135,9 @@ def _normalise(
     tiny = float(1e-8 if eps is None else eps)
     table = {
         "none": credit.unchanged,
-        "group_std": credit.group_std(ddof, small),
-        "group_mean": credit.group_mean_divide(small),
-        "batch_std": credit.batch_std(ddof, small),
+        "group_std": credit.scaled(partial(normalise.group_std, ddof=ddof, eps=small)),
+        "group_mean": credit.scaled(partial(normalise.group_mean_divide, eps=small)),
+        "batch_std": credit.scaled(partial(normalise.batch_std, ddof=ddof, eps=small)),
         "batch_z": credit.batch_z(ddof, tiny, DENOMINATORS[eps_mode]),
     }
     return table[kind]

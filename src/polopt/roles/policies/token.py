@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,7 +15,15 @@ from polopt.types import TokenRows
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Quantity = Literal["logp", "entropy", "values", "last_values", "action_values", "distribution"]
+Quantity = Literal[
+    "logp",
+    "entropy",
+    "entropy_told",  # the same without gradient, where nobody is paid for it
+    "values",
+    "last_values",
+    "action_values",
+    "distribution",
+]
 
 
 @dataclass(frozen=True)
@@ -65,7 +74,7 @@ def score(
     taken = rows.tokens[:, rows.prompt_width :, None]
     said = Scores(
         logp=logp.gather(-1, taken)[..., 0] if "logp" in want else None,
-        entropy=_entropy(logp) if "entropy" in want else None,
+        entropy=entropy_as_wanted(want, _entropy, logp),
         distribution=logp if "distribution" in want else None,
     )
     if value_head is None or want.isdisjoint({"values", "last_values"}):
@@ -116,6 +125,15 @@ def _forward(model: torch.nn.Module, rows: TokenRows, *, autocast: bool, **optio
             use_cache=False,
             **options,
         )
+
+
+def entropy_as_wanted(
+    want: AbstractSet[Quantity], entropy: Callable[[torch.Tensor], torch.Tensor], of: torch.Tensor
+) -> torch.Tensor | None:
+    """``entropy(of)``, with a gradient where that is wanted."""
+    if "entropy" in want:
+        return entropy(of)
+    return entropy(of.detach()) if "entropy_told" in want else None
 
 
 def _entropy(logp: torch.Tensor) -> torch.Tensor:

@@ -42,3 +42,12 @@ class Engine(Protocol):
     def version(self) -> int:
         """The version of the weights being served."""
         ...
+
+
+def answered(engine: Engine, requests: Sequence[Request]) -> list[Group]:
+    """All the groups that are asked for, in the order of their tickets."""
+    engine.submit(requests)
+    groups = list[Group]()
+    while finished := engine.poll():
+        groups.extend(finished)
+    return sorted(groups, key=lambda group: group.ticket)
