@@ -54,6 +54,7 @@ def test_the_wheel_holds_the_package_and_its_data_alone(wheel: Path) -> None:
     data = {
         "polopt/recipes/quickstart.toml",
         "polopt/diagnose/conformance/golden.json",
+        "polopt/envs/control/biped/biped.xml",
         "polopt/report/templates/report.html.j2",
         "polopt/report/assets/report.css",
         "polopt/py.typed",
