@@ -26,7 +26,8 @@ from polopt.recipe import StageRecipe
 from polopt.recipe import load as load_recipe
 from polopt.resolution import resolve
 from polopt.roles import Actor, Critic, measured
-from polopt.types import Experience, TokenRows
+from polopt.roles.policies.token import Scores
+from polopt.types import Credited, Experience, TokenRows
 from random_models import builtin_model
 from runs import Crash, assert_same, metrics, variety
 
@@ -200,6 +201,27 @@ def test_a_critic_learns_what_the_states_are_worth() -> None:
     assert explained[0] == 0.0  # it says 0 of everything
     assert explained[-1] > 0.9
     assert learned["critic/value_loss"] < 0.01
+
+
+@pytest.mark.parametrize(
+    ("clip", "loss"),
+    [
+        (0.2, 0.5 * (0.8**2 + 0.3**2) / 2),  # counts as moved by .2; by .1, within its bound
+        (0.5, 0.5 * (0.5**2 + 0.3**2) / 2),
+        (0.0, 0.5 * (0.1**2 + 0.3**2) / 2),  # none
+    ],
+)
+def test_the_clip_of_the_recipe_bounds_how_far_a_value_may_move(clip: float, loss: float) -> None:
+    """V moves from 0 by .9 and by .1; the targets are 1 and .4."""
+    of = critic_loss(stage("ppo", {"critic.clip": clip}))
+    mask = torch.ones(1, 2, dtype=torch.bool)
+    given = Experience(mask, torch.zeros(1).long(), torch.zeros(1), values=torch.zeros(1, 2))
+    targets = torch.tensor([[1.0, 0.4]])
+    credited = Credited(torch.zeros(1, 2), mask, mask[:, 0], value_targets=targets)
+    values = torch.tensor([[0.9, 0.1]])
+    found, told = of.value(Scores(values=values), of.terms(given, credited))
+    assert float(found) == pytest.approx(loss)
+    assert float(told["value_clip_fraction"]) == (0.5 if clip else 0.0)
 
 
 def test_the_loss_of_a_shared_trunk_is_the_sum_of_both() -> None:

@@ -336,6 +336,31 @@ def test_it_starts_as_the_reference_and_says_nothing() -> None:
     assert torch.equal(q[given.mask], torch.zeros(int(given.mask.sum())))
 
 
+@pytest.mark.parametrize("beta", [0.05, 0.25, 2.0])
+def test_a_token_is_rewarded_with_beta_times_its_log_ratio(beta: float) -> None:
+    """The model is where it started; the reference found token t less likely, by t + 1 nats."""
+    one, given = model_of({"process.beta": beta}), sampled()
+    assert given.tokens is not None
+    nats = torch.arange(1, WIDTH + 1.0)
+    given = replace(given, logp_ref=one.of.actor.log_probs(given.tokens) - nats)
+    q = one.rewarded(given).process
+    assert q is not None
+    expected = (beta * nats).expand_as(q)
+    torch.testing.assert_close(q[given.mask], expected[given.mask], atol=1e-5, rtol=1e-5)
+
+
+def test_beta_of_the_recipe_is_in_the_loss_too() -> None:
+    """A log-ratio of 1 nat in all on a right answer: -log σ(β)."""
+    mask = torch.ones(1, 2, dtype=torch.bool)
+    right = torch.ones(1)
+    given = Experience(mask, torch.zeros(1).long(), right, right=right, logp_ref=torch.zeros(1, 2))
+    for beta in (0.05, 2.0):
+        loss = outcome_loss(beta)
+        terms = loss.terms(given, Credited(torch.zeros(1, 2), mask, mask[:, 0]))
+        found, _ = loss.value(Scores(logp=torch.tensor([[0.25, 0.75]])), terms)
+        assert float(found) == pytest.approx(math.log1p(math.exp(-beta)))
+
+
 def test_a_group_without_contrast_teaches_the_model_and_not_the_policy() -> None:
     one, given = model_of(), sampled(torch.ones(ROWS))
     before = weights(one)
@@ -364,13 +389,19 @@ def test_rewards_come_from_before_or_after_what_the_batch_teaches() -> None:
             told = learner.update(given, first, 0)
         return one, given, policy, told
 
+    def by_hand(model: Actor, given: Experience) -> Tensor:
+        """Advantages of β = .05 times what the model, as it is, adds to the log-probs."""
+        assert given.tokens is not None and given.logp_ref is not None
+        q = 0.05 * (model.log_probs(given.tokens) - given.logp_ref)
+        return assign(replace(given, process=q), credit_of(stage())).advantages
+
     one, given, policy, told = credited("after")
-    assert torch.equal(policy.given[0].advantages, assign(given, credit_of(stage())).advantages)
+    start = model_of().model  # the same weights, which nothing was taught
+    torch.testing.assert_close(policy.given[0].advantages, by_hand(start, given))
     assert told == {}
     one, given, policy, told = credited("before")
-    again = assign(one.rewarded(given), credit_of(stage())).advantages
-    assert torch.equal(policy.given[0].advantages, again)
-    assert not torch.equal(again, assign(given, credit_of(stage())).advantages)
+    torch.testing.assert_close(policy.given[0].advantages, by_hand(one.model, given))
+    assert not torch.allclose(policy.given[0].advantages, by_hand(start, given), atol=1e-3)
     assert told["process_reward/q_right"] > told["process_reward/q_wrong"]
 
 

@@ -238,7 +238,8 @@ def test_weights_compute_in_bfloat16_and_stay_in_float32(tmp_path: Path) -> None
     moved = [line["policy/grad_norm"] for line in metrics(run.directory) if line["stage_step"]]
     assert all(norm > 0 for norm in moved)
     drift = [line["behaviour/kl"] for line in metrics(run.directory) if "behaviour/kl" in line]
-    assert drift and max(drift) < 0.01  # the sampler and the trainer agree
+    # Sampler and trainer agree, up to the rounding of 8 bits: logits of about 1/100 of a nat.
+    assert len(drift) == 5 and min(drift) > 1e-9 and max(drift) < 0.01
 
 
 def test_a_model_of_ones_own_is_trained_further(tmp_path: Path, whole: Path) -> None:

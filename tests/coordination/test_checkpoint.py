@@ -1,6 +1,7 @@
 """A checkpoint is whole or not there, whatever happens while it is written."""
 
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -94,39 +95,67 @@ def test_prune_keeps_newest_and_pinned_and_clears_leftovers(tmp_path: Path) -> N
 CALLS = ["fsync", "replace", "rename", "symlink"]
 
 
-@pytest.mark.parametrize("fatal", range(24))
-def test_death_at_any_system_call_leaves_a_whole_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fatal: int
-) -> None:
-    """Every fsync, rename and link of a save in turn is the last thing that happens."""
-    checkpoint.save(tmp_path, 1, {"n": 1}, write("old"))
-    done = 0
+class Dead(BaseException):
+    """What ends a process: nothing of ours catches it."""
 
-    class Dead(BaseException):
-        pass
 
-    def counted(function):
+def calls(monkeypatch: pytest.MonkeyPatch, fatal: float = math.inf) -> list[str]:
+    """The system calls that are made from here on, up to the one that is fatal."""
+    made: list[str] = []
+
+    def counted(name, function):
         def call(*args, **kwargs):
-            nonlocal done
-            done += 1
-            if done > fatal:
+            if len(made) >= fatal:
                 raise Dead
+            made.append(name)
             return function(*args, **kwargs)
 
         return call
 
     for name in CALLS:
-        monkeypatch.setattr(os, name, counted(getattr(os, name)))
+        monkeypatch.setattr(os, name, counted(name, getattr(os, name)))
     monkeypatch.setattr(shutil, "rmtree", lambda *a, **k: None)  # a dead process cleans nothing
-    try:
-        checkpoint.save(tmp_path, 2, {"n": 2}, write("new"))
-        died = False
-    except Dead:
-        died = True
-    monkeypatch.undo()
-    assert died == (fatal < done) or not died
+    return made
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The calls of a second save, in their order."""
+    directory = tmp_path_factory.mktemp("whole")
+    checkpoint.save(directory, 1, {"n": 1}, write("old"))
+    with pytest.MonkeyPatch.context() as patch:
+        found = calls(patch)
+        checkpoint.save(directory, 2, {"n": 2}, write("new"))
+    return found
+
+
+MOST = 24
+
+
+def test_a_save_makes_no_more_calls_than_are_tried(made: list[str]) -> None:
+    assert 10 < len(made) < MOST
+    assert made.count("rename") == made.count("symlink") == 1
+
+
+@pytest.mark.parametrize("fatal", range(MOST))
+def test_death_at_any_system_call_leaves_a_whole_checkpoint(
+    made: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fatal: int
+) -> None:
+    """Every fsync, rename and link of a save in turn is the last thing that happens."""
+    checkpoint.save(tmp_path, 1, {"n": 1}, write("old"))
+    with monkeypatch.context() as patch:
+        done = calls(patch, fatal)
+        try:
+            checkpoint.save(tmp_path, 2, {"n": 2}, write("new"))
+            died = False
+        except Dead:
+            died = True
+    assert died == (fatal < len(made))
+    assert done == made[:fatal]
+    named = 1 + made.index("rename")  # calls after which the new one has its name
+    linked = len(made) - made[::-1].index("replace")  # and is the last one
     newest = checkpoint.newest(tmp_path)
     assert newest is not None
-    assert checkpoint.read_state(newest) in ({"n": 1}, {"n": 2})
+    assert checkpoint.read_state(newest) == {"n": 2 if fatal >= named else 1}
     assert checkpoint.verified(tmp_path / "last")
-    assert died or newest.name == "step_2"
+    assert os.readlink(tmp_path / "last") == ("step_2" if fatal >= linked else "step_1")

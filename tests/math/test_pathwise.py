@@ -9,6 +9,8 @@ from torch.distributions import Normal, TanhTransform, TransformedDistribution
 from polopt.math.noise import ou_step
 from polopt.math.pathwise import (
     ddpg_target,
+    q_loss,
+    sac_policy_loss,
     sac_target,
     soft_update,
     tanh_gaussian,
@@ -27,6 +29,28 @@ def test_targets_by_hand():
     # min(5, 4.5) - .2·(-1) = 4.7
     got = sac_target(vector(1, 2), ends, vector(5, 4), vector(4.5, 6), vector(-1, 1), 0.2, 0.5)
     assert got.tolist() == pytest.approx([3.35, 2.0])
+
+
+def test_the_smaller_of_two_critics_counts_whichever_it_is():
+    ends = torch.tensor([False, False])
+    # min(5, 3) and min(4, 6), each ·½
+    got = sac_target(vector(0, 0), ends, vector(5, 4), vector(3, 6), vector(0, 0), 0.2, 0.5)
+    assert got.tolist() == [1.5, 2.0]
+    # mean of .2·1 - 3 and .2·(-2) - 4
+    q1, q2 = vector(5, 4).requires_grad_(), vector(3, 6).requires_grad_()
+    loss = sac_policy_loss(q1, q2, vector(1, -2), 0.2)
+    assert loss.item() == pytest.approx((-2.8 - 4.4) / 2)
+    loss.backward()
+    assert (q1.grad.tolist(), q2.grad.tolist()) == ([0, -0.5], [-0.5, 0])
+
+
+def test_every_critic_learns_from_its_own_error():
+    # (1 + 9)/2 + (4 + 0)/2, slopes 2(q - y)/2
+    q = torch.tensor([[2.0, 4.0], [-1.0, 1.0]], dtype=torch.float64, requires_grad=True)
+    loss = q_loss(q, vector(1, 1))
+    loss.backward()
+    assert loss.item() == 7.0
+    assert q.grad.tolist() == [[1, 3], [-2, 0]]
 
 
 def test_a_terminal_bootstrap_is_not_read():

@@ -1,5 +1,6 @@
 """The policy loss: published numbers, what adds up, identities, hostile input."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -305,6 +306,21 @@ def test_kl_is_added_after_the_correction_with_the_same_aggregation(estimator):
     alone = loss_of(PolicyObjective(TOKEN, CLIP, seq_mean_token_mean), OLD)[0]
     k = estimator(torch.tensor(-0.25, dtype=torch.float64)).item()  # the same on every token
     assert with_kl == pytest.approx(0.5 * alone + 0.3 * k)
+
+
+def test_a_correction_weighs_a_token_by_how_much_likelier_it_was_made_since_the_rollout():
+    # π_old/π_rollout = 2, ½, 1 | 4, 1 on A = 2, 2, 2 | -1.5, -1.5 at ratio 1, over 5 tokens
+    log_u = torch.tensor([[2, 0.5, 1], [4, 1, NAN]], dtype=torch.float64).log()
+    weighed = PolicyObjective(
+        TOKEN, importance_sampled, token_mean, correction=partial(token_truncated, high=9.0)
+    )
+    loss, gradient, _ = loss_of(weighed, OLD, logp_rollout=OLD - log_u)
+    assert loss == pytest.approx(-(2 * (2 + 0.5 + 1) - 1.5 * (4 + 1)) / 5)
+    slopes = [[-4 / 5, -1 / 5, -2 / 5], [6 / 5, 1.5 / 5, 0]]
+    assert torch.allclose(gradient, torch.tensor(slopes, dtype=torch.float64))
+    low = replace(weighed, correction=partial(token_truncated, high=1.0))
+    loss, _, _ = loss_of(low, OLD, logp_rollout=OLD - log_u)  # 1, ½, 1 | 1, 1
+    assert loss == pytest.approx(-(2 * 2.5 - 1.5 * 2) / 5)
 
 
 def test_the_loss_kl_reads_the_live_policy_and_pulls_towards_the_reference():

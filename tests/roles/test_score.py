@@ -72,6 +72,23 @@ def test_no_preference_is_the_logarithm_of_the_vocabulary() -> None:
     assert scores.logp[0].tolist() == pytest.approx([-math.log(VOCABULARY)] * 2)
 
 
+def test_a_log_prob_is_that_of_the_token_given_those_before_it() -> None:
+    """Logits at place t - 1 of a row alone, as transformers has them, at the token of place t."""
+    language_model = builtin_model()
+    scores = of(language_model, SOME, "logp", "entropy")
+    for row in range(3):
+        alone = SOME.tokens[row][SOME.attention[row]]
+        first = int(SOME.attention[row, : SOME.prompt_width].sum())
+        with torch.no_grad():
+            logits = language_model.model(input_ids=alone[None]).logits[0]
+        for place in range(first, len(alone)):
+            p = logits[place - 1].double().softmax(-1)
+            logp, entropy = p[alone[place]].log(), -(p * p.log()).sum()
+            assert scores.logp[row, place - first].item() == pytest.approx(logp.item(), abs=1e-4)
+            found = scores.entropy[row, place - first].item()
+            assert found == pytest.approx(entropy.item(), abs=1e-4)
+
+
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
 def test_temperature_divides_the_logits(temperature: float) -> None:
     language_model = always(A)

@@ -67,6 +67,23 @@ def test_training_tells_it_too_of_the_episodes_that_ended_in_a_batch() -> None:
     assert {episode.length for episode in batch.episodes if episode.cut} == {5}
 
 
+def test_a_batch_tells_an_end_from_a_time_limit() -> None:
+    """Countdown sees how many steps are left: over with the last of them, cut with its fifth."""
+    source = EpisodeSource(Playing(ArrayEnvironments(Countdown(), 3)), actor(), seed=0, steps=20)
+    source.publish(0)
+    batch = source.next_batch()
+    left = batch.observations[..., 0]
+    assert np.array_equal(batch.successors[..., 0], left - 1)  # not where the next one begins
+    ages = np.zeros(3)
+    for t in range(20):
+        ages += 1
+        assert batch.terminated[:, t].tolist() == (left[:, t] == 1).tolist()
+        assert batch.truncated[:, t].tolist() == (ages == 5).tolist()
+        ages[batch.terminated[:, t] | batch.truncated[:, t]] = 0
+    assert batch.terminated.sum() > 5
+    assert (batch.truncated & ~batch.terminated).sum() > 5
+
+
 def test_whole_episodes_are_waited_for_no_longer_than_a_while(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

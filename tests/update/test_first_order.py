@@ -1,5 +1,6 @@
 """Optimiser steps: what may not change the gradient, when no step is taken, what a resume needs."""
 
+import math
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -17,7 +18,8 @@ from polopt.models import LanguageModel
 from polopt.objective import TOKEN, KLTerm, PolicyObjective, policy_loss, step_terms
 from polopt.recipe import Update
 from polopt.roles import Actor
-from polopt.types import Credited, Experience, TokenRows
+from polopt.roles.policies.token import Scores
+from polopt.types import Credited, Experience, StepRows, TokenRows
 from polopt.update import FirstOrder
 from polopt.update.minibatch import Loss
 from random_models import builtin_model
@@ -205,6 +207,50 @@ def test_gradients_are_clipped_by_their_global_norm() -> None:
     clipped_ = gradient(experience, credited, UPDATE.model_copy(update={"max_grad_norm": 0.01}))
     assert clipped_.norm().item() == pytest.approx(0.01, rel=1e-3)
     assert torch.allclose(clipped_ / clipped_.norm(), free / free.norm(), atol=1e-6)
+
+
+class OneWeight:
+    """A role with one weight w, which says w times what was seen."""
+
+    def __init__(self) -> None:
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.parameters = {"weight": self.weight}
+
+    def score(self, rows: StepRows, want: object) -> Scores:
+        return Scores(values=self.weight * rows.observations[..., 0])
+
+
+def path(*gradients: float, **settings: float) -> list[float]:
+    """Where one weight is after each of these gradients, from 0 on."""
+    role, places = OneWeight(), list[float]()
+    plain = Loss({"values"}, lambda _, credited: credited, lambda s, _: (s.values.sum(), {}))
+    update = Update(learning_rate=0.1, **settings)
+    policy = FirstOrder(role, plain, update, steps=9, seed=7, name="policy")
+    yes, one = torch.ones(1, 1, dtype=torch.bool), torch.zeros(1)
+    for step, gradient in enumerate(gradients):
+        rows = StepRows(torch.full((1, 1, 1), gradient), torch.zeros(1, 1))
+        experience = Experience(yes, one.long(), one, steps=rows)
+        told = policy.update(experience, Credited(one[None], yes, yes[0]), step)
+        assert told["policy/grad_norm"] == abs(gradient)  # told as it was before any clip
+        places.append(role.weight.item())
+    return places
+
+
+def test_two_steps_of_adam_by_hand() -> None:
+    """Gradients 1 and 3, β₁ = ½, β₂ = ¾: m = ½, 7/4 and v = ¼, 39/16.
+
+    In the second step m̂ = (7/4)/(1 - ¼) = 7/3 and v̂ = (39/16)/(1 - 9/16) = 39/7.
+    """
+    first, second = path(1.0, 3.0, beta1=0.5, beta2=0.75, max_grad_norm=9.0)
+    assert first == pytest.approx(-0.1)
+    assert second == pytest.approx(-0.1 - 0.1 * (7 / 3) / math.sqrt(39 / 7))
+
+
+def test_adam_sees_the_gradient_after_its_clip() -> None:
+    """A first step hides its size. Clipped to 1, gradients 1 and 9 are 1 and 1: -η, then -2η."""
+    assert path(1.0, 9.0, max_grad_norm=1.0) == pytest.approx([-0.1, -0.2])
+    assert path(1.0, 1.0, max_grad_norm=1.0) == pytest.approx([-0.1, -0.2])
+    assert path(1.0, 9.0, max_grad_norm=99.0)[1] > -0.19  # momentum lags behind what grows
 
 
 def test_the_first_step_of_adam_has_the_size_of_the_learning_rate() -> None:

@@ -70,6 +70,54 @@ def test_the_successor_of_a_last_step_is_the_final_observation(mode: Any) -> Non
         assert following.valid[0] and abs(step.observations[0, 2]) < 0.05
 
 
+class Clock(gymnasium.Env[Any, Any]):
+    """Sees and earns how many steps its episode has taken; over with the third where told so."""
+
+    observation_space = gymnasium.spaces.Box(0.0, 99.0, (1,))
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.taken = 0
+        return np.zeros(1, dtype=np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        self.taken += 1
+        seen = np.array([self.taken], dtype=np.float32)
+        return seen, float(self.taken), bool(action) and self.taken == 3, False, {}
+
+
+@pytest.mark.parametrize("mode", MODES, ids=lambda m: m.name)
+@pytest.mark.parametrize("limit", [3, 4])
+def test_a_time_limit_is_told_from_an_end_in_every_mode(mode: Any, limit: int) -> None:
+    """Environment 0 is never over and cut by the limit, 1 is over in step 3, 2 by turns."""
+    adapted = GymnasiumEnvironments(
+        gymnasium.vector.SyncVectorEnv(
+            [lambda: gymnasium.wrappers.TimeLimit(Clock(), limit)] * 3, autoreset_mode=mode
+        )
+    )
+    ages, episodes = adapted.reset(0)[:, 0], [0, 0, 0]
+    ended: list[list[tuple[int, bool, bool]]] = [[], [], []]
+    for _ in range(20):
+        step = adapted.step(np.array([0, 1, episodes[2] % 2]))
+        for i in range(3):
+            if not step.valid[i]:  # it began an episode and did nothing else
+                assert mode.name == "NEXT_STEP" and step.observations[i] == 0
+                assert not step.terminated[i] and not step.truncated[i]
+                continue
+            assert step.successors[i] == ages[i] + 1 == step.rewards[i]
+            if step.terminated[i] or step.truncated[i]:
+                found = (int(step.successors[i, 0]), step.terminated[i], step.truncated[i])
+                ended[i].append(found)
+                episodes[i] += 1
+                assert mode.name == "NEXT_STEP" or step.observations[i] == 0
+        ages = step.observations[:, 0]
+    cut, over = (limit, False, True), (3, True, limit == 3)  # both at once where both are
+    assert len(ended[0]) >= 4 and set(ended[0]) == {cut}
+    assert len(ended[1]) >= 4 and set(ended[1]) == {over}
+    assert ended[2][:4] == [cut, over, cut, over]
+
+
 @pytest.mark.parametrize("name", ["CartPole-v1", "MountainCarContinuous-v0", "FrozenLake-v1"])
 def test_who_takes_up_the_state_goes_on_as_the_other_does(name: str) -> None:
     """In the middle of episodes, where one ended, and where the next one began."""
