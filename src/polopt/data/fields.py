@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Any
 
 from polopt.data.rows import BadRowError, Columns, Fields, Message, Row, Text
+from polopt.errors import did_you_mean
 from polopt.recipe import shown
 
 ROLES = ("system", "user", "assistant")
@@ -78,9 +78,8 @@ def value_of(where: str, columns: Columns, name: str, how: str = "") -> Any:  # 
         BadRowError: it is missing; names the nearest one, or all of them and ``how`` to give it.
     """
     if name not in columns:
-        near = get_close_matches(name, columns, 1)
         known = f"columns: {', '.join(columns) or 'none'}{how}"
-        detail = f"is missing; {f'did you mean {near[0]}?' if near else known}"
+        detail = f"is missing; {did_you_mean(name, columns, known)}"
         raise BadRowError(where, "missing field", detail, name)
     return columns[name]
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from safetensors import SafetensorError, safe_open
 
-from polopt.errors import ModelError, one_line
+from polopt.errors import ModelError, did_you_mean, one_line
 from polopt.models import adapter, builtin
 
 if TYPE_CHECKING:
@@ -100,12 +99,8 @@ def _head(model: PreTrainedModel) -> torch.nn.Linear:
 def _builtin_size(path: str) -> builtin.Size:
     name = path.removeprefix(PREFIX)
     if name not in builtin.BUILTIN:
-        near = difflib.get_close_matches(name, builtin.BUILTIN, 1)
-        hint = (
-            f"did you mean {PREFIX}{near[0]}?"
-            if near
-            else "allowed: " + ", ".join(PREFIX + known for known in builtin.BUILTIN)
-        )
+        allowed = "allowed: " + ", ".join(PREFIX + known for known in builtin.BUILTIN)
+        hint = did_you_mean(name, builtin.BUILTIN, allowed, as_=PREFIX + "{}")
         raise ModelError(f"model.path: {path!r} is no built-in model; {hint}")
     return builtin.BUILTIN[name]
 

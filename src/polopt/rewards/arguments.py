@@ -5,10 +5,9 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any
 
-from polopt.errors import RewardError
+from polopt.errors import RewardError, did_you_mean
 from polopt.types import Prompt
 
 Function = Callable[..., Any]
@@ -65,8 +64,8 @@ def wanted(name: str, function: Function, batch: Mapping[str, list[Any]]) -> dic
 
 
 def _unknown(name: str, parameter: str, batch: Mapping[str, list[Any]]) -> RewardError:
-    near = get_close_matches(parameter, batch, 1)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    near = did_you_mean(parameter, batch)
+    hint = f"; {near}" if near else ""
     return RewardError(
         f"reward {name!r}: parameter {parameter!r} is no column of the data{hint} "
         f"(there are: {', '.join(sorted(batch))})"

@@ -5,12 +5,11 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from polopt.errors import RewardError
+from polopt.errors import RewardError, did_you_mean
 from polopt.rewards.call import told, undisturbed
 
 
@@ -33,8 +32,7 @@ def from_file(path: str, function: str) -> Callable[..., Any]:
         raise RewardError(f"reward.function: {function!r} in {path} is of type {kind}; a callable")
     own = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
     known = [n for n in own if getattr(getattr(module, n), "__module__", "") == module.__name__]
-    near = get_close_matches(function, known, 1)
-    hint = f"did you mean {near[0]}?" if near else f"it defines: {', '.join(known) or 'nothing'}"
+    hint = did_you_mean(function, known, f"it defines: {', '.join(known) or 'nothing'}")
     raise RewardError(f"reward.function: {function!r} is not defined in {path}; {hint}")
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import traceback
 from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 
 from polopt.choices.domain import CONTROL
 from polopt.envs.control.interface import Action, Box, Discrete, Transition
-from polopt.errors import MissingExtraError, RecipeError, UserError, one_line
+from polopt.errors import MissingExtraError, RecipeError, UserError, did_you_mean, one_line
 
 if TYPE_CHECKING:
     from polopt.envs.control.repeatable import Repeatable
@@ -95,8 +94,7 @@ def _made(name: str, count: int, parameters: Mapping[str, Any]) -> Any:  # noqa:
 def _near(name: str, known: Collection[str]) -> str:
     """Advice, where a known name is much like this one."""
     module, colon, own = name.rpartition(":")
-    near = get_close_matches(own, known, n=1)
-    return f"did you mean {CONTROL.name}:{module}{colon}{near[0]}?" if near else ""
+    return did_you_mean(own, known, as_=f"{CONTROL.name}:{module}{colon}{{}}")
 
 
 def _help(name: str, reason: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
-from difflib import get_close_matches
 from typing import Any
 
 from polopt.envs.control.arrays import ArrayEnvironments, Dynamics
@@ -14,7 +13,7 @@ from polopt.envs.control.interface import Environments
 from polopt.envs.control.pendulum import Pendulum
 from polopt.envs.control.recording.interface import Watch
 from polopt.envs.control.recording.states import StateWatch
-from polopt.errors import RecipeError, one_line
+from polopt.errors import RecipeError, did_you_mean, one_line
 
 PREFIX = "control:"
 BUILTIN: Mapping[str, type[CartPole | Pendulum | Biped]] = {
@@ -64,7 +63,6 @@ def _dynamics(name: str, parameters: Mapping[str, Any]) -> Dynamics:
     known = [one.name for one in fields(BUILTIN[name]) if one.init]
     for parameter in parameters:
         if parameter not in known:
-            near = get_close_matches(parameter, known, n=1)
-            advice = f"did you mean {near[0]}?" if near else f"allowed: {', '.join(known)}"
+            advice = did_you_mean(parameter, known, f"allowed: {', '.join(known)}")
             raise RecipeError(f"data.parameters.{one_line(parameter, 80)}: unknown; {advice}")
     return BUILTIN[name](**parameters)

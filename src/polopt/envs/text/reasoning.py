@@ -14,14 +14,13 @@ import random
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from polopt.envs.text.interface import Split, split_of
-from polopt.errors import MissingExtraError, RecipeError, one_line
+from polopt.errors import MissingExtraError, RecipeError, did_you_mean, one_line
 from polopt.recipe import shown
 
 PREFIX = "reasoning-gym:"
@@ -86,14 +85,12 @@ def load(dataset: str, parameters: Mapping[str, Any], seed: int) -> ReasoningGym
             'pip install "polopt[tasks]"'
         ) from error
     if dataset not in DATASETS:
-        near = get_close_matches(dataset, DATASETS, 1)
-        hint = f"did you mean {near[0]}?" if near else "see the gallery of reasoning-gym"
+        hint = did_you_mean(dataset, DATASETS, "see the gallery of reasoning-gym")
         raise RecipeError(f"data.source: {PREFIX}{dataset} is no data set of reasoning-gym; {hint}")
     fields = {f.name for f in dataclasses.fields(DATASETS[dataset][1])} - {"seed", "size"}
     for name in parameters:
         if name not in fields:
-            near = get_close_matches(name, fields, 1)
-            hint = f"did you mean {near[0]}?" if near else "allowed: " + ", ".join(sorted(fields))
+            hint = did_you_mean(name, fields, "allowed: " + ", ".join(sorted(fields)))
             raise RecipeError(f"data.parameters.{name}: unknown; {hint}")
     task = ReasoningGym(dataset, tuple(sorted(parameters.items())), seed)
     try:

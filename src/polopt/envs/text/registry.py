@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from typing import Any
 
 from pydantic import ValidationError
 
 from polopt.envs.text import chain_sum, reasoning, reverse, taste
 from polopt.envs.text.interface import TextTask
-from polopt.errors import RecipeError
+from polopt.errors import RecipeError, did_you_mean
 from polopt.recipe import Section, shown
 
 Built = tuple[type[Section], Callable[[int, Any], TextTask]]  # parameters, task(seed, parameters)
@@ -62,5 +61,4 @@ def _checked(schema: type[Section], parameters: Mapping[str, Any]) -> Section:
 
 
 def _hint(name: str, known: Mapping[str, object]) -> str:
-    near = get_close_matches(name, known, 1)
-    return f"did you mean {near[0]}?" if near else "allowed: " + ", ".join(known)
+    return did_you_mean(name, known, "allowed: " + ", ".join(known))
