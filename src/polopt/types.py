@@ -8,7 +8,7 @@ one anchors the ratio (``logp_old``), the current one is being trained (``logp``
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-Record = TypeVar("Record", bound="Experience | Credited")
+Record = TypeVar("Record")
 Metrics = dict[str, float]
 RowIndex = torch.Tensor | slice  # some of the rows; slice(None): all, without a copy
 
 
-def _cut(record: Record, index: RowIndex) -> Record:
-    """The record with every field that has rows cut to those.
+def cut(record: Record, index: RowIndex) -> Record:
+    """The record with every field that has rows cut to those; single numbers stay as they are.
 
     ``dataclasses.replace`` would take longer than an optimiser step of a small network.
     """
@@ -30,9 +30,9 @@ def _cut(record: Record, index: RowIndex) -> Record:
     values = vars(taken)
     for name, value in vars(record).items():
         if isinstance(value, torch.Tensor):
-            values[name] = value[index]
+            values[name] = value[index] if value.ndim else value
         else:
-            values[name] = value.rows(index) if isinstance(value, _ROWS) else value
+            values[name] = value.rows(index) if hasattr(value, "rows") else value
     return taken
 
 
@@ -151,7 +151,7 @@ class TokenRows:
 
     def rows(self, index: RowIndex) -> TokenRows:
         """The same for some of the rows."""
-        return replace(self, tokens=self.tokens[index], attention=self.attention[index])
+        return cut(self, index)
 
 
 @dataclass(frozen=True)
@@ -168,10 +168,7 @@ class StepRows:
 
     def rows(self, index: RowIndex) -> StepRows:
         """The same for some of the rows."""
-        return StepRows(self.observations[index], self.actions[index])
-
-
-_ROWS = (TokenRows, StepRows)
+        return cut(self, index)
 
 
 @dataclass(frozen=True)
@@ -249,7 +246,7 @@ class Experience:
 
     def rows(self, index: RowIndex) -> Experience:
         """The same for some of the rows."""
-        taken = _cut(self, index)
+        taken = cut(self, index)
         vars(taken)["parts"] = {name: part[index] for name, part in self.parts.items()}
         return taken
 
@@ -267,4 +264,4 @@ class Credited:
 
     def rows(self, index: RowIndex) -> Credited:
         """The same for some of the rows; the metrics stay those of the whole."""
-        return _cut(self, index)
+        return cut(self, index)

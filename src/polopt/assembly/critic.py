@@ -26,7 +26,7 @@ from polopt.recipe.fields import flat
 from polopt.roles import Critic, Scorer, together
 from polopt.roles.policies.token import Scores
 from polopt.seeding import derive
-from polopt.types import Credited, Experience, RowIndex, StepRows, TokenRows
+from polopt.types import Credited, Experience, RowIndex, StepRows, TokenRows, cut
 from polopt.update import FirstOrder
 from polopt.update.minibatch import Loss, Terms
 
@@ -135,7 +135,7 @@ class Both:
 
     def rows(self, index: RowIndex) -> Both:
         """The same for some of the rows."""
-        return Both(self.first.rows(index), self.second.rows(index))
+        return cut(self, index)
 
 
 def with_action_correction(loss: Loss[Any], critic: Scorer, recipe: StageRecipe) -> Loss[Any]:
@@ -167,9 +167,7 @@ class Corrected:
 
     def rows(self, index: RowIndex) -> Corrected:
         """The same for some of the rows."""
-        return Corrected(
-            self.policy.rows(index), self.asked.rows(index), self.reduction.rows(index)
-        )
+        return cut(self, index)
 
 
 def both(first: Loss[Any], second: Loss[Any], weight: float) -> Loss[Terms]:

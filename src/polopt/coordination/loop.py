@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from polopt.coordination import checkpoint
 from polopt.coordination.stage import Event, Measured, Observer, Stage
+from polopt.coordination.timing import timed
 from polopt.errors import Stopped
 from polopt.record import RunDirectory
 from polopt.rollout.evaluation import Evaluation
@@ -79,12 +79,11 @@ def _step(stage: Stage, progress: Progress, setting: Setting) -> None:
     """Consume one batch in each turn: collect, credit, update; then publish and record."""
     start = time.perf_counter()
     batch: Any = None
-    learned, seconds = list[Measured](), 0.0
+    learned, line = list[Measured](), Metrics()
     for turn in range(1, stage.turns + 1):
         batch = stage.source.next_batch()
-        with _timed() as update:
+        with timed(line, "time/update"):
             learned.append(_learn(stage, batch, progress.stage_step))
-        seconds += update.seconds
         if turn == stage.turns:
             progress.step += 1
             progress.stage_step += 1
@@ -93,8 +92,7 @@ def _step(stage: Stage, progress: Progress, setting: Setting) -> None:
     metrics, samples = stage.describe(batch)
     for sample in samples:
         setting.run.append("samples", {"step": progress.step, "stage": stage.name, **sample})
-    line = metrics | _means(learned) | stage.source.stats()
-    line["time/update"] = seconds
+    line |= metrics | _means(learned) | stage.source.stats()
     _evaluate_when_due(stage, progress, setting, line)
     line["time/step"] = time.perf_counter() - start
     _write_line(stage, progress, setting, line)
@@ -162,11 +160,10 @@ def _evaluate(stage: Stage, progress: Progress, setting: Setting, label: str) ->
     """Evaluate; before and after count for the summary and leave their samples."""
     assert stage.evaluate is not None, "checked when the stage was built"
     setting.observe(Event("message", {"text": f"evaluating {label}".strip()}))
-    with _timed() as watch:
-        evaluation = stage.evaluate(bool(label))
     # What is evaluated inside a step is part of the step's own time; before, there is no step.
     kind = "compare" if label == "before" else "evaluate"
-    _add_seconds(progress, stage.name, {f"time/{kind}": watch.seconds})
+    with timed(_seconds(progress, stage), kind):
+        evaluation = stage.evaluate(bool(label))
     if label:
         progress.evaluations[label] = {
             "metrics": dict(evaluation.metrics),
@@ -215,7 +212,7 @@ def save(stage: Stage, progress: Progress, setting: Setting) -> None:
             (target / learner.name).mkdir()
             counters[learner.name] = learner.save(target / learner.name)
 
-    with _timed() as watch:
+    with timed(_seconds(progress, stage), "checkpoint"):
         state = {
             "progress": asdict(progress),
             "source": stage.source.state_dict(),
@@ -227,7 +224,6 @@ def save(stage: Stage, progress: Progress, setting: Setting) -> None:
         # This one too: a damaged checkpoint of a later step would take its place among the newest.
         pinned = {path.name, *progress.stage_ends.values(), progress.best.get("checkpoint", "")}
         checkpoint.prune(directory, setting.keep, pinned)
-    _add_seconds(progress, stage.name, {"time/checkpoint": watch.seconds})
 
 
 def link_best(directory: Path, progress: Progress) -> None:
@@ -257,23 +253,13 @@ def _write_line(stage: Stage, progress: Progress, setting: Setting, line: Metric
     full |= dict(sorted(line.items()))
     setting.run.append("metrics", full)
     setting.observe(Event("metrics", full))
-    _add_seconds(progress, stage.name, {k: v for k, v in line.items() if k.startswith("time/")})
+    totals = _seconds(progress, stage)
+    for name, value in line.items():
+        if name.startswith("time/"):
+            kind = name.removeprefix("time/")
+            totals[kind] = totals.get(kind, 0.0) + value
 
 
-def _add_seconds(progress: Progress, stage: str, seconds: Metrics) -> None:
-    """Sum the time spent by stage and kind, across resumes."""
-    totals = progress.seconds.setdefault(stage, {})
-    for name, value in seconds.items():
-        kind = name.removeprefix("time/")
-        totals[kind] = totals.get(kind, 0.0) + value
-
-
-class _Watch:
-    seconds = 0.0
-
-
-@contextmanager
-def _timed() -> Generator[_Watch]:
-    watch, start = _Watch(), time.perf_counter()
-    yield watch
-    watch.seconds = time.perf_counter() - start
+def _seconds(progress: Progress, stage: Stage) -> dict[str, float]:
+    """The time spent in the stage by kind, across resumes."""
+    return progress.seconds.setdefault(stage.name, {})

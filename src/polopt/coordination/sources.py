@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 from polopt.coordination.ledger import End, Ledger
+from polopt.coordination.timing import timed
 from polopt.rollout.engines import Engine, Request, answered
 from polopt.types import Batch, Group, Metrics, Prompt, Sampling
 
@@ -28,7 +27,7 @@ class RolloutSource(Protocol[B]):
         ...
 
     def ack(self, batch: B) -> None:
-        """The batch is trained and the new weights are served: its slots are free."""
+        """The batch is trained, and new weights are served where it ends a step: slots are free."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -71,9 +70,7 @@ class InlineSource:
 
     def next_batch(self) -> Batch:
         """Generate and score one batch with the weights being served."""
-        self._stats = {"time/rollout": 0.0, "time/reward": 0.0}
-        if self._sampled.greedy:
-            self._stats["time/greedy"] = 0.0
+        self._stats = {}
         filtered, groups = 0, self._fill()
         for _ in range(self._sampled.rounds):
             dull = [group.ticket for group in groups if not self._sampled.keep(group)]
@@ -93,7 +90,7 @@ class InlineSource:
         self._ledger.admit()
         attempts = dict[int, int]()
         requests = list[Request]()
-        with self._timed("time/rollout"):
+        with timed(self._stats, "time/rollout"):
             while (ticket := self._ledger.claim(deadline=math.inf)) is not None:
                 attempts[ticket.id] = ticket.attempt
                 prompt = self._sampled.prompt(ticket.id)
@@ -102,19 +99,13 @@ class InlineSource:
                 )
             groups = answered(self._engine, requests)
         if self._sampled.greedy:
-            with self._timed("time/greedy"):
+            with timed(self._stats, "time/greedy"):
                 groups = _beside(groups, answered(self._engine, list(map(_most_likely, requests))))
-        with self._timed("time/reward"):
+        with timed(self._stats, "time/reward"):
             scored = _apart(self._sampled.score(_together(groups)), groups)
         for group in scored:
             self._ledger.deliver(group.ticket, attempts[group.ticket], group)
         return scored
-
-    @contextmanager
-    def _timed(self, name: str) -> Generator[None]:
-        start = time.perf_counter()
-        yield
-        self._stats[name] += time.perf_counter() - start
 
     def ack(self, batch: Batch) -> None:
         """Free the batch's slots."""

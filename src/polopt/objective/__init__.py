@@ -2,7 +2,6 @@
 
 from polopt.objective.policy_gradient import (
     NONE,
-    RATIOS,
     SEQUENCE_MEAN,
     SEQUENCE_SUM,
     TOKEN,
@@ -30,7 +29,6 @@ from polopt.objective.value import ValueObjective, ValueTerms, value_loss, value
 
 __all__ = [
     "NONE",
-    "RATIOS",
     "SEQUENCE_MEAN",
     "SEQUENCE_SUM",
     "TOKEN",

@@ -24,7 +24,7 @@ from polopt.math.ratios import (
 from polopt.math.reduce import Aggregation, masked, row_mean, spread_rows
 from polopt.math.surrogates import Surrogate
 from polopt.objective.reduction import Reduction, reduction
-from polopt.types import Credited, Experience, RowIndex
+from polopt.types import Credited, Experience, RowIndex, cut
 
 LogRatio = Callable[[Tensor, Tensor, Tensor], Tensor]
 """``(logp, logp_old, mask) -> log-ratio[B, T]``."""
@@ -59,13 +59,6 @@ NONE = RatioLevel(no_log_ratio, _of_token)
 TOKEN = RatioLevel(token_log_ratio, _of_token)
 SEQUENCE_SUM = RatioLevel(sequence_sum_log_ratio, _of_sequence)
 SEQUENCE_MEAN = RatioLevel(sequence_mean_log_ratio, _of_sequence)
-
-RATIOS: dict[str, RatioLevel] = {
-    "none": NONE,
-    "token": TOKEN,
-    "sequence_sum": SEQUENCE_SUM,
-    "sequence_mean": SEQUENCE_MEAN,
-}
 
 
 @dataclass(frozen=True)
@@ -107,13 +100,7 @@ class StepTerms:
 
     def rows(self, index: RowIndex) -> StepTerms:
         """The part of some rows, for a micro-batch."""
-        return StepTerms(
-            self.reduction.rows(index),
-            self.advantages[index],
-            None if self.logp_old is None else self.logp_old[index],
-            None if self.logp_ref is None else self.logp_ref[index],
-            None if self.correction is None else self.correction[index],
-        )
+        return cut(self, index)
 
 
 @torch.no_grad()

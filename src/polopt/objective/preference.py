@@ -27,7 +27,7 @@ from polopt.math.preference import (
     prompt_means,
 )
 from polopt.math.reduce import masked, row_sum
-from polopt.types import Experience, RowIndex
+from polopt.types import Experience, RowIndex, cut
 
 OfResponse = Callable[[Tensor, Tensor], Tensor]  # values [B, T], mask -> [B]
 
@@ -79,15 +79,7 @@ class PreferenceTerms:
 
     def rows(self, index: RowIndex) -> PreferenceTerms:
         """The part of some rows, which holds whole prompts."""
-        logp_ref = None if self.logp_ref is None else self.logp_ref[index]
-        return PreferenceTerms(
-            self.ranks[index],
-            self.group[index],
-            self.prompts,
-            self.row[index],
-            self.mask[index],
-            logp_ref,
-        )
+        return cut(self, index)
 
     def share(self, per_prompt: Tensor) -> Tensor:
         """This part's share of the mean over the prompts of the step that have a pair."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from polopt.math.guards import require_finite
 from polopt.math.preference import implicit_reward
 from polopt.math.process import labelled, prime_cross_entropy
-from polopt.types import Experience, RowIndex
+from polopt.types import Experience, RowIndex, cut
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,7 @@ class ProcessTerms:
 
     def rows(self, index: RowIndex) -> ProcessTerms:
         """The part of some rows, for a micro-batch."""
-        return ProcessTerms(
-            self.mask[index], self.logp_ref[index], self.right[index], self.count, self.row[index]
-        )
+        return cut(self, index)
 
 
 def process_terms(experience: Experience) -> ProcessTerms:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from polopt.math.guards import require_finite
 from polopt.math.reduce import Aggregation, masked, token_mean, weighted_sum
-from polopt.types import RowIndex
+from polopt.types import RowIndex, cut
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,7 @@ class Reduction:
 
     def rows(self, index: RowIndex) -> Reduction:
         """The part of some rows; what it returns adds up over the parts of a step."""
-        return Reduction(
-            self.mask[index], self.weights[index], self.token_weights[index], self.row[index]
-        )
+        return cut(self, index)
 
     def loss(self, loss: Tensor) -> Tensor:
         """``Σ weights·ℓ`` over the mask: this part's share of the loss of the step."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from polopt.math.reduce import Aggregation, token_mean
 from polopt.math.values import value_loss as value_error
 from polopt.objective.reduction import Reduction, reduction
-from polopt.types import Credited, Experience, RowIndex
+from polopt.types import Credited, Experience, RowIndex, cut
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class ValueTerms:
 
     def rows(self, index: RowIndex) -> ValueTerms:
         """The part of some rows, for a micro-batch."""
-        return ValueTerms(self.reduction.rows(index), self.targets[index], self.values_old[index])
+        return cut(self, index)
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from polopt.errors import RewardError, did_you_mean
@@ -30,16 +31,24 @@ def offered(
     }
 
 
-def wanted(name: str, function: Function, batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
-    """Copies of what the signature of a function declares; all of it where it takes ``**kwargs``.
+@dataclass(frozen=True)
+class Declared:
+    """What the signature of a function asks for."""
+
+    names: frozenset[str]
+    required: Sequence[str]  # those without a default
+    everything: bool  # it takes ``**kwargs``
+
+
+def declared(name: str, function: Function) -> Declared:
+    """Read a signature.
 
     Args:
         name: of the reward, for messages.
         function: any callable.
-        batch: see ``offered``.
 
     Raises:
-        RewardError: a required parameter that is neither part of the batch nor a column.
+        RewardError: a required parameter that cannot be given by name.
     """
     try:
         parameters = inspect.signature(function).parameters.values()
@@ -47,20 +56,31 @@ def wanted(name: str, function: Function, batch: Mapping[str, list[Any]]) -> dic
         raise RewardError(
             f"reward {name!r}: its parameters cannot be read; a def function"
         ) from error
-    names: set[str] = set()
     for parameter in parameters:
-        if parameter.kind is parameter.VAR_KEYWORD:
-            names.update(batch)
-        elif parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-            names.add(parameter.name)
-            if parameter.name not in batch and parameter.default is parameter.empty:
-                raise _unknown(name, parameter.name, batch)
-        elif parameter.kind is parameter.POSITIONAL_ONLY and parameter.default is parameter.empty:
+        if parameter.kind is parameter.POSITIONAL_ONLY and parameter.default is parameter.empty:
             raise RewardError(
                 f"reward {name!r}: parameter {parameter.name!r} is positional-only; "
                 "a parameter that can be given by name"
             )
-    return {key: copy.deepcopy(values) for key, values in batch.items() if key in names}
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    return Declared(
+        names=frozenset(p.name for p in named),
+        required=[p.name for p in named if p.default is p.empty],
+        everything=any(p.kind is p.VAR_KEYWORD for p in parameters),
+    )
+
+
+def wanted(name: str, asked: Declared, batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+    """Copies of what a function asks for, of what is ``offered``.
+
+    Raises:
+        RewardError: a required parameter that is neither part of the batch nor a column.
+    """
+    for parameter in asked.required:
+        if parameter not in batch:
+            raise _unknown(name, parameter, batch)
+    names = batch.keys() if asked.everything else asked.names & batch.keys()
+    return {key: copy.deepcopy(batch[key]) for key in names}
 
 
 def _unknown(name: str, parameter: str, batch: Mapping[str, list[Any]]) -> RewardError:

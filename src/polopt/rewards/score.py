@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polopt.errors import RewardError
-from polopt.rewards.arguments import offered, wanted
+from polopt.rewards.arguments import Declared, declared, offered, wanted
 from polopt.rewards.call import Raised, Returned, call, told
 from polopt.rewards.values import Problem, Steps, token_values, values
 from polopt.types import Outcome, Prompt
@@ -38,6 +38,11 @@ class RewardSpec:
     on_error: Literal["stop", "unscorable"] = "stop"  # what a failure does to the run or the row
     per_token: bool = False  # a list of numbers for each completion, one for each of its tokens
     verdict: bool = True  # whether 1.0 and more mean a right answer
+
+    @functools.cached_property
+    def declared(self) -> Declared:
+        """What the function asks for."""
+        return declared(self.name, self.function)
 
 
 @dataclass(frozen=True)
@@ -155,7 +160,7 @@ def _results(
     spec: RewardSpec, batch: Mapping[str, list[Any]], count: int, seed: int
 ) -> list[Result]:
     """The results of one reward function, one for each completion."""
-    asked = wanted(spec.name, spec.function, batch)
+    asked = wanted(spec.name, spec.declared, batch)
     if spec.timeout is None:
         answer = Returned(spec.function(**asked))
     else:
@@ -195,7 +200,7 @@ def _culprit(
         left = deadline - time.monotonic()
         if left <= 0:
             return None
-        answer = call(spec.function, wanted(spec.name, spec.function, alone), left, seed)
+        answer = call(spec.function, wanted(spec.name, spec.declared, alone), left, seed)
         if isinstance(answer, Raised):
             return row if type(answer.error) is type(raised) and not answer.late else None
     return None

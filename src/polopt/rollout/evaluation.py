@@ -11,7 +11,8 @@ from typing import Any
 from scipy.stats import binomtest, sem, t
 
 from polopt.rollout.engines import Engine, Request, answered
-from polopt.types import Finish, Group, Metrics, Outcome, Prompt, Sample, Sampling
+from polopt.rollout.groups import marks
+from polopt.types import Finish, Group, Metrics, Prompt, Sample, Sampling
 
 SHOWN = 24  # prompts whose answers are recorded, the same before and after
 
@@ -75,12 +76,6 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _marks(group: Group) -> list[bool]:
-    """Right or wrong, for the answers to one prompt that could be judged."""
-    outcomes = [sample.outcome for sample in group.samples]
-    return [outcome is Outcome.OK for outcome in outcomes if outcome in (Outcome.OK, Outcome.WRONG)]
-
-
 def share_interval(of_prompts: Sequence[float]) -> tuple[float, float]:
     """95 % interval of a share from those of the prompts: answers to one of them go together."""
     low, high = mean_interval(of_prompts)
@@ -119,19 +114,19 @@ def _figures(
     samples = [sample for _, sample in pairs]
     metrics: Metrics = {}
     intervals: dict[str, tuple[float, float]] = {}
-    marks = [_marks(group) for group in groups if _marks(group)]
-    if marks:
-        right, judged = sum(map(sum, marks)), sum(map(len, marks))
-        metrics["accuracy" + suffix] = right / judged
+    judged = [found for group in groups if (found := marks(group.samples))]
+    if judged:
+        right, count = sum(map(sum, judged)), sum(map(len, judged))
+        metrics["accuracy" + suffix] = right / count
         intervals["accuracy" + suffix] = (
-            share_interval([statistics.fmean(group) for group in marks])
-            if judged > len(marks) > 1
-            else proportion(right, judged)
+            share_interval([statistics.fmean(group) for group in judged])
+            if count > len(judged) > 1
+            else proportion(right, count)
         )
-    if examination.answers > 1 and not suffix and marks:
-        passed = sum(any(group) for group in marks)
-        metrics[f"pass@{examination.answers}"] = passed / len(marks)
-        intervals[f"pass@{examination.answers}"] = proportion(passed, len(marks))
+    if examination.answers > 1 and not suffix and judged:
+        passed = sum(any(group) for group in judged)
+        metrics[f"pass@{examination.answers}"] = passed / len(judged)
+        intervals[f"pass@{examination.answers}"] = proportion(passed, len(judged))
     rewards = [s.reward for s in samples if not math.isnan(s.reward)]
     if rewards:
         metrics["reward" + suffix] = statistics.fmean(rewards)
