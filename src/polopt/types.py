@@ -214,19 +214,19 @@ class Experience:
 
     mask: torch.Tensor  # [B, T] bool, True where the policy produced the token
     group: torch.Tensor  # [B] int64, prompt identity; rows of a group need not be adjacent
-    scores: torch.Tensor  # [B] outcome reward; NaN = could not be scored
+    rewards: torch.Tensor  # [B] of whole responses; NaN: none could be given
     logp_rollout: torch.Tensor | None = None  # [B, T] of the sampler
     logp_old: torch.Tensor | None = None  # [B, T] trainer weights at the start of the update
     logp_ref: torch.Tensor | None = None  # [B, T] of the reference
     logp: torch.Tensor | None = None  # [B, T] before the optimiser step; where a loss needs it
     values: torch.Tensor | None = None  # [B, T] V(s_t), state before token t; or Q(s_t, y_t)
     last_values: torch.Tensor | None = None  # [B] V after the last token; None = 0
-    greedy_scores: torch.Tensor | None = None  # [B] reward of the greedy response to the prompt
+    greedy_rewards: torch.Tensor | None = None  # [B] reward of the greedy response to the prompt
     right: torch.Tensor | None = None  # [B] 1: the answer is right, 0: wrong; NaN: not judged
-    token_rewards: torch.Tensor | None = None  # [B, T] their sum is scores; NaN: none there
+    token_rewards: torch.Tensor | None = None  # [B, T] their sum is rewards; NaN: none there
     process: torch.Tensor | None = None  # [B, T] q, what a process reward model says of a token
     truncated: torch.Tensor | None = None  # [B] bool, cut by the length limit
-    rewards: torch.Tensor | None = None  # [B, T] of each step, in control
+    step_rewards: torch.Tensor | None = None  # [B, T] of each step, in control
     next_values: torch.Tensor | None = None  # [B, T] V of the true successor of each step
     terminated: torch.Tensor | None = None  # [B, T] bool, nothing follows
     cut: torch.Tensor | None = None  # [B, T] bool, the trace ends, what follows has its value
@@ -252,7 +252,7 @@ class Experience:
 
 
 @dataclass(frozen=True)
-class Credited:
+class Advantages:
     """Advantages, and who takes part in the loss. All of it is detached."""
 
     advantages: torch.Tensor  # [B, T], 0 outside mask
@@ -262,6 +262,6 @@ class Credited:
     rewards: torch.Tensor | None = None  # [B] shaped; NaN: the row takes no part
     metrics: Metrics = field(default_factory=dict[str, float])
 
-    def rows(self, index: RowIndex) -> Credited:
+    def rows(self, index: RowIndex) -> Advantages:
         """The same for some of the rows; the metrics stay those of the whole."""
         return cut(self, index)

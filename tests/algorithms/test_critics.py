@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 import polopt
+from polopt.assembly.context import StageInputs, stage_context
 from polopt.assembly.critic import HEAD, critic_learner, critic_loss, new_head, valued
 from polopt.assembly.objective import policy_gradient
-from polopt.assembly.shared import Parts, shared
 from polopt.assembly.text import credit_of
 from polopt.credit import assign
 from polopt.errors import RecipeError
@@ -26,8 +26,8 @@ from polopt.recipe import StageRecipe
 from polopt.recipe import load as load_recipe
 from polopt.resolution import resolve
 from polopt.roles import Actor, Critic, measured
-from polopt.roles.policies.token import Scores
-from polopt.types import Credited, Experience, TokenRows
+from polopt.roles.policies.token import Outputs
+from polopt.types import Advantages, Experience, TokenRows
 from random_models import builtin_model
 from runs import Crash, assert_same, metrics, variety
 
@@ -44,10 +44,10 @@ def stage(name: str, flags: Mapping[str, Any] | None = None) -> StageRecipe:
     return resolve(load_recipe({**BASE, "algorithm": name}, flags or {})).stages[0]
 
 
-def parts(one: StageRecipe, **changed: Any) -> Parts:
+def inputs(one: StageRecipe, **changed: Any) -> StageInputs:
     path = one.model.path
     given = {"weights": path, "start": path, "device": torch.device("cpu"), **changed}
-    return Parts(one, observe=lambda _: None, compare=False, reward=variety, **given)
+    return StageInputs(one, observe=lambda _: None, compare=False, reward=variety, **given)
 
 
 def rows(seed: int = 0) -> TokenRows:
@@ -73,7 +73,7 @@ def sampled(tokens: TokenRows, values: Tensor | None = None) -> Experience:
     return Experience(
         mask=mask,
         group=torch.arange(ROWS) // 2,
-        scores=torch.tensor([1.0, 0.0, 0.5, 0.25]),
+        rewards=torch.tensor([1.0, 0.0, 0.5, 0.25]),
         logp_rollout=logp,
         logp_old=logp,
         logp_ref=logp,
@@ -142,7 +142,7 @@ def test_a_head_on_the_policy_reads_the_hidden_states_that_a_critic_would() -> N
 
 
 def test_a_new_critic_is_the_policy_under_a_head_that_says_nothing() -> None:
-    of, critic = valued(shared(parts(stage("ppo"))))
+    of, critic = valued(stage_context(inputs(stage("ppo"))))
     assert critic is not None and critic.role is not None
     weights = dict(of.actor.language_model.model.model.named_parameters())
     for name, p in critic.role.scalar_model.backbone.named_parameters():
@@ -152,7 +152,7 @@ def test_a_new_critic_is_the_policy_under_a_head_that_says_nothing() -> None:
 
 
 def test_values_of_states_and_of_the_last_one_are_one_forward_pass() -> None:
-    _, critic = valued(shared(parts(stage("ppo"))))
+    _, critic = valued(stage_context(inputs(stage("ppo"))))
     assert critic is not None and critic.role is not None
     passes = list[int]()
     critic.role.scalar_model.backbone.register_forward_hook(lambda *_: passes.append(1))
@@ -167,7 +167,7 @@ def test_a_critic_keeps_the_head_of_the_reward_model_it_starts_from(tmp_path: Pa
     reward = scalar()
     save(reward, tmp_path)
     flags = {"critic.path": str(tmp_path)}
-    _, critic = valued(shared(parts(stage("ppo", flags))))
+    _, critic = valued(stage_context(inputs(stage("ppo", flags))))
     assert critic is not None
     expected = measured(Critic(reward), rows(), "values")
     torch.testing.assert_close(measured(critic.scorer, rows(), "values"), expected)
@@ -175,21 +175,24 @@ def test_a_critic_keeps_the_head_of_the_reward_model_it_starts_from(tmp_path: Pa
 
 def test_a_critic_of_actions_has_one_output_for_each_token() -> None:
     for name, flags in (("q_actor_critic", {}), ("reinforce", {"credit.baseline": "action"})):
-        _, critic = valued(shared(parts(stage(name, flags))))
+        _, critic = valued(stage_context(inputs(stage(name, flags))))
         assert critic is not None and critic.role is not None
         assert critic.role.scalar_model.head.weight.shape == (259, 32)
 
 
 def test_without_values_there_is_no_critic() -> None:
-    assert valued(shared(parts(stage("grpo"))))[1] is None
-    assert valued(shared(parts(stage("reinforce", {"credit.baseline": "value"}))))[1] is not None
+    assert valued(stage_context(inputs(stage("grpo"))))[1] is None
+    assert (
+        valued(stage_context(inputs(stage("reinforce", {"credit.baseline": "value"}))))[1]
+        is not None
+    )
 
 
 # How it learns
 
 
 def test_a_critic_learns_what_the_states_are_worth() -> None:
-    of, critic = valued(shared(parts(stage("a2c", {"critic.learning_rate": 1e-3}))))
+    of, critic = valued(stage_context(inputs(stage("a2c", {"critic.learning_rate": 1e-3}))))
     assert critic is not None
     learner, tokens = critic_learner(of, critic), rows()
     explained = []
@@ -217,16 +220,16 @@ def test_the_clip_of_the_recipe_bounds_how_far_a_value_may_move(clip: float, los
     mask = torch.ones(1, 2, dtype=torch.bool)
     given = Experience(mask, torch.zeros(1).long(), torch.zeros(1), values=torch.zeros(1, 2))
     targets = torch.tensor([[1.0, 0.4]])
-    credited = Credited(torch.zeros(1, 2), mask, mask[:, 0], value_targets=targets)
+    credited = Advantages(torch.zeros(1, 2), mask, mask[:, 0], value_targets=targets)
     values = torch.tensor([[0.9, 0.1]])
-    found, told = of.value(Scores(values=values), of.terms(given, credited))
+    found, told = of.value(Outputs(values=values), of.terms(given, credited))
     assert float(found) == pytest.approx(loss)
     assert float(told["value_clip_fraction"]) == (0.5 if clip else 0.0)
 
 
 def test_the_loss_of_a_shared_trunk_is_the_sum_of_both() -> None:
     one = stage("ppo", {"critic.trunk": "shared", "critic.coefficient": 0.5})
-    of, critic = valued(shared(parts(one)))
+    of, critic = valued(stage_context(inputs(one)))
     assert critic is not None and critic.role is None
     tensors = sampled(rows(), torch.randn(ROWS, WIDTH, generator=torch.Generator().manual_seed(3)))
     credited = assign(tensors, credit_of(one))
@@ -298,7 +301,7 @@ def test_an_action_baseline_is_unbiased_with_its_correction() -> None:
         tensors = Experience(
             mask=torch.ones(259, 1, dtype=torch.bool),
             group=every,
-            scores=score.float(),
+            rewards=score.float(),
             logp_old=actor.log_probs(tokens),
             values=measured(critic, tokens, "values"),
             tokens=tokens,
@@ -364,7 +367,7 @@ def test_a_cut_response_ends_with_its_last_value_where_asked() -> None:
     tensors = Experience(
         mask=mask,
         group=torch.arange(2),
-        scores=torch.zeros(2),
+        rewards=torch.zeros(2),
         logp_old=torch.zeros(2, 2),
         logp_ref=torch.zeros(2, 2),
         values=torch.ones(2, 2),

@@ -39,7 +39,7 @@ def credited(
     experience = Experience(
         mask=torch.arange(max(lengths)) < torch.tensor(lengths)[:, None],
         group=torch.zeros(len(lengths), dtype=torch.int64),
-        scores=torch.tensor([0.0] * len(lengths) if scores is None else scores),
+        rewards=torch.tensor([0.0] * len(lengths) if scores is None else scores),
         right=torch.tensor(right, dtype=torch.float32),
     )
     return assign(experience, credit_of(one)).advantages[:, 0]
@@ -75,13 +75,13 @@ def test_groups_are_measured_apart() -> None:
     experience = Experience(
         mask=torch.arange(9) < torch.tensor([[1], [5], [3], [9]]),
         group=torch.tensor([0, 1, 0, 1]),
-        scores=torch.zeros(4),
+        rewards=torch.zeros(4),
         right=torch.ones(4),
     )
     found = assign(experience, credit_of(one)).advantages[:, 0]
     assert found.tolist() == [0.5, 0.5, -0.5, -0.5]
     with pytest.raises(ValueError, match="right"):
-        assign(Experience(experience.mask, experience.group, experience.scores), credit_of(one))
+        assign(Experience(experience.mask, experience.group, experience.rewards), credit_of(one))
 
 
 def test_a_group_of_one_has_no_lengths_to_compare() -> None:
@@ -109,7 +109,7 @@ def experience(seed: int) -> Experience:
     return Experience(
         mask=torch.ones(4, 4, dtype=torch.bool),
         group=torch.zeros(4, dtype=torch.int64),
-        scores=torch.rand(4, generator=generator),
+        rewards=torch.rand(4, generator=generator),
         logp_old=Actor(builtin_model()).log_probs(rows),
         tokens=rows,
     )

@@ -140,7 +140,7 @@ def expected_gradient(one: StageRecipe, problem: Problem, sampler: Tensor) -> Te
         experience = Experience(
             mask=torch.ones(1, len(logp), dtype=torch.bool),
             group=torch.zeros(1, dtype=torch.int64),
-            scores=torch.zeros(1, dtype=torch.float64),
+            rewards=torch.zeros(1, dtype=torch.float64),
             logp_old=logp_old[None],
             logp_ref=logp_ref[None],
         )

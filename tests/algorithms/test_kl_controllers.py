@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 import torch
 
-from polopt.assembly.moving import moving_numbers
+from polopt.assembly.adaptive import adaptive_numbers
 from polopt.assembly.objective import policy_gradient
 from polopt.assembly.text import credit_of
 from polopt.credit import assign
 from polopt.errors import RecipeError
 from polopt.recipe import StageRecipe, load
 from polopt.resolution import describe, resolve
-from polopt.roles.policies.token import Scores
+from polopt.roles.policies.token import Outputs
 from polopt.types import Experience, TokenRows
-from polopt.update import Moving
+from polopt.update import AdaptiveNumber
 
 BASE = {"model": {"path": "builtin:tiny"}, "data": {"source": "task:reverse"}}
 NAN = float("nan")
@@ -51,13 +51,13 @@ def batch(kl: float, responses: int = 2, tokens: int = 2) -> Experience:
     return Experience(
         mask=mask,
         group=torch.arange(responses + 1) // 2,
-        scores=torch.tensor([0.0] * responses + [NAN], dtype=torch.float64),
+        rewards=torch.tensor([0.0] * responses + [NAN], dtype=torch.float64),
         logp_old=logp,
         logp_ref=logp - apart,
     )
 
 
-def held(number: Moving, experience: Experience, one: StageRecipe) -> float:
+def held(number: AdaptiveNumber, experience: Experience, one: StageRecipe) -> float:
     credited = assign(experience, credit_of(one, [number]))
     before = number.value
     assert number.update(experience, credited, 0) == {"kl/coefficient": before}
@@ -78,7 +78,7 @@ def test_golden_numbers(name: str, placement: str) -> None:
         kl__estimator="k1",
         **horizon,
     )
-    (number,) = moving_numbers(one, no_policy)
+    (number,) = adaptive_numbers(one, no_policy)
     found = [held(number, batch(kl, inputs.get("n_steps", 2)), one) for kl in inputs["kls"]]
     assert found == pytest.approx(case["expected"]["betas"], abs=1e-6)
 
@@ -86,13 +86,13 @@ def test_golden_numbers(name: str, placement: str) -> None:
 def test_the_unit_of_the_target_is_the_sum_over_the_tokens_of_a_response() -> None:
     """Two tokens of 0.6: 1.2 a response, more than 1.5 · 0.7 though a token has less than 0.7."""
     one = stage(kl__controller="ppo", kl__target=0.7)
-    (number,) = moving_numbers(one, no_policy)
+    (number,) = adaptive_numbers(one, no_policy)
     assert held(number, batch(1.2), one) == 0.08
 
 
 def test_a_batch_without_a_scored_response_changes_nothing() -> None:
     one = stage(kl__controller="ppo", kl__target=0.7)
-    (number,) = moving_numbers(one, no_policy)
+    (number,) = adaptive_numbers(one, no_policy)
     assert held(number, batch(5.0, responses=0), one) == 0.04
 
 
@@ -100,7 +100,7 @@ def test_the_next_batch_pays_the_new_coefficient_in_the_reward() -> None:
     """KL 2 against a target of 1: β doubles, and with it what a response loses."""
     flags = {"kl__coefficient": 0.1, "kl__placement": "reward", "kl__estimator": "k1"}
     one = stage("pg", kl__controller="ppo", kl__target=1.0, **flags)
-    (number,) = moving_numbers(one, no_policy)
+    (number,) = adaptive_numbers(one, no_policy)
     lost = []
     for _ in range(2):
         credited = assign(batch(2.0), credit_of(one, [number]))
@@ -112,12 +112,12 @@ def test_the_next_batch_pays_the_new_coefficient_in_the_reward() -> None:
 def test_the_next_batch_pays_the_new_coefficient_in_the_loss() -> None:
     flags = {"kl__coefficient": 0.1, "kl__placement": "loss", "kl__estimator": "k1"}
     one = stage("pg", kl__controller="ppo", kl__target=1.0, **flags)
-    (number,) = moving_numbers(one, no_policy)
+    (number,) = adaptive_numbers(one, no_policy)
     loss, experience, paid = policy_gradient(one, [number]), batch(2.0), []
     for _ in range(2):
         credited = assign(experience, credit_of(one))
         terms = loss.terms(experience, credited)
-        value, _ = loss.value(Scores(logp=experience.logp_old), terms)
+        value, _ = loss.value(Outputs(logp=experience.logp_old), terms)
         paid.append(float(value))
         held(number, experience, one)
     assert paid == pytest.approx([0.2, 0.4])  # two tokens of 1 a response, times β
@@ -126,12 +126,12 @@ def test_the_next_batch_pays_the_new_coefficient_in_the_loss() -> None:
 @pytest.mark.parametrize("name", ["fixed", None])
 def test_a_fixed_coefficient_does_not_move(name: str | None) -> None:
     flags = {} if name is None else {"kl__controller": name}
-    assert moving_numbers(stage(**flags), no_policy) == []
+    assert adaptive_numbers(stage(**flags), no_policy) == []
 
 
 def test_every_digit_is_in_the_checkpoint(tmp_path: Path) -> None:
     one = stage(kl__controller="ziegler", kl__target=0.3, kl__coefficient=1 / 3)
-    (number,), (other,) = moving_numbers(one, no_policy), moving_numbers(one, no_policy)
+    (number,), (other,) = adaptive_numbers(one, no_policy), adaptive_numbers(one, no_policy)
     held(number, batch(0.31), one)
     other.load(tmp_path, number.save(tmp_path))
     assert other.value == number.value not in (1 / 3, 0.0)
@@ -149,5 +149,5 @@ def test_a_horizon_that_could_turn_the_coefficient_negative_is_refused() -> None
     with pytest.raises(RecipeError, match=r"^kl.horizon: 25.6 is not allowed with 128 responses"):
         stage(**flags, kl__horizon=25.6)
     one = stage(**flags, kl__horizon=25.7)
-    (number,) = moving_numbers(one, no_policy)
+    (number,) = adaptive_numbers(one, no_policy)
     assert held(number, batch(-1.0, responses=128), one) > 0

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from polopt.assembly.moving import moving_numbers
+from polopt.assembly.adaptive import adaptive_numbers
 from polopt.assembly.objective import objective_of, policy_gradient
 from polopt.errors import NonFiniteError, RecipeError
 from polopt.objective import policy_loss, step_terms
 from polopt.recipe import StageRecipe, load
 from polopt.resolution import describe, inert, resolve
 from polopt.roles import Actor
-from polopt.types import Credited, Experience, TokenRows
+from polopt.types import Advantages, Experience, TokenRows
 from polopt.update import FirstOrder
 from random_models import builtin_model
 
@@ -40,7 +40,7 @@ def expected(one: StageRecipe, logits: Tensor, advantages: Tensor) -> tuple[floa
         experience = Experience(
             mask, torch.zeros(1).long(), torch.zeros(1), None, old[None, [action]]
         )
-        credited = Credited(advantages[None, [action]], mask, mask[:, 0])
+        credited = Advantages(advantages[None, [action]], mask, mask[:, 0])
         logp = logits.log_softmax(-1)[None, [action]]
         loss, _ = policy_loss(logp, None, step_terms(experience, credited, objective), objective)
         total = total + old[action].exp() * loss
@@ -89,7 +89,7 @@ def experience() -> Experience:
     return Experience(
         mask=mask,
         group=torch.arange(4),
-        scores=torch.zeros(4),
+        rewards=torch.zeros(4),
         logp_old=Actor(builtin_model()).log_probs(rows),
         tokens=rows,
     )
@@ -102,8 +102,8 @@ def test_the_update_is_measured_after_it(shift: float, after: float) -> None:
     assert batch.logp_old is not None
     moved = batch.logp_old - shift
     moved[~batch.mask] = torch.nan
-    (number,) = moving_numbers(stage(objective__penalty_target=0.01), lambda _: moved)
-    credited = Credited(torch.zeros(4, 3), batch.mask, batch.mask.any(-1))
+    (number,) = adaptive_numbers(stage(objective__penalty_target=0.01), lambda _: moved)
+    credited = Advantages(torch.zeros(4, 3), batch.mask, batch.mask.any(-1))
     metrics = number.update(batch, credited, 0)
     wanted = torch.expm1(torch.tensor(-shift)).item() + shift
     assert metrics["penalty/kl"] == pytest.approx(wanted, rel=1e-3, abs=1e-7)
@@ -117,21 +117,21 @@ def test_the_update_is_measured_after_it(shift: float, after: float) -> None:
 def test_a_policy_that_broke_is_an_error() -> None:
     batch = experience()
     broken = torch.full(batch.mask.shape, torch.nan)
-    (number,) = moving_numbers(stage(objective__penalty_target=0.01), lambda _: broken)
+    (number,) = adaptive_numbers(stage(objective__penalty_target=0.01), lambda _: broken)
     with pytest.raises(NonFiniteError, match="penalty: logp of the policy is nan at row 0"):
-        number.update(batch, Credited(broken, batch.mask, batch.mask.any(-1)), 0)
+        number.update(batch, Advantages(broken, batch.mask, batch.mask.any(-1)), 0)
 
 
 def test_a_larger_coefficient_makes_a_smaller_update() -> None:
     """The learner reads the number as it stands, not as the recipe has it."""
     one, batch, found = stage(objective__penalty_target=0.01), experience(), []
     generator = torch.Generator().manual_seed(5)
-    credited = Credited(
+    credited = Advantages(
         torch.randn(4, 3, generator=generator) * batch.mask, batch.mask, batch.mask.any(-1)
     )
     for coefficient in (0.01, 100.0):
         actor = Actor(builtin_model())
-        (number,) = moving_numbers(one, actor.log_probs)
+        (number,) = adaptive_numbers(one, actor.log_probs)
         number.value = coefficient
         settings = one.update.model_copy(update={"learning_rate": 1e-3, "epochs": 6})
         loss = policy_gradient(one, [number])
@@ -146,7 +146,7 @@ def test_without_a_target_nothing_is_measured() -> None:
     def never(_: TokenRows) -> Tensor:
         raise AssertionError("a forward pass too many")
 
-    assert moving_numbers(stage(), never) == []
+    assert adaptive_numbers(stage(), never) == []
 
 
 # The recipe

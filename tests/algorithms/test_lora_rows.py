@@ -120,16 +120,16 @@ def test_the_reference_is_the_start_of_the_stage_exactly(two_stages: Path) -> No
 def test_no_second_model_is_loaded_for_the_reference(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from polopt.assembly.shared import Parts
+    from polopt.assembly.context import StageInputs
 
     loaded: list[str] = []
-    original = Parts.language_model
+    original = StageInputs.language_model
 
-    def counted(parts: Parts, path: str) -> Any:
+    def counted(inputs: StageInputs, path: str) -> Any:
         loaded.append(path)
-        return original(parts, path)
+        return original(inputs, path)
 
-    monkeypatch.setattr(Parts, "language_model", counted)
+    monkeypatch.setattr(StageInputs, "language_model", counted)
     made = recipe("grpo", tmp_path / "run", kl={"coefficient": 0.1})
     polopt.train(made, reward=variety)
     assert loaded == ["builtin:tiny"]

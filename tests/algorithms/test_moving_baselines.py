@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from polopt.assembly.moving import moving_numbers
+from polopt.assembly.adaptive import adaptive_numbers
 from polopt.assembly.text import credit_of
 from polopt.credit import assign
 from polopt.errors import RecipeError
 from polopt.recipe import StageRecipe, load
 from polopt.resolution import describe, resolve
-from polopt.types import Credited, Experience, TokenRows
-from polopt.update import Moving
+from polopt.types import Advantages, Experience, TokenRows
+from polopt.update import AdaptiveNumber
 
 BASE = {"model": {"path": "builtin:tiny"}, "data": {"source": "task:reverse"}}
 NAN = float("nan")
@@ -45,12 +45,14 @@ def batch(rewards: list[float], **fields: Any) -> Experience:
     return Experience(
         mask=torch.ones(len(rewards), 2, dtype=torch.bool),
         group=torch.arange(len(rewards)),
-        scores=torch.tensor(rewards, dtype=torch.float64),
+        rewards=torch.tensor(rewards, dtype=torch.float64),
         **fields,
     )
 
 
-def train(one: StageRecipe, number: Moving, experience: Experience) -> tuple[Credited, dict]:
+def train(
+    one: StageRecipe, number: AdaptiveNumber, experience: Experience
+) -> tuple[Advantages, dict]:
     """What a batch is credited with, and what the number makes of it."""
     credited = assign(experience, credit_of(one, [number]))
     return credited, number.update(experience, credited, 0)
@@ -60,7 +62,7 @@ def train(one: StageRecipe, number: Moving, experience: Experience) -> tuple[Cre
 def test_golden_numbers(baseline: str) -> None:
     case = golden(baseline)
     one = stage(baseline)
-    (number,) = moving_numbers(one, no_policy)
+    (number,) = adaptive_numbers(one, no_policy)
     for rewards, wanted, used in zip(
         case["inputs"]["batches"],
         case["expected"]["advantages"],
@@ -76,7 +78,7 @@ def test_golden_numbers(baseline: str) -> None:
 def test_the_decay_is_that_of_the_recipe() -> None:
     """b = 0, then ½·1, then ½·½ + ½·0."""
     one = stage("ema", credit__baseline_decay=0.5)
-    (number,) = moving_numbers(one, no_policy)
+    (number,) = adaptive_numbers(one, no_policy)
     for reward, after in ((1.0, 0.5), (0.0, 0.25)):
         train(one, number, batch([reward]))
         assert number.value == after
@@ -85,7 +87,7 @@ def test_the_decay_is_that_of_the_recipe() -> None:
 @pytest.mark.parametrize("baseline", ["ema", "running_mean"])
 def test_what_could_not_be_scored_moves_nothing(baseline: str) -> None:
     one = stage(baseline)
-    (number,), (other,) = moving_numbers(one, no_policy), moving_numbers(one, no_policy)
+    (number,), (other,) = adaptive_numbers(one, no_policy), adaptive_numbers(one, no_policy)
     train(one, number, batch([1.0, NAN, 0.0]))
     train(one, other, batch([1.0, 0.0]))
     assert (number.value, number.seen) == (other.value, other.seen)
@@ -98,7 +100,7 @@ def test_what_could_not_be_scored_moves_nothing(baseline: str) -> None:
 def test_it_is_the_mean_of_the_shaped_rewards() -> None:
     """Reward 1, and a KL of ½ on each of two tokens at β = 0.2: 0.8."""
     one = stage("running_mean", kl__coefficient=0.2, kl__placement="reward", kl__estimator="k1")
-    (number,) = moving_numbers(one, no_policy)
+    (number,) = adaptive_numbers(one, no_policy)
     old = torch.full((1, 2), -1.0, dtype=torch.float64)
     train(one, number, batch([1.0], logp_old=old, logp_ref=old - 0.5))
     assert number.value == pytest.approx(0.8)
@@ -106,7 +108,7 @@ def test_it_is_the_mean_of_the_shaped_rewards() -> None:
 
 def test_every_digit_is_in_the_checkpoint(tmp_path: Path) -> None:
     one = stage("running_mean")
-    (number,), (other,) = moving_numbers(one, no_policy), moving_numbers(one, no_policy)
+    (number,), (other,) = adaptive_numbers(one, no_policy), adaptive_numbers(one, no_policy)
     train(one, number, batch([1.0, 1.0, 0.0]))
     other.load(tmp_path, number.save(tmp_path))
     assert (other.value, other.seen) == (number.value, 3) == (2 / 3, 3)
@@ -114,7 +116,7 @@ def test_every_digit_is_in_the_checkpoint(tmp_path: Path) -> None:
 
 def test_a_stage_without_one_has_no_numbers() -> None:
     one = stage("constant")
-    assert moving_numbers(one, no_policy) == []
+    assert adaptive_numbers(one, no_policy) == []
 
 
 def test_the_row_says_which_baseline_it_has() -> None:

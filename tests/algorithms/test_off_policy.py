@@ -18,7 +18,7 @@ from torch.nn import Parameter
 
 import polopt
 from polopt.assembly.replay import NOTHING, _experience
-from polopt.coordination.stepwise import StepwiseSource, Turns
+from polopt.coordination.stepwise import ReplaySchedule, StepwiseSource
 from polopt.envs.control import registry
 from polopt.envs.control.arrays import ArrayEnvironments
 from polopt.envs.control.interface import Box
@@ -264,7 +264,7 @@ def test_noise_begins_at_0_where_a_step_only_begins_an_episode() -> None:
     made = registry.make("control:MountainCarContinuous-v0", 1, {"max_episode_steps": 3})
     who, noisy = counting(made)
     replay = Replay(100, 2, 1)
-    turns = Turns(batch_size=1, start_steps=0, updates_per_step=1.0)
+    turns = ReplaySchedule(batch_size=1, start_steps=0, updates_per_step=1.0)
     source = StepwiseSource(Playing(made), who, noisy, replay, turns, seed=1)
     for _ in range(7):
         source.next_batch()
@@ -305,7 +305,7 @@ def test_an_optimiser_step_is_due_once_enough_steps_were_taken(
         who,
         Noisy(who, lambda x, n: x, count, 1),
         replay,
-        Turns(batch_size=2, start_steps=start, updates_per_step=ratio),
+        ReplaySchedule(batch_size=2, start_steps=start, updates_per_step=ratio),
         seed=1,
     )
     filled: list[int] = []

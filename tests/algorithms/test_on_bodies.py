@@ -35,8 +35,8 @@ BASE: dict[str, Any] = {
     "data": {"source": "control:cartpole"},
     "run": {"threads": 1},
 }
-ON_BODIES = [name for name in ROWS if "control" in row(name).domains]
-OFF_POLICY = [name for name in ON_BODIES if row(name).domains == ("control",)]
+IN_CONTROL = [name for name in ROWS if "control" in row(name).domains]
+OFF_POLICY = [name for name in IN_CONTROL if row(name).domains == ("control",)]
 FROM_A_BUFFER: dict[str, Any] = {
     "episodes": {"steps": 10},
     "replay": {"start_steps": 20, "size": 100},
@@ -126,7 +126,7 @@ def test_squashed_actions_stay_inside_what_the_environment_takes(tmp_path: Path)
 
 
 def steps(**fields: Any) -> Experience:
-    count = len(fields["rewards"])
+    count = len(fields["step_rewards"])
     given = {name: torch.tensor([value]) for name, value in fields.items()}
     defaults = {
         "terminated": torch.zeros(1, count, dtype=torch.bool),
@@ -134,7 +134,7 @@ def steps(**fields: Any) -> Experience:
         "mask": torch.ones(1, count, dtype=torch.bool),
     }
     return Experience(
-        group=torch.zeros(1, dtype=torch.int64), scores=torch.zeros(1), **{**defaults, **given}
+        group=torch.zeros(1, dtype=torch.int64), rewards=torch.zeros(1), **{**defaults, **given}
     )
 
 
@@ -244,8 +244,8 @@ def test_what_differs_on_bodies_is_told_and_has_an_effect_there(name: str) -> No
 
 @pytest.mark.parametrize(
     ("name", "source"),
-    [(name, "control:pendulum") for name in ON_BODIES]
-    + [(name, "control:cartpole") for name in ON_BODIES if name not in OFF_POLICY],
+    [(name, "control:pendulum") for name in IN_CONTROL]
+    + [(name, "control:cartpole") for name in IN_CONTROL if name not in OFF_POLICY],
 )
 def test_a_row_takes_steps_on_bodies(name: str, source: str, tmp_path: Path) -> None:
     train(tmp_path / "run", name, source, evaluation={"every": 2})

@@ -23,8 +23,8 @@ from polopt.credit import Credit, assign, earned, step_gae
 from polopt.objective import policy_loss, step_terms
 from polopt.recipe import StageRecipe, load
 from polopt.resolution import resolve, settings
-from polopt.roles.policies.token import Scores
-from polopt.types import Credited, Experience
+from polopt.roles.policies.token import Outputs
+from polopt.types import Advantages, Experience
 
 FILE = Path(__file__).parents[2] / "docs" / "peers.toml"
 PRESETS: list[dict[str, Any]] = tomllib.loads(FILE.read_text(encoding="utf-8"))["preset"]
@@ -33,8 +33,8 @@ BODY = {"model": {"path": "builtin:mlp"}, "data": {"source": "control:pendulum"}
 NAN = float("nan")
 
 
-def stage(method: str, flags: dict[str, Any], *, on_bodies: bool = False) -> StageRecipe:
-    base = BODY if on_bodies or row(method).domains == ("control",) else BASE
+def stage(method: str, flags: dict[str, Any], *, in_control: bool = False) -> StageRecipe:
+    base = BODY if in_control or row(method).domains == ("control",) else BASE
     return resolve(load({**base, "algorithm": method}, flags)).stages[0]
 
 
@@ -42,7 +42,7 @@ def preset(method: str, peer: str, **more: Any) -> StageRecipe:
     """The row as a peer has it; ``more`` are the numbers of a fixture, such as ``clip_low``."""
     (found,) = (p for p in PRESETS if p["method"] == method and p["peer"] == peer)
     changes = {k.replace("__", "."): v for k, v in more.items()}
-    return stage(method, {**found["recipe"], **changes}, on_bodies="on_bodies" in found)
+    return stage(method, {**found["recipe"], **changes}, in_control="on_bodies" in found)
 
 
 def tensor(*values: Any) -> Tensor:
@@ -54,8 +54,8 @@ def tensor(*values: Any) -> Tensor:
 
 @pytest.mark.parametrize("one", PRESETS, ids=lambda p: f"{p['method']} of {p['peer'] or 'none'}")
 def test_every_override_is_accepted_and_changes_the_row(one: dict[str, Any]) -> None:
-    changed = settings(stage(one["method"], one["recipe"], on_bodies="on_bodies" in one))
-    own = settings(stage(one["method"], {}, on_bodies="on_bodies" in one))
+    changed = settings(stage(one["method"], one["recipe"], in_control="on_bodies" in one))
+    own = settings(stage(one["method"], {}, in_control="on_bodies" in one))
     for field, value in one["recipe"].items():
         assert changed[field] == value
         assert own.get(field) != value, f"{field} is the row's own"
@@ -79,7 +79,7 @@ def advantages(
     experience = Experience(
         mask=mask,
         group=torch.tensor(group or [0] * len(scores)),
-        scores=tensor(*scores),
+        rewards=tensor(*scores),
         logp_old=torch.zeros(mask.shape, dtype=torch.float64),
         **{"logp_ref": torch.zeros(mask.shape, dtype=torch.float64), **fields},
     )
@@ -168,8 +168,8 @@ def test_gae_of_stable_baselines3_where_an_episode_is_cut_and_where_it_ends(ende
     steps = Experience(
         mask=torch.ones(1, 4, dtype=torch.bool),
         group=torch.zeros(1, dtype=torch.int64),
-        scores=tensor(0.0),
-        rewards=tensor([1.0, 2.0, 3.0, 4.0]),
+        rewards=tensor(0.0),
+        step_rewards=tensor([1.0, 2.0, 3.0, 4.0]),
         values=tensor([0.5, 0.4, 0.3, 0.2]),
         next_values=tensor([0.4, 0.7, 0.2, 0.6]),  # 0.7 is that of the last state of the episode
         **{
@@ -230,9 +230,9 @@ def test_the_value_loss_clips_at_another_distance(peer: str, expected: float) ->
     mask = torch.ones(1, 1, dtype=torch.bool)
     group = torch.zeros(1, dtype=torch.int64)
     experience = Experience(mask, group, tensor(1.0), values=tensor([0.0]))
-    credited = Credited(tensor([1.0]), mask, mask.any(-1), value_targets=tensor([1.0]))
+    credited = Advantages(tensor([1.0]), mask, mask.any(-1), value_targets=tensor([1.0]))
     loss = critic_loss(preset("ppo", peer))
-    value, _ = loss.value(Scores(values=tensor([0.9])), loss.terms(experience, credited))
+    value, _ = loss.value(Outputs(values=tensor([0.9])), loss.terms(experience, credited))
     assert float(value) == pytest.approx(expected)
 
 
@@ -262,12 +262,12 @@ def loss_of(
     experience = Experience(
         mask=mask,
         group=torch.arange(len(mask)),
-        scores=torch.zeros(len(mask), dtype=torch.float64),
+        rewards=torch.zeros(len(mask), dtype=torch.float64),
         logp=logp,
         logp_old=logp_old,
     )
     objective, live = objective_of(one), logp.clone().requires_grad_()
-    credited = Credited(advantages, mask, mask.any(-1))
+    credited = Advantages(advantages, mask, mask.any(-1))
     terms = step_terms(experience, credited, objective, logp)
     loss, _ = policy_loss(live, None, terms, objective)
     (gradient,) = torch.autograd.grad(loss, live)
@@ -364,11 +364,11 @@ def kl_of(one: StageRecipe, x: float) -> tuple[float, float]:
     experience = Experience(
         mask=torch.ones(1, 1, dtype=torch.bool),
         group=torch.zeros(1, dtype=torch.int64),
-        scores=tensor(0.0),
+        rewards=tensor(0.0),
         logp_old=tensor([x]),
         logp_ref=tensor([0.0]),
     )
-    credited = Credited(tensor([0.0]), experience.mask, experience.mask.any(-1))
+    credited = Advantages(tensor([0.0]), experience.mask, experience.mask.any(-1))
     loss, _ = policy_loss(live, None, step_terms(experience, credited, objective), objective)
     (gradient,) = torch.autograd.grad(loss, live)
     return float(loss.detach()), gradient.item()
@@ -400,14 +400,14 @@ def test_the_tokens_of_a_whole_step_are_counted() -> None:
     """100 tokens at 2.0 and 900 at 0.5: 0.65, split into micro-batches or not."""
     mask = torch.arange(900) < torch.tensor([[100], [900]])
     experience = Experience(
-        mask=mask, group=torch.arange(2), scores=torch.zeros(2, dtype=torch.float64)
+        mask=mask, group=torch.arange(2), rewards=torch.zeros(2, dtype=torch.float64)
     )
-    credited = Credited(mask.double(), mask, mask.any(-1))
+    credited = Advantages(mask.double(), mask, mask.any(-1))
     loss = likelihood(preset("sft", "TRL"))
     terms = loss.terms(experience, credited)
     logp = torch.where(mask, -tensor([2.0], [0.5]), NAN)
     parts = [
-        loss.value(Scores(logp=logp[row]), terms.rows(row))[0]
+        loss.value(Outputs(logp=logp[row]), terms.rows(row))[0]
         for row in (torch.tensor([0]), torch.tensor([1]))
     ]
     assert float(sum(parts)) == pytest.approx(0.65, abs=1e-6)

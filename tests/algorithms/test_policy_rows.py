@@ -25,7 +25,7 @@ from polopt.objective import policy_loss, step_terms
 from polopt.recipe import StageRecipe, load
 from polopt.resolution import resolve
 from polopt.roles import Actor, measured
-from polopt.types import Credited, Experience, TokenRows
+from polopt.types import Advantages, Experience, TokenRows
 from polopt.update import FirstOrder
 from random_models import builtin_model
 from runs import unexplained
@@ -59,14 +59,14 @@ def batch_of(inputs: Mapping[str, Any]) -> Experience:
     return Experience(
         mask=tensor(inputs["mask"], torch.bool),
         group=tensor(inputs["group"], torch.int64),
-        scores=tensor(inputs["scores"]),
-        greedy_scores=tensor(inputs["greedy_scores"]) if "greedy_scores" in inputs else None,
+        rewards=tensor(inputs["scores"]),
+        greedy_rewards=tensor(inputs["greedy_scores"]) if "greedy_scores" in inputs else None,
         **fields,
     )
 
 
 def loss_of(
-    one: StageRecipe, experience: Experience, credited: Credited
+    one: StageRecipe, experience: Experience, credited: Advantages
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss, its gradient with respect to log π, and the tokens that take part."""
     objective = objective_of(one)
@@ -152,7 +152,7 @@ def test_lite_ppo_has_the_golden_advantages() -> None:
     experience = Experience(
         mask=torch.ones(len(scores), 2, dtype=torch.bool),
         group=tensor(golden["inputs"]["group"], torch.int64),
-        scores=scores,
+        rewards=scores,
     )
     one = stage("lite_ppo", {"credit.epsilon": golden["inputs"].get("eps", 1e-6)})
     credited = assign(experience, credit_of(one))
@@ -167,7 +167,7 @@ def test_gmpo_has_the_golden_loss() -> None:
     experience = batch_of({**inputs, "group": [0, 1], "scores": [0, 0]})
     mask = experience.mask
     advantages = tensor(inputs["adv_seq"])[:, None] * mask
-    credited = Credited(advantages, mask, mask.any(-1))
+    credited = Advantages(advantages, mask, mask.any(-1))
     loss, _, _ = loss_of(stage("gmpo"), experience, credited)
     assert float(loss) == pytest.approx(golden["expected"]["loss"], abs=1e-6)
 
@@ -177,13 +177,13 @@ def test_a_stale_bad_response_is_left_out_of_the_policy_loss_alone() -> None:
     experience = Experience(
         mask=torch.ones(3, 2, dtype=torch.bool),
         group=torch.zeros(3, dtype=torch.int64),
-        scores=torch.zeros(3),
+        rewards=torch.zeros(3),
         logp=torch.tensor([[-2.0, -2.0], [-2.0, -2.0], [-1.25, -1.25]]),
         logp_old=torch.full((3, 2), -1.0),
         logp_ref=torch.full((3, 2), -1.0),
     )
     advantages = torch.tensor([[1.0], [-1.0], [-1.0]]).expand(3, 2)
-    credited = Credited(advantages, experience.mask, torch.ones(3, dtype=torch.bool))
+    credited = Advantages(advantages, experience.mask, torch.ones(3, dtype=torch.bool))
     flags = {"objective.clip_low": 0.9, "kl.coefficient": 0.0}
     _, gradient, mask = loss_of(stage("dsv32_grpo", flags), experience, credited)
     assert mask.all()
@@ -199,7 +199,7 @@ def test_rloo_compares_rewards_after_the_kl_penalty() -> None:
     experience = Experience(
         mask=torch.ones(3, 2, dtype=torch.bool),
         group=torch.zeros(3, dtype=torch.int64),
-        scores=torch.tensor([1.0, 0.0, 0.0]),
+        rewards=torch.tensor([1.0, 0.0, 0.0]),
         logp_old=torch.tensor([[-1.0, -1.0], [-1.0, -1.0], [-1.0, -1.0]]),
         logp_ref=torch.tensor([[-2.0, -2.0], [-1.0, -1.0], [-1.5, -1.5]]),
     )
@@ -212,7 +212,7 @@ def test_rloo_by_default_is_the_score_function_on_sums() -> None:
     experience = Experience(
         mask=torch.tensor([[True, True, True], [True, False, False]]),
         group=torch.zeros(2, dtype=torch.int64),
-        scores=torch.tensor([1.0, 0.0]),
+        rewards=torch.tensor([1.0, 0.0]),
         logp=torch.full((2, 3), -1.0),
         logp_old=torch.full((2, 3), -0.5),
     )
@@ -253,7 +253,7 @@ def test_a_correction_weighs_samples_of_another_policy(
     experience = Experience(
         mask=torch.ones(1, 2, dtype=torch.bool),
         group=torch.zeros(1, dtype=torch.int64),
-        scores=torch.ones(1),
+        rewards=torch.ones(1),
         logp=torch.zeros(1, 2),
         logp_old=torch.zeros(1, 2),
         logp_rollout=-torch.tensor([[4.0, 0.5]]).log(),
@@ -273,7 +273,7 @@ def test_a_corrected_kl_has_the_gradient_of_the_kl() -> None:
     experience = Experience(
         mask=torch.ones(1, 1, dtype=torch.bool),
         group=torch.zeros(1, dtype=torch.int64),
-        scores=torch.zeros(1),
+        rewards=torch.zeros(1),
         logp=torch.zeros(1, 1),
         logp_old=torch.zeros(1, 1),
         logp_ref=-torch.tensor([[2.0]]).log(),
@@ -293,7 +293,7 @@ def test_an_overlong_response_loses_reward() -> None:
     experience = Experience(
         mask=columns < torch.tensor([[4], [6], [8]]),
         group=torch.arange(3),
-        scores=torch.ones(3),
+        rewards=torch.ones(3),
     )
     flags = {"rollout.max_new_tokens": 8, "credit.overlong_penalty": 1.0}
     one = stage("pg", {**flags, "credit.overlong_buffer": 0.5})
@@ -306,7 +306,7 @@ def test_truncated_responses_leave_before_any_statistic() -> None:
     experience = Experience(
         mask=torch.ones(3, 1, dtype=torch.bool),
         group=torch.zeros(3, dtype=torch.int64),
-        scores=torch.tensor([1.0, 0.0, 0.0]),
+        rewards=torch.tensor([1.0, 0.0, 0.0]),
         truncated=torch.tensor([False, False, True]),
     )
     one = stage("dr_grpo", {"credit.drop_truncated": True})
@@ -325,11 +325,11 @@ def test_m2po_drops_the_tokens_that_moved_most() -> None:
     experience = Experience(
         mask=torch.ones(1, 4, dtype=torch.bool),
         group=torch.zeros(1, dtype=torch.int64),
-        scores=torch.ones(1),
+        rewards=torch.ones(1),
         logp=moved,
         logp_old=torch.zeros(1, 4),
     )
-    credited = Credited(torch.ones(1, 4), experience.mask, torch.ones(1, dtype=torch.bool))
+    credited = Advantages(torch.ones(1, 4), experience.mask, torch.ones(1, dtype=torch.bool))
     one = stage("m2po", {"objective.second_moment": 0.03})
     _, gradient, mask = loss_of(one, experience, credited)
     assert mask.tolist() == [[True, True, False, True]]
@@ -359,19 +359,19 @@ def sampled(scores: Tensor, seed: int = 0) -> Experience:
     return Experience(
         mask=mask,
         group=torch.arange(SIZE) // 4,
-        scores=scores,
+        rewards=scores,
         logp_rollout=near(),
         logp_old=near(),
         logp_ref=near(),
         values=torch.where(mask, torch.randn(mask.shape, generator=generator) * 0.3, torch.nan),
-        greedy_scores=torch.full((SIZE,), 0.5),
+        greedy_rewards=torch.full((SIZE,), 0.5),
         right=(scores == 1).float(),
         process=torch.where(mask, torch.randn(mask.shape, generator=generator) * 0.3, torch.nan),
         tokens=rows,
     )
 
 
-def credited_by(one: StageRecipe, experience: Experience) -> Credited:
+def credited_by(one: StageRecipe, experience: Experience) -> Advantages:
     imitates = one.credit.select is not None
     return assign(experience, selection_of(one) if imitates else credit_of(one))
 
@@ -430,7 +430,7 @@ def test_nothing_to_learn_leaves_the_weights_bit_equal(name: str) -> None:
     one = stage(name, NO_SIGNAL.get(name))
     zero = one.credit.baseline_constant or 0.0
     nothing = torch.full((SIZE,), zero)
-    experience = replace(sampled(nothing), greedy_scores=nothing)
+    experience = replace(sampled(nothing), greedy_rewards=nothing)
     assert experience.tokens is not None
     trained = learner(one, weight_decay=0.1)
     logp = measured(trained.scorer, experience.tokens, "logp")
@@ -445,7 +445,7 @@ def test_nothing_to_learn_leaves_the_weights_bit_equal(name: str) -> None:
 
 
 def unscorable(experience: Experience) -> Experience:
-    return replace(experience, scores=torch.full((SIZE,), torch.nan))
+    return replace(experience, rewards=torch.full((SIZE,), torch.nan))
 
 
 def alone(experience: Experience) -> Experience:
@@ -461,7 +461,7 @@ def empty(experience: Experience) -> Experience:
 
 
 def one_scorable(experience: Experience) -> Experience:
-    return replace(experience, scores=torch.tensor([1.0] + [torch.nan] * (SIZE - 1)))
+    return replace(experience, rewards=torch.tensor([1.0] + [torch.nan] * (SIZE - 1)))
 
 
 def one_empty(experience: Experience) -> Experience:

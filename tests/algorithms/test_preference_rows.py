@@ -18,8 +18,8 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import polopt
+from polopt.assembly.context import StageInputs
 from polopt.assembly.preference import objective_of
-from polopt.assembly.shared import Parts
 from polopt.coordination.stage import Stage
 from polopt.errors import DataError, ModelError, RecipeError, RunDirectoryError
 from polopt.objective import direct_preference_loss, preference_terms, reward_model_loss
@@ -46,8 +46,8 @@ def stage(name: str, flags: Mapping[str, Any] | None = None) -> StageRecipe:
 def built(name: str, flags: Mapping[str, Any] | None = None) -> Stage:
     recipe = stage(name, flags)
     path = recipe.model.path
-    parts = Parts(recipe, path, path, torch.device("cpu"), lambda _: None, compare=True)
-    return importlib.import_module(f"polopt.algorithms.{name}").build(parts)
+    inputs = StageInputs(recipe, path, path, torch.device("cpu"), lambda _: None, compare=True)
+    return importlib.import_module(f"polopt.algorithms.{name}").build(inputs)
 
 
 def tensor(value: Any) -> Tensor:
@@ -72,7 +72,7 @@ def pairs_of(inputs: Mapping[str, Any]) -> tuple[Tensor, Experience]:
     experience = Experience(
         mask=torch.ones(2 * count, 1, dtype=torch.bool),
         group=torch.arange(count).repeat(2),
-        scores=tensor([0.0] * count + [-1.0] * count),
+        rewards=tensor([0.0] * count + [-1.0] * count),
         logp_ref=tensor(inputs["rc"] + inputs["rr"])[:, None],
     )
     return tensor(inputs["pc"] + inputs["pr"])[:, None].requires_grad_(), experience
@@ -106,7 +106,7 @@ def test_ipo_of_two_libraries(normalise: bool, expected: float) -> None:
     experience = Experience(
         mask=torch.tensor([[True, True], [True, False]]),
         group=torch.zeros(2, dtype=torch.int64),
-        scores=tensor([0.0, -1.0]),
+        rewards=tensor([0.0, -1.0]),
         logp_ref=tensor([[-1.5, -1.5], [-0.9, math.nan]]),
     )
     logp = tensor([[-1.0, -1.0], [-1.0, math.nan]])
@@ -123,7 +123,7 @@ def test_golden_rankings(case: str) -> None:
     experience = Experience(
         mask=torch.ones(len(scores), 1, dtype=torch.bool),
         group=torch.tensor([p for p, one in enumerate(inputs["scores"]) for _ in one]),
-        scores=-tensor([rank for one in ranks for rank in one]),
+        rewards=-tensor([rank for one in ranks for rank in one]),
     )
     objective = objective_of(
         stage("reward_model", {"preference.margin": inputs.get("margin", 0.0)})
@@ -212,7 +212,7 @@ def test_a_batch_of_ties_leaves_the_weights_as_they_are(name: str) -> None:
     one = settled(name, **{"update.weight_decay": 0.1})
     named = one.learners[0].scorer.parameters  # type: ignore[attr-defined]
     before = {key: parameter.detach().clone() for key, parameter in named.items()}
-    found, _ = taken(one, lambda e: replace(e, scores=torch.zeros_like(e.scores)))
+    found, _ = taken(one, lambda e: replace(e, rewards=torch.zeros_like(e.rewards)))
     assert (
         found[f"{one.learners[0].name}/loss"] == found[f"{one.learners[0].name}/grad_norm"] == 0.0
     )

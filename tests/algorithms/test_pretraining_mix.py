@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 import polopt
+from polopt.assembly.context import StageInputs, stage_context
 from polopt.assembly.extras import companions
-from polopt.assembly.shared import Parts, shared
 from polopt.errors import DataError, RecipeError
 from polopt.recipe import load
 from polopt.resolution import resolve
@@ -45,8 +45,8 @@ def stage_of(flags: dict[str, Any]) -> Any:
 def of(flags: dict[str, Any]) -> Any:
     one = stage_of(flags)
     path = one.model.path
-    parts = Parts(one, path, path, torch.device("cpu"), lambda _: None, False, variety)
-    return shared(parts)
+    inputs = StageInputs(one, path, path, torch.device("cpu"), lambda _: None, False, variety)
+    return stage_context(inputs)
 
 
 def test_without_a_source_nothing_is_mixed_in() -> None:

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 import polopt
+from polopt.assembly.context import StageInputs, stage_context
 from polopt.assembly.process import Processed, outcome_loss, processed
-from polopt.assembly.shared import Parts, shared
 from polopt.assembly.text import credit_of
 from polopt.coordination.stage import Learner
 from polopt.credit import assign
@@ -29,11 +29,11 @@ from polopt.recipe import StageRecipe
 from polopt.recipe import load as load_recipe
 from polopt.resolution import resolve
 from polopt.roles import Actor
-from polopt.roles.policies.token import Scores
+from polopt.roles.policies.token import Outputs
 from polopt.rollout.groups import experience, informative
 from polopt.types import (
+    Advantages,
     Batch,
-    Credited,
     Experience,
     Finish,
     Group,
@@ -81,7 +81,7 @@ def batch_of(inputs: Mapping[str, Any]) -> Experience:
     return Experience(
         mask=mask,
         group=torch.tensor(inputs["group"]),
-        scores=outcome,
+        rewards=outcome,
         right=outcome,
         process=tensor(inputs["q"]),
     )
@@ -143,20 +143,20 @@ def test_the_model_has_the_golden_cross_entropy() -> None:
     given = Experience(
         mask=mask,
         group=torch.zeros(3, dtype=torch.int64),
-        scores=right,
+        rewards=right,
         right=right,
         logp_ref=torch.where(mask, 0.0, torch.nan).double(),
     )
     loss = outcome_loss(inputs["beta"])
-    terms = loss.terms(given, Credited(log_ratio, mask, mask.any(-1)))
-    found, metrics = loss.value(Scores(logp=log_ratio), terms)
+    terms = loss.terms(given, Advantages(log_ratio, mask, mask.any(-1)))
+    found, metrics = loss.value(Outputs(logp=log_ratio), terms)
     assert float(found) == pytest.approx(expected["loss"], abs=1e-9)
     assert float(metrics["accuracy"]) == 1.0
-    parts = [
-        loss.value(Scores(logp=log_ratio[[row]]), terms.rows(torch.tensor([row])))[0]
+    inputs = [
+        loss.value(Outputs(logp=log_ratio[[row]]), terms.rows(torch.tensor([row])))[0]
         for row in range(3)
     ]
-    assert float(sum(parts)) == pytest.approx(expected["loss"], abs=1e-9)
+    assert float(sum(inputs)) == pytest.approx(expected["loss"], abs=1e-9)
 
 
 # Who is compared, and who is a label
@@ -179,7 +179,7 @@ def test_a_group_of_one_and_the_unscorable_leave_and_change_nobody(returns: str)
     more = {
         "mask": given.mask[[0, 1, 2, 2, 2]],
         "group": torch.tensor([0, 0, 0, 7, 0]),
-        "scores": torch.cat([given.scores, tensor([1.0, NAN])]),
+        "rewards": torch.cat([given.rewards, tensor([1.0, NAN])]),
         "process": given.process[[0, 1, 2, 1, 1]],
     }
     more["mask"][3:, 2:] = False
@@ -192,7 +192,7 @@ def test_a_group_of_one_and_the_unscorable_leave_and_change_nobody(returns: str)
 @pytest.mark.parametrize("outcome", [0.0, 1.0])
 def test_where_all_are_right_or_all_wrong_only_the_process_speaks(outcome: float) -> None:
     inputs, _ = golden("advantage_paper")
-    given = replace(batch_of(inputs), scores=torch.full((3,), outcome, dtype=torch.float64))
+    given = replace(batch_of(inputs), rewards=torch.full((3,), outcome, dtype=torch.float64))
     with_process = assign(given, credit_of(stage())).advantages
     without = assign(given, credit_of(stage({"process.outcome_coefficient": 0.0}))).advantages
     assert torch.equal(with_process, without)
@@ -229,14 +229,14 @@ def test_labels_are_the_outcomes_that_were_judged() -> None:
 # The process reward model as a learner
 
 
-def parts(one: StageRecipe, **changed: Any) -> Parts:
+def inputs(one: StageRecipe, **changed: Any) -> StageInputs:
     path = one.model.path
     given = {"weights": path, "start": path, "device": torch.device("cpu"), **changed}
-    return Parts(one, observe=lambda _: None, compare=False, **given)
+    return StageInputs(one, observe=lambda _: None, compare=False, **given)
 
 
 def model_of(flags: Mapping[str, Any] | None = None, **changed: Any) -> Processed:
-    found = processed(shared(parts(stage(flags), **changed)))
+    found = processed(stage_context(inputs(stage(flags), **changed)))
     assert found is not None
     return found
 
@@ -249,12 +249,12 @@ class Nobody:
     """A policy that learns nothing and remembers what it was given."""
 
     name = "policy"
-    given: list[Credited]
+    given: list[Advantages]
 
     def __init__(self) -> None:
         self.given = []
 
-    def update(self, experience: Experience, credited: Credited, step: int) -> dict[str, float]:
+    def update(self, experience: Experience, credited: Advantages, step: int) -> dict[str, float]:
         self.given.append(credited)
         return {}
 
@@ -279,7 +279,7 @@ def sampled(right: Tensor = LABELS, seed: int = 0) -> Experience:
     return Experience(
         mask=mask,
         group=torch.arange(ROWS) // 4,
-        scores=torch.where(right.isnan(), 0.0, right),
+        rewards=torch.where(right.isnan(), 0.0, right),
         right=right,
         logp_old=logp,
         logp_ref=torch.where(mask, logp, torch.nan),
@@ -288,7 +288,7 @@ def sampled(right: Tensor = LABELS, seed: int = 0) -> Experience:
 
 
 def taught(one: Processed, given: Experience) -> dict[str, float]:
-    credited = Credited(given.mask * 0.0, given.mask, given.mask.any(-1))
+    credited = Advantages(given.mask * 0.0, given.mask, given.mask.any(-1))
     return learner_of(one).update(given, credited, 0)
 
 
@@ -356,8 +356,8 @@ def test_beta_of_the_recipe_is_in_the_loss_too() -> None:
     given = Experience(mask, torch.zeros(1).long(), right, right=right, logp_ref=torch.zeros(1, 2))
     for beta in (0.05, 2.0):
         loss = outcome_loss(beta)
-        terms = loss.terms(given, Credited(torch.zeros(1, 2), mask, mask[:, 0]))
-        found, _ = loss.value(Scores(logp=torch.tensor([[0.25, 0.75]])), terms)
+        terms = loss.terms(given, Advantages(torch.zeros(1, 2), mask, mask[:, 0]))
+        found, _ = loss.value(Outputs(logp=torch.tensor([[0.25, 0.75]])), terms)
         assert float(found) == pytest.approx(math.log1p(math.exp(-beta)))
 
 
@@ -435,7 +435,7 @@ def planted(step: int, reference: Actor, count: int = 64) -> tuple[Experience, T
     given = Experience(
         mask=torch.ones(count, WIDTH, dtype=torch.bool),
         group=torch.arange(count) // 4,
-        scores=right,
+        rewards=right,
         right=right,
         logp_ref=reference.log_probs(rows),
         tokens=rows,
@@ -450,7 +450,7 @@ def test_the_process_reward_locates_a_planted_wrong_step() -> None:
     learner = learner_of(one)
     for step in range(200):
         given, _, _ = planted(step, reference)
-        credited = Credited(given.mask * 0.0, given.mask, given.mask.any(-1))
+        credited = Advantages(given.mask * 0.0, given.mask, given.mask.any(-1))
         found = learner.update(given, credited, step)
     assert found["process_reward/accuracy"] > 0.95
     given, wrong, place = planted(10**6, reference, 256)

@@ -20,7 +20,7 @@ from polopt.credit import assign
 from polopt.recipe import StageRecipe, load
 from polopt.resolution import derived, describe, inert, resolve
 from polopt.roles import Actor
-from polopt.types import Credited, Experience, TokenRows
+from polopt.types import Advantages, Experience, TokenRows
 from polopt.update import FirstOrder
 from random_models import builtin_model
 
@@ -40,7 +40,7 @@ def scored(rewards: list[float], group: list[int], **fields: Any) -> Experience:
     return Experience(
         mask=torch.ones(len(rewards), 2, dtype=torch.bool),
         group=torch.tensor(group),
-        scores=torch.tensor(rewards, dtype=torch.float64),
+        rewards=torch.tensor(rewards, dtype=torch.float64),
         **fields,
     )
 
@@ -87,12 +87,12 @@ def experience(scores: list[float]) -> Experience:
     return Experience(
         mask=attention[:, 3:],
         group=torch.tensor([0, 0, 1, 1]),
-        scores=torch.tensor(scores),
+        rewards=torch.tensor(scores),
         tokens=TokenRows(tokens * attention, attention, 3),
     )
 
 
-def trained(one: StageRecipe, batch: Experience, credited: Credited, **update: Any) -> Actor:
+def trained(one: StageRecipe, batch: Experience, credited: Advantages, **update: Any) -> Actor:
     actor = Actor(builtin_model())
     settings = one.update.model_copy(update={"learning_rate": 1e-3, **update})
     loss = likelihood(one)
@@ -109,7 +109,7 @@ def test_a_step_is_one_of_maximum_likelihood_on_what_is_kept() -> None:
     """Responses 1 and 2 alone lead to the same weights, whatever the others are."""
     one, batch = stage(), experience([0.0, 1.0, 1.0, 0.0])
     alone = batch.rows(torch.tensor([1, 2]))
-    every = Credited(alone.mask.float(), alone.mask, torch.ones(2, dtype=torch.bool))
+    every = Advantages(alone.mask.float(), alone.mask, torch.ones(2, dtype=torch.bool))
     wanted = weights(trained(one, alone, every))
     found = weights(trained(one, batch, assign(batch, selection_of(one))))
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-7)

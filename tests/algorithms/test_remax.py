@@ -37,8 +37,8 @@ def experience() -> Experience:
     return Experience(
         mask=torch.tensor([[True, True], [True, False], [True, True]]),
         group=torch.arange(3),
-        scores=torch.tensor([1.0, 0.0, 1.0]),
-        greedy_scores=torch.tensor([0.5, 0.5, torch.nan]),
+        rewards=torch.tensor([1.0, 0.0, 1.0]),
+        greedy_rewards=torch.tensor([0.5, 0.5, torch.nan]),
         logp_old=old,
         logp_ref=old - torch.tensor([[1.0], [0.0], [0.0]]),
     )

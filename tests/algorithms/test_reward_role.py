@@ -16,8 +16,8 @@ from transformers import AutoTokenizer
 
 import polopt
 from polopt.assembly.around import Around
+from polopt.assembly.context import StageContext, StageInputs, stage_context
 from polopt.assembly.reward import agreement, refreshed
-from polopt.assembly.shared import Parts, Shared, shared
 from polopt.diagnose.conformance.formulas import ranking_loss
 from polopt.errors import ModelError, RecipeError
 from polopt.models import load, load_scalar, save
@@ -26,7 +26,7 @@ from polopt.recipe import load as load_recipe
 from polopt.resolution import resolve
 from polopt.rollout.groups import experience
 from polopt.rollout.rewarding import judge
-from polopt.types import Batch, Credited, Experience, Group
+from polopt.types import Advantages, Batch, Experience, Group
 from random_models import generated, peaked, request
 from runs import assert_same, from_step, metrics
 
@@ -64,13 +64,15 @@ def stage(given: list[dict[str, Any]], flags: Mapping[str, Any] | None = None) -
     return resolve(load_recipe({**BASE, "rewards": given}, flags or {})).stages[0]
 
 
-def built(given: list[dict[str, Any]], flags: Mapping[str, Any] | None = None) -> Shared:
+def built(given: list[dict[str, Any]], flags: Mapping[str, Any] | None = None) -> StageContext:
     one = stage(given, flags)
     path = one.model.path
-    return shared(Parts(one, path, path, torch.device("cpu"), lambda _: None, compare=False))
+    return stage_context(
+        StageInputs(one, path, path, torch.device("cpu"), lambda _: None, compare=False)
+    )
 
 
-def batch(of: Shared) -> tuple[list[Group], Experience]:
+def batch(of: StageContext) -> tuple[list[Group], Experience]:
     """Groups of a random policy, scored."""
     engine = of.engine("rollout")
     requests = [
@@ -94,8 +96,8 @@ def test_the_very_tokens_that_were_sampled_are_scored(trained: str) -> None:
                 out = model.model(torch.tensor(sample.tokens)[None]).logits.item()
             assert sample.reward == pytest.approx(out, rel=1e-4, abs=1e-5)
             assert sample.parts == {"model": sample.reward}
-    assert tensors.scores.std() > 0.1
-    assert torch.equal(tensors.scores, tensors.parts["model"])
+    assert tensors.rewards.std() > 0.1
+    assert torch.equal(tensors.rewards, tensors.parts["model"])
 
 
 def test_several_rewards_are_weighted(trained: str) -> None:
@@ -105,10 +107,10 @@ def test_several_rewards_are_weighted(trained: str) -> None:
         {"verifier": "task", "name": "label", "weight": 0.0},
     ]
     _, tensors = batch(built(given))
-    parts = tensors.parts
-    assert set(parts) == {"liked", "planted", "label"}
-    assert torch.equal(parts["label"], parts["planted"])
-    torch.testing.assert_close(tensors.scores, 0.5 * parts["liked"] + 2.0 * parts["planted"])
+    inputs = tensors.parts
+    assert set(inputs) == {"liked", "planted", "label"}
+    assert torch.equal(inputs["label"], inputs["planted"])
+    torch.testing.assert_close(tensors.rewards, 0.5 * inputs["liked"] + 2.0 * inputs["planted"])
 
 
 def test_parts_follow_their_rows(trained: str) -> None:
@@ -116,7 +118,7 @@ def test_parts_follow_their_rows(trained: str) -> None:
     some = torch.tensor([7, 2, 3])
     part = tensors.rows(some)
     assert torch.equal(part.parts["planted"], tensors.parts["planted"][some])
-    assert torch.equal(part.scores, tensors.scores[some])
+    assert torch.equal(part.rewards, tensors.rewards[some])
 
 
 def test_a_response_that_must_not_count_has_no_parts(trained: str) -> None:
@@ -127,7 +129,7 @@ def test_a_response_that_must_not_count_has_no_parts(trained: str) -> None:
     failed = replace(groups[0].samples[0], finish=Finish.ERROR)
     groups[0] = replace(groups[0], samples=(failed, *groups[0].samples[1:]))
     tensors = of.tensors(Batch(tuple(groups), 0))
-    assert math.isnan(tensors.scores[0])
+    assert math.isnan(tensors.rewards[0])
     assert all(math.isnan(part[0]) for part in tensors.parts.values())
     assert not tensors.parts["model"][1:].isnan().any()
 
@@ -185,7 +187,7 @@ def test_errors_of_loading_name_the_field() -> None:
 def test_a_stage_is_where_it_ended(trained: str, tmp_path: Path) -> None:
     one = stage([{"model": trained}])
     located = replace(
-        Parts(one, "", "", torch.device("cpu"), lambda _: None, compare=False),
+        StageInputs(one, "", "", torch.device("cpu"), lambda _: None, compare=False),
         ends={"reward": trained},
     )
     model = located.reader("x", "stage:reward", load("builtin:tiny"))
@@ -200,8 +202,8 @@ def labelled(scores: list[float], labels: list[float], groups: list[int]) -> Exp
     return Experience(
         mask=torch.ones(width, 1, dtype=torch.bool),
         group=torch.tensor(groups),
-        scores=torch.tensor(scores),
-        parts={"model": torch.tensor(scores), "planted": torch.tensor(labels)},
+        rewards=torch.tensor(scores),
+        inputs={"model": torch.tensor(scores), "planted": torch.tensor(labels)},
     )
 
 
@@ -225,19 +227,19 @@ def test_agreement_by_hand(trained: str) -> None:
 # How it goes on -----------------------------------------------------------------------------------
 
 
-def learner(of: Shared) -> Any:
+def learner(of: StageContext) -> Any:
     (one,) = refreshed(of)
     assert isinstance(one, Around)
     return one
 
 
-def weights(of: Shared) -> dict[str, Tensor]:
+def weights(of: StageContext) -> dict[str, Tensor]:
     return {n: p.detach().clone() for n, p in of.reward_models[0].role.parameters.items()}
 
 
-def unread(tensors: Experience) -> Credited:
+def unread(tensors: Experience) -> Advantages:
     """What it does not learn from: advantages are NaN."""
-    return Credited(
+    return Advantages(
         torch.full_like(tensors.mask, torch.nan, dtype=torch.float32),
         tensors.mask,
         tensors.mask.any(-1),
@@ -280,9 +282,9 @@ def test_equal_labels_teach_nothing(trained: str, label: float | None) -> None:
     _, tensors = batch(of)
     told = {"model": tensors.parts["model"]}
     if label is not None:
-        told["planted"] = torch.full_like(tensors.scores, label)
+        told["planted"] = torch.full_like(tensors.rewards, label)
     before = weights(of)
-    found = learner(of).update(replace(tensors, parts=told), unread(tensors), 0)
+    found = learner(of).update(replace(tensors, inputs=told), unread(tensors), 0)
     assert found["reward_model/loss"] == 0.0
     assert all(torch.equal(before[n], w) for n, w in weights(of).items())
 
@@ -410,7 +412,7 @@ def test_the_critic_begins_with_the_head_of_the_reward_model(trained: str) -> No
     assert critic is not None
     known = critic.of(tensors)
     assert known.values is not None and known.values[known.mask].std() > 0.1
-    torch.testing.assert_close(known.last_values, tensors.scores, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(known.last_values, tensors.rewards, rtol=1e-4, atol=1e-5)
 
 
 def wrong(changes: Mapping[str, Any]) -> str:

@@ -77,7 +77,7 @@ def test_a_group_normaliser_gets_its_numbers() -> None:
     normalise = chosen("normalisation", one)
     rewards = torch.tensor([1.0, 0.0, 0.0, 1.0])
     mask = torch.ones(4, 1, dtype=torch.bool)
-    experience = Experience(mask=mask, group=torch.zeros(4, dtype=torch.int64), scores=rewards)
+    experience = Experience(mask=mask, group=torch.zeros(4, dtype=torch.int64), rewards=rewards)
     centred = rewards[:, None] - 0.5
     advantages, keep = normalise(centred, rewards, experience, mask, mask[:, 0])
     assert advantages[:, 0].tolist() == [1.0, -1.0, -1.0, 1.0]  # mean 1/2, population std 1/2

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 import polopt
+from polopt.assembly.context import StageInputs, stage_context
 from polopt.assembly.critic import Valued, valued
 from polopt.assembly.learners import natural_step
-from polopt.assembly.shared import Parts, shared
 from polopt.assembly.text import credit_of
 from polopt.credit import assign
 from polopt.errors import RecipeError
@@ -49,13 +49,13 @@ def stage(flags: Mapping[str, Any] | None = None) -> StageRecipe:
     return resolve(load(BASE, flags or {})).stages[0]
 
 
-def parts(one: StageRecipe) -> Parts:
+def inputs(one: StageRecipe) -> StageInputs:
     start = one.model.path
-    return Parts(one, start, start, torch.device("cpu"), lambda _: None, compare=False)
+    return StageInputs(one, start, start, torch.device("cpu"), lambda _: None, compare=False)
 
 
 def learner(one: StageRecipe, scorer: Any = None) -> NaturalStep[Any]:
-    of = shared(parts(one))
+    of = stage_context(inputs(one))
     of = of if scorer is None else replace(of, actor=scorer)
     built = natural_step(of, None)
     assert isinstance(built, NaturalStep)
@@ -116,7 +116,7 @@ def test_the_optimiser_is_that_of_the_critic() -> None:
     )
     from polopt.assembly.critic import critic_learner
 
-    of, critic = valued(shared(parts(one)))
+    of, critic = valued(stage_context(inputs(one)))
     assert isinstance(critic, Valued)
     policy, own = natural_step(of, critic), critic_learner(of, critic)
     assert isinstance(own, FirstOrder)
@@ -145,7 +145,7 @@ def experience(values: bool = True) -> Experience:
     return Experience(
         mask=mask,
         group=torch.arange(SIZE) // 4,
-        scores=scores,
+        rewards=scores,
         values=noise() if values else None,
         tokens=TokenRows(tokens * attention, attention, PROMPT),
     )
@@ -201,7 +201,7 @@ def test_split_padding_and_order_leave_the_step(flags: dict[str, Any]) -> None:
 
 def test_nothing_to_learn_leaves_the_weights_bit_equal() -> None:
     one, actor, batch = stage(NO_CRITIC), Actor(builtin_model()), experience(values=False)
-    batch = replace(batch, scores=torch.ones(SIZE), logp_old=actor.log_probs(batch.tokens))
+    batch = replace(batch, rewards=torch.ones(SIZE), logp_old=actor.log_probs(batch.tokens))
     start, policy = weights(actor), learner(one, actor)
     found = policy.update(batch, assign(batch, credit_of(one)), 0)
     assert torch.equal(start, weights(actor))
@@ -209,7 +209,7 @@ def test_nothing_to_learn_leaves_the_weights_bit_equal() -> None:
 
 
 def unscorable(batch: Experience) -> Experience:
-    return replace(batch, scores=torch.full((SIZE,), torch.nan))
+    return replace(batch, rewards=torch.full((SIZE,), torch.nan))
 
 
 def empty(batch: Experience) -> Experience:
@@ -217,7 +217,7 @@ def empty(batch: Experience) -> Experience:
 
 
 def one_scorable(batch: Experience) -> Experience:
-    return replace(batch, scores=torch.tensor([1.0] + [torch.nan] * (SIZE - 1)))
+    return replace(batch, rewards=torch.tensor([1.0] + [torch.nan] * (SIZE - 1)))
 
 
 def one_empty(batch: Experience) -> Experience:

@@ -10,7 +10,7 @@ import torch
 
 from polopt.coordination import checkpoint
 from polopt.coordination.ledger import Ledger
-from polopt.coordination.loop import Progress, Setting, restore, run_stage
+from polopt.coordination.loop import Progress, RunContext, restore, run_stage
 from polopt.coordination.offline import OfflineSource
 from polopt.coordination.sources import InlineSource, Sampled
 from polopt.coordination.stage import Event, Stage, Until
@@ -18,11 +18,11 @@ from polopt.errors import Stopped
 from polopt.record import create, open_existing
 from polopt.rollout.engines import Request
 from polopt.rollout.evaluation import Evaluation
-from polopt.types import Batch, Credited, Experience, Group, Prompt, Sampling
+from polopt.types import Advantages, Batch, Experience, Group, Prompt, Sampling
 
 MASK = torch.ones(1, 1, dtype=torch.bool)
-EXPERIENCE = Experience(mask=MASK, group=torch.zeros(1), scores=torch.zeros(1))
-CREDITED = Credited(torch.zeros(1, 1), MASK, MASK[:, 0], metrics={"credit": 1.0})
+EXPERIENCE = Experience(mask=MASK, group=torch.zeros(1), rewards=torch.zeros(1))
+CREDITED = Advantages(torch.zeros(1, 1), MASK, MASK[:, 0], metrics={"credit": 1.0})
 
 
 class Source:
@@ -58,7 +58,7 @@ class Learner:
     name: str
     weight: int = 0
 
-    def update(self, experience: Experience, credited: Credited, step: int) -> dict[str, float]:
+    def update(self, experience: Experience, credited: Advantages, step: int) -> dict[str, float]:
         self.calls.append(f"{self.name} {step}")
         self.weight += 1
         return {f"{self.name}/loss": float(self.weight)}
@@ -80,7 +80,7 @@ def stage(calls: list[str], accuracies: Sequence[float] = (), **fields: Any) -> 
         calls.append("prepare")
         return EXPERIENCE
 
-    def credit(experience: Experience) -> Credited:
+    def credit(experience: Experience) -> Advantages:
         calls.append("credit")
         return CREDITED
 
@@ -141,14 +141,14 @@ def offline() -> OfflineSource:
 def setting(tmp_path: Path):
     heard = list[Event]()
     with open_existing(create(tmp_path / "run", {}, {})) as run:
-        yield Setting(run, keep=2, observe=heard.append, stop_requested=lambda: 0)
+        yield RunContext(run, keep=2, observe=heard.append, stop_requested=lambda: 0)
 
 
-def saved(setting: Setting) -> list[str]:
+def saved(setting: RunContext) -> list[str]:
     return sorted(path.name for path in setting.run.checkpoints.glob("step_*"))
 
 
-def test_one_step_in_order(setting: Setting) -> None:
+def test_one_step_in_order(setting: RunContext) -> None:
     calls = list[str]()
     run_stage(stage(calls, steps=1), Progress(), setting)
     assert calls == [
@@ -163,7 +163,7 @@ def test_one_step_in_order(setting: Setting) -> None:
     ]
 
 
-def test_each_turn_acknowledges_what_it_consumed(setting: Setting) -> None:
+def test_each_turn_acknowledges_what_it_consumed(setting: RunContext) -> None:
     calls = list[str]()
     run_stage(stage(calls, steps=1, turns=2, learners=()), Progress(), setting)
     turn = ["next_batch", "prepare", "credit"]
@@ -171,7 +171,7 @@ def test_each_turn_acknowledges_what_it_consumed(setting: Setting) -> None:
 
 
 @pytest.mark.parametrize("make", [inline, offline])
-def test_turns_go_on_in_the_stream(setting: Setting, make: Callable[[], Any]) -> None:
+def test_turns_go_on_in_the_stream(setting: RunContext, make: Callable[[], Any]) -> None:
     """Two turns of three groups in each of two steps: twelve places, each of them once."""
     seen = list[int]()
 
@@ -188,7 +188,7 @@ def test_turns_go_on_in_the_stream(setting: Setting, make: Callable[[], Any]) ->
     assert [group.ticket for group in again.next_batch().groups] == [12, 13, 14]
 
 
-def test_a_stage_ends_with_a_checkpoint_and_hands_over(setting: Setting) -> None:
+def test_a_stage_ends_with_a_checkpoint_and_hands_over(setting: RunContext) -> None:
     progress = Progress()
     run_stage(stage([]), progress, setting)
     assert (progress.stage, progress.stage_step, progress.step) == (1, 0, 4)
@@ -197,7 +197,7 @@ def test_a_stage_ends_with_a_checkpoint_and_hands_over(setting: Setting) -> None
     assert saved(setting) == ["step_4"]
 
 
-def test_versions_go_on_in_the_next_stage(setting: Setting) -> None:
+def test_versions_go_on_in_the_next_stage(setting: RunContext) -> None:
     progress, calls = Progress(), list[str]()
     run_stage(stage([]), progress, setting)
     run_stage(stage(calls, name="more", steps=1), progress, setting)
@@ -206,13 +206,13 @@ def test_versions_go_on_in_the_next_stage(setting: Setting) -> None:
     assert progress.stage_ends == {"rl": "step_4", "more": "step_5"}
 
 
-def test_checkpoints_come_as_often_as_asked_and_old_ones_go(setting: Setting) -> None:
+def test_checkpoints_come_as_often_as_asked_and_old_ones_go(setting: RunContext) -> None:
     run_stage(stage([], steps=9, checkpoint_every=2), Progress(), setting)
     assert saved(setting) == ["step_8", "step_9"]
     assert (setting.run.checkpoints / "last").readlink() == Path("step_9")
 
 
-def test_metrics_come_from_every_part_of_a_step(setting: Setting) -> None:
+def test_metrics_come_from_every_part_of_a_step(setting: RunContext) -> None:
     lines = list[dict[str, Any]]()
     told = replace(
         setting, observe=lambda e: lines.append(dict(e.values)) if e.kind == "metrics" else None
@@ -236,7 +236,7 @@ def test_metrics_come_from_every_part_of_a_step(setting: Setting) -> None:
     }
 
 
-def test_evaluation_before_after_and_in_between(setting: Setting) -> None:
+def test_evaluation_before_after_and_in_between(setting: RunContext) -> None:
     calls, progress = list[str](), Progress()
     run_stage(stage(calls, [0.1, 0.5, 0.4], compare=True, evaluate_every=3), progress, setting)
     evaluations = [call for call in calls if "evaluate" in call]
@@ -248,14 +248,14 @@ def test_evaluation_before_after_and_in_between(setting: Setting) -> None:
     assert (setting.run.checkpoints / "best").readlink() == Path("step_3")
 
 
-def test_a_stage_that_is_not_compared_is_evaluated_when_due_alone(setting: Setting) -> None:
+def test_a_stage_that_is_not_compared_is_evaluated_when_due_alone(setting: RunContext) -> None:
     calls, progress = list[str](), Progress()
     run_stage(stage(calls, [0.5, 0.6], evaluate_every=2), progress, setting)
     assert [call for call in calls if "evaluate" in call] == ["evaluate", "evaluate"]
     assert progress.evaluations == {} and progress.best == {}
 
 
-def test_the_best_weights_are_kept_for_good(setting: Setting) -> None:
+def test_the_best_weights_are_kept_for_good(setting: RunContext) -> None:
     accuracies = [0.0, 0.9, *[0.1] * 8]
     progress = Progress()
     run_stage(
@@ -267,7 +267,7 @@ def test_the_best_weights_are_kept_for_good(setting: Setting) -> None:
     assert (setting.run.checkpoints / "best").readlink() == Path("step_1")
 
 
-def test_a_criterion_ends_the_stage(setting: Setting) -> None:
+def test_a_criterion_ends_the_stage(setting: RunContext) -> None:
     progress = Progress()
     run_stage(
         stage([], [0.2, 0.96], evaluate_every=1, until=Until("accuracy", 0.95)), progress, setting
@@ -276,7 +276,7 @@ def test_a_criterion_ends_the_stage(setting: Setting) -> None:
     assert progress.step == progress.stage_steps["rl"] == 2
 
 
-def test_a_criterion_on_what_was_not_measured_warns_and_ends_nothing(setting: Setting) -> None:
+def test_a_criterion_on_what_was_not_measured_warns_and_ends_nothing(setting: RunContext) -> None:
     heard, progress = list[Event](), Progress()
     run_stage(
         stage([], [0.2] * 4, evaluate_every=2, until=Until("luck", 1.0)),
@@ -291,7 +291,7 @@ def test_a_criterion_on_what_was_not_measured_warns_and_ends_nothing(setting: Se
 
 @pytest.mark.parametrize("steps", [1, 2, 4])
 def test_a_request_to_stop_is_heard_after_the_step_and_saves_once(
-    setting: Setting, steps: int
+    setting: RunContext, steps: int
 ) -> None:
     calls, progress = list[str](), Progress()
 
@@ -312,7 +312,7 @@ def test_a_request_to_stop_is_heard_after_the_step_and_saves_once(
     assert (kept["stage"], kept["stage_step"]) == expected
 
 
-def test_restoring_puts_source_and_learners_back(setting: Setting) -> None:
+def test_restoring_puts_source_and_learners_back(setting: RunContext) -> None:
     progress = Progress()
     with pytest.raises(Stopped):
         run_stage(
@@ -330,7 +330,7 @@ def test_restoring_puts_source_and_learners_back(setting: Setting) -> None:
     assert Progress(**state["progress"]).stage_step == 3
 
 
-def test_seconds_are_summed_by_stage_and_kind(setting: Setting) -> None:
+def test_seconds_are_summed_by_stage_and_kind(setting: RunContext) -> None:
     progress = Progress()
     run_stage(stage([], [0.1, 0.2], compare=True), progress, setting)
     seconds = progress.seconds["rl"]

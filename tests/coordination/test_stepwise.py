@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from polopt.coordination.stepwise import StepwiseSource, Turns
+from polopt.coordination.stepwise import ReplaySchedule, StepwiseSource
 from polopt.envs.control.arrays import ArrayEnvironments
 from polopt.envs.control.interface import Box
 from polopt.models.network import PolicyNetwork, Specification
@@ -61,7 +61,7 @@ def source(start_steps: int = 0) -> tuple[StepwiseSource, Noting]:
         weight.data.zero_()  # the same distribution in every state
     who, replay = StepActor(network), Noting()
     playing = Playing(ArrayEnvironments(Clock(), COUNT))
-    turns = Turns(batch_size=4, start_steps=start_steps, updates_per_step=1.0)
+    turns = ReplaySchedule(batch_size=4, start_steps=start_steps, updates_per_step=1.0)
     return StepwiseSource(playing, who, Drawn(who), replay, turns, seed=3), replay
 
 

@@ -44,7 +44,7 @@ def experience(scores, lengths=None, group=None, **fields):
     return Experience(
         mask=mask,
         group=torch.tensor([0] * n if group is None else group),
-        scores=torch.tensor(scores, dtype=torch.float64),
+        rewards=torch.tensor(scores, dtype=torch.float64),
         **fields,
     )
 
@@ -114,7 +114,7 @@ def test_lite_ppo_and_maxrl_by_hand():
 
 
 def test_greedy_constant_and_value_baselines():
-    e = experience([1.0, 0.5], greedy_scores=torch.tensor([0.25, NAN]))
+    e = experience([1.0, 0.5], greedy_rewards=torch.tensor([0.25, NAN]))
     got = assign(e, Credit(baseline=greedy))
     assert got.advantages.tolist() == [[0.75, 0.75], [0, 0]]
     assert got.valid.tolist() == [True, False]  # nothing to compare the second row with
@@ -208,7 +208,7 @@ def test_the_unscorable_and_the_empty_are_dropped_before_statistics():
 def test_a_constant_group_teaches_exactly_nothing(reward, n, dtype):
     mask = torch.ones(n + 2, 3).bool()
     scores = torch.tensor([reward] * n + [0.0, 1.0], dtype=dtype)
-    e = Experience(mask=mask, group=torch.tensor([0] * n + [1, 1]), scores=scores)
+    e = Experience(mask=mask, group=torch.tensor([0] * n + [1, 1]), rewards=scores)
     tiny, none = partial(group_std, eps=1e-9), partial(group_std, ddof=0, eps=0.0)
     for normalise in (tiny, none, batch_std, group_mean_divide):
         got = assign(e, Credit(baseline=group_mean, normalise=scaled(normalise)))
@@ -240,7 +240,7 @@ def test_row_order_changes_nothing():
     e = Experience(
         mask=torch.rand(12, 5, generator=gen) < 0.7,
         group=torch.randint(0, 4, (12,), generator=gen),
-        scores=torch.randn(12, generator=gen, dtype=torch.float64),
+        rewards=torch.randn(12, generator=gen, dtype=torch.float64),
     )
     for credit in (GRPO, RLOO, Credit(baseline=group_mean, normalise=batch_z())):
         before, after = assign(e, credit), assign(e.rows(order), credit)
@@ -250,7 +250,7 @@ def test_row_order_changes_nothing():
 
 @pytest.mark.parametrize("score", [float("inf"), -float("inf")])
 def test_an_infinite_score_is_an_error_with_its_row(score):
-    with pytest.raises(NonFiniteError, match=r"credit: score is -?inf at row 1"):
+    with pytest.raises(NonFiniteError, match=r"credit: reward is -?inf at row 1"):
         assign(experience([1.0, score]), GRPO)
 
 
@@ -273,7 +273,7 @@ def test_rows_that_left_are_not_checked():
     [
         (Credit(returns=gae()), "values"),
         (Credit(baseline=value), "values"),
-        (Credit(baseline=greedy), "greedy_scores"),
+        (Credit(baseline=greedy), "greedy_rewards"),
         (Credit(shapers=(kl_penalty(0.1),)), "logp_ref"),
     ],
 )
@@ -287,7 +287,7 @@ def test_metrics_are_always_plain_and_finite(scores):
     e = Experience(
         mask=torch.ones(len(scores), 2).bool(),
         group=torch.zeros(len(scores), dtype=torch.int64),
-        scores=torch.tensor(scores),
+        rewards=torch.tensor(scores),
     )
     got = assign(e, GRPO)
     assert set(got.metrics) == {

@@ -52,7 +52,7 @@ def experience(rewards: list[list[float]], group: list[int] | None = None) -> Ex
     return Experience(
         mask=mask,
         group=torch.tensor(group or [0] * len(rewards)),
-        scores=given.sum(-1),
+        rewards=given.sum(-1),
         token_rewards=torch.where(mask, padded, NAN),
     )
 
@@ -92,7 +92,7 @@ def rescored(given: Experience, score: float) -> Experience:
     return Experience(
         given.mask,
         given.group,
-        torch.full_like(given.scores, score),
+        torch.full_like(given.rewards, score),
         token_rewards=given.token_rewards,
     )
 
@@ -103,7 +103,7 @@ def test_gae_takes_them_where_they_stand() -> None:
     given = experience(PAIR)
     zero = torch.zeros_like(given.mask, dtype=torch.float64)
     given = Experience(
-        given.mask, given.group, given.scores, values=zero, token_rewards=given.token_rewards
+        given.mask, given.group, given.rewards, values=zero, token_rewards=given.token_rewards
     )
     found = assign(given, credit_of(one))
     assert found.advantages.tolist() == [[0.5, 1, 0, 0], [0.25, 0.5, 1, 0]]

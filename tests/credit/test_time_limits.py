@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from polopt.credit import Credit, assign, earned, step_action_value, step_gae
-from polopt.types import Credited, Experience
+from polopt.types import Advantages, Experience
 
 NOWHERE = [False, False, False]
 
 
-def credited(returns: Any, terminated: list[bool], cut: list[bool], **fields: Any) -> Credited:
+def credited(returns: Any, terminated: list[bool], cut: list[bool], **fields: Any) -> Advantages:
     """Rewards 1, 2, 3; V is 4, 5, 6, and 10, 20, 30 where each step led to."""
     given = {
         "rewards": [1.0, 2.0, 3.0],
@@ -24,7 +24,7 @@ def credited(returns: Any, terminated: list[bool], cut: list[bool], **fields: An
     experience = Experience(
         mask=torch.ones(1, 3, dtype=torch.bool),
         group=torch.zeros(1, dtype=torch.int64),
-        scores=torch.zeros(1),
+        rewards=torch.zeros(1),
         terminated=torch.tensor([terminated]),
         cut=torch.tensor([cut]),
         **tensors,

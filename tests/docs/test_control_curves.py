@@ -16,9 +16,9 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import control_curves
 
 MEASURED = {one["row"]: one for one in control_curves.recorded()}
-ON_BODIES = [name for name in ROWS if "control" in row(name).domains]
+IN_CONTROL = [name for name in ROWS if "control" in row(name).domains]
 PAGES = {
-    name: (control_curves.METHODS / f"{name}.md").read_text(encoding="utf-8") for name in ON_BODIES
+    name: (control_curves.METHODS / f"{name}.md").read_text(encoding="utf-8") for name in IN_CONTROL
 }
 
 
@@ -26,11 +26,11 @@ PAGES = {
 
 
 def test_every_row_on_bodies_is_measured() -> None:
-    assert {*control_curves.CURVES} == {*ON_BODIES}
+    assert {*control_curves.CURVES} == {*IN_CONTROL}
     assert [*MEASURED] == [*control_curves.CURVES], "a line for each row, in this order"
 
 
-@pytest.mark.parametrize("name", ON_BODIES)
+@pytest.mark.parametrize("name", IN_CONTROL)
 def test_a_result_is_that_of_what_the_page_trains(name: str) -> None:
     one = MEASURED[name]
     assert one["settings"] == control_curves.settled(name)
@@ -41,7 +41,7 @@ def test_a_result_is_that_of_what_the_page_trains(name: str) -> None:
     assert all(len(curve) > 10 for curve in one["curves"])
 
 
-@pytest.mark.parametrize("name", ON_BODIES)
+@pytest.mark.parametrize("name", IN_CONTROL)
 def test_the_page_has_picture_command_settings_and_outcome(name: str) -> None:
     assert f"](img/{name}_bodies.svg)" in PAGES[name]
     assert f"\n{MEASURED[name]['command']}\n" in PAGES[name]
@@ -49,7 +49,7 @@ def test_the_page_has_picture_command_settings_and_outcome(name: str) -> None:
         assert part in PAGES[name], "run: python benchmarks/control_curves.py --draw"
 
 
-@pytest.mark.parametrize("name", ON_BODIES)
+@pytest.mark.parametrize("name", IN_CONTROL)
 def test_the_picture_is_that_of_the_result_and_again_the_same(name: str, tmp_path: Path) -> None:
     picture = f"{name}_bodies.svg"
     text = (ROOT / "docs" / "methods" / "img" / picture).read_text(encoding="utf-8")

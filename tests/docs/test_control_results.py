@@ -94,9 +94,9 @@ def test_a_curve_is_the_mean_of_the_episodes_that_ended_in_each_part() -> None:
 
 
 def test_every_row_that_has_a_peer_has_a_cell() -> None:
-    on_bodies = {name for name in ROWS if "control" in row(name).domains}
+    in_control = {name for name in ROWS if "control" in row(name).domains}
     alone = {"pg", "reinforce", "q_actor_critic", "td_actor_critic"}  # Stable-Baselines3 has none
-    assert on_bodies == {*control_one.PEERS} | alone
+    assert in_control == {*control_one.PEERS} | alone
     assert {*control_one.PEERS} <= {cell.row for cell in control.CELLS}
 
 

@@ -52,7 +52,7 @@ def experience_of(reference: Actor, batch: Any) -> Experience:
     return Experience(
         mask=batch.mask,
         group=torch.arange(CONFIG.pairs).repeat_interleave(2),
-        scores=torch.tensor([0.0, -1.0]).repeat(CONFIG.pairs),
+        rewards=torch.tensor([0.0, -1.0]).repeat(CONFIG.pairs),
         logp_ref=reference.log_probs(rows),
         tokens=rows,
     )

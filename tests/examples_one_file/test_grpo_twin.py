@@ -75,7 +75,7 @@ def experience_of(
     return Experience(
         mask=mask,
         group=torch.arange(CONFIG.prompts).repeat_interleave(CONFIG.group),
-        scores=rewards.flatten(),
+        rewards=rewards.flatten(),
         logp_old=actor.log_probs(rows),
         logp_ref=reference.log_probs(rows),
         tokens=rows,

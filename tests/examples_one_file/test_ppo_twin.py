@@ -13,9 +13,9 @@ from torch import Tensor
 
 from one_file import imported, needs
 from polopt.assembly import build
+from polopt.assembly.context import StageInputs
 from polopt.assembly.critic import critic_loss
 from polopt.assembly.objective import policy_gradient
-from polopt.assembly.shared import Parts
 from polopt.assembly.text import credit_of
 from polopt.credit import assign
 from polopt.envs.control.cartpole import CartPole
@@ -80,7 +80,7 @@ def experience_of(
     return Experience(
         mask=mask,
         group=torch.arange(CONFIG.batch),
-        scores=scores,
+        rewards=scores,
         logp_old=actor.log_probs(rows),
         logp_ref=reference.log_probs(rows),
         values=measured(critic, rows, "values"),
@@ -176,7 +176,7 @@ def body_row() -> StageRecipe:
 def test_twin_and_library_push_the_cart_alike() -> None:
     """Three batches of 256 steps with falls and cuts, four epochs of four minibatches each."""
     built = build(
-        Parts(
+        StageInputs(
             body_row(),
             "builtin:mlp",
             "builtin:mlp",
@@ -215,7 +215,7 @@ def test_twin_and_library_push_the_cart_alike() -> None:
         assert torch.equal(weighed.targets, credited.value_targets.flatten())
 
         count = torch.empty(CART.environments * CART.horizon)
-        flat = Experience(mask=count[:, None].bool(), group=count.long(), scores=count)
+        flat = Experience(mask=count[:, None].bool(), group=count.long(), rewards=count)
         orders = tuple([*chain(*learner._epochs(flat, step))] for learner in (actors, critics))
         twin.steer(ours, optimisers, played, orders, CART)
         for learner in built.learners[:2]:

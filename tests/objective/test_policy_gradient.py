@@ -35,7 +35,7 @@ from polopt.objective import (
     policy_loss,
     step_terms,
 )
-from polopt.types import Credited, Experience
+from polopt.types import Advantages, Experience
 
 NAN = float("nan")
 CLIP = partial(clipped, low=0.2, high=0.2)
@@ -50,11 +50,11 @@ def given(advantages=ADVANTAGES, mask=MASK, **fields):
     experience = Experience(
         mask=mask,
         group=torch.arange(len(mask)),
-        scores=torch.zeros(len(mask), dtype=torch.float64),
+        rewards=torch.zeros(len(mask), dtype=torch.float64),
         **{"logp_old": OLD, **fields},
     )
     inside = torch.where(mask, advantages, 0.0)
-    return experience, Credited(inside, mask, mask.any(-1))
+    return experience, Advantages(inside, mask, mask.any(-1))
 
 
 def loss_of(objective, logp=NEW, entropy=None, **fields):
@@ -150,7 +150,7 @@ def random_batch(seed=0, b=12, t=7):
     experience = Experience(
         mask=mask,
         group=torch.arange(b) % 3,
-        scores=scores,
+        rewards=scores,
         logp_old=noise(),
         logp_ref=noise(),
         logp_rollout=noise(),
@@ -236,7 +236,7 @@ def test_padding_and_row_order_change_nothing(name):
     wide = Experience(
         mask=pad(experience.mask),
         group=experience.group,
-        scores=experience.scores,
+        rewards=experience.rewards,
         logp_old=pad(experience.logp_old),
         logp_ref=pad(experience.logp_ref),
         logp_rollout=pad(experience.logp_rollout),
@@ -276,7 +276,7 @@ def test_half_precision_is_accumulated_in_float32():
 def test_a_batch_that_left_entirely_gives_zero_and_zero_gradient(name):
     objective = EVERYTHING[name]
     experience, logp, entropy = random_batch()
-    experience = Experience(**{**vars(experience), "scores": torch.full((12,), NAN).double()})
+    experience = Experience(**{**vars(experience), "rewards": torch.full((12,), NAN).double()})
     live = logp.clone().requires_grad_()
     terms = step_terms(experience, assign(experience, GRPO), objective, logp)
     loss, metrics = policy_loss(live, entropy, terms, objective)

@@ -35,7 +35,7 @@ def given(ranks, group, mask=None, logp_ref=None):
     ranks = torch.tensor(ranks, dtype=torch.float64)
     if mask is None:
         mask = torch.ones(len(ranks), 1, dtype=torch.bool)
-    return Experience(mask=mask, group=torch.tensor(group), scores=-ranks, logp_ref=logp_ref)
+    return Experience(mask=mask, group=torch.tensor(group), rewards=-ranks, logp_ref=logp_ref)
 
 
 def of_logp(logp, experience, choice):
@@ -119,7 +119,7 @@ def test_the_loss_is_ranking_loss_of_the_mathematics():
     experience = given([0, 1, 2, 1, 1, 0, 2, 2, 2], [5, 5, 5, 1, 1, 1, 3, 3, 3])  # 3: ties alone
     choice = PreferenceObjective(sigmoid(beta=1.0, margin=0.4), beta=1.0)
     loss, _ = reward_model_loss(scores, preference_terms(experience), choice)
-    _, expected = ranking_loss(scores, -experience.scores, experience.group, 0.4)
+    _, expected = ranking_loss(scores, -experience.rewards, experience.group, 0.4)
     assert loss.item() == pytest.approx(expected.item())
 
 
@@ -144,7 +144,7 @@ def random_batch(seed=0, prompts=5):
         torch.where(mask, -3 * torch.rand(count, 6, generator=generator).double(), NAN)
         for _ in range(2)
     )
-    return logp, Experience(mask=mask, group=group, scores=-ranks, logp_ref=ref)
+    return logp, Experience(mask=mask, group=group, rewards=-ranks, logp_ref=ref)
 
 
 CHOICES = [(name, response) for name in LOSSES for response in (row_sum, row_mean)]
@@ -186,7 +186,7 @@ def test_the_order_of_rows_and_padding_change_nothing(name, response):
     padded = Experience(
         mask=wider(experience.mask, False),
         group=experience.group,
-        scores=experience.scores,
+        rewards=experience.rewards,
         logp_ref=wider(experience.logp_ref, math.inf),
     )
     loss_padded, slope_padded, _ = of_logp(wider(logp, NAN), padded, choice)
@@ -201,7 +201,7 @@ def test_ties_alone_are_no_signal(name):
     tied = Experience(
         mask=experience.mask,
         group=experience.group,
-        scores=torch.zeros(len(logp), dtype=torch.float64),
+        rewards=torch.zeros(len(logp), dtype=torch.float64),
         logp_ref=experience.logp_ref,
     )
     loss, slope, metrics = of_logp(logp, tied, objective(name, centre=0.1))
@@ -258,7 +258,7 @@ def test_half_precision_is_summed_in_single():
     experience = Experience(
         mask=mask,
         group=torch.zeros(2, dtype=torch.int64),
-        scores=torch.tensor([0.0, -1.0]),
+        rewards=torch.tensor([0.0, -1.0]),
         logp_ref=ref,
     )
     choice = PreferenceObjective(sigmoid(beta=1.0), beta=1.0)

@@ -39,7 +39,7 @@ def test_it_is_the_policy_gradient_with_advantage_one(name):
     aggregate = AGGREGATIONS[name]
     live = [LOGP.clone().requires_grad_() for _ in range(2)]
     supervised_loss(live[0], reduction(MASK, GROUP, aggregate, 5, torch.float64))[0].backward()
-    experience = Experience(mask=MASK, group=GROUP, scores=torch.ones(2, dtype=torch.float64))
+    experience = Experience(mask=MASK, group=GROUP, rewards=torch.ones(2, dtype=torch.float64))
     objective = PolicyObjective(NONE, score_function, aggregate, 5)
     terms = step_terms(experience, assign(experience, Credit()), objective)
     policy_loss(live[1], None, terms, objective)[0].backward()

@@ -6,7 +6,7 @@ import torch
 from polopt.errors import NonFiniteError
 from polopt.math.reduce import AGGREGATIONS
 from polopt.objective import ValueObjective, value_loss, value_terms
-from polopt.types import Credited, Experience
+from polopt.types import Advantages, Experience
 
 NAN = float("nan")
 
@@ -22,10 +22,10 @@ def batch(lengths=(12, 7, 3, 11, 5, 9, 2, 6), seed=0):
     experience = Experience(
         mask=mask,
         group=torch.arange(len(lengths)) // 2,
-        scores=torch.zeros(len(lengths)),
+        rewards=torch.zeros(len(lengths)),
         values=noise(),
     )
-    credited = Credited(torch.zeros(mask.shape), mask, mask.any(-1), value_targets=noise())
+    credited = Advantages(torch.zeros(mask.shape), mask, mask.any(-1), value_targets=noise())
     return experience, credited, noise()
 
 
@@ -65,7 +65,7 @@ def test_by_hand():
 def test_the_clip_is_around_the_values_of_the_rollout():
     # V moved by .9 from its rollout value and counts as moved by .2; the target is 1 above: ½(.8)²
     experience, credited, _ = batch((1,))
-    credited = Credited(
+    credited = Advantages(
         credited.advantages, credited.mask, credited.valid, value_targets=experience.values + 1.0
     )
     terms = value_terms(experience, credited, ValueObjective(0.2))
@@ -83,6 +83,6 @@ def test_bad_numbers_and_missing_tensors():
     with pytest.raises(ValueError, match="value_targets"):
         value_terms(
             experience,
-            Credited(credited.advantages, credited.mask, credited.valid),
+            Advantages(credited.advantages, credited.mask, credited.valid),
             ValueObjective(),
         )

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 
-from polopt.report.explain import COLUMNS, FOLDED, ON_BODIES, PARTS, PLOTS, UNKNOWN_METRIC, arrange
+from polopt.report.explain import COLUMNS, FOLDED, IN_CONTROL, PARTS, PLOTS, UNKNOWN_METRIC, arrange
 
 CONTRACT = [
     "reward/mean",
@@ -114,7 +114,7 @@ def test_every_plot_has_a_sentence_that_ends() -> None:
 
 
 def test_a_per_cent_sign_stays_with_its_number() -> None:
-    sentences = [plot.sentence for plot in (*PLOTS, *FOLDED)] + list(ON_BODIES.values())
+    sentences = [plot.sentence for plot in (*PLOTS, *FOLDED)] + list(IN_CONTROL.values())
     assert any("95\u202f%" in sentence for sentence in sentences)
     assert not [sentence for sentence in sentences if re.search(r"\d %", sentence)]
 

@@ -142,17 +142,17 @@ def test_a_directory_in_place_of_a_file_is_named(run: Path) -> None:
 
 def test_a_body_is_known_before_anything_is_recorded(run: Path) -> None:
     config = json.loads((run / "config.json").read_text())
-    assert not load(run).on_bodies
+    assert not load(run).in_control
     for stage in config["stages"]:
         stage["settings"]["data.source"] = "control:cartpole"
     (run / "config.json").write_text(json.dumps(config))
     for name in ("metrics", "samples"):
         (run / f"{name}.jsonl").unlink()
-    assert load(run).on_bodies
+    assert load(run).in_control
 
 
 def test_what_was_recorded_says_it_where_the_recipe_does_not(run: Path) -> None:
     (run / "config.json").write_text('{"stages": [{"name": "only"}]}')
-    assert not load(run).on_bodies
+    assert not load(run).in_control
     lines(run / "metrics.jsonl", [{"step": 1, "steps": 100.0}])
-    assert load(run).on_bodies
+    assert load(run).in_control

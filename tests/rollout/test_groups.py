@@ -141,9 +141,9 @@ def test_a_greedy_response_is_a_number_for_the_others() -> None:
     groups = [replace(g, greedy=one) for g, one in zip(BATCH.groups, best, strict=True)]
     batch = replace(BATCH, groups=tuple(groups))
     tensors, plain = (experience(b, pad_id=9, device=CPU) for b in (batch, BATCH))
-    assert tensors.greedy_scores.isnan().tolist() == [False, True, True]
-    assert tensors.greedy_scores[0] == 0.5
-    assert plain.greedy_scores is None
+    assert tensors.greedy_rewards.isnan().tolist() == [False, True, True]
+    assert tensors.greedy_rewards[0] == 0.5
+    assert plain.greedy_rewards is None
     assert tensors.tokens.tokens.equal(plain.tokens.tokens)
     metrics = rollout_metrics(batch)
     assert metrics.pop("reward/greedy") == 0.75

@@ -18,8 +18,8 @@ from polopt.models import LanguageModel
 from polopt.objective import TOKEN, KLTerm, PolicyObjective, policy_loss, step_terms
 from polopt.recipe import Update
 from polopt.roles import Actor
-from polopt.roles.policies.token import Scores
-from polopt.types import Credited, Experience, StepRows, TokenRows
+from polopt.roles.policies.token import Outputs
+from polopt.types import Advantages, Experience, StepRows, TokenRows
 from polopt.update import FirstOrder
 from polopt.update.minibatch import Loss
 from random_models import builtin_model
@@ -48,7 +48,7 @@ def learner(language_model: LanguageModel, update: Update = UPDATE, **changed) -
     return FirstOrder(Actor(language_model), settings.pop("loss"), update, **settings)
 
 
-def batch(seed: int = 0) -> tuple[Experience, Credited]:
+def batch(seed: int = 0) -> tuple[Experience, Advantages]:
     """Rows of different lengths with random tokens, advantages and log-probs."""
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(2, RESPONSE + 1, (ROWS,), generator=generator)
@@ -65,16 +65,16 @@ def batch(seed: int = 0) -> tuple[Experience, Credited]:
     experience = Experience(
         mask=mask,
         group=torch.arange(ROWS) // 2,
-        scores=torch.zeros(ROWS),
+        rewards=torch.zeros(ROWS),
         logp_old=noise(),
         logp_ref=noise(),
         tokens=TokenRows(tokens * attention, attention, PROMPT),
     )
     advantages = torch.randn(ROWS, 1, generator=generator) * mask
-    return experience, Credited(advantages, mask, mask.any(-1))
+    return experience, Advantages(advantages, mask, mask.any(-1))
 
 
-def gradient(experience: Experience, credited: Credited, update: Update = UPDATE, **kw) -> Tensor:
+def gradient(experience: Experience, credited: Advantages, update: Update = UPDATE, **kw) -> Tensor:
     language_model = builtin_model()
     learner(language_model, update, **kw).update(experience, credited, 0)
     return torch.cat([p.grad.flatten() for p in language_model.model.parameters()]).double()
@@ -216,8 +216,8 @@ class OneWeight:
         self.weight = torch.nn.Parameter(torch.zeros(()))
         self.parameters = {"weight": self.weight}
 
-    def score(self, rows: StepRows, want: object) -> Scores:
-        return Scores(values=self.weight * rows.observations[..., 0])
+    def score(self, rows: StepRows, want: object) -> Outputs:
+        return Outputs(values=self.weight * rows.observations[..., 0])
 
 
 def path(*gradients: float, **settings: float) -> list[float]:
@@ -230,7 +230,7 @@ def path(*gradients: float, **settings: float) -> list[float]:
     for step, gradient in enumerate(gradients):
         rows = StepRows(torch.full((1, 1, 1), gradient), torch.zeros(1, 1))
         experience = Experience(yes, one.long(), one, steps=rows)
-        told = policy.update(experience, Credited(one[None], yes, yes[0]), step)
+        told = policy.update(experience, Advantages(one[None], yes, yes[0]), step)
         assert told["policy/grad_norm"] == abs(gradient)  # told as it was before any clip
         places.append(role.weight.item())
     return places
@@ -311,7 +311,7 @@ def minibatches(seed: int, step: int, epochs: int = 2, count: int = 3) -> list[l
     seen = list[list[int]]()
     plain = loss()
 
-    def terms(experience: Experience, credited: Credited):
+    def terms(experience: Experience, credited: Advantages):
         seen.append(experience.group.tolist())
         return plain.terms(experience, credited)
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from polopt.types import Credited, Experience
+from polopt.types import Advantages, Experience
 from polopt.update import Lagged
 
 MASK = torch.ones(1, 1, dtype=torch.bool)
 BATCH = Experience(MASK, torch.zeros(1).long(), torch.zeros(1))
-CREDITED = Credited(torch.zeros(1, 1), MASK, MASK[:, 0])
+CREDITED = Advantages(torch.zeros(1, 1), MASK, MASK[:, 0])
 
 
 def pair() -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -23,8 +23,8 @@ from polopt.models import LanguageModel
 from polopt.objective import TOKEN, PolicyObjective, policy_loss, step_terms
 from polopt.roles import Actor
 from polopt.roles.policies import gaussian
-from polopt.roles.policies.token import Scores
-from polopt.types import Credited, Experience, StepRows, TokenRows
+from polopt.roles.policies.token import Outputs
+from polopt.types import Advantages, Experience, StepRows, TokenRows
 from polopt.update.minibatch import Loss
 from polopt.update.natural_step import NaturalStep, Region
 from random_models import builtin_model, of_architecture
@@ -49,7 +49,7 @@ ROWS, PROMPT, RESPONSE, VOCABULARY = 6, 3, 4, 11
 
 
 def loss(factor: float = 1.0) -> Loss[Any]:
-    def value(scores: Scores, terms: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    def value(scores: Outputs, terms: Any) -> tuple[Tensor, dict[str, Tensor]]:
         total, metrics = policy_loss(scores.logp, scores.entropy, terms, OBJECTIVE)
         return factor * total, metrics
 
@@ -78,11 +78,11 @@ class Bandit:
     def parameters(self) -> Mapping[str, torch.nn.Parameter]:
         return {"theta": self.theta}
 
-    def score(self, rows: TokenRows, want: Any) -> Scores:
+    def score(self, rows: TokenRows, want: Any) -> Outputs:
         logp = torch.cat([self.theta, vector(0)]).log_softmax(-1)
         taken = rows.tokens[:, rows.prompt_width :]
         whole = logp.expand(*taken.shape, 3)
-        return Scores(
+        return Outputs(
             logp=logp[taken] if "logp" in want else None,
             distribution=whole if "distribution" in want else None,
         )
@@ -96,14 +96,14 @@ def golden(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     return case["inputs"], case["expected"]
 
 
-def every_action(bandit: Bandit, advantages: list[float]) -> tuple[Experience, Credited]:
+def every_action(bandit: Bandit, advantages: list[float]) -> tuple[Experience, Advantages]:
     """One row for each action; its advantage weighs it as π_old does: the mean is exact."""
     rows = TokenRows(torch.tensor([[0, 0], [0, 1], [0, 2]]), torch.ones(3, 2, dtype=torch.bool), 1)
     logp = bandit.score(rows, {"logp"}).logp.detach()
     mask = torch.ones(3, 1, dtype=torch.bool)
     weighed = 3 * logp.exp() * vector(*advantages)[:, None]
     experience = Experience(mask, torch.arange(3), vector(0, 0, 0), logp_old=logp, tokens=rows)
-    return experience, Credited(weighed, mask, mask.any(-1))
+    return experience, Advantages(weighed, mask, mask.any(-1))
 
 
 @pytest.mark.parametrize("name", ["trpo/softmax_bandit_2param", "trpo/backtracks"])
@@ -151,9 +151,9 @@ class Step:
     def parameters(self) -> Mapping[str, torch.nn.Parameter]:
         return {"theta": self.theta}
 
-    def score(self, rows: StepRows, want: Any) -> Scores:
+    def score(self, rows: StepRows, want: Any) -> Outputs:
         parameters = self.theta.expand(*rows.shape, 2)
-        return Scores(
+        return Outputs(
             logp=gaussian.log_prob(parameters, rows.actions) if "logp" in want else None,
             distribution=gaussian.distribution(parameters) if "distribution" in want else None,
         )
@@ -167,7 +167,7 @@ def test_steps_of_a_gaussian(budget: int | None) -> None:
     rows = StepRows(torch.zeros(4, 1, 1), actions)
     logp, mask = body.score(rows, {"logp"}).logp.detach(), torch.ones(4, 1, dtype=torch.bool)
     experience = Experience(mask, torch.arange(4), torch.zeros(4), logp_old=logp, steps=rows)
-    credited = Credited(vector(1, -1, 0.5, 2)[:, None], mask, mask.any(-1))
+    credited = Advantages(vector(1, -1, 0.5, 2)[:, None], mask, mask.any(-1))
     policy = learner(body, micro_batch_tokens=budget, divergence=gaussian.divergence)
     product = policy.fisher_product(experience, credited)
     found = torch.stack([product(v) for v in torch.eye(2, dtype=torch.float64)])
@@ -206,7 +206,7 @@ def gpt2(**settings: Any) -> LanguageModel:
     return replace(made, model=made.model.double())
 
 
-def batch(seed: int = 0, vocabulary: int = VOCABULARY) -> tuple[Experience, Credited]:
+def batch(seed: int = 0, vocabulary: int = VOCABULARY) -> tuple[Experience, Advantages]:
     """Rows of different lengths with random tokens and advantages; NaN outside the mask."""
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(1, RESPONSE + 1, (ROWS,), generator=generator)
@@ -218,7 +218,7 @@ def batch(seed: int = 0, vocabulary: int = VOCABULARY) -> tuple[Experience, Cred
     rows = TokenRows(tokens * attention, attention, PROMPT)
     advantages = torch.randn(ROWS, RESPONSE, generator=generator, dtype=torch.float64)
     experience = Experience(mask, torch.arange(ROWS) // 2, torch.zeros(ROWS), tokens=rows)
-    return experience, Credited(torch.where(mask, advantages, torch.nan), mask, mask.any(-1))
+    return experience, Advantages(torch.where(mask, advantages, torch.nan), mask, mask.any(-1))
 
 
 def with_old(language_model: LanguageModel, experience: Experience) -> Experience:
@@ -317,7 +317,7 @@ def test_a_step_stays_inside_the_region_and_improves() -> None:
 
 
 def moved(
-    experience: Experience, credited: Credited, settings: Region = UNDAMPED, **kw: Any
+    experience: Experience, credited: Advantages, settings: Region = UNDAMPED, **kw: Any
 ) -> Tensor:
     """What one step adds to the weights."""
     language_model = gpt2()
@@ -409,7 +409,7 @@ def test_a_refused_step_of_a_language_model_leaves_the_bits() -> None:
     places = [p.data_ptr() for p in language_model.model.parameters()]
     plain, calls = loss(), list[int]()
 
-    def worse_each_time(scores: Scores, terms: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    def worse_each_time(scores: Outputs, terms: Any) -> tuple[Tensor, dict[str, Tensor]]:
         total, metrics = plain.value(scores, terms)
         calls.append(len(calls))
         return total + len(calls), metrics
@@ -437,7 +437,7 @@ def test_a_step_to_where_nothing_is_finite_is_refused() -> None:
 class Breaks(Actor):
     """Fails in the middle of the line search."""
 
-    def score(self, rows: TokenRows, want: Any) -> Scores:
+    def score(self, rows: TokenRows, want: Any) -> Outputs:
         if {"distribution", "logp"} <= set(want):
             raise RuntimeError("out of memory")
         return super().score(rows, want)
@@ -490,7 +490,7 @@ def test_weights_that_are_not_trained_stay_and_are_in_no_vector() -> None:
 class Counting(Actor):
     """Remembers how many rows each forward pass for the Fisher matrix has."""
 
-    def score(self, rows: TokenRows, want: Any) -> Scores:
+    def score(self, rows: TokenRows, want: Any) -> Outputs:
         if set(want) == {"distribution"} and torch.is_grad_enabled():
             SEEN.append(rows.tokens.tolist())
         return super().score(rows, want)

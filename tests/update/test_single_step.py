@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from polopt.recipe import Update
-from polopt.types import Credited, Experience, Transitions
+from polopt.types import Advantages, Experience, Transitions
 from polopt.update.single import SingleStep, Weights
 
 NOBODY = torch.zeros(0)
-NOTHING = Credited(NOBODY, NOBODY, NOBODY)
+NOTHING = Advantages(NOBODY, NOBODY, NOBODY)
 
 
 def earned(reward: float) -> Experience:

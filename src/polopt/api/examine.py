@@ -9,11 +9,11 @@ import torch
 
 from polopt.algorithms import row
 from polopt.api.domains import IN_DOMAIN
-from polopt.assembly import Parts, control
+from polopt.assembly import StageInputs, control
 from polopt.assembly.chosen import named
+from polopt.assembly.context import examiner, stage_context
 from polopt.assembly.fits import check_fits, shape, shape_of_policy
 from polopt.assembly.preference import reward_model_stage
-from polopt.assembly.shared import examiner, shared
 from polopt.coordination.progress import progress
 from polopt.errors import RecipeError
 from polopt.models.network import load_policy
@@ -33,35 +33,35 @@ def examine(stage: StageRecipe, weights: str, k: int) -> Evaluation:
     if stage.run.threads is not None:
         torch.set_num_threads(stage.run.threads)
     with progress() as observe:
-        parts = Parts(stage, weights, weights, torch.device("cpu"), observe, compare=True)
+        inputs = StageInputs(stage, weights, weights, torch.device("cpu"), observe, compare=True)
         here = IN_DOMAIN[stage.domain]
-        found = named(here.examiner)(parts, k)
+        found = named(here.examiner)(inputs, k)
     if found is None:
         raise RecipeError("reward: nothing says which answers are right; name a reward")
     evaluation: Evaluation = found(here.sampled_examples)
     return evaluation
 
 
-def of_text(parts: Parts, k: int) -> Callable[[bool], Evaluation] | None:
+def of_text(inputs: StageInputs, k: int) -> Callable[[bool], Evaluation] | None:
     """Answers, or the verdicts of a reward model."""
-    if row(parts.recipe.algorithm).trains == "actor":
-        return examiner(shared(parts), answers=k)
-    return reward_model_stage(parts).evaluate
+    if row(inputs.recipe.algorithm).trains == "actor":
+        return examiner(stage_context(inputs), answers=k)
+    return reward_model_stage(inputs).evaluate
 
 
-def of_control(parts: Parts, k: int) -> Callable[[bool], Evaluation]:
+def of_control(inputs: StageInputs, k: int) -> Callable[[bool], Evaluation]:
     """Episodes of a policy that fits the environment.
 
     Raises:
         RecipeError: it does not, or several answers are asked for.
     """
-    stage = parts.recipe
+    stage = inputs.recipe
     if k > 1:
         raise RecipeError(
             f"--k: {k} is not allowed in control, where the likeliest actions alone are taken; 1, "
             "and evaluation.episodes for more episodes"
         )
-    network = load_policy(Path(parts.weights))
+    network = load_policy(Path(inputs.weights))
     trained, here = shape_of_policy(network.made_of), shape(control.made(stage, 1))
-    check_fits(trained, here, stage.data.source, parts.weights)
+    check_fits(trained, here, stage.data.source, inputs.weights)
     return control.examiner(stage, StepActor(network))

@@ -15,9 +15,9 @@ import torch
 
 from polopt.api.domains import IN_DOMAIN
 from polopt.api.recorded import recorded
-from polopt.assembly import Parts, build
+from polopt.assembly import StageInputs, build
 from polopt.coordination import checkpoint
-from polopt.coordination.loop import Progress, Setting, link_best, restore, run_stage
+from polopt.coordination.loop import Progress, RunContext, link_best, restore, run_stage
 from polopt.coordination.progress import progress as progress_shown
 from polopt.coordination.stage import Event, Observer
 from polopt.coordination.track import trackers
@@ -53,8 +53,8 @@ def execute(
             for observer in heard:
                 observer(event)
 
-        setting = Setting(run, first.keep, observe, stop_requested)
-        progress = _run_stages(run, recipe, setting, device, reward)
+        context = RunContext(run, first.keep, observe, stop_requested)
+        progress = _run_stages(run, recipe, context, device, reward)
         summary = _summary(recipe, progress)
         write_json(run.path / "summary.json", summary)
         observe(Event("summary", summary))
@@ -81,29 +81,29 @@ def _announce(config: Mapping[str, Any], observe: Observer) -> None:
 def _run_stages(
     run: RunDirectory,
     recipe: Recipe,
-    setting: Setting,
+    context: RunContext,
     device: torch.device,
     reward: Callable[..., Any] | None,
 ) -> Progress:
     """Every stage from where the newest checkpoint stands."""
     newest = checkpoint.newest(run.checkpoints)
     state: dict[str, Any] = {} if newest is None else checkpoint.read_state(newest)
-    progress = _put_back(run, newest, state, setting.observe)
+    progress = _put_back(run, newest, state, context.observe)
     _reopen_last_stage(recipe, progress)
     if progress.stage == len(recipe.stages):
         text = (
             f"{run.path} is finished: {counted(progress.step, 'step')}; --run.steps makes it longer"
         )
-        setting.observe(Event("message", {"text": text}))
+        context.observe(Event("message", {"text": text}))
     with _reason_kept(run, recipe, progress):
         while progress.stage < len(recipe.stages):
             inside = newest if progress.stage_step > 0 else None
-            parts = _parts(run, recipe, progress, setting, inside, device, reward)
-            stage = build(parts)
+            inputs = _parts(run, recipe, progress, context, inside, device, reward)
+            stage = build(inputs)
             if inside is not None:
                 restore(stage, inside, state)
-                setting.observe(Event("message", {"text": f"resuming from {inside.name}"}))
-            run_stage(stage, progress, setting)
+                context.observe(Event("message", {"text": f"resuming from {inside.name}"}))
+            run_stage(stage, progress, context)
     return progress
 
 
@@ -111,11 +111,11 @@ def _parts(
     run: RunDirectory,
     recipe: Recipe,
     progress: Progress,
-    setting: Setting,
+    context: RunContext,
     inside: Path | None,
     device: torch.device,
     reward: Callable[..., Any] | None,
-) -> Parts:
+) -> StageInputs:
     """What the stage is built of that comes next, or that the checkpoint ``inside`` it is of."""
     stage = recipe.stages[progress.stage]
     ends = {name: str(run.checkpoints / end) for name, end in progress.stage_ends.items()}
@@ -123,12 +123,12 @@ def _parts(
     named = [path for _, path in models_by_field(stage) if path.startswith(ENDED)]
     for path in (start, *(ends[path.removeprefix(ENDED)] for path in named)):
         _check_whole(path, stage)
-    return Parts(
+    return StageInputs(
         recipe=stage,
         weights=start if inside is None else str(inside),
         start=start,
         device=device,
-        observe=partial(_placed, progress, stage.name, setting.observe),
+        observe=partial(_placed, progress, stage.name, context.observe),
         compare=progress.stage == len(recipe.stages) - 1,
         reward=reward,
         ends=ends,

@@ -65,7 +65,7 @@ class Policy:
 
 
 @dataclass(frozen=True)
-class BodyPolicy:
+class ControlPolicy:
     """A policy that moves a body as it was trained to."""
 
     actor: StepActor
@@ -123,7 +123,7 @@ def _rows(observations: object, size: int) -> tuple[NDArray[np.float32], bool]:
     return given.reshape(-1, size), not many
 
 
-def load(path: Path) -> Policy | BodyPolicy:
+def load(path: Path) -> Policy | ControlPolicy:
     """The last weights of a run, or those of one of its checkpoints.
 
     Args:
@@ -141,13 +141,13 @@ def load(path: Path) -> Policy | BodyPolicy:
     run, weights = found
     config = record.open_existing(run).config
     read = IN_DOMAIN[domain_of_weights(str(weights))].policy
-    policy: Policy | BodyPolicy = named(read)(run, weights, recorded(config).stages[-1])
+    policy: Policy | ControlPolicy = named(read)(run, weights, recorded(config).stages[-1])
     return policy
 
 
-def of_control(run: Path, weights: Path, stage: StageRecipe) -> BodyPolicy:
+def of_control(run: Path, weights: Path, stage: StageRecipe) -> ControlPolicy:
     """A network with its statistics."""
-    return BodyPolicy(StepActor(load_policy(weights)))
+    return ControlPolicy(StepActor(load_policy(weights)))
 
 
 def of_text(run: Path, weights: Path, stage: StageRecipe) -> Policy:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from polopt.algorithms import row
 from polopt.assembly.chosen import named
-from polopt.assembly.shared import Parts
+from polopt.assembly.context import StageInputs
 from polopt.coordination.stage import Stage
 
 
-def build(parts: Parts) -> Stage:
+def build(inputs: StageInputs) -> Stage:
     """The stage of a resolved recipe, by the function that its row names for the domain."""
-    recipe = parts.recipe
-    stage: Stage = named(row(recipe.algorithm).places[recipe.domain].stage)(parts)
+    recipe = inputs.recipe
+    stage: Stage = named(row(recipe.algorithm).places[recipe.domain].stage)(inputs)
     return stage
 
 
-__all__ = ["Parts", "build"]
+__all__ = ["StageInputs", "build"]

@@ -11,7 +11,7 @@ from polopt.choices import COLUMNS, Choice
 from polopt.recipe import StageRecipe
 from polopt.recipe.fields import flat
 from polopt.resolution.effects import chosen_by_fields
-from polopt.update import Moving
+from polopt.update import AdaptiveNumber
 
 
 def function(column: str, name: str) -> Any:  # noqa: ANN401
@@ -19,25 +19,25 @@ def function(column: str, name: str) -> Any:  # noqa: ANN401
     return named(COLUMNS[column].choices[name].function)
 
 
-def chosen(column: str, stage: StageRecipe, moving: Sequence[Moving] = ()) -> Any:  # noqa: ANN401
+def chosen(column: str, stage: StageRecipe, adaptive: Sequence[AdaptiveNumber] = ()) -> Any:  # noqa: ANN401
     """What a resolved stage chose in a column, with the stage's numbers bound to it.
 
     Args:
         column: one in which a field chooses.
         stage: resolved.
-        moving: numbers that follow the run; each is bound itself in the place of its field.
+        adaptive: numbers that follow the run; each is bound itself in the place of its field.
     """
     choice = _choice(column, stage)
     found, fields = named(choice.function), {**(choice.arguments or {}), **choice.follows}
     if fields:
-        values = {argument: number(stage, field, moving) for argument, field in fields.items()}
+        values = {argument: number(stage, field, adaptive) for argument, field in fields.items()}
         found = found(**values) if choice.factory else partial(found, **values)
     return found if choice.adapter is None else named(choice.adapter)(found)
 
 
-def number(stage: StageRecipe, field: str, moving: Sequence[Moving] = ()) -> Any:  # noqa: ANN401
+def number(stage: StageRecipe, field: str, adaptive: Sequence[AdaptiveNumber] = ()) -> Any:  # noqa: ANN401
     """What a field holds, or the number that stands in its place and follows the run."""
-    return next((one for one in moving if one.field == field), flat(stage)[field])
+    return next((one for one in adaptive if one.field == field), flat(stage)[field])
 
 
 def _choice(column: str, stage: StageRecipe) -> Choice:

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from polopt.assembly.adaptive import adaptive_numbers
 from polopt.assembly.around import Around, Update
 from polopt.assembly.chosen import chosen
+from polopt.assembly.context import StageInputs, staged
 from polopt.assembly.critic import Valued, critic_learner, of_actions
 from polopt.assembly.fits import check_actions, check_fits, shape, shape_of_policy
 from polopt.assembly.learners import learner_of_policy
-from polopt.assembly.moving import moving_numbers
-from polopt.assembly.shared import Parts, staged
 from polopt.choices.roles import reads_values
 from polopt.coordination.stage import Learner, Measured, Stage
 from polopt.credit import Credit, assign, earned
@@ -48,8 +48,8 @@ from polopt.rollout.episodes import (
 from polopt.rollout.evaluation import Evaluation, mean_interval
 from polopt.rollout.recording import shown
 from polopt.seeding import derive
-from polopt.types import Credited, Experience, Metrics, StepRows
-from polopt.update import Moving
+from polopt.types import Advantages, Experience, Metrics, StepRows
+from polopt.update import AdaptiveNumber
 from polopt.update.natural_step import Divergence
 from polopt.update.normalisers import Normalisers, RewardScale
 
@@ -57,20 +57,20 @@ EVALUATED_AT_ONCE = 16  # environments
 
 
 @dataclass(frozen=True)
-class Bodies:
+class ControlContext:
     """Environments, who acts in them, and who says what their states are worth."""
 
-    parts: Parts
+    inputs: StageInputs
     environments: Environments
     actor: StepActor
     critic: StepCritic | StepActionCritic | None
     scale: RewardScale | None
-    moving: Sequence[Moving] = ()  # numbers of the recipe that follow the run
+    adaptive: Sequence[AdaptiveNumber] = ()  # numbers of the recipe that follow the run
 
     @property
     def recipe(self) -> StageRecipe:
         """Of the stage, resolved."""
-        return self.parts.recipe
+        return self.inputs.recipe
 
     @property
     def divergence(self) -> Divergence:
@@ -78,13 +78,13 @@ class Bodies:
         return self.actor.divergence
 
 
-def control_stage(parts: Parts) -> Stage:
+def control_stage(inputs: StageInputs) -> Stage:
     """The stage of a row in control."""
-    of = bodies(parts)
-    of = replace(of, moving=moving_numbers(of.recipe, of.actor.log_probs))
+    of = control_context(inputs)
+    of = replace(of, adaptive=adaptive_numbers(of.recipe, of.actor.log_probs))
     recipe, steps = of.recipe, of.recipe.episodes.steps
     source = EpisodeSource(
-        Playing(of.environments, parts.tell),
+        Playing(of.environments, inputs.tell),
         of.actor,
         seed=derive(recipe.run.seed, recipe.name, "rollout"),
         steps=None if recipe.episodes.whole else steps,
@@ -93,13 +93,13 @@ def control_stage(parts: Parts) -> Stage:
     learners: list[Learner] = [flattened(learner_of_policy(of, critic))]
     if critic is not None:
         learners.insert(0, flattened(critic_learner(of, critic)))
-    learners.extend(of.moving)
+    learners.extend(of.adaptive)
     learners.append(Normalisers(of.actor.network.normaliser, of.scale))
     return staged(
-        parts,
+        inputs,
         source,
         prepare=lambda batch: prepared(of, batch),
-        credit=partial(credited, credit=credit_of(recipe, of.moving)),
+        credit=partial(credited, credit=credit_of(recipe, of.adaptive)),
         learners=learners,
         save_model=lambda path: save_policy(of.actor.network, path),
         describe=lambda batch: (episode_metrics(int(batch.valid.sum()), batch.episodes), ()),
@@ -107,19 +107,19 @@ def control_stage(parts: Parts) -> Stage:
     )
 
 
-def bodies(parts: Parts) -> Bodies:
+def control_context(inputs: StageInputs) -> ControlContext:
     """Environments and networks of a stage; of a checkpoint, those that it holds."""
-    recipe = parts.recipe
+    recipe = inputs.recipe
     environments = made(recipe, recipe.episodes.environments)
     check_actions(recipe, environments.action)
-    network = policy_network(parts, environments, kind_of(recipe, environments))
+    network = policy_network(inputs, environments, kind_of(recipe, environments))
     critic = new_critic(recipe, network) if reads_values(flat(recipe)) else None
     gamma = recipe.credit.gamma
     scale = None
     if recipe.episodes.normalise_rewards:
         assert gamma is not None, "resolved"
         scale = RewardScale(environments.count, gamma)
-    return Bodies(parts, environments, StepActor(network), critic, scale)
+    return ControlContext(inputs, environments, StepActor(network), critic, scale)
 
 
 def kind_of(recipe: StageRecipe, environments: Environments) -> Kind:
@@ -143,17 +143,17 @@ def made(recipe: StageRecipe, count: int | None) -> Environments:
     return make(recipe.data.source, count, recipe.data.parameters)
 
 
-def policy_network(parts: Parts, environments: Environments, kind: Kind) -> PolicyNetwork:
+def policy_network(inputs: StageInputs, environments: Environments, kind: Kind) -> PolicyNetwork:
     """The policy where the stage stands or starts; a new one where nothing was trained.
 
     Raises:
         RecipeError: what was trained is for environments of another shape, or of another kind.
     """
-    recipe, inside = parts.recipe, parts.weights != parts.start
-    if not Path(parts.weights).is_dir():
+    recipe, inside = inputs.recipe, inputs.weights != inputs.start
+    if not Path(inputs.weights).is_dir():
         return new_policy(recipe, environments, kind)
-    network = load_policy(Path(parts.weights))
-    of = parts.weights if inside else f"stage {recipe.start}"
+    network = load_policy(Path(inputs.weights))
+    of = inputs.weights if inside else f"stage {recipe.start}"
     check_fits(shape_of_policy(network.made_of), shape(environments), recipe.data.source, of)
     if recipe.start is None and network.made_of.kind != kind:
         raise RecipeError(
@@ -182,7 +182,7 @@ def new_policy(recipe: StageRecipe, environments: Environments, kind: Kind) -> P
     return PolicyNetwork(made_of, generator)
 
 
-def prepared(of: Bodies, batch: Trajectories) -> Experience:
+def prepared(of: ControlContext, batch: Trajectories) -> Experience:
     """Tensors of a batch with what actor and critic say of it before the update."""
     rewards = batch.rewards if of.scale is None else of.scale.scaled(batch)
     steps = StepRows(torch.from_numpy(batch.observations), torch.from_numpy(batch.actions))
@@ -197,11 +197,11 @@ def prepared(of: Bodies, batch: Trajectories) -> Experience:
     return Experience(
         mask=torch.from_numpy(batch.valid),
         group=torch.arange(count),
-        scores=torch.zeros(count),
+        rewards=torch.zeros(count),
         logp_rollout=logp,
         logp_old=logp,
         values=values,
-        rewards=torch.from_numpy(rewards).float(),
+        step_rewards=torch.from_numpy(rewards).float(),
         next_values=next_values,
         terminated=torch.from_numpy(batch.terminated),
         cut=torch.from_numpy(batch.truncated),
@@ -209,17 +209,17 @@ def prepared(of: Bodies, batch: Trajectories) -> Experience:
     )
 
 
-def credit_of(recipe: StageRecipe, moving: Sequence[Moving] = ()) -> Credit:
+def credit_of(recipe: StageRecipe, adaptive: Sequence[AdaptiveNumber] = ()) -> Credit:
     """The credit columns of a resolved stage; ``moving`` numbers are read at each batch."""
     return Credit(
         shapers=(earned,),
         returns=chosen("returns", recipe),
-        baseline=chosen("baseline", recipe, moving),
+        baseline=chosen("baseline", recipe, adaptive),
         normalise=chosen("normalisation", recipe),
     )
 
 
-def credited(experience: Experience, credit: Credit) -> Credited:
+def credited(experience: Experience, credit: Credit) -> Advantages:
     """Advantages of every step; what is said of groups of responses is left out."""
     result = assign(experience, credit)
     kept = {
@@ -235,7 +235,7 @@ CREDITED = dict.fromkeys(("logp_rollout", "rewards", "next_values", "terminated"
 def flattened(learner: Learner) -> Learner:
     """A learner that is given the valid steps as rows of one step each, in any order."""
 
-    def update(own: Update, experience: Experience, credited: Credited, step: int) -> Measured:
+    def update(own: Update, experience: Experience, credited: Advantages, step: int) -> Measured:
         where = experience.mask.nonzero(as_tuple=True)
         return own(_flat(replace(experience, **CREDITED), where), _flat(credited, where), step)
 

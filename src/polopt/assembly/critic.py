@@ -9,7 +9,7 @@ import torch
 
 from polopt.assembly.around import delayed
 from polopt.assembly.chosen import chosen
-from polopt.assembly.shared import Shared, Trained
+from polopt.assembly.context import PolicyContext, StageContext
 from polopt.choices.roles import reads_values
 from polopt.coordination.stage import Learner
 from polopt.math.baselines import action_correction
@@ -24,9 +24,9 @@ from polopt.objective import (
 from polopt.recipe import StageRecipe
 from polopt.recipe.fields import flat
 from polopt.roles import Critic, Scorer, together
-from polopt.roles.policies.token import Scores
+from polopt.roles.policies.token import Outputs
 from polopt.seeding import derive
-from polopt.types import Credited, Experience, RowIndex, StepRows, TokenRows, cut
+from polopt.types import Advantages, Experience, RowIndex, StepRows, TokenRows, cut
 from polopt.update import FirstOrder
 from polopt.update.minibatch import Loss, Terms
 
@@ -63,23 +63,23 @@ class Valued:
         return delayed(learner, wait) if wait else learner
 
 
-def valued(of: Shared) -> tuple[Shared, Valued | None]:
+def valued(of: StageContext) -> tuple[StageContext, Valued | None]:
     """The critic that the recipe needs; one on the trunk of the policy gives that a head."""
-    recipe, parts = of.recipe, of.parts
+    recipe, inputs = of.recipe, of.inputs
     if not reads_values(flat(recipe)):
         return of, None
     config = of.actor.language_model.model.config.get_text_config()
     outputs = config.vocab_size if of_actions(recipe) else 1
     if recipe.critic.trunk == "shared":
-        head = new_head(config.hidden_size, outputs, parts.device)
+        head = new_head(config.hidden_size, outputs, inputs.device)
         of = replace(of, actor=replace(of.actor, value_head=head))
         return of, Valued(recipe, of.actor, None)
     if recipe.critic.path is None:
-        model = parts.scalar_model(parts.start, outputs)
+        model = inputs.scalar_model(inputs.start, outputs)
     else:
         policy = of.actor.language_model
-        model = parts.reader("critic.path", recipe.critic.path, policy, outputs)
-    critic = Critic(model, autocast=parts.autocast)
+        model = inputs.reader("critic.path", recipe.critic.path, policy, outputs)
+    critic = Critic(model, autocast=inputs.autocast)
     return of, Valued(recipe, critic, critic)
 
 
@@ -96,7 +96,7 @@ def new_head(width: int, outputs: int, device: torch.device) -> torch.nn.Linear:
     return head
 
 
-def critic_learner(of: Trained, critic: Valued) -> Learner:
+def critic_learner(of: PolicyContext, critic: Valued) -> Learner:
     """The critic's own optimiser; it learns from the batch before the policy does."""
     recipe, settings = of.recipe, of.recipe.critic
     changes = {
@@ -107,8 +107,8 @@ def critic_learner(of: Trained, critic: Valued) -> Learner:
     return FirstOrder(
         critic.scorer,
         critic_loss(recipe),
-        of.parts.update(**changes),
-        steps=of.parts.steps,
+        of.inputs.update(**changes),
+        steps=of.inputs.steps,
         seed=derive(recipe.run.seed, recipe.name, "critic"),
         name="critic",
         keeps=tuple(critic.scorer.parameters),
@@ -119,9 +119,9 @@ def critic_loss(recipe: StageRecipe) -> Loss[ValueTerms]:
     """Half the squared error of the values, over the tokens of the step."""
     objective = ValueObjective(clip=recipe.critic.clip or None)
 
-    def value(scores: Scores, terms: ValueTerms) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        assert scores.values is not None
-        return value_loss(scores.values, terms, objective)
+    def value(outputs: Outputs, terms: ValueTerms) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        assert outputs.values is not None
+        return value_loss(outputs.values, terms, objective)
 
     return Loss({"values"}, lambda e, c: value_terms(e, c, objective), value)
 
@@ -142,16 +142,16 @@ def with_action_correction(loss: Loss[Any], critic: Scorer, recipe: StageRecipe)
     """The same less ``Σ_a π(a|s) Q(s, a)`` of every token: without it b(s, a) is biased."""
     aggregate, length = chosen("aggregation", recipe), recipe.objective.aggregation_length
 
-    def terms(experience: Experience, credited: Credited) -> Corrected:
+    def terms(experience: Experience, credited: Advantages) -> Corrected:
         reduce = reduction(credited.mask, experience.group, aggregate, length)
         return Corrected(loss.terms(experience, credited), experience.inputs, reduce)
 
-    def value(scores: Scores, terms: Corrected) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        total, metrics = loss.value(scores, terms.policy)
+    def value(outputs: Outputs, terms: Corrected) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        total, metrics = loss.value(outputs, terms.policy)
         with torch.no_grad():
             q = critic.score(terms.asked, {"action_values"}).action_values
-        assert q is not None and scores.distribution is not None
-        correction = terms.reduction.loss(action_correction(scores.distribution, q))
+        assert q is not None and outputs.distribution is not None
+        correction = terms.reduction.loss(action_correction(outputs.distribution, q))
         return total - correction, metrics | {"baseline_correction": correction.detach()}
 
     return replace(loss, want={*loss.want, "distribution"}, terms=terms, value=value)
@@ -173,9 +173,9 @@ class Corrected:
 def both(first: Loss[Any], second: Loss[Any], weight: float) -> Loss[Terms]:
     """``first + weight·second`` of one forward pass."""
 
-    def value(scores: Any, terms: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:  # noqa: ANN401
-        loss, metrics = first.value(scores, terms.first)
-        more, others = second.value(scores, terms.second)
+    def value(outputs: Any, terms: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:  # noqa: ANN401
+        loss, metrics = first.value(outputs, terms.first)
+        more, others = second.value(outputs, terms.second)
         return loss + weight * more, metrics | others
 
     return Loss(

@@ -6,19 +6,19 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from polopt.assembly.shared import Shared
+from polopt.assembly.context import StageContext
 from polopt.math.reduce import token_mean
 from polopt.objective import reduction, supervised_loss
 from polopt.rollout.pretraining import pretraining_batches
 from polopt.update.minibatch import Companion
 
 
-def companions(of: Shared) -> Sequence[Companion]:
+def companions(of: StageContext) -> Sequence[Companion]:
     """What the recipe mixes into every optimiser step of the policy."""
     return () if of.recipe.pretraining.source is None else (pretraining(of),)
 
 
-def pretraining(of: Shared) -> Companion:
+def pretraining(of: StageContext) -> Companion:
     """``-c·E[log π(x)]``, a mean over the tokens of its own batch (PPO-ptx, 2203.02155, Eq. 2)."""
     coefficient = of.recipe.pretraining.coefficient
     batch = pretraining_batches(of.recipe, of.text.tokeniser)

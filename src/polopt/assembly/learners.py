@@ -7,9 +7,9 @@ from typing import Any
 
 from polopt.algorithms import row
 from polopt.assembly.chosen import function
+from polopt.assembly.context import PolicyContext, policy_learner
 from polopt.assembly.critic import Valued
 from polopt.assembly.objective import policy_gradient
-from polopt.assembly.shared import Trained, policy_learner
 from polopt.coordination.stage import Learner
 from polopt.seeding import derive
 from polopt.update.minibatch import Companion, Loss
@@ -17,17 +17,17 @@ from polopt.update.natural_step import NaturalStep, Region
 
 
 def learner_of_policy(
-    of: Trained, critic: Valued | None, companions: Sequence[Companion] = ()
+    of: PolicyContext, critic: Valued | None, companions: Sequence[Companion] = ()
 ) -> Learner:
     """What the row of the stage has in the column ``update``."""
     return function("update", row(of.recipe.algorithm).update)(of, critic, companions)
 
 
 def first_order(
-    of: Trained, critic: Valued | None, companions: Sequence[Companion] = ()
+    of: PolicyContext, critic: Valued | None, companions: Sequence[Companion] = ()
 ) -> Learner:
     """AdamW on the policy loss, with the loss of a critic that shares its trunk."""
-    loss: Loss[Any] = policy_gradient(of.recipe, of.moving)
+    loss: Loss[Any] = policy_gradient(of.recipe, of.adaptive)
     options: dict[str, Any] = {}
     if critic is not None:
         loss, options = critic.joined(loss)
@@ -35,12 +35,12 @@ def first_order(
 
 
 def natural_step(
-    of: Trained, critic: Valued | None, companions: Sequence[Companion] = ()
+    of: PolicyContext, critic: Valued | None, companions: Sequence[Companion] = ()
 ) -> Learner:
     """TRPO on the policy loss; a critic learns by an optimiser of its own."""
     assert not companions, "refused: the region bounds the objective alone"
     recipe = of.recipe
-    loss: Loss[Any] = policy_gradient(of.recipe, of.moving)
+    loss: Loss[Any] = policy_gradient(of.recipe, of.adaptive)
     if critic is not None:
         loss, _ = critic.joined(loss)
     return NaturalStep(

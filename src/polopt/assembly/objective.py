@@ -10,22 +10,22 @@ from polopt.assembly.chosen import chosen, number
 from polopt.objective import KLTerm, PolicyObjective, StepTerms, policy_loss, step_terms
 from polopt.recipe import StageRecipe
 from polopt.roles.policies.token import Quantity
-from polopt.update import Moving
+from polopt.update import AdaptiveNumber
 from polopt.update.minibatch import Loss
 
 
-def objective_of(recipe: StageRecipe, moving: Sequence[Moving] = ()) -> PolicyObjective:
+def objective_of(recipe: StageRecipe, adaptive: Sequence[AdaptiveNumber] = ()) -> PolicyObjective:
     """The objective columns of a resolved stage; ``moving`` numbers are read when the loss is."""
     kl = None
     if recipe.kl.coefficient and recipe.kl.placement == "loss":
         kl = KLTerm(
             chosen("estimator", recipe),
-            number(recipe, "kl.coefficient", moving),
+            number(recipe, "kl.coefficient", adaptive),
             corrected=bool(recipe.kl.importance_corrected),
         )
     return PolicyObjective(
         ratio=chosen("ratio", recipe),
-        surrogate=chosen("bound", recipe, moving),
+        surrogate=chosen("bound", recipe, adaptive),
         aggregate=chosen("aggregation", recipe),
         aggregation_length=recipe.objective.aggregation_length,
         kl=kl,
@@ -35,17 +35,19 @@ def objective_of(recipe: StageRecipe, moving: Sequence[Moving] = ()) -> PolicyOb
     )
 
 
-def policy_gradient(recipe: StageRecipe, moving: Sequence[Moving] = ()) -> Loss[StepTerms]:
+def policy_gradient(
+    recipe: StageRecipe, adaptive: Sequence[AdaptiveNumber] = ()
+) -> Loss[StepTerms]:
     """The objective columns of a resolved stage as a loss of the actor's scores."""
-    objective = objective_of(recipe, moving)
+    objective = objective_of(recipe, adaptive)
     want: set[Quantity] = {"logp", "entropy" if objective.entropy_coefficient else "entropy_told"}
     return Loss(
         want=want,
         terms=lambda experience, credited: step_terms(
             experience, credited, objective, experience.logp
         ),
-        value=lambda scores, terms: policy_loss(
-            given(scores.logp), scores.entropy, terms, objective
+        value=lambda outputs, terms: policy_loss(
+            given(outputs.logp), outputs.entropy, terms, objective
         ),
         needs_logp=objective.mask_edit is not None,
     )

@@ -9,18 +9,18 @@ from typing import cast
 from torch import Tensor
 
 from polopt.assembly.chosen import chosen
-from polopt.assembly.objective import given
-from polopt.assembly.shared import (
-    Parts,
-    Shared,
+from polopt.assembly.context import (
+    StageContext,
+    StageInputs,
     assembled,
     examiner,
     given_responses,
     policy_learner,
     report,
-    shared,
+    stage_context,
     staged,
 )
+from polopt.assembly.objective import given
 from polopt.assembly.supervised import alike
 from polopt.assembly.text import frozen_start
 from polopt.coordination.offline import OfflineSource
@@ -36,7 +36,7 @@ from polopt.objective import (
 )
 from polopt.recipe import StageRecipe
 from polopt.roles import Critic, measured
-from polopt.roles.policies.token import Scores
+from polopt.roles.policies.token import Outputs
 from polopt.rollout.comparison import compare
 from polopt.rollout.dataset import ranked
 from polopt.rollout.groups import experience
@@ -47,21 +47,21 @@ from polopt.update import FirstOrder
 from polopt.update.minibatch import Loss
 
 
-def reward_model_stage(parts: Parts) -> Stage:
+def reward_model_stage(inputs: StageInputs) -> Stage:
     """A stage that teaches a model with one output to order the responses to a prompt."""
-    recipe = parts.recipe
-    model = parts.reward_model()
+    recipe = inputs.recipe
+    model = inputs.reward_model()
     text = text_source(recipe, model, preferences=True)
-    report(parts, text)
-    role, objective = Critic(model, autocast=parts.autocast), objective_of(recipe)
+    report(inputs, text)
+    role, objective = Critic(model, autocast=inputs.autocast), objective_of(recipe)
     pad_id = cast(int, model.tokenizer.pad_token_id)
 
     def prepare(batch: Batch) -> Experience:
-        return experience(batch, pad_id=pad_id, device=parts.device)
+        return experience(batch, pad_id=pad_id, device=inputs.device)
 
     def measure(batch: Batch) -> Mapping[str, Tensor]:
-        scores = measured(role, _tokens(prepare(batch)), "last_values")
-        return {"reward": objective.beta * scores}
+        outputs = measured(role, _tokens(prepare(batch)), "last_values")
+        return {"reward": objective.beta * outputs}
 
     def evaluate(_: bool) -> Evaluation:
         """Accuracy of a reward model is that of its verdicts on pairs."""
@@ -74,12 +74,12 @@ def reward_model_stage(parts: Parts) -> Stage:
         role,
         verdicts(recipe),
         recipe.update,
-        steps=parts.steps,
+        steps=inputs.steps,
         seed=derive(recipe.run.seed, recipe.name, "update"),
         name="reward_model",
     )
     return staged(
-        parts,
+        inputs,
         rankings(recipe, text),
         prepare=prepare,
         credit=alike,
@@ -90,10 +90,10 @@ def reward_model_stage(parts: Parts) -> Stage:
     )
 
 
-def direct_preference_stage(parts: Parts) -> Stage:
+def direct_preference_stage(inputs: StageInputs) -> Stage:
     """A stage that raises what is preferred against the weights that it started from."""
-    of = shared(parts, preferences=True)
-    objective = objective_of(parts.recipe)
+    of = stage_context(inputs, preferences=True)
+    objective = objective_of(inputs.recipe)
     reference = frozen_start(of)
 
     def prepare(batch: Batch) -> Experience:
@@ -102,10 +102,10 @@ def direct_preference_stage(parts: Parts) -> Stage:
 
     return assembled(
         of,
-        rankings(parts.recipe, of.text),
+        rankings(inputs.recipe, of.text),
         prepare=prepare,
         credit=alike,
-        learners=[policy_learner(of, preferences(parts.recipe))],
+        learners=[policy_learner(of, preferences(inputs.recipe))],
         evaluate=_both(of, prepare, objective),
     )
 
@@ -114,8 +114,8 @@ def verdicts(recipe: StageRecipe) -> Loss[PreferenceTerms]:
     """The loss of a reward model, of the scores of whole responses."""
     objective = objective_of(recipe)
 
-    def value(scores: Scores, terms: PreferenceTerms) -> tuple[Tensor, dict[str, Tensor]]:
-        return reward_model_loss(given(scores.last_values), terms, objective)
+    def value(outputs: Outputs, terms: PreferenceTerms) -> tuple[Tensor, dict[str, Tensor]]:
+        return reward_model_loss(given(outputs.last_values), terms, objective)
 
     return Loss({"last_values"}, _terms, value, whole_groups=True)
 
@@ -124,8 +124,8 @@ def preferences(recipe: StageRecipe) -> Loss[PreferenceTerms]:
     """The loss of a policy that is its own reward model, of its log-probs."""
     objective = objective_of(recipe)
 
-    def value(scores: Scores, terms: PreferenceTerms) -> tuple[Tensor, dict[str, Tensor]]:
-        return direct_preference_loss(given(scores.logp), terms, objective)
+    def value(outputs: Outputs, terms: PreferenceTerms) -> tuple[Tensor, dict[str, Tensor]]:
+        return direct_preference_loss(given(outputs.logp), terms, objective)
 
     return Loss({"logp"}, _terms, value, whole_groups=True)
 
@@ -158,7 +158,7 @@ def _terms(experience: Experience, _: object) -> PreferenceTerms:
 
 
 def _both(
-    of: Shared, prepare: Callable[[Batch], Experience], objective: PreferenceObjective
+    of: StageContext, prepare: Callable[[Batch], Experience], objective: PreferenceObjective
 ) -> Callable[[bool], Evaluation]:
     """What the policy answers, where it can be judged, and its verdicts on held-out pairs."""
     answers = examiner(of)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from polopt.assembly.around import recredited
-from polopt.assembly.shared import Shared
+from polopt.assembly.context import StageContext
 from polopt.choices.roles import reads_process
 from polopt.coordination.stage import Learner
 from polopt.math.preference import implicit_reward
@@ -17,13 +17,13 @@ from polopt.models.adapter import attach
 from polopt.objective import ProcessTerms, process_loss, process_terms
 from polopt.recipe.fields import flat
 from polopt.roles import Actor
-from polopt.roles.policies.token import Scores
+from polopt.roles.policies.token import Outputs
 from polopt.seeding import derive
-from polopt.types import Credited, Experience, Metrics
+from polopt.types import Advantages, Experience, Metrics
 from polopt.update import FirstOrder
 from polopt.update.minibatch import Loss
 
-Crediting = Callable[[Experience], Credited]
+Crediting = Callable[[Experience], Advantages]
 CREDITED = ("critic", "policy")  # learners that read advantages or targets
 NAME = "process_reward"  # of the learner: before its metrics, and its folder in a checkpoint
 
@@ -32,7 +32,7 @@ NAME = "process_reward"  # of the learner: before its metrics, and its folder in
 class Processed:
     """A language model whose log-ratio to the reference says what each token is worth."""
 
-    of: Shared
+    of: StageContext
     model: Actor
     beta: float
 
@@ -45,7 +45,7 @@ class Processed:
     def measured(self, credit: Crediting) -> Crediting:
         """The same credit, with what the model says of right and of wrong answers."""
 
-        def credited(tensors: Experience) -> Credited:
+        def credited(tensors: Experience) -> Advantages:
             found = credit(tensors)
             return replace(found, metrics=found.metrics | means(tensors))
 
@@ -67,46 +67,48 @@ class Processed:
         return [self._learner(), *others]
 
     def _learner(self) -> Learner:
-        recipe, parts = self.of.recipe, self.of.parts
+        recipe, inputs = self.of.recipe, self.of.inputs
         return FirstOrder(
             self.model,
             outcome_loss(self.beta),
-            parts.update(learning_rate=recipe.process.learning_rate, epochs=1),
-            steps=parts.steps,
+            inputs.update(learning_rate=recipe.process.learning_rate, epochs=1),
+            steps=inputs.steps,
             seed=derive(recipe.run.seed, recipe.name, NAME),
             name=NAME,
             keeps=tuple(self.model.parameters),
         )
 
 
-def processed(of: Shared) -> Processed | None:
+def processed(of: StageContext) -> Processed | None:
     """The process reward model that the recipe needs, from the start of the stage or a path.
 
     Raises:
         ModelError: the model at ``process.path`` cannot be loaded, or not read what the policy
             writes.
     """
-    settings, parts = of.recipe.process, of.parts
+    settings, inputs = of.recipe.process, of.inputs
     if not reads_process(flat(of.recipe)):
         return None
     policy = of.actor.language_model
     model = (
-        parts.language_model(parts.start)
+        inputs.language_model(inputs.start)
         if settings.path is None
-        else parts.language_reader("process.path", settings.path, policy)
+        else inputs.language_reader("process.path", settings.path, policy)
     )
     if of.recipe.model.lora is not None:  # it learns as the policy does: an adapter of its own
         attach(model.model, of.recipe.model, derive(of.recipe.run.seed, of.recipe.name, NAME))
     assert settings.beta is not None, "resolved by the row"
-    return Processed(of, Actor(model, autocast=parts.autocast), settings.beta)
+    return Processed(of, Actor(model, autocast=inputs.autocast), settings.beta)
 
 
 def outcome_loss(beta: float) -> Loss[ProcessTerms]:
     """Cross entropy between the outcome of a response and the sum of its rewards."""
 
-    def value(scores: Scores, terms: ProcessTerms) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        assert scores.logp is not None
-        return process_loss(scores.logp, terms, beta)
+    def value(
+        outputs: Outputs, terms: ProcessTerms
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        assert outputs.logp is not None
+        return process_loss(outputs.logp, terms, beta)
 
     return Loss({"logp"}, lambda experience, _: process_terms(experience), value)
 

@@ -10,11 +10,11 @@ import torch
 from torch.nn import Parameter
 
 from polopt.assembly.chosen import chosen
-from polopt.assembly.control import Bodies, examiner, made, policy_network
+from polopt.assembly.context import StageInputs, staged
+from polopt.assembly.control import ControlContext, examiner, made, policy_network
 from polopt.assembly.fits import check_actions
-from polopt.assembly.shared import Parts, staged
 from polopt.coordination.stage import Learner, Stage
-from polopt.coordination.stepwise import StepwiseSource, Turns
+from polopt.coordination.stepwise import ReplaySchedule, StepwiseSource
 from polopt.envs.control.interface import Box
 from polopt.models.network import ActionValueNetworks, Kind, save_policy
 from polopt.objective import pathwise
@@ -24,17 +24,17 @@ from polopt.rollout.episodes import Playing
 from polopt.rollout.exploration import Drawn, Explorer, Noisy
 from polopt.rollout.replay import Replay
 from polopt.seeding import derive
-from polopt.types import Credited, Experience, Transitions
+from polopt.types import Advantages, Experience, Transitions
 from polopt.update import Lagged
 from polopt.update.single import Loss, SingleStep, Weights
 
 NOBODY = torch.zeros(0)
-NOTHING = Credited(NOBODY, NOBODY, NOBODY)  # critics say what it is worth
+NOTHING = Advantages(NOBODY, NOBODY, NOBODY)  # critics say what it is worth
 
 
-def soft_stage(parts: Parts) -> Stage:
+def soft_stage(inputs: StageInputs) -> Stage:
     """SAC: critics, policy and temperature, then the targets, on every batch."""
-    of, numbers = _bodies(parts, "squashed")
+    of, numbers = _bodies(inputs, "squashed")
     critics, recipe = _critics(of, count=2), of.recipe
     targets = copy.deepcopy(critics)
     settings, initial = recipe.temperature, recipe.temperature.initial
@@ -45,10 +45,10 @@ def soft_stage(parts: Parts) -> Stage:
         log_alpha, chosen("temperature", recipe), -float(numbers) if entropy is None else entropy
     )
     everyone = pathwise.Soft(of.actor, critics, targets, temperature, recipe.credit.gamma)
-    groups = [Weights(of.actor.parameters, parts.update())]
+    groups = [Weights(of.actor.parameters, inputs.update())]
     if settings.loss != "none":
         rate = settings.learning_rate or recipe.update.learning_rate
-        groups.append(Weights({"log_alpha": log_alpha}, parts.update(learning_rate=rate)))
+        groups.append(Weights({"log_alpha": log_alpha}, inputs.update(learning_rate=rate)))
     learners = [
         _critic(of, critics, partial(pathwise.soft_q_loss, of=everyone)),
         _policy(of, partial(pathwise.soft_policy_loss, of=everyone), groups, log_alpha=log_alpha),
@@ -57,9 +57,9 @@ def soft_stage(parts: Parts) -> Stage:
     return _stage(of, Drawn(of.actor), learners)
 
 
-def deterministic_stage(parts: Parts) -> Stage:
+def deterministic_stage(inputs: StageInputs) -> Stage:
     """DDPG: critic, policy, then the targets of both, on every batch."""
-    of, numbers = _bodies(parts, "deterministic")
+    of, numbers = _bodies(inputs, "deterministic")
     critics, recipe = _critics(of, count=1), of.recipe
     targets, target_actor = copy.deepcopy(critics), copy.deepcopy(of.actor)
     assert recipe.credit.gamma is not None, "resolved"
@@ -69,7 +69,7 @@ def deterministic_stage(parts: Parts) -> Stage:
         _policy(
             of,
             partial(pathwise.deterministic_policy_loss, of=everyone),
-            [Weights(of.actor.parameters, parts.update())],
+            [Weights(of.actor.parameters, inputs.update())],
         ),
         _lagged(
             of,
@@ -81,40 +81,42 @@ def deterministic_stage(parts: Parts) -> Stage:
     return _stage(of, Noisy(of.actor, noise, of.environments.count, numbers), learners)
 
 
-def _bodies(parts: Parts, kind: Kind) -> tuple[Bodies, int]:
+def _bodies(inputs: StageInputs, kind: Kind) -> tuple[ControlContext, int]:
     """Environments and the policy in them, and how many numbers an action has."""
-    recipe = parts.recipe
+    recipe = inputs.recipe
     environments = made(recipe, recipe.episodes.environments)
     action = environments.action
     check_actions(recipe, action)
     assert isinstance(action, Box), "checked"
-    actor = StepActor(policy_network(parts, environments, kind))
-    return Bodies(parts, environments, actor, None, None), len(action.low)
+    actor = StepActor(policy_network(inputs, environments, kind))
+    return ControlContext(inputs, environments, actor, None, None), len(action.low)
 
 
-def _critics(of: Bodies, count: int) -> ActionCritics:
+def _critics(of: ControlContext, count: int) -> ActionCritics:
     generator = torch.Generator().manual_seed(derive(of.recipe.run.seed, "critic"))
     return ActionCritics(ActionValueNetworks(of.actor.network.made_of, count, generator))
 
 
-def _critic(of: Bodies, critics: ActionCritics, loss: Loss) -> Learner:
+def _critic(of: ControlContext, critics: ActionCritics, loss: Loss) -> Learner:
     rate = of.recipe.critic.learning_rate
-    weights = Weights(critics.parameters, of.parts.update(learning_rate=rate))
+    weights = Weights(critics.parameters, of.inputs.update(learning_rate=rate))
     return SingleStep(
         loss,
         [weights],
-        steps=of.parts.steps,
+        steps=of.inputs.steps,
         seed=derive(of.recipe.run.seed, of.recipe.name, "critic"),
         name="critic",
         keeps=critics.parameters,
     )
 
 
-def _policy(of: Bodies, loss: Loss, groups: Sequence[Weights], **beside: Parameter) -> Learner:
+def _policy(
+    of: ControlContext, loss: Loss, groups: Sequence[Weights], **beside: Parameter
+) -> Learner:
     return SingleStep(
         loss,
         groups,
-        steps=of.parts.steps,
+        steps=of.inputs.steps,
         seed=derive(of.recipe.run.seed, of.recipe.name, "update"),
         name="policy",
         keeps=beside,
@@ -122,7 +124,7 @@ def _policy(of: Bodies, loss: Loss, groups: Sequence[Weights], **beside: Paramet
 
 
 def _lagged(
-    of: Bodies, copies: Mapping[str, Parameter], sources: Mapping[str, Parameter]
+    of: ControlContext, copies: Mapping[str, Parameter], sources: Mapping[str, Parameter]
 ) -> Learner:
     tau = of.recipe.critic.tau
     assert tau is not None, "resolved"
@@ -133,21 +135,21 @@ def _under(name: str, parameters: Mapping[str, Parameter]) -> dict[str, Paramete
     return {f"{name}.{key}": one for key, one in parameters.items()}
 
 
-def _stage(of: Bodies, explorer: Explorer, learners: Sequence[Learner]) -> Stage:
+def _stage(of: ControlContext, explorer: Explorer, learners: Sequence[Learner]) -> Stage:
     recipe, made_of, replay = of.recipe, of.actor.network.made_of, of.recipe.replay
     assert replay.size and replay.start_steps is not None and replay.updates_per_step
     assert recipe.update.batch_size
     buffer = Replay(replay.size, made_of.observation_size, made_of.outputs)
     source = StepwiseSource(
-        Playing(of.environments, of.parts.tell),
+        Playing(of.environments, of.inputs.tell),
         of.actor,
         explorer,
         buffer,
-        Turns(recipe.update.batch_size, replay.start_steps, replay.updates_per_step),
+        ReplaySchedule(recipe.update.batch_size, replay.start_steps, replay.updates_per_step),
         seed=derive(recipe.run.seed, recipe.name, "rollout"),
     )
     return staged(
-        of.parts,
+        of.inputs,
         source,
         prepare=_experience,
         credit=lambda _: NOTHING,
@@ -155,7 +157,7 @@ def _stage(of: Bodies, explorer: Explorer, learners: Sequence[Learner]) -> Stage
         save_model=lambda path: save_policy(of.actor.network, path),
         describe=lambda _: ({}, ()),
         evaluate=examiner(recipe, of.actor),
-        turns=int(updates_a_step(recipe)),
+        batches_per_step=int(updates_a_step(recipe)),
     )
 
 

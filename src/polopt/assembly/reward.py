@@ -26,15 +26,15 @@ from polopt.objective.preference import (
 from polopt.recipe import Reward
 from polopt.recipe.contradictions import reward_name, rewards_by_field
 from polopt.roles import Critic, reward_of, step_ends, step_rewards_of
-from polopt.roles.policies.token import Scores
+from polopt.roles.policies.token import Outputs
 from polopt.rollout.rewarding import RewardFunction
 from polopt.seeding import derive
-from polopt.types import Credited, Experience, Metrics
+from polopt.types import Advantages, Experience, Metrics
 from polopt.update import FirstOrder
 from polopt.update.minibatch import Loss
 
 if TYPE_CHECKING:
-    from polopt.assembly.shared import Parts, Shared
+    from polopt.assembly.context import StageContext, StageInputs
 
 RANKING = PreferenceObjective(sigmoid(beta=1.0), beta=1.0)  # InstructGPT 2203.02155, Eq. 1
 
@@ -60,20 +60,20 @@ class RewardModel:
         return step_rewards_of(self.role, pad_id=pad_id, device=device, ends=ends)
 
 
-def reward_models(parts: Parts, policy: LanguageModel) -> tuple[RewardModel, ...]:
+def reward_models(inputs: StageInputs, policy: LanguageModel) -> tuple[RewardModel, ...]:
     """The reward models of a stage; one that is never refreshed takes no gradient.
 
     Raises:
         ModelError: a model that cannot be loaded, does not read what the policy writes, or has
             nothing to say.
     """
-    named = () if parts.reward is not None else rewards_by_field(parts.recipe)
-    return tuple(_loaded(parts, policy, where, reward) for where, reward in named if reward.model)
+    named = () if inputs.reward is not None else rewards_by_field(inputs.recipe)
+    return tuple(_loaded(inputs, policy, where, reward) for where, reward in named if reward.model)
 
 
-def _loaded(parts: Parts, policy: LanguageModel, where: str, reward: Reward) -> RewardModel:
+def _loaded(inputs: StageInputs, policy: LanguageModel, where: str, reward: Reward) -> RewardModel:
     assert reward.model is not None
-    model = parts.reader(f"{where}.model", reward.model, policy)
+    model = inputs.reader(f"{where}.model", reward.model, policy)
     if not reward.refresh_every:
         if not model.head.weight.any():
             raise ModelError(
@@ -81,10 +81,10 @@ def _loaded(parts: Parts, policy: LanguageModel, where: str, reward: Reward) -> 
                 "would earn 0; a model that stage reward_model has trained, or refresh_every"
             )
         model.model.requires_grad_(False)
-    return RewardModel(reward_name(reward), reward, Critic(model, autocast=parts.autocast))
+    return RewardModel(reward_name(reward), reward, Critic(model, autocast=inputs.autocast))
 
 
-def agreement(of: Shared, experience: Experience) -> Metrics:
+def agreement(of: StageContext, experience: Experience) -> Metrics:
     """Share of the pairs of the batch that each model puts in the order of its labels.
 
     By the rewards that it gave, and so before it learns from the batch: whether it is still right
@@ -103,39 +103,39 @@ def agreement(of: Shared, experience: Experience) -> Metrics:
     return metrics
 
 
-def labels_of(of: Shared, model: RewardModel, experience: Experience) -> Tensor | None:
+def labels_of(of: StageContext, model: RewardModel, experience: Experience) -> Tensor | None:
     """[B] what ranks the responses of a group, higher is better; NaN: says nothing of this one."""
     names = [reward_name(reward) for reward in of.recipe.rewards]
     labels = model.settings.labels
     return None if labels is None else experience.parts.get(of.rewards[names.index(labels)].name)
 
 
-def refreshed(of: Shared) -> Iterator[Learner]:
+def refreshed(of: StageContext) -> Iterator[Learner]:
     """A learner for each reward model that goes on learning."""
     for model in of.reward_models:
         if model.settings.refresh_every:
             yield every(model.settings.refresh_every, _learner(of, model))
 
 
-def _learner(of: Shared, model: RewardModel) -> Learner:
+def _learner(of: StageContext, model: RewardModel) -> Learner:
     """One optimiser step of the ranking loss on the rollouts of a batch."""
     recipe, place = of.recipe, of.reward_models.index(model)
 
-    def terms(experience: Experience, _: Credited) -> PreferenceTerms:
+    def terms(experience: Experience, _: Advantages) -> PreferenceTerms:
         labels = labels_of(of, model, experience)
-        nobody = torch.full_like(experience.scores, torch.nan)
-        return preference_terms(replace(experience, scores=nobody if labels is None else labels))
+        nobody = torch.full_like(experience.rewards, torch.nan)
+        return preference_terms(replace(experience, rewards=nobody if labels is None else labels))
 
-    def value(scores: Scores, terms: PreferenceTerms) -> tuple[Tensor, dict[str, Tensor]]:
-        assert scores.last_values is not None
-        return reward_model_loss(scores.last_values, terms, RANKING)
+    def value(outputs: Outputs, terms: PreferenceTerms) -> tuple[Tensor, dict[str, Tensor]]:
+        assert outputs.last_values is not None
+        return reward_model_loss(outputs.last_values, terms, RANKING)
 
     rate = model.settings.learning_rate or recipe.update.learning_rate
     return FirstOrder(
         model.role,
         Loss({"last_values"}, terms, value, whole_groups=True),
-        of.parts.update(learning_rate=rate, epochs=1, minibatches=1),
-        steps=of.parts.steps,
+        of.inputs.update(learning_rate=rate, epochs=1, minibatches=1),
+        steps=of.inputs.steps,
         seed=derive(recipe.run.seed, recipe.name, "reward_model", place),
         name=f"reward_model_{place + 1}" if place else "reward_model",
         keeps=tuple(model.role.parameters),

@@ -8,8 +8,8 @@ import torch
 
 from polopt.assembly.around import on_kept
 from polopt.assembly.chosen import chosen
+from polopt.assembly.context import StageInputs, assembled, policy_learner, stage_context
 from polopt.assembly.objective import given
-from polopt.assembly.shared import Parts, assembled, policy_learner, shared
 from polopt.assembly.text import sampled_stage
 from polopt.coordination.offline import OfflineSource
 from polopt.coordination.stage import Stage
@@ -18,35 +18,35 @@ from polopt.objective import Reduction, reduction, supervised_loss
 from polopt.recipe import StageRecipe
 from polopt.roles.policies.token import Quantity
 from polopt.rollout.dataset import demonstrated
-from polopt.types import Credited, Experience, Group
+from polopt.types import Advantages, Experience, Group
 from polopt.update.minibatch import Loss
 
 
-def demonstrated_stage(parts: Parts) -> Stage:
+def demonstrated_stage(inputs: StageInputs) -> Stage:
     """A stage that raises the likelihood of given responses, every token of them alike."""
-    of = shared(parts, demonstrations=True)
-    assert parts.recipe.update.batch_size is not None, "resolved by the row"
+    of = stage_context(inputs, demonstrations=True)
+    assert inputs.recipe.update.batch_size is not None, "resolved by the row"
 
     def group(place: int) -> Group:
         return demonstrated(place, of.text.demonstration(place))
 
     return assembled(
         of,
-        OfflineSource(group, parts.recipe.update.batch_size),
+        OfflineSource(group, inputs.recipe.update.batch_size),
         prepare=of.tensors,
         credit=alike,
-        learners=[policy_learner(of, likelihood(parts.recipe))],
+        learners=[policy_learner(of, likelihood(inputs.recipe))],
     )
 
 
-def imitated_stage(parts: Parts) -> Stage:
+def imitated_stage(inputs: StageInputs) -> Stage:
     """A stage that samples groups and raises the likelihood of the responses that are kept."""
-    of, credit = shared(parts), selection_of(parts.recipe)
+    of, credit = stage_context(inputs), selection_of(inputs.recipe)
     return sampled_stage(
         of,
         prepare=of.tensors,
         credit=lambda tensors: _telling(tensors, assign(tensors, credit)),
-        learners=[on_kept(policy_learner(of, likelihood(parts.recipe)))],
+        learners=[on_kept(policy_learner(of, likelihood(inputs.recipe)))],
     )
 
 
@@ -59,10 +59,10 @@ def selection_of(recipe: StageRecipe) -> Credit:
     )
 
 
-def _telling(experience: Experience, credited: Credited) -> Credited:
+def _telling(experience: Experience, credited: Advantages) -> Advantages:
     """The same with how much is kept, and what it earned."""
-    earned = experience.scores[credited.valid]
-    metrics = {"kept/share": len(earned) / len(experience.scores)}
+    earned = experience.rewards[credited.valid]
+    metrics = {"kept/share": len(earned) / len(experience.rewards)}
     if len(earned):
         metrics["kept/reward"] = float(earned.mean())
     return replace(credited, metrics=credited.metrics | metrics)
@@ -73,13 +73,13 @@ def likelihood(recipe: StageRecipe) -> Loss[Reduction]:
     aggregate, length = chosen("aggregation", recipe), recipe.objective.aggregation_length
     want: set[Quantity] = {"logp"}
 
-    def terms(experience: Experience, credited: Credited) -> Reduction:
+    def terms(experience: Experience, credited: Advantages) -> Reduction:
         return reduction(credited.mask, experience.group, aggregate, length)
 
-    return Loss(want, terms, lambda scores, reduce: supervised_loss(given(scores.logp), reduce))
+    return Loss(want, terms, lambda outputs, reduce: supervised_loss(given(outputs.logp), reduce))
 
 
-def alike(experience: Experience) -> Credited:
+def alike(experience: Experience) -> Advantages:
     """Every token of every row counts the same: A = 1."""
     advantages = experience.mask.to(torch.float32)
-    return Credited(advantages, experience.mask, experience.mask.any(-1))
+    return Advantages(advantages, experience.mask, experience.mask.any(-1))

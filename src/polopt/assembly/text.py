@@ -7,20 +7,20 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from polopt.assembly.adaptive import adaptive_numbers
 from polopt.assembly.chosen import chosen, number
+from polopt.assembly.context import (
+    StageContext,
+    StageInputs,
+    assembled,
+    reporting_once,
+    stage_context,
+)
 from polopt.assembly.critic import Valued, critic_learner, valued
 from polopt.assembly.extras import companions
 from polopt.assembly.learners import learner_of_policy
-from polopt.assembly.moving import moving_numbers
 from polopt.assembly.process import Crediting, Processed, processed
 from polopt.assembly.reward import agreement, refreshed
-from polopt.assembly.shared import (
-    Parts,
-    Shared,
-    assembled,
-    reporting_once,
-    shared,
-)
 from polopt.choices.returns import SUMS
 from polopt.choices.roles import reads_process
 from polopt.coordination.ledger import Ledger
@@ -44,19 +44,19 @@ from polopt.recipe.fields import flat
 from polopt.roles import Actor, Scorer, WithoutAdapter, frozen, measured
 from polopt.rollout.groups import informative
 from polopt.rollout.rewarding import judge
-from polopt.types import Batch, Credited, Experience
-from polopt.update import Lagged, Moving
-from polopt.update.moving import measured_kl
+from polopt.types import Advantages, Batch, Experience
+from polopt.update import AdaptiveNumber, Lagged
+from polopt.update.adaptive import measured_kl
 
 
-def policy_stage(parts: Parts) -> Stage:
+def policy_stage(inputs: StageInputs) -> Stage:
     """The stage of a row whose columns say all that is its own."""
-    of, critic = valued(shared(parts))
-    of = replace(of, moving=moving_numbers(of.recipe, of.actor.log_probs))
+    of, critic = valued(stage_context(inputs))
+    of = replace(of, adaptive=adaptive_numbers(of.recipe, of.actor.log_probs))
     reference, process = reference_of(of), processed(of)
     policy = learner_of_policy(of, critic, companions(of))
-    credit: Crediting = partial(assign, credit=credit_of(of.recipe, of.moving))
-    learners: list[Learner] = [policy, *of.moving, *_following(of, reference)]
+    credit: Crediting = partial(assign, credit=credit_of(of.recipe, of.adaptive))
+    learners: list[Learner] = [policy, *of.adaptive, *_following(of, reference)]
     if critic is not None and critic.role is not None:
         learners = [critic_learner(of, critic), *map(critic.held_back, learners)]
     if process is not None:
@@ -71,16 +71,16 @@ def policy_stage(parts: Parts) -> Stage:
 
 
 def sampled_stage(
-    of: Shared,
+    of: StageContext,
     *,
     prepare: Callable[[Batch], Experience],
-    credit: Callable[[Experience], Credited],
+    credit: Callable[[Experience], Advantages],
     learners: Sequence[Learner],
 ) -> Stage:
     """A stage that samples groups, credits their tokens and hands them to its learners."""
     rollout = of.recipe.rollout
     assert rollout.group_size is not None, "resolved by the row"
-    scored = reporting_once(judge(of.text, of.rewards, of.recipe.run.seed), of, of.parts.observe)
+    scored = reporting_once(judge(of.text, of.rewards, of.recipe.run.seed), of, of.inputs.observe)
     source = InlineSource(
         of.engine("rollout"),
         Ledger(rollout.prompts_per_step),
@@ -111,21 +111,21 @@ def resampled(rollout: Rollout) -> dict[str, Any]:
     return {"keep": informative(least, most), "rounds": rollout.resample_rounds}
 
 
-def reference_of(of: Shared) -> Scorer | None:
+def reference_of(of: StageContext) -> Scorer | None:
     """The weights that the stage started from, where something is measured against them."""
     if not of.recipe.kl.coefficient and not reads_process(flat(of.recipe)):
         return None
     return frozen_start(of)
 
 
-def frozen_start(of: Shared) -> Scorer:
+def frozen_start(of: StageContext) -> Scorer:
     """The policy as the stage found it: a model of its own, or the adapter switched off."""
     if of.recipe.model.lora is not None:
         return WithoutAdapter(of.actor)
-    return frozen(of.parts.language_model(of.parts.start), autocast=of.actor.autocast)
+    return frozen(of.inputs.language_model(of.inputs.start), autocast=of.actor.autocast)
 
 
-def _following(of: Shared, reference: Scorer | None) -> list[Learner]:
+def _following(of: StageContext, reference: Scorer | None) -> list[Learner]:
     """The reference as a copy that follows the policy, where the recipe wants it to."""
     kl = of.recipe.kl
     if not kl.refresh_every or not isinstance(reference, Actor):
@@ -137,7 +137,7 @@ def _following(of: Shared, reference: Scorer | None) -> list[Learner]:
 
 
 def prepared(
-    of: Shared,
+    of: StageContext,
     reference: Scorer | None,
     critic: Valued | None,
     process: Processed | None = None,
@@ -155,7 +155,7 @@ def prepared(
     return prepare
 
 
-def credit_of(recipe: StageRecipe, moving: Sequence[Moving] = ()) -> Credit:
+def credit_of(recipe: StageRecipe, adaptive: Sequence[AdaptiveNumber] = ()) -> Credit:
     """The credit columns of a resolved stage; ``moving`` numbers are read at each batch."""
     credit = recipe.credit
     placed = terminal() if credit.returns in SUMS else as_given()
@@ -168,18 +168,18 @@ def credit_of(recipe: StageRecipe, moving: Sequence[Moving] = ()) -> Credit:
     if recipe.credit.length_reward:
         shapers.append(length(recipe.credit.length_reward))
     if recipe.kl.coefficient and recipe.kl.placement == "reward":
-        beta = number(recipe, "kl.coefficient", moving)
+        beta = number(recipe, "kl.coefficient", adaptive)
         shapers.append(kl_penalty(beta, chosen("estimator", recipe)))
     return Credit(
         shapers=tuple(shapers),
         returns=chosen("returns", recipe),
-        baseline=chosen("baseline", recipe, moving),
+        baseline=chosen("baseline", recipe, adaptive),
         normalise=chosen("normalisation", recipe),
         keep=untruncated if recipe.credit.drop_truncated else every_row,
     )
 
 
-def _with_metrics(of: Shared, experience: Experience, credited: Credited) -> Credited:
+def _with_metrics(of: StageContext, experience: Experience, credited: Advantages) -> Advantages:
     """How far the policy to be updated is from the one that sampled, and from the reference.
 
     From the one that sampled it is 0 where weights arrived. And whether reward models are right.

@@ -37,7 +37,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Setting:
+class RunContext:
     """What the loop writes to and listens to."""
 
     run: RunDirectory
@@ -46,9 +46,9 @@ class Setting:
     stop_requested: Callable[[], int]  # the signal that asked for it, 0: nobody
 
 
-def run_stage(stage: Stage, progress: Progress, setting: Setting) -> None:
+def run_stage(stage: Stage, progress: Progress, context: RunContext) -> None:
     """Run a stage from where ``progress`` stands to its end; its end is a checkpoint."""
-    setting.observe(
+    context.observe(
         Event(
             "stage",
             {
@@ -61,42 +61,42 @@ def run_stage(stage: Stage, progress: Progress, setting: Setting) -> None:
     )
     stage.source.publish(progress.step)
     if stage.compare and progress.stage_step == 0:
-        evaluation = _evaluate(stage, progress, setting, label="before")
-        _write_line(stage, progress, setting, _named(evaluation))
+        evaluation = _evaluate(stage, progress, context, label="before")
+        _write_line(stage, progress, context, _named(evaluation))
     while stage.name not in progress.ended and progress.stage_step < stage.steps:
-        _step(stage, progress, setting)
+        _step(stage, progress, context)
     progress.ended.setdefault(stage.name, "steps")
     progress.stage_steps[stage.name] = progress.stage_step
     progress.stage_ends[stage.name] = f"step_{progress.step}"
     progress.stage, progress.stage_step = progress.stage + 1, 0
-    stopping = setting.stop_requested()
-    save(stage, progress, setting)
+    stopping = context.stop_requested()
+    save(stage, progress, context)
     if stopping:
-        raise Stopped(str(setting.run.path), progress.step, stopping)
+        raise Stopped(str(context.run.path), progress.step, stopping)
 
 
-def _step(stage: Stage, progress: Progress, setting: Setting) -> None:
+def _step(stage: Stage, progress: Progress, context: RunContext) -> None:
     """Consume one batch in each turn: collect, credit, update; then publish and record."""
     start = time.perf_counter()
     batch: Any = None
     learned, line = list[Measured](), Metrics()
-    for turn in range(1, stage.turns + 1):
+    for turn in range(1, stage.batches_per_step + 1):
         batch = stage.source.next_batch()
         with timed(line, "time/update"):
             learned.append(_learn(stage, batch, progress.stage_step))
-        if turn == stage.turns:
+        if turn == stage.batches_per_step:
             progress.step += 1
             progress.stage_step += 1
             stage.source.publish(progress.step)
         stage.source.ack(batch)  # after the new weights are served: nothing is born stale
     metrics, samples = stage.describe(batch)
     for sample in samples:
-        setting.run.append("samples", {"step": progress.step, "stage": stage.name, **sample})
+        context.run.append("samples", {"step": progress.step, "stage": stage.name, **sample})
     line |= metrics | _means(learned) | stage.source.stats()
-    _evaluate_when_due(stage, progress, setting, line)
+    _evaluate_when_due(stage, progress, context, line)
     line["time/step"] = time.perf_counter() - start
-    _write_line(stage, progress, setting, line)
-    _save_when_due(stage, progress, setting)
+    _write_line(stage, progress, context, line)
+    _save_when_due(stage, progress, context)
 
 
 def _learn(stage: Stage, batch: Any, step: int) -> Measured:  # noqa: ANN401 - its own learners know
@@ -109,34 +109,36 @@ def _learn(stage: Stage, batch: Any, step: int) -> Measured:  # noqa: ANN401 - i
     return learned
 
 
-def _means(turns: Sequence[Measured]) -> Metrics:
+def _means(batches_per_step: Sequence[Measured]) -> Metrics:
     """Each metric over the turns that have it; of one turn, as it is."""
     values: dict[str, list[float]] = {}
-    for turn in turns:
+    for turn in batches_per_step:
         for name, value in turn.items():
             values.setdefault(name, []).append(float(value))
     return {name: statistics.fmean(of_turns) for name, of_turns in values.items()}
 
 
-def _evaluate_when_due(stage: Stage, progress: Progress, setting: Setting, line: Metrics) -> None:
+def _evaluate_when_due(
+    stage: Stage, progress: Progress, context: RunContext, line: Metrics
+) -> None:
     """Evaluate every so many steps and at the end, and end the stage when its criterion is met."""
     last = progress.stage_step == stage.steps
     due = stage.evaluate_every and progress.stage_step % stage.evaluate_every == 0
     if not due and not (stage.compare and last):
         return
     label = "after" if last and stage.compare else ""
-    evaluation = _evaluate(stage, progress, setting, label)
-    reached = _reached(stage, progress, setting, evaluation)
+    evaluation = _evaluate(stage, progress, context, label)
+    reached = _reached(stage, progress, context, evaluation)
     if reached is not None:
         progress.ended[stage.name] = reached
         if stage.compare and not last:
-            evaluation = _evaluate(stage, progress, setting, label="after")
+            evaluation = _evaluate(stage, progress, context, label="after")
     line |= _named(evaluation)
-    _keep_best(stage, progress, setting, evaluation)
+    _keep_best(stage, progress, context, evaluation)
 
 
 def _reached(
-    stage: Stage, progress: Progress, setting: Setting, evaluation: Evaluation
+    stage: Stage, progress: Progress, context: RunContext, evaluation: Evaluation
 ) -> str | None:
     """The criterion in words if the evaluation meets it."""
     until = stage.until
@@ -147,7 +149,7 @@ def _reached(
         names = ", ".join(sorted(evaluation.metrics))
         message = f"until.metric: {until.metric!r} was not measured; there are: {names}"
         where = {"step": progress.step, "stage": stage.name}
-        setting.observe(Event("warning", where | {"message": message}))
+        context.observe(Event("warning", where | {"message": message}))
         return None
     return (
         f"{until.metric} {value:.3f} reached {until.at_least:g}"
@@ -156,10 +158,10 @@ def _reached(
     )
 
 
-def _evaluate(stage: Stage, progress: Progress, setting: Setting, label: str) -> Evaluation:
+def _evaluate(stage: Stage, progress: Progress, context: RunContext, label: str) -> Evaluation:
     """Evaluate; before and after count for the summary and leave their samples."""
     assert stage.evaluate is not None, "checked when the stage was built"
-    setting.observe(Event("message", {"text": f"evaluating {label}".strip()}))
+    context.observe(Event("message", {"text": f"evaluating {label}".strip()}))
     # What is evaluated inside a step is part of the step's own time; before, there is no step.
     kind = "compare" if label == "before" else "evaluate"
     with timed(_seconds(progress, stage), kind):
@@ -171,11 +173,13 @@ def _evaluate(stage: Stage, progress: Progress, setting: Setting, label: str) ->
         }
         for sample in evaluation.samples:
             line = {"step": progress.step, "stage": stage.name, "kind": label, **sample}
-            setting.run.append("samples", line)
+            context.run.append("samples", line)
     return evaluation
 
 
-def _keep_best(stage: Stage, progress: Progress, setting: Setting, evaluation: Evaluation) -> None:
+def _keep_best(
+    stage: Stage, progress: Progress, context: RunContext, evaluation: Evaluation
+) -> None:
     """Remember the best weights of the stage that is compared; they are saved."""
     named = (name for name in ("accuracy", "return_mean") if name in evaluation.metrics)
     name = next(named, None)
@@ -186,24 +190,24 @@ def _keep_best(stage: Stage, progress: Progress, setting: Setting, evaluation: E
         progress.best = {name: value, "checkpoint": f"step_{progress.step}"}
         called = "mean return" if name == "return_mean" else name
         text = f"best {called} so far {value:.3f}"
-        setting.observe(Event("message", {"text": text}))
+        context.observe(Event("message", {"text": text}))
 
 
-def _save_when_due(stage: Stage, progress: Progress, setting: Setting) -> None:
+def _save_when_due(stage: Stage, progress: Progress, context: RunContext) -> None:
     """A checkpoint every so many steps, at a new best, and when the run was asked to stop."""
     if stage.name in progress.ended or progress.stage_step == stage.steps:
         return  # the end of a stage is a checkpoint of its own
-    stopping = setting.stop_requested()
+    stopping = context.stop_requested()
     best = progress.best.get("checkpoint") == f"step_{progress.step}"
     if stopping or best or progress.stage_step % stage.checkpoint_every == 0:
-        save(stage, progress, setting)
+        save(stage, progress, context)
     if stopping:
-        raise Stopped(str(setting.run.path), progress.step, stopping)
+        raise Stopped(str(context.run.path), progress.step, stopping)
 
 
-def save(stage: Stage, progress: Progress, setting: Setting) -> None:
+def save(stage: Stage, progress: Progress, context: RunContext) -> None:
     """Write a checkpoint of everything, drop the old ones."""
-    directory = setting.run.checkpoints
+    directory = context.run.checkpoints
     counters: dict[str, dict[str, int]] = {}
 
     def write(target: Path) -> None:
@@ -217,13 +221,13 @@ def save(stage: Stage, progress: Progress, setting: Setting) -> None:
             "progress": asdict(progress),
             "source": stage.source.state_dict(),
             "learners": counters,
-            "offsets": setting.run.offsets(),
+            "offsets": context.run.offsets(),
         }
         path = checkpoint.save(directory, progress.step, state, write)
         link_best(directory, progress)
         # This one too: a damaged checkpoint of a later step would take its place among the newest.
         pinned = {path.name, *progress.stage_ends.values(), progress.best.get("checkpoint", "")}
-        checkpoint.prune(directory, setting.keep, pinned)
+        checkpoint.prune(directory, context.keep, pinned)
 
 
 def link_best(directory: Path, progress: Progress) -> None:
@@ -247,12 +251,12 @@ def _named(evaluation: Evaluation) -> Metrics:
     return named
 
 
-def _write_line(stage: Stage, progress: Progress, setting: Setting, line: Metrics) -> None:
+def _write_line(stage: Stage, progress: Progress, context: RunContext, line: Metrics) -> None:
     """One line of metrics, in a fixed order, to the record and to the observers."""
     full = {"step": progress.step, "stage": stage.name, "stage_step": progress.stage_step}
     full |= dict(sorted(line.items()))
-    setting.run.append("metrics", full)
-    setting.observe(Event("metrics", full))
+    context.run.append("metrics", full)
+    context.observe(Event("metrics", full))
     totals = _seconds(progress, stage)
     for name, value in line.items():
         if name.startswith("time/"):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from polopt.coordination.sources import RolloutSource
 from polopt.rollout.evaluation import Evaluation
-from polopt.types import Credited, Experience, Metrics
+from polopt.types import Advantages, Experience, Metrics
 
 Measured = Mapping[str, float | Tensor]
 """Metrics of one batch; those that are tensors are read when the step is recorded."""
@@ -22,7 +22,7 @@ class Learner(Protocol):
 
     name: str
 
-    def update(self, experience: Experience, credited: Credited, step: int) -> Measured:
+    def update(self, experience: Experience, credited: Advantages, step: int) -> Measured:
         """Consume one batch; ``step`` steps of the stage were recorded before it."""
         ...
 
@@ -52,12 +52,14 @@ class Stage:
     steps: int
     source: RolloutSource[Any]
     prepare: Callable[[Any], Experience]  # tensors, and what the roles say of them
-    credit: Callable[[Experience], Credited]
+    credit: Callable[[Experience], Advantages]
     learners: Sequence[Learner]
     save_model: Callable[[Path], None]  # in Hugging Face layout
     evaluate: Callable[[bool], Evaluation] | None  # greedy answers as well?
     describe: Callable[[Any], tuple[Metrics, Sequence[Mapping[str, Any]]]]  # metrics, samples
-    turns: int = 1  # batches collected and consumed in one recorded step, whose metrics are means
+    batches_per_step: int = (
+        1  # batches collected and consumed in one recorded step, whose metrics are means
+    )
     evaluate_every: int = 0  # 0: only where the loop compares before and after
     checkpoint_every: int = 1
     until: Until | None = None

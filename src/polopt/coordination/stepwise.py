@@ -21,7 +21,7 @@ ROUNDING = 1e-9  # of updates that are due
 
 
 @dataclass(frozen=True)
-class Turns:
+class ReplaySchedule:
     """When it is whose turn, counted in steps of single environments."""
 
     batch_size: int  # steps drawn for one optimiser step
@@ -43,12 +43,12 @@ class StepwiseSource:
         actor: StepActor,
         explorer: Explorer,
         replay: Replay,
-        turns: Turns,
+        schedule: ReplaySchedule,
         *,
         seed: int,
     ) -> None:
         self._playing, self._actor, self._explorer = playing, actor, explorer
-        self._replay, self._turns, self._seed = replay, turns, seed
+        self._replay, self._schedule, self._seed = replay, schedule, seed
         self._steps, self._updates = 0, 0
         self._told, self._seconds = 0, 0.0
         self.publish(0)
@@ -65,13 +65,13 @@ class StepwiseSource:
         while not self._due():
             self._act()
         self._updates += 1
-        batch = self._replay.draw(self._turns.batch_size, self._drawing)
+        batch = self._replay.draw(self._schedule.batch_size, self._drawing)
         self._seconds += time.perf_counter() - start
         return batch
 
     def _due(self) -> bool:
-        counted = self._steps - self._turns.start_steps
-        return counted * self._turns.updates_per_step + ROUNDING >= self._updates + 1
+        counted = self._steps - self._schedule.start_steps
+        return counted * self._schedule.updates_per_step + ROUNDING >= self._updates + 1
 
     def _act(self) -> None:
         """One step in every environment."""
@@ -81,7 +81,7 @@ class StepwiseSource:
             self._explorer.forget(np.ones(playing.environments.count, dtype=np.bool_))
         seen = playing.seen
         actions = self._explorer.act(seen, self._acting)
-        if self._steps < self._turns.start_steps:
+        if self._steps < self._schedule.start_steps:
             actions = torch.rand(actions.shape, generator=self._acting).numpy() * 2 - 1
         step, valid = playing.step(self._actor.moved(actions))
         self._replay.add(seen, actions, step, valid)

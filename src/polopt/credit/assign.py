@@ -14,7 +14,7 @@ from polopt.credit.temporal import Returns, outcome
 from polopt.errors import NonFiniteError
 from polopt.math.guards import read_together, require_finite
 from polopt.math.reduce import group_is_constant, group_size, lengths, masked, row_sum, widen
-from polopt.types import Credited, Experience, Metrics
+from polopt.types import Advantages, Experience, Metrics
 
 Select = Callable[[Tensor, Tensor], Tensor]
 """``(rewards[B], group[B]) -> rows[B]`` that are trained on, of shaped rewards. NaN: not one of
@@ -57,7 +57,7 @@ class Credit:
 
 
 @torch.no_grad()
-def assign(experience: Experience, credit: Credit) -> Credited:
+def assign(experience: Experience, credit: Credit) -> Advantages:
     """Advantages of a batch, as one function of it; call it on the whole batch, before any split.
 
     Rows without a score or without tokens are dropped before any statistic; the baseline acts on
@@ -77,7 +77,7 @@ def assign(experience: Experience, credit: Credit) -> Credited:
     _check(experience, mask)
 
     shaped = [shape(experience, mask) for shape in credit.shapers]
-    rewards = sum(shaped, torch.zeros_like(masked(experience.scores, scored))[:, None] * mask)
+    rewards = sum(shaped, torch.zeros_like(masked(experience.rewards, scored))[:, None] * mask)
     totals = row_sum(rewards, mask)
     psi, targets = credit.returns(rewards, experience, mask)
 
@@ -88,7 +88,7 @@ def assign(experience: Experience, credit: Credit) -> Credited:
     earned = torch.where(scored, totals, torch.nan)
     mask = mask & (keep & credit.select(earned, experience.group))[:, None]
     advantages = masked(advantages, mask)
-    return Credited(
+    return Advantages(
         advantages=advantages,
         mask=mask,
         valid=mask.any(-1),
@@ -102,14 +102,14 @@ def assign(experience: Experience, credit: Credit) -> Credited:
 def _scored(experience: Experience) -> Tensor:
     """Rows with a score and at least one token (rules R4, R7); an infinite score is an error."""
     trained = lengths(experience.mask) > 0
-    infinite = trained & torch.isinf(experience.scores)
+    infinite = trained & torch.isinf(experience.rewards)
     if infinite.any():
         row = int(infinite.nonzero()[0])
         raise NonFiniteError(
-            f"credit: score is {experience.scores[row].item()} at row {row};"
-            " a score is a finite number, or NaN where the response could not be scored"
+            f"credit: reward is {experience.rewards[row].item()} at row {row};"
+            " a reward is a finite number, or NaN where the response could not be scored"
         )
-    return trained & ~torch.isnan(experience.scores)
+    return trained & ~torch.isnan(experience.rewards)
 
 
 def _check(experience: Experience, mask: Tensor) -> None:
@@ -139,7 +139,7 @@ def _value_metrics(experience: Experience, targets: Tensor, mask: Tensor) -> Met
 
 def _metrics(experience: Experience, advantages: Tensor, mask: Tensor, scored: Tensor) -> Metrics:
     """Plain, finite numbers: degenerate groups teach nothing, excluded rows are in no divisor."""
-    scores = masked(widen(experience.scores), scored)
+    scores = masked(widen(experience.rewards), scored)
     compared = scored & (group_size(scored, experience.group) >= 2)
     constant = compared & group_is_constant(scores, experience.group, scored)
     groups = experience.group[compared].unique().numel()

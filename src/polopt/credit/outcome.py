@@ -66,10 +66,10 @@ def length_weighted(totals: Tensor, experience: Experience, mask: Tensor) -> tup
 
 def greedy(totals: Tensor, experience: Experience, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Reward of the greedy response to the same prompt (ReMax); NaN: the row leaves."""
-    if experience.greedy_scores is None:
-        raise ValueError("the greedy baseline reads greedy_scores; the experience has none")
-    keep = mask.any(-1) & ~torch.isnan(experience.greedy_scores)
-    return masked(experience.greedy_scores, keep)[:, None], keep
+    if experience.greedy_rewards is None:
+        raise ValueError("the greedy baseline reads greedy_rewards; the experience has none")
+    keep = mask.any(-1) & ~torch.isnan(experience.greedy_rewards)
+    return masked(experience.greedy_rewards, keep)[:, None], keep
 
 
 def value(totals: Tensor, experience: Experience, mask: Tensor) -> tuple[Tensor, Tensor]:

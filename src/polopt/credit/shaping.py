@@ -21,14 +21,14 @@ Spread = Callable[[Tensor, Tensor], Tensor]
 
 def terminal(clip: tuple[float, float] | None = None) -> Shaper:
     """The score at the last valid token, clipped to ``clip`` where one is given."""
-    return lambda experience, mask: shaping.terminal_reward(experience.scores, mask, clip)
+    return lambda experience, mask: shaping.terminal_reward(experience.rewards, mask, clip)
 
 
 def earned(experience: Experience, mask: Tensor) -> Tensor:
     """The reward of every step, as the environment gave it."""
-    if experience.rewards is None:
-        raise ValueError("what was earned reads rewards; the experience has none")
-    return masked(experience.rewards, mask)
+    if experience.step_rewards is None:
+        raise ValueError("what was earned reads step_rewards; the experience has none")
+    return masked(experience.step_rewards, mask)
 
 
 def as_given() -> Shaper:
@@ -48,7 +48,7 @@ def spread(how: Spread, clip: tuple[float, float] | None = None) -> Shaper:
     """The score over all tokens, by a ``spread_*`` function of ``polopt.math.shaping``."""
 
     def shape(experience: Experience, mask: Tensor) -> Tensor:
-        scores = experience.scores if clip is None else experience.scores.clamp(*clip)
+        scores = experience.rewards if clip is None else experience.rewards.clamp(*clip)
         return how(scores, mask)
 
     return shape
@@ -75,7 +75,7 @@ def length(weight: float) -> Shaper:
     def shape(experience: Experience, mask: Tensor) -> Tensor:
         if experience.right is None:
             raise ValueError("the length reward reads right; the experience has none")
-        tokens = lengths(mask).to(experience.scores.dtype)
+        tokens = lengths(mask).to(experience.rewards.dtype)
         gained = shaping.length_reward(tokens, experience.right, experience.group, mask.any(-1))
         return shaping.terminal_reward(weight * gained, mask)
 
@@ -86,7 +86,7 @@ def overlong(l_max: float, l_cache: float, factor: float = 1.0) -> Shaper:
     """A penalty at the last token of rows with more than ``l_max - l_cache`` trained tokens."""
 
     def shape(experience: Experience, mask: Tensor) -> Tensor:
-        dtype = experience.scores.dtype
+        dtype = experience.rewards.dtype
         return shaping.overlong_reward(mask, l_max, l_cache, factor, dtype)
 
     return shape

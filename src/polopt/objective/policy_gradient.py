@@ -24,7 +24,7 @@ from polopt.math.ratios import (
 from polopt.math.reduce import Aggregation, masked, row_mean, spread_rows
 from polopt.math.surrogates import Surrogate
 from polopt.objective.reduction import Reduction, reduction
-from polopt.types import Credited, Experience, RowIndex, cut
+from polopt.types import Advantages, Experience, RowIndex, cut
 
 LogRatio = Callable[[Tensor, Tensor, Tensor], Tensor]
 """``(logp, logp_old, mask) -> log-ratio[B, T]``."""
@@ -106,7 +106,7 @@ class StepTerms:
 @torch.no_grad()
 def step_terms(
     experience: Experience,
-    credited: Credited,
+    credited: Advantages,
     objective: PolicyObjective,
     logp: Tensor | None = None,
 ) -> StepTerms:

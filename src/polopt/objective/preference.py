@@ -89,7 +89,7 @@ class PreferenceTerms:
 
 def preference_terms(experience: Experience) -> PreferenceTerms:
     """Everything global of one optimiser step; call it on all rows of the minibatch."""
-    ranks = -experience.scores
+    ranks = -experience.rewards
     return PreferenceTerms(
         ranks=ranks,
         group=experience.group,

@@ -10,7 +10,7 @@ from torch import Tensor
 from polopt.math.reduce import Aggregation, token_mean
 from polopt.math.values import value_loss as value_error
 from polopt.objective.reduction import Reduction, reduction
-from polopt.types import Credited, Experience, RowIndex, cut
+from polopt.types import Advantages, Experience, RowIndex, cut
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class ValueTerms:
 
 @torch.no_grad()
 def value_terms(
-    experience: Experience, credited: Credited, objective: ValueObjective
+    experience: Experience, credited: Advantages, objective: ValueObjective
 ) -> ValueTerms:
     """Everything global of one optimiser step; call it on all rows of the minibatch.
 

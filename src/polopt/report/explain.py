@@ -384,7 +384,7 @@ FOLDED = (
 )
 
 # Instead of the sentence above, where environments stand in the place of prompts.
-ON_BODIES = {
+IN_CONTROL = {
     "Loss": "What the optimiser lowers. It hovers around 0 and says little: look at the return "
     "instead.",
     "KL divergence": "How far the policy has moved from the one that acted. Slow growth is "
@@ -455,7 +455,7 @@ PARTS = {name.removeprefix("time/"): label for name, label in PLOTS[-1].lines.it
 _BOOKKEEPING = ("step", "stage", "stage_step")
 
 
-def arrange(metrics: list[str], *, on_bodies: bool = False) -> tuple[list[Plot], list[Plot]]:
+def arrange(metrics: list[str], *, in_control: bool = False) -> tuple[list[Plot], list[Plot]]:
     """Sort metrics into plots: the main ones, and the folded ones by prefix.
 
     Every metric appears in exactly one plot; a plot without metrics is left out. The ends of the
@@ -467,7 +467,7 @@ def arrange(metrics: list[str], *, on_bodies: bool = False) -> tuple[list[Plot],
     folded = [_take(plot, left, set()) for plot in FOLDED]
     folded += [Plot(name, UNKNOWN_METRIC, {name: name}) for name in left]
     folded = [plot for plot in folded if plot.lines]
-    if on_bodies:
+    if in_control:
         main, folded = ([_on_bodies(plot) for plot in plots] for plots in (main, folded))
     return [plot for plot in main if plot.lines], sorted(folded, key=_prefix)
 
@@ -478,7 +478,7 @@ def _is_end(name: str, metrics: list[str]) -> bool:
 
 
 def _on_bodies(plot: Plot) -> Plot:
-    return replace(plot, sentence=ON_BODIES.get(plot.title, plot.sentence))
+    return replace(plot, sentence=IN_CONTROL.get(plot.title, plot.sentence))
 
 
 def _take(plot: Plot, left: list[str], spared: set[str]) -> Plot:

@@ -106,8 +106,8 @@ def _measured(summary: Row, name: str, when: str) -> Measured:
 
 def _so_far_by(record: RunRecord) -> str:
     """What a run that goes on is judged by."""
-    on_bodies = record.on_bodies or any("eval/return_mean" in row for row in record.metrics)
-    return "return_mean" if on_bodies else "accuracy"
+    in_control = record.in_control or any("eval/return_mean" in row for row in record.metrics)
+    return "return_mean" if in_control else "accuracy"
 
 
 def _so_far_measured(record: RunRecord, name: str) -> list[Measured]:
@@ -294,7 +294,7 @@ def _last_step(record: RunRecord) -> int:
 
 def _counted(record: RunRecord) -> str:
     """What the steps of the run are called: on bodies a step is that of an environment."""
-    return "batch" if record.on_bodies else "step"
+    return "batch" if record.in_control else "step"
 
 
 def _steps(count: int, unit: str) -> str:

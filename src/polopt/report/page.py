@@ -43,8 +43,8 @@ def render(record: RunRecord) -> str:
     """The page about ``record`` as HTML."""
     stages = record.config["stages"]
     script, style = _script(), _style()
-    on_bodies = record.on_bodies
-    curves = draw(record.metrics, on_bodies=on_bodies)
+    in_control = record.in_control
+    curves = draw(record.metrics, in_control=in_control)
     episodes = watched(record.episodes)
     return (
         _environment()
@@ -58,9 +58,9 @@ def render(record: RunRecord) -> str:
             data=_json(curves.data | {"watched": episodes.data if episodes else None}),
             head=headline(record),
             stages=stages,
-            summaries=[_summary(stage, on_bodies=on_bodies) for stage in stages],
-            columns=COLUMNS | COLUMNS_ON_BODIES if on_bodies else COLUMNS,
-            on_bodies=on_bodies,
+            summaries=[_summary(stage, in_control=in_control) for stage in stages],
+            columns=COLUMNS | COLUMNS_ON_BODIES if in_control else COLUMNS,
+            in_control=in_control,
             watched=episodes,
             parts=PARTS,
             curves=curves,
@@ -141,7 +141,7 @@ def _warnings(rows: Iterable[Row]) -> list[Warned]:
     return warned
 
 
-def _summary(stage: Row, *, on_bodies: bool) -> str:
+def _summary(stage: Row, *, in_control: bool) -> str:
     """The method in one line, as far as it is true here.
 
     The line speaks of the usual choices on text. Here the KL divergence may be in no column, and
@@ -151,7 +151,7 @@ def _summary(stage: Row, *, on_bodies: bool) -> str:
     without = {cell.get("column") for cell in row if cell.get("choice") == "none"}
     clauses = str(stage.get("summary") or "").split(", ")
     said = ", ".join(c for c in clauses if not ("kl" in without and c.startswith("KL ")))
-    return re.sub(r"\btoken(s?)\b", r"step\1", said) if on_bodies else said
+    return re.sub(r"\btoken(s?)\b", r"step\1", said) if in_control else said
 
 
 def _settings(stages: list[Row]) -> list[tuple[str, list[str | None]]]:

@@ -42,14 +42,14 @@ class Figure:
     summary: str  # the curve in words, for those who cannot see it
 
 
-def draw(metrics: list[Row], *, on_bodies: bool = False) -> Curves:
+def draw(metrics: list[Row], *, in_control: bool = False) -> Curves:
     """Sort ``metrics`` into plots, and prepare their numbers for the script.
 
     Of runs on bodies there are also the steps in environments that were taken until each point.
     """
     points, width = _thin(metrics, MAX_POINTS)
     names = list(dict.fromkeys(name for row in points for name in row if is_number(row[name])))
-    main, folded = arrange(names, on_bodies=on_bodies)
+    main, folded = arrange(names, in_control=in_control)
     plots = main + folded
     columns = {name: _column(points, name) for name in names}
     stages = _spans(metrics)
@@ -61,7 +61,7 @@ def draw(metrics: list[Row], *, on_bodies: bool = False) -> Curves:
         data={
             "stages": stages,
             "steps": [row["step"] for row in points],
-            "taken": _taken(metrics, points) if on_bodies else None,
+            "taken": _taken(metrics, points) if in_control else None,
             "stage": [order[_stage(row)] for row in points],
             "plots": [_numbers(plot, columns) for plot in plots],
         },

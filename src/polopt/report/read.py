@@ -35,7 +35,7 @@ class RunRecord:
     unreadable: list[str] = field(default_factory=list[str])  # "metrics.jsonl line 12"
 
     @property
-    def on_bodies(self) -> bool:
+    def in_control(self) -> bool:
         """Whether environments stand in the place of prompts.
 
         The recipe says it before anything is recorded; where it names no source, the record does.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from polopt.models import LanguageModel
-from polopt.roles.policies.token import Quantity, Scores, score
+from polopt.roles.policies.token import Outputs, Quantity, score
 from polopt.roles.scorer import measured, trainable
 from polopt.types import TokenRows
 
@@ -22,7 +22,7 @@ class Actor:
     autocast: bool = False  # compute in bfloat16; weights and optimiser stay float32
     value_head: torch.nn.Linear | None = None  # of a critic that shares the trunk
 
-    def score(self, rows: TokenRows, want: AbstractSet[Quantity]) -> Scores:
+    def score(self, rows: TokenRows, want: AbstractSet[Quantity]) -> Outputs:
         """What one forward pass says of ``rows``; differentiable."""
         return score(
             self.language_model.model,

@@ -18,7 +18,7 @@ from polopt.models.network import (
     ValueNetwork,
 )
 from polopt.roles.policies import categorical, deterministic, gaussian, squashed, tanh_gaussian
-from polopt.roles.policies.token import Quantity, Scores, entropy_as_wanted
+from polopt.roles.policies.token import Outputs, Quantity, entropy_as_wanted
 from polopt.roles.scorer import measured, trainable
 from polopt.types import StepRows
 
@@ -41,10 +41,10 @@ class StepActor:
     def _family(self) -> Any:  # noqa: ANN401 - the functions of a distribution
         return FAMILIES[self.network.made_of.kind]
 
-    def score(self, rows: StepRows, want: AbstractSet[Quantity]) -> Scores:
+    def score(self, rows: StepRows, want: AbstractSet[Quantity]) -> Outputs:
         """``logp`` and ``entropy`` [B, T], ``distribution`` [B, T, ...]; differentiable."""
         parameters, family = self.network(rows.observations), self._family
-        return Scores(
+        return Outputs(
             logp=family.log_prob(parameters, rows.actions) if "logp" in want else None,
             entropy=entropy_as_wanted(want, family.entropy, parameters),
             distribution=family.distribution(parameters) if "distribution" in want else None,
@@ -115,9 +115,9 @@ class StepCritic:
 
     network: ValueNetwork
 
-    def score(self, rows: StepRows, want: AbstractSet[Quantity]) -> Scores:
+    def score(self, rows: StepRows, want: AbstractSet[Quantity]) -> Outputs:
         """``values`` [B, T]; differentiable."""
-        return Scores(values=self.network(rows.observations))
+        return Outputs(values=self.network(rows.observations))
 
     @property
     def parameters(self) -> Mapping[str, torch.nn.Parameter]:
@@ -143,10 +143,10 @@ class StepActionCritic:
 
     network: QNetwork
 
-    def score(self, rows: StepRows, want: AbstractSet[Quantity]) -> Scores:
+    def score(self, rows: StepRows, want: AbstractSet[Quantity]) -> Outputs:
         """``values`` [B, T] of the actions taken; ``action_values`` [B, T, n] of all."""
         every = self.network.every(rows.observations) if "action_values" in want else None
-        return Scores(
+        return Outputs(
             values=self.network(rows.observations, rows.actions) if "values" in want else None,
             action_values=every,
         )

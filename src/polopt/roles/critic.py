@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from polopt.models import ScalarModel
-from polopt.roles.policies.token import Quantity, Scores, hidden_states, values
+from polopt.roles.policies.token import Outputs, Quantity, hidden_states, values
 from polopt.roles.scorer import trainable
 from polopt.types import TokenRows
 
@@ -21,7 +21,7 @@ class Critic:
     scalar_model: ScalarModel
     autocast: bool = False
 
-    def score(self, rows: TokenRows, want: AbstractSet[Quantity]) -> Scores:
+    def score(self, rows: TokenRows, want: AbstractSet[Quantity]) -> Outputs:
         """``values``, ``last_values``, ``action_values``; differentiable."""
         hidden = hidden_states(self.scalar_model.backbone, rows, autocast=self.autocast)
         return values(self.scalar_model.head, hidden, rows, want)

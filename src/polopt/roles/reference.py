@@ -11,7 +11,7 @@ import torch
 from polopt.models import LanguageModel
 from polopt.models.adapter import switched_off
 from polopt.roles.actor import Actor
-from polopt.roles.policies.token import Quantity, Scores
+from polopt.roles.policies.token import Outputs, Quantity
 from polopt.types import TokenRows
 
 
@@ -27,7 +27,7 @@ class WithoutAdapter:
 
     actor: Actor
 
-    def score(self, rows: TokenRows, want: AbstractSet[Quantity]) -> Scores:
+    def score(self, rows: TokenRows, want: AbstractSet[Quantity]) -> Outputs:
         """What one forward pass of the frozen weights says of ``rows``."""
         with switched_off(self.actor.language_model.model):
             return self.actor.score(rows, want)

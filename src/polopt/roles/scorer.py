@@ -8,14 +8,14 @@ from typing import Any, Protocol
 
 import torch
 
-from polopt.roles.policies.token import Quantity, Scores
+from polopt.roles.policies.token import Outputs, Quantity
 from polopt.types import StepRows, TokenRows
 
 
 class Scorer(Protocol):
     """A role: actor, critic, reward model."""
 
-    def score(self, rows: Any, want: AbstractSet[Quantity]) -> Scores:  # noqa: ANN401
+    def score(self, rows: Any, want: AbstractSet[Quantity]) -> Outputs:  # noqa: ANN401
         """What one forward pass says of ``rows``, of tokens or of steps; differentiable."""
         ...
 

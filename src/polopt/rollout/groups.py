@@ -52,9 +52,9 @@ def experience(batch: Batch, *, pad_id: int, device: torch.device) -> Experience
     return Experience(
         mask=a_token([s.mask for s in samples], False),
         group=torch.tensor([g.ticket for g in batch.groups for _ in g.samples], device=device),
-        scores=a_row(lambda s: s.reward),
+        rewards=a_row(lambda s: s.reward),
         parts={name: a_row(partial(_part, name=name)) for name in reward_names(samples)},
-        greedy_scores=a_row(lambda s: s.reward, greedy) if greedy else None,
+        greedy_rewards=a_row(lambda s: s.reward, greedy) if greedy else None,
         logp_rollout=a_token([s.logp_rollout for s in samples], np.nan),
         token_rewards=a_token(given, np.nan) if len(given) == len(samples) else None,
         truncated=torch.tensor([s.finish is Finish.LENGTH for s in samples], device=device),

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from polopt.envs.control.interface import Transition
 from polopt.errors import RecipeError
-from polopt.types import Credited, Experience, Metrics, Transitions
+from polopt.types import Advantages, Experience, Metrics, Transitions
 
 FILE = "replay.safetensors"
 
@@ -67,7 +67,7 @@ class Replay:
         rows = self._table.take(generator.integers(self.filled, size=count), 0)
         return Transitions(torch.from_numpy(rows), *self._sizes)
 
-    def update(self, experience: Experience, credited: Credited, step: int) -> Metrics:
+    def update(self, experience: Experience, credited: Advantages, step: int) -> Metrics:
         """Nothing is learned."""
         return {}
 

@@ -1,8 +1,8 @@
 """Turning losses into new weights."""
 
+from polopt.update.adaptive import AdaptiveNumber
 from polopt.update.lagged import Lagged
 from polopt.update.minibatch import FirstOrder
-from polopt.update.moving import Moving
 from polopt.update.schedule import learning_rate
 
-__all__ = ["FirstOrder", "Lagged", "Moving", "learning_rate"]
+__all__ = ["AdaptiveNumber", "FirstOrder", "Lagged", "learning_rate"]

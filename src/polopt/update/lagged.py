@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from polopt.math.pathwise import soft_update
-from polopt.types import Credited, Experience, Metrics
-from polopt.update.kept import load_weights, save_weights
+from polopt.types import Advantages, Experience, Metrics
+from polopt.update.optimizer_state import load_weights, save_weights
 
 
 class Lagged:
@@ -32,7 +32,7 @@ class Lagged:
         self._copy, self._source = copy, source
         self._every, self._rate = every, rate
 
-    def update(self, experience: Experience, credited: Credited, step: int) -> Metrics:
+    def update(self, experience: Experience, credited: Advantages, step: int) -> Metrics:
         """Follow, where ``step`` batches before this one make it a batch to follow after."""
         if (step + 1) % self._every == 0:
             with torch.no_grad():

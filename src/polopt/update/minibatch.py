@@ -20,10 +20,16 @@ from polopt.errors import NonFiniteError
 from polopt.math.guards import read_together
 from polopt.recipe import Update
 from polopt.roles import Scorer, measured
-from polopt.roles.policies.token import Quantity, Scores
+from polopt.roles.policies.token import Outputs, Quantity
 from polopt.seeding import derive
-from polopt.types import Credited, Experience, Metrics, RowIndex
-from polopt.update.kept import load_optimiser, load_weights, only, save_optimiser, save_weights
+from polopt.types import Advantages, Experience, Metrics, RowIndex
+from polopt.update.optimizer_state import (
+    load_optimiser,
+    load_weights,
+    only,
+    save_optimiser,
+    save_weights,
+)
 from polopt.update.schedule import learning_rate
 
 
@@ -43,8 +49,8 @@ class Loss(Generic[T]):
     """A loss that adds up over micro-batches: what it wants, its terms, and itself."""
 
     want: AbstractSet[Quantity]
-    terms: Callable[[Experience, Credited], T]  # once a minibatch, over all of its rows
-    value: Callable[[Scores, T], tuple[Tensor, dict[str, Tensor]]]  # once a micro-batch
+    terms: Callable[[Experience, Advantages], T]  # once a minibatch, over all of its rows
+    value: Callable[[Outputs, T], tuple[Tensor, dict[str, Tensor]]]  # once a micro-batch
     needs_logp: bool = False  # terms read experience.logp: one more forward pass a minibatch
     whole_groups: bool = False  # it compares rows of a group: none is split
 
@@ -82,7 +88,7 @@ class FirstOrder(Generic[T]):
             fused=True,
         )
 
-    def update(self, experience: Experience, credited: Credited, step: int) -> Metrics:
+    def update(self, experience: Experience, credited: Advantages, step: int) -> Metrics:
         """Consume one batch; ``step`` batches were consumed before it."""
         rate = learning_rate(self.settings, step, self.steps)
         for group in self._optimiser.param_groups:
@@ -120,7 +126,7 @@ class FirstOrder(Generic[T]):
         groups = experience.group.cpu()
         return [(groups == group).nonzero()[:, 0] for group in dict.fromkeys(groups.tolist())]
 
-    def _optimise(self, experience: Experience, credited: Credited, step: int) -> Metrics:
+    def _optimise(self, experience: Experience, credited: Advantages, step: int) -> Metrics:
         """One optimiser step on all of the rows."""
         inputs = experience.inputs
         if self.loss.needs_logp:
@@ -131,8 +137,8 @@ class FirstOrder(Generic[T]):
         with read_together():
             terms = self.loss.terms(experience, credited)
             for micro in self._micro_batches(experience):
-                scores = self.scorer.score(inputs.rows(micro), self.loss.want)
-                _backward(*self.loss.value(scores, terms.rows(micro)), totals)
+                outputs = self.scorer.score(inputs.rows(micro), self.loss.want)
+                _backward(*self.loss.value(outputs, terms.rows(micro)), totals)
             for companion in self.companions:
                 _backward(*companion(self.optimiser_steps), totals)
         totals["grad_norm"] = torch.nn.utils.get_total_norm(
@@ -192,8 +198,8 @@ class FirstOrder(Generic[T]):
 
 
 def _cut(
-    experience: Experience, credited: Credited, parts: Sequence[Tensor]
-) -> Iterator[tuple[Experience, Credited]]:
+    experience: Experience, credited: Advantages, parts: Sequence[Tensor]
+) -> Iterator[tuple[Experience, Advantages]]:
     """The rows of each part of a batch. They are copied once for all: slices are free."""
     if len(parts) == 1:
         yield experience, credited

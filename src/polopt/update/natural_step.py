@@ -29,9 +29,9 @@ from polopt.math.guards import read_together
 from polopt.math.natural import TrustRegionStep, trust_region_step
 from polopt.math.reduce import token_mean, weighted_sum
 from polopt.roles import Scorer, measured
-from polopt.roles.policies.token import Quantity, Scores
+from polopt.roles.policies.token import Outputs, Quantity
 from polopt.seeding import derive
-from polopt.types import Credited, Experience, Metrics, StepRows, TokenRows
+from polopt.types import Advantages, Experience, Metrics, StepRows, TokenRows
 from polopt.update.minibatch import Loss, Terms
 
 T = TypeVar("T", bound=Terms)
@@ -73,7 +73,7 @@ class NaturalStep(Generic[T]):
         self.optimiser_steps = 0
         self._weights = list(scorer.parameters.values())
 
-    def update(self, experience: Experience, credited: Credited, step: int) -> Metrics:
+    def update(self, experience: Experience, credited: Advantages, step: int) -> Metrics:
         """Consume one batch; ``step`` batches were consumed before it.
 
         Returns:
@@ -112,7 +112,7 @@ class NaturalStep(Generic[T]):
         return {f"{self.name}/{name}": float(value) for name, value in found.items()}
 
     def fisher_product(
-        self, experience: Experience, credited: Credited
+        self, experience: Experience, credited: Advantages
     ) -> Callable[[Tensor], Tensor]:
         """``v ↦ ∇(∇KL·v) + damping·v``, [N] to [N], at the weights as they are.
 
@@ -139,8 +139,8 @@ class NaturalStep(Generic[T]):
         """``g = ∇L = -∇loss`` at the weights as they are, and the metrics of the loss."""
         gradient, totals = torch.zeros_like(_flat(self._weights).detach()), dict[str, Tensor]()
         for index in self._micro_batches(rows):
-            scores = self._score(rows.rows(index), self.loss.want)
-            loss, metrics = self.loss.value(scores, terms.rows(index))
+            outputs = self._score(rows.rows(index), self.loss.want)
+            loss, metrics = self.loss.value(outputs, terms.rows(index))
             gradient = gradient - self._derivative(loss)
             for name, value in {"loss": loss.detach(), **metrics}.items():
                 totals[name] = totals[name] + value if name in totals else value
@@ -157,16 +157,16 @@ class NaturalStep(Generic[T]):
             rows = states.rows.rows(index)
             old = self._distribution(rows)
             with self._at(theta):
-                scores = self._score(rows, {*self.loss.want, "distribution"})
+                outputs = self._score(rows, {*self.loss.want, "distribution"})
             try:
-                loss, _ = self.loss.value(scores, terms.rows(index))
+                loss, _ = self.loss.value(outputs, terms.rows(index))
             except NonFiniteError:  # a step too far, not a fault: the line search comes back
                 return theta.new_tensor(torch.nan), theta.new_tensor(torch.nan)
             surrogate = surrogate - loss
-            kl = kl + states.mean_kl(old, _given(scores.distribution), index)
+            kl = kl + states.mean_kl(old, _given(outputs.distribution), index)
         return surrogate, kl
 
-    def _score(self, rows: Rows, want: AbstractSet[Quantity]) -> Scores:
+    def _score(self, rows: Rows, want: AbstractSet[Quantity]) -> Outputs:
         """By the one kernel of attention whose gradient has a gradient."""
         with sdpa_kernel(SDPBackend.MATH):
             return self.scorer.score(rows, want)
@@ -214,11 +214,11 @@ class NaturalStep(Generic[T]):
             for part, weight in zip(parts, self._weights, strict=True)
         ]
 
-    def _states(self, experience: Experience, credited: Credited) -> _States:
+    def _states(self, experience: Experience, credited: Advantages) -> _States:
         weights = token_mean(credited.mask, experience.group, dtype=credited.advantages.dtype)
         return _States(experience.inputs, credited.mask, weights, self.divergence)
 
-    def _chosen(self, credited: Credited, step: int) -> Tensor:
+    def _chosen(self, credited: Advantages, step: int) -> Tensor:
         """Rows for the Fisher matrix: a share of those in the loss, drawn anew for every step."""
         rows = credited.mask.any(-1).nonzero()[:, 0].cpu()
         if self.settings.fisher_share == 1.0:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polopt.models.network import Normaliser
-from polopt.types import Credited, Experience, Metrics
+from polopt.types import Advantages, Experience, Metrics
 
 FARTHEST = 10.0
 
@@ -97,7 +97,7 @@ class Normalisers:
     def __init__(self, observations: Normaliser | None, rewards: RewardScale | None) -> None:
         self._observations, self._rewards = observations, rewards
 
-    def update(self, experience: Experience, credited: Credited, step: int) -> Metrics:
+    def update(self, experience: Experience, credited: Advantages, step: int) -> Metrics:
         """See what the batch saw: the next one is normalised by it, this one was not."""
         if self._observations is not None:
             assert experience.steps is not None

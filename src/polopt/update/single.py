@@ -13,8 +13,8 @@ from torch.nn import Parameter
 from polopt.errors import NonFiniteError
 from polopt.recipe import Update
 from polopt.seeding import derive
-from polopt.types import Credited, Experience, Transitions
-from polopt.update.kept import load_optimiser, load_weights, save_optimiser, save_weights
+from polopt.types import Advantages, Experience, Transitions
+from polopt.update.optimizer_state import load_optimiser, load_weights, save_optimiser, save_weights
 from polopt.update.schedule import learning_rate
 
 Loss = Callable[[Transitions, torch.Generator], tuple[Tensor, dict[str, Tensor]]]
@@ -71,7 +71,7 @@ class SingleStep:
         self._rate = 0.0
 
     def update(
-        self, experience: Experience, credited: Credited, step: int
+        self, experience: Experience, credited: Advantages, step: int
     ) -> dict[str, float | Tensor]:
         """Take one step on the transitions; metrics are single numbers, without gradient."""
         assert experience.transitions is not None

@@ -34,7 +34,7 @@ from polopt.objective import (
     step_terms,
     supervised_loss,
 )
-from polopt.types import Credited, Experience
+from polopt.types import Advantages, Experience
 
 Outputs = dict[str, Any]
 
@@ -72,11 +72,11 @@ def _assembled(
     experience = Experience(
         mask=mask,
         group=_rows(mask),
-        scores=logp.new_zeros(len(mask)),
+        rewards=logp.new_zeros(len(mask)),
         logp_old=logp_old,
         logp_rollout=logp_rollout,
     )
-    credited = Credited(masked(advantages, mask), mask, mask.any(-1))
+    credited = Advantages(masked(advantages, mask), mask, mask.any(-1))
     terms = step_terms(experience, credited, choice)
     live = logp.clone().requires_grad_()
     loss, _ = policy_loss(live, None, terms, choice)
@@ -207,7 +207,7 @@ def _kimi_opmd_loss(
     experience = Experience(
         mask=torch.ones_like(logp, dtype=torch.bool),
         group=group,
-        scores=rewards,
+        rewards=rewards,
         logp_old=logp_old_seq[:, None],
     )
     bound = partial(surrogates.opmd, tau=tau)

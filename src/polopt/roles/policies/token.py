@@ -27,7 +27,7 @@ Quantity = Literal[
 
 
 @dataclass(frozen=True)
-class Scores:
+class Outputs:
     """What one forward pass says of a batch; a quantity that was not asked for is None."""
 
     logp: torch.Tensor | None = None  # [B, T] log π(y_t | x, y_<t)
@@ -46,7 +46,7 @@ def score(
     stop_ids: tuple[int, ...] = (),
     autocast: bool = False,
     value_head: torch.nn.Module | None = None,
-) -> Scores:
+) -> Outputs:
     """Log-probs and entropies of the responses, from one forward pass.
 
     The distribution is the sampler's: logits are divided by the temperature, and tokens that end
@@ -57,7 +57,7 @@ def score(
     width = rows.width
     if width == 0:
         empty = rows.tokens.new_zeros((rows.tokens.shape[0], 0), dtype=torch.float32)
-        return Scores(empty, empty, values=empty, last_values=empty.sum(-1))
+        return Outputs(empty, empty, values=empty, last_values=empty.sum(-1))
     output = _forward(
         model,
         rows,
@@ -72,7 +72,7 @@ def score(
         logits = logits.masked_fill(forbidden, -torch.inf)
     logp = torch.log_softmax(logits, dim=-1)  # [B, T, V]
     taken = rows.tokens[:, rows.prompt_width :, None]
-    said = Scores(
+    said = Outputs(
         logp=logp.gather(-1, taken)[..., 0] if "logp" in want else None,
         entropy=entropy_as_wanted(want, _entropy, logp),
         distribution=logp if "distribution" in want else None,
@@ -85,7 +85,7 @@ def score(
 
 def values(
     head: torch.nn.Module, hidden: torch.Tensor, rows: TokenRows, want: AbstractSet[Quantity]
-) -> Scores:
+) -> Outputs:
     """What a critic's head says of the hidden states [B, P + T, H].
 
     One output is the value of a state: ``values`` [B, T] before each token, ``last_values`` [B]
@@ -102,7 +102,7 @@ def values(
         columns = torch.arange(hidden.shape[1], device=hidden.device)
         end = (columns * rows.attention).argmax(-1)  # of prompt and response
         last = head(hidden[torch.arange(len(end), device=end.device), end]).float()[:, 0]
-    return Scores(
+    return Outputs(
         values=taken[..., 0] if "values" in want else None,
         last_values=last if "last_values" in want else None,
         action_values=before if "action_values" in want and not of_state else None,

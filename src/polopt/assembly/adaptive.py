@@ -8,9 +8,9 @@ from polopt.algorithms import row
 from polopt.assembly.chosen import chosen
 from polopt.math.controllers import ppo_update
 from polopt.recipe import StageRecipe
-from polopt.update.moving import (
+from polopt.update.adaptive import (
+    AdaptiveNumber,
     LogProbs,
-    Moving,
     controlled,
     ema,
     penalised,
@@ -22,7 +22,7 @@ from polopt.update.moving import (
 EARNED = {"groups": whole_rewards, "steps": step_returns}  # by how experience is gathered
 
 
-def moving_numbers(recipe: StageRecipe, log_probs: LogProbs) -> list[Moving]:
+def adaptive_numbers(recipe: StageRecipe, log_probs: LogProbs) -> list[AdaptiveNumber]:
     """Of a resolved stage; each stands in the place of a field and is a learner of its own.
 
     Args:
@@ -32,7 +32,7 @@ def moving_numbers(recipe: StageRecipe, log_probs: LogProbs) -> list[Moving]:
     return [*_baseline(recipe), *_coefficient(recipe), *_penalty(recipe, log_probs)]
 
 
-def _baseline(recipe: StageRecipe) -> list[Moving]:
+def _baseline(recipe: StageRecipe) -> list[AdaptiveNumber]:
     """A baseline that remembers the rewards of earlier batches; before the first one it is 0."""
     credit = recipe.credit
     earned = EARNED[row(recipe.algorithm).places[recipe.domain].rollout]
@@ -44,24 +44,26 @@ def _baseline(recipe: StageRecipe) -> list[Moving]:
             follow = running_mean(earned)
         case _:
             return []
-    return [Moving("baseline", "credit.baseline_constant", 0.0, follow)]
+    return [AdaptiveNumber("baseline", "credit.baseline_constant", 0.0, follow)]
 
 
-def _coefficient(recipe: StageRecipe) -> list[Moving]:
+def _coefficient(recipe: StageRecipe) -> list[AdaptiveNumber]:
     """The weight of the KL to the reference, which holds that KL to a target."""
     kl = recipe.kl
     if not kl.coefficient or kl.controller == "fixed":
         return []
     return [
-        Moving("kl", "kl.coefficient", kl.coefficient, controlled(chosen("controller", recipe)))
+        AdaptiveNumber(
+            "kl", "kl.coefficient", kl.coefficient, controlled(chosen("controller", recipe))
+        )
     ]
 
 
-def _penalty(recipe: StageRecipe, log_probs: LogProbs) -> list[Moving]:
+def _penalty(recipe: StageRecipe, log_probs: LogProbs) -> list[AdaptiveNumber]:
     """The weight of the distance of one update, by PPO's rule (1707.06347, section 4)."""
     objective = recipe.objective
     if objective.penalty_target is None or objective.penalty_coefficient is None:
         return []
     rule = partial(ppo_update, target=objective.penalty_target)
     start, follow = objective.penalty_coefficient, penalised(rule, log_probs)
-    return [Moving("penalty", "objective.penalty_coefficient", start, follow)]
+    return [AdaptiveNumber("penalty", "objective.penalty_coefficient", start, follow)]

@@ -20,11 +20,11 @@ from polopt.math.divergence import k3, response_kl
 from polopt.math.guards import require_finite
 from polopt.math.ratios import token_log_ratio
 from polopt.record import write_json
-from polopt.types import Credited, Experience, Metrics
+from polopt.types import Advantages, Experience, Metrics
 
 STATE_FILE = "number.json"
 
-Follow = Callable[[float, int, Experience, Credited], tuple[float, int, Metrics]]
+Follow = Callable[[float, int, Experience, Advantages], tuple[float, int, Metrics]]
 """``(number, seen, experience, credited) -> (number, seen, metrics)`` after one batch."""
 
 
@@ -32,7 +32,7 @@ LogProbs = Callable[[Any], Tensor]
 """``rows -> log π[B, T]`` of the policy that is trained, without gradient."""
 
 
-class Moving:
+class AdaptiveNumber:
     """A number that stands in the place of a field of the recipe, and how it follows the run."""
 
     def __init__(self, name: str, field: str, start: float, follow: Follow) -> None:
@@ -45,7 +45,7 @@ class Moving:
         """As it stands: whoever was given it in the place of the field asks when it is needed."""
         return self.value
 
-    def update(self, experience: Experience, credited: Credited, step: int) -> Metrics:
+    def update(self, experience: Experience, credited: Advantages, step: int) -> Metrics:
         """Consume one batch; the metrics say what it was trained with."""
         self.value, self.seen, metrics = self._follow(self.value, self.seen, experience, credited)
         return {f"{self.name}/{name}": value for name, value in metrics.items()}
@@ -61,17 +61,17 @@ class Moving:
         self.seen = counters["seen"]
 
 
-Earned = Callable[[Credited], Tensor]
+Earned = Callable[[Advantages], Tensor]
 """What a baseline is the mean of, of one batch; NaN does not count."""
 
 
-def whole_rewards(credited: Credited) -> Tensor:
+def whole_rewards(credited: Advantages) -> Tensor:
     """The shaped reward of every row, [B]."""
     assert credited.rewards is not None, "what assigns credit gives them"
     return credited.rewards
 
 
-def step_returns(credited: Credited) -> Tensor:
+def step_returns(credited: Advantages) -> Tensor:
     """The return of every step, before any baseline, [M]."""
     assert credited.value_targets is not None, "what assigns credit gives them"
     return credited.value_targets[credited.mask]
@@ -81,7 +81,7 @@ def ema(decay: float, earned: Earned = whole_rewards) -> Follow:
     """``b ← αb + (1-α)·mean(R)`` over what the batch earned."""
 
     def follow(
-        value: float, seen: int, experience: Experience, credited: Credited
+        value: float, seen: int, experience: Experience, credited: Advantages
     ) -> tuple[float, int, Metrics]:
         return ema_update(value, earned(credited), decay), seen, {"value": value}
 
@@ -92,7 +92,7 @@ def running_mean(earned: Earned = whole_rewards) -> Follow:
     """The mean of everything earned so far."""
 
     def follow(
-        value: float, seen: int, experience: Experience, credited: Credited
+        value: float, seen: int, experience: Experience, credited: Advantages
     ) -> tuple[float, int, Metrics]:
         return *running_mean_update(value, seen, earned(credited)), {"value": value}
 
@@ -103,7 +103,7 @@ def controlled(controller: Controller) -> Follow:
     """A coefficient that holds the KL of the responses to the reference where it should be."""
 
     def follow(
-        value: float, seen: int, experience: Experience, credited: Credited
+        value: float, seen: int, experience: Experience, credited: Advantages
     ) -> tuple[float, int, Metrics]:
         kl, responses = measured_kl(experience)
         after = controller(value, kl, float(responses)) if responses else value
@@ -119,7 +119,7 @@ def penalised(controller: Controller, log_probs: LogProbs) -> Follow:
     """
 
     def follow(
-        value: float, seen: int, experience: Experience, credited: Credited
+        value: float, seen: int, experience: Experience, credited: Advantages
     ) -> tuple[float, int, Metrics]:
         assert experience.logp_old is not None
         mask, tokens = credited.mask, float(credited.mask.sum())
@@ -139,6 +139,6 @@ def measured_kl(experience: Experience) -> tuple[float, int]:
     Over those with a score: summed over their tokens, mean over them.
     """
     assert experience.logp_old is not None and experience.logp_ref is not None, "KL has a reference"
-    mask = experience.mask & ~torch.isnan(experience.scores)[:, None]
+    mask = experience.mask & ~torch.isnan(experience.rewards)[:, None]
     kl = response_kl(experience.logp_old, experience.logp_ref, mask)
     return float(kl), int(mask.any(-1).sum())

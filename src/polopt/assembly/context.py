@@ -29,8 +29,8 @@ from polopt.rollout.groups import experience, rollout_metrics
 from polopt.rollout.rewarding import Judge, RewardFunction, judge, specs, text_of
 from polopt.rollout.text import TextSource, text_source
 from polopt.seeding import derive
-from polopt.types import Batch, Credited, Experience, Group, Metrics, Sampling
-from polopt.update import FirstOrder, Moving
+from polopt.types import Advantages, Batch, Experience, Group, Metrics, Sampling
+from polopt.update import AdaptiveNumber, FirstOrder
 from polopt.update.minibatch import Loss
 from polopt.update.natural_step import Divergence
 
@@ -40,7 +40,7 @@ M = TypeVar("M", LanguageModel, ScalarModel)
 
 
 @dataclass(frozen=True)
-class Parts:
+class StageInputs:
     """What a stage is built from. Paths are directories, hub ids or built-in names."""
 
     recipe: StageRecipe  # resolved
@@ -146,11 +146,11 @@ class Parts:
         return self.recipe.model.revision if path == self.recipe.model.path else None
 
 
-class Trained(Protocol):
+class PolicyContext(Protocol):
     """A policy that is trained, of text or of bodies, as the learners of a policy see it."""
 
     @property
-    def parts(self) -> Parts:
+    def inputs(self) -> StageInputs:
         """What its stage is built from."""
         ...
 
@@ -160,7 +160,7 @@ class Trained(Protocol):
         ...
 
     @property
-    def moving(self) -> Sequence[Moving]:
+    def adaptive(self) -> Sequence[AdaptiveNumber]:
         """Numbers of the recipe that follow the run."""
         ...
 
@@ -176,21 +176,21 @@ class Trained(Protocol):
 
 
 @dataclass(frozen=True)
-class Shared:
+class StageContext:
     """A policy that is trained, text for it, rewards, and how it is sampled."""
 
-    parts: Parts
+    inputs: StageInputs
     actor: Actor
     text: TextSource
     rewards: Sequence[RewardSpec]
     sampling: Sampling
     reward_models: Sequence[RewardModel] = ()
-    moving: Sequence[Moving] = ()  # numbers of the recipe that follow the run
+    adaptive: Sequence[AdaptiveNumber] = ()  # numbers of the recipe that follow the run
 
     @property
     def recipe(self) -> StageRecipe:
         """Of the stage, resolved."""
-        return self.parts.recipe
+        return self.inputs.recipe
 
     @property
     def divergence(self) -> Divergence:
@@ -211,24 +211,26 @@ class Shared:
 
     def tensors(self, batch: Batch) -> Experience:
         """The batch as tensors on the device of the actor."""
-        return experience(batch, pad_id=self.pad_id, device=self.parts.device)
+        return experience(batch, pad_id=self.pad_id, device=self.inputs.device)
 
 
-def shared(parts: Parts, *, demonstrations: bool = False, preferences: bool = False) -> Shared:
+def stage_context(
+    inputs: StageInputs, *, demonstrations: bool = False, preferences: bool = False
+) -> StageContext:
     """Read the model, the data and the rewards of a stage; say what was found."""
-    recipe, rollout = parts.recipe, parts.recipe.rollout
-    language_model = parts.policy()
-    models = reward_models(parts, language_model)
+    recipe, rollout = inputs.recipe, inputs.recipe.rollout
+    language_model = inputs.policy()
+    models = reward_models(inputs, language_model)
     text = text_source(
         recipe, language_model, demonstrations=demonstrations, preferences=preferences
     )
-    report(parts, text)
-    return Shared(
-        parts=parts,
-        actor=Actor(language_model, autocast=parts.autocast),
+    report(inputs, text)
+    return StageContext(
+        inputs=inputs,
+        actor=Actor(language_model, autocast=inputs.autocast),
         text=text,
         rewards=specs(
-            recipe, text.task, parts.reward, {m.name: m.function(parts.device) for m in models}
+            recipe, text.task, inputs.reward, {m.name: m.function(inputs.device) for m in models}
         ),
         reward_models=models,
         sampling=Sampling(
@@ -241,32 +243,32 @@ def shared(parts: Parts, *, demonstrations: bool = False, preferences: bool = Fa
     )
 
 
-def policy_learner(of: Trained, loss: Loss[Any], **options: Any) -> FirstOrder[Any]:  # noqa: ANN401
+def policy_learner(of: PolicyContext, loss: Loss[Any], **options: Any) -> FirstOrder[Any]:  # noqa: ANN401
     """The learner of the policy by first-order steps."""
     recipe = of.recipe
     return FirstOrder(
         of.actor,
         loss,
         recipe.update,
-        steps=of.parts.steps,
+        steps=of.inputs.steps,
         seed=derive(recipe.run.seed, recipe.name, "update"),
         name="policy",
         **options,
     )
 
 
-def report(parts: Parts, text: TextSource) -> None:
+def report(inputs: StageInputs, text: TextSource) -> None:
     """Say what was found in the data."""
     for line in text.rows.report.lines():
-        parts.tell(line)
+        inputs.tell(line)
 
 
 def assembled(
-    of: Shared,
+    of: StageContext,
     source: RolloutSource[Batch],
     *,
     prepare: Callable[[Batch], Experience],
-    credit: Callable[[Experience], Credited],
+    credit: Callable[[Experience], Advantages],
     learners: Sequence[Learner],
     evaluate: Callable[[bool], Evaluation] | None = None,
 ) -> Stage:
@@ -278,7 +280,7 @@ def assembled(
             f"answers to {recipe.data.source} are right; name a reward, or 0"
         )
     return staged(
-        of.parts,
+        of.inputs,
         source,
         prepare=prepare,
         credit=credit,
@@ -291,20 +293,20 @@ def assembled(
 
 
 def staged(
-    parts: Parts,
+    inputs: StageInputs,
     source: RolloutSource[B],
     *,
     prepare: Callable[[B], Experience],
-    credit: Callable[[Experience], Credited],
+    credit: Callable[[Experience], Advantages],
     learners: Sequence[Learner],
     save_model: Callable[[Path], None],
     describe: Callable[[B], tuple[Metrics, Sequence[Mapping[str, Any]]]],
     evaluate: Callable[[bool], Evaluation] | None,
-    turns: int = 1,
+    batches_per_step: int = 1,
     compare: bool = True,
 ) -> Stage:
     """The one place where a stage is put together; name and lengths are those of the recipe."""
-    recipe, steps, until = parts.recipe, parts.steps, parts.recipe.until
+    recipe, steps, until = inputs.recipe, inputs.steps, inputs.recipe.until
     return Stage(
         name=recipe.name,
         algorithm=recipe.algorithm,
@@ -316,15 +318,15 @@ def staged(
         save_model=save_model,
         evaluate=evaluate,
         describe=describe,
-        turns=turns,
+        batches_per_step=batches_per_step,
         evaluate_every=recipe.evaluation.every,
         checkpoint_every=recipe.run.checkpoint_every or max(1, steps // 10),
         until=None if until is None else Until(until.metric, until.at_least),
-        compare=parts.compare and compare,
+        compare=inputs.compare and compare,
     )
 
 
-def examiner(of: Shared, answers: int = 1) -> Callable[[bool], Evaluation] | None:
+def examiner(of: StageContext, answers: int = 1) -> Callable[[bool], Evaluation] | None:
     """Accuracy by the task's verifier if there is one, else by the rewards; None without any."""
     task = of.text.task
     own = specs(of.recipe.model_copy(update={"rewards": ()}), task)
@@ -360,14 +362,14 @@ def _marked_by(verify: Judge, reward: Judge) -> Judge:
 
 
 def _describer(
-    of: Shared,
+    of: StageContext,
 ) -> Callable[[Batch], tuple[Metrics, Sequence[Mapping[str, Any]]]]:
     """Metrics of a batch and the answers of it that are recorded."""
     text = text_of(of.text)
     rewards = of.recipe.rewards
     first_verifies = not rewards or rewards[0].verifier is not None
     # Of a task, accuracy is what its verifier says; another reward of 1 is not a right answer.
-    verified = of.text.task is None or (first_verifies and of.parts.reward is None)
+    verified = of.text.task is None or (first_verifies and of.inputs.reward is None)
 
     def describe(batch: Batch) -> tuple[Metrics, Sequence[Mapping[str, Any]]]:
         pairs = [(group, sample) for group in batch.groups for sample in group.samples]
@@ -393,7 +395,7 @@ def given_responses(batch: Batch) -> tuple[Metrics, Sequence[Mapping[str, Any]]]
     return {"tokens": float(sum(int(s.mask.sum()) for s in samples))}, []
 
 
-def reporting_once(judged: Judge, of: Shared, observe: Observer) -> Judge:
+def reporting_once(judged: Judge, of: StageContext, observe: Observer) -> Judge:
     """The same, telling what was found in the first batch."""
     names = [reward.name for reward in of.rewards]
     told = False
