@@ -114,6 +114,25 @@ def test_every_digit_is_in_the_checkpoint(tmp_path: Path) -> None:
     assert (other.value, other.seen) == (number.value, 3) == (2 / 3, 3)
 
 
+def test_credit_that_was_built_once_reads_the_number_as_it_stands(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """b = 0, then ½·1; and no module is looked up in a step."""
+    one = stage("ema", credit__baseline_decay=0.5)
+    (number,) = moving_numbers(one, no_policy)
+    credit, earned = credit_of(one, [number]), list[float]()
+
+    def never(_: str) -> None:
+        raise AssertionError("a string is resolved in a step")
+
+    monkeypatch.setattr("polopt.algorithms.choices.import_module", never)
+    for _ in range(2):
+        credited = assign(batch([1.0]), credit)
+        earned.append(credited.advantages[0, 0].item())
+        number.update(batch([1.0]), credited, 0)
+    assert earned == [1.0, 0.5]
+
+
 def test_a_stage_without_one_has_no_numbers() -> None:
     one = stage("constant")
     assert adaptive_numbers(one, no_policy) == []

@@ -16,7 +16,7 @@ from polopt.errors import NonFiniteError
 class _Asked(NamedTuple):
     """A check that waits: its answer on the device, and what the error needs."""
 
-    total: Tensor  # of the cells inside the mask; not finite where one of them is not
+    total: Tensor  # of all cells, finite only where each of them is: one number, and no mask yet
     site: str
     name: str
     x: Tensor
@@ -49,7 +49,7 @@ def require_finite(
         NonFiniteError: Names site, tensor, row, column and value of the first such cell.
     """
     x = x.detach()
-    asked = _Asked(torch.where(mask, x, 0.0).sum(), site, name, x, mask, row)
+    asked = _Asked(x.sum(), site, name, x, mask, row)
     waiting = _waiting.get()
     if waiting is None:
         _read([asked])
@@ -79,9 +79,9 @@ def read_together() -> Generator[None]:
 def _read(checks: list[_Asked]) -> None:
     if not checks:
         return
-    totals = torch.stack([one.total.float() for one in checks]).tolist()
+    totals = torch.stack([one.total for one in checks]).tolist()
     for one, total in zip(checks, totals, strict=True):
-        if not math.isfinite(total):  # a sum may overflow, then each cell is asked
+        if not math.isfinite(total):  # it may have overflowed, or stand outside the mask
             _refuse(one)
 
 
