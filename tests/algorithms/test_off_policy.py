@@ -342,8 +342,8 @@ def train(directory: Path, name: str, source: str = "control:pendulum", **tables
         ("sac", "control:pendulum", {"temperature.loss": "none", "temperature.initial": 0.1}),
         ("ddpg", "control:pendulum", {}),
         ("ddpg", "control:pendulum", {"exploration.noise": "none", "update.decay": "linear"}),
-        ("sac", "control:MountainCarContinuous-v0", {}),
-        ("ddpg", "control:MountainCarContinuous-v0", {}),
+        ("sac", "control:MountainCarContinuous-v0", {"data.parameters.max_episode_steps": 50}),
+        ("ddpg", "control:MountainCarContinuous-v0", {"data.parameters.max_episode_steps": 50}),
     ],
 )
 def test_a_killed_run_goes_on_bit_for_bit(
@@ -464,7 +464,7 @@ STORED: dict[str, Any] = {
     "episodes": {"environments": 4, "steps": 50},
     "critic": {"learning_rate": 5e-3, "tau": 0.05},
     "update": {"learning_rate": 1e-2, "batch_size": 64, "decay": "cosine"},
-    "run": {"steps": 6},
+    "run": {"steps": 4},
 }
 
 
