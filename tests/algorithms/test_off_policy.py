@@ -464,7 +464,7 @@ STORED: dict[str, Any] = {
     "episodes": {"environments": 4, "steps": 50},
     "critic": {"learning_rate": 5e-3, "tau": 0.05},
     "update": {"learning_rate": 1e-2, "batch_size": 64, "decay": "cosine"},
-    "run": {"steps": 4},
+    "run": {"steps": 6},
 }
 
 
