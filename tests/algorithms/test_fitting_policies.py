@@ -141,12 +141,20 @@ def test_a_kind_of_another_row_names_where_it_comes_from(tmp_path: Path) -> None
         polopt.resume(run, flags={"run.steps": 3})
 
 
-@pytest.mark.parametrize("preset", ["toolbox", "github2d"])
-def test_a_walk_is_judged_by_another_reward(preset: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def walk(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
+    """A run of the robot, and how its own reward judges it."""
     pytest.importorskip("mujoco")
     source = {"source": "control:biped", "parameters": {"preset": "walk"}}
-    run = trained(tmp_path / "run", data=source)
-    own = polopt.evaluate(run).metrics
+    run = trained(tmp_path_factory.mktemp("walk") / "run", data=source)
+    return run, polopt.evaluate(run).metrics
+
+
+@pytest.mark.parametrize("preset", ["toolbox", "github2d"])
+def test_a_walk_is_judged_by_another_reward(
+    preset: str, walk: tuple[Path, dict[str, float]]
+) -> None:
+    run, own = walk
     other = polopt.evaluate(run, flags={"data.parameters.preset": preset}).metrics
     assert other["return_mean"] != own["return_mean"]
     assert {k: v for k, v in other.items() if not k.startswith("return")} == {

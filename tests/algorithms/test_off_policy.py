@@ -342,8 +342,8 @@ def train(directory: Path, name: str, source: str = "control:pendulum", **tables
         ("sac", "control:pendulum", {"temperature.loss": "none", "temperature.initial": 0.1}),
         ("ddpg", "control:pendulum", {}),
         ("ddpg", "control:pendulum", {"exploration.noise": "none", "update.decay": "linear"}),
-        ("sac", "control:MountainCarContinuous-v0", {}),
-        ("ddpg", "control:MountainCarContinuous-v0", {}),
+        ("sac", "control:MountainCarContinuous-v0", {"data.parameters.max_episode_steps": 50}),
+        ("ddpg", "control:MountainCarContinuous-v0", {"data.parameters.max_episode_steps": 50}),
     ],
 )
 def test_a_killed_run_goes_on_bit_for_bit(

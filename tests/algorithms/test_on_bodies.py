@@ -43,7 +43,7 @@ FROM_A_BUFFER: dict[str, Any] = {
     "update": {"batch_size": 16},
 }
 SHORT: dict[str, dict[str, Any]] = {
-    "ppo": {"update": {"epochs": 2, "minibatches": 2}},
+    "ppo": {"update": {"epochs": 2, "minibatches": 2}, "episodes": {"steps": 32}},
     "trpo": {"critic": {"epochs": 2}},
     **dict.fromkeys(OFF_POLICY, FROM_A_BUFFER),
 }
@@ -330,9 +330,10 @@ def test_a_run_resumes_bit_for_bit(
         if event.kind == "metrics" and event.values["step"] == 3:
             raise Crash
 
-    train(tmp_path / "whole", name, source, episodes=more)
+    tables = {"episodes": more, "evaluation": {"episodes": 1}}
+    train(tmp_path / "whole", name, source, **tables)
     with pytest.raises(Crash):
-        train(tmp_path / "broken", name, source, episodes=more, observers=[crash])
+        train(tmp_path / "broken", name, source, **tables, observers=[crash])
     polopt.resume(tmp_path / "broken")
     assert weights(tmp_path / "broken") == weights(tmp_path / "whole")
     assert metrics(tmp_path / "broken") == metrics(tmp_path / "whole")
@@ -340,12 +341,12 @@ def test_a_run_resumes_bit_for_bit(
 
 @pytest.mark.parametrize("name", ["ppo", "sac"])
 def test_whoever_saves_and_evaluates_does_not_disturb(name: str, tmp_path: Path) -> None:
-    """Episodes of gymnasium go on through a checkpoint."""
+    """Episodes of gymnasium go on through a checkpoint; here they are of 300 steps, not of 999."""
     pytest.importorskip("gymnasium")
-    source = "control:MountainCarContinuous-v0"
+    source, limit = "control:MountainCarContinuous-v0", {"data.parameters.max_episode_steps": 300}
     often = {"run.checkpoint_every": 1, "evaluation.every": 1}
     for run, flags in (("often", often), ("once", {"run.checkpoint_every": 4})):
-        train(tmp_path / run, name, source, flags=flags)
+        train(tmp_path / run, name, source, flags=flags | limit)
     assert weights(tmp_path / "often") == weights(tmp_path / "once")
 
 

@@ -1,6 +1,7 @@
 """benchmarks/control.py: the statistics, the protocol, and the results that the page shows."""
 
 import inspect
+import io
 import json
 import os
 import subprocess
@@ -28,12 +29,11 @@ PRESETS = tomllib.loads((ROOT / "docs" / "peers.toml").read_text(encoding="utf-8
 OTHERS = [one for one in PRESETS if one["peer"] in ("Stable-Baselines3", "sb3-contrib")]
 
 
-def command(*words: str, script: str = "control.py", given: str = "") -> tuple[int, str, str]:
+def command(*words: str) -> tuple[int, str, str]:
     """Exit code, output and errors."""
     done = subprocess.run(
-        [sys.executable, f"benchmarks/{script}", *words],
+        [sys.executable, "benchmarks/control.py", *words],
         cwd=ROOT,
-        input=given,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -165,14 +165,16 @@ def test_the_plot_is_that_of_the_results_and_again_the_same(tmp_path: Path) -> N
 # the command
 
 
-def test_one_training_here_says_what_it_took_and_earned() -> None:
+def test_one_training_here_says_what_it_took_and_earned(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     flags = {"algorithm": "a2c", "episodes.environments": 4, "episodes.steps": 64}
     asked = {"library": "polopt", "flags": flags, "body": "cartpole", "steps": 512, "seed": 1}
     dog = {"library": "chance", "body": "dog"}
     given = "\n".join(map(json.dumps, (asked, dog, asked)))
-    code, output, errors = command(script="control_one.py", given=given)
-    assert code == 0, errors
-    found, error, again = map(json.loads, output.splitlines())
+    monkeypatch.setattr(sys, "stdin", io.StringIO(given))
+    control_one.main()
+    found, error, again = map(json.loads, capfd.readouterr().out.splitlines())
     assert "KeyError: 'dog'" in error["error"], "and the next one is trained all the same"
     assert found["return"] == again["return"], "a training is that of its seed"
     assert found["steps"] == 512
@@ -188,10 +190,15 @@ def test_random_actions_are_worth_the_same_every_time() -> None:
 
 
 @pytest.mark.skipif(find_spec("stable_baselines3") is not None, reason="it is installed")
-def test_without_the_other_library_the_command_says_how_to_install_it() -> None:
-    code, _, errors = command("--cells", "ppo-cartpole")
-    assert code == 2
-    assert "stable_baselines3 is not installed: pip install 'polopt[bench,control]'" in errors
+def test_without_the_other_library_the_command_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["control.py", "--cells", "ppo-cartpole"])
+    with pytest.raises(SystemExit) as ended:
+        control.main()
+    assert ended.value.code == 2
+    told = "stable_baselines3 is not installed: pip install 'polopt[bench,control]'"
+    assert told in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,12 @@ import polopt
 from polopt.cli import main
 
 QUICK = "--evaluation.prompts 8 --run.threads 1"
+SMOKE = "--sft.run.steps 8 --rl.run.steps 4"
+# Shorter words are learnt in a moment, so that the warm start leaves its plateau.
+WARMED = (
+    "--sft.run.steps 60 --sft.evaluation.every 60 --evaluation.prompts 8 "
+    "--data.parameters '{ length = 2 }'"
+)
 
 # Commands behind the curves of docs/methods, and what makes them short.
 FEW, EPISODES = "--run.steps 2", "--evaluation.episodes 2"
@@ -59,18 +65,16 @@ SHORTER = {
     "--run.directory runs/rlhf --sft.run.steps 2 --reward.run.steps 2 --ppo.run.steps 2 "
     "--evaluation.prompts 8 --ppo.evaluation.every 0",
     "polopt train recipes/ppo.toml --run.directory runs/ppo": "polopt train recipes/ppo.toml "
-    "--run.directory runs/ppo --rl.run.steps 4 --rl.evaluation.every 2 "
-    "--rl.evaluation.prompts 8",
+    f"--run.directory runs/ppo --rl.run.steps 4 --rl.evaluation.every 2 {WARMED}",
     "polopt train adapters.toml --run.directory runs/adapters": "polopt train adapters.toml "
     "--run.directory runs/adapters --warm.run.steps 2 --rl.run.steps 2 "
     "--warm.evaluation.every 1 --evaluation.prompts 8",
     "polopt train recipes/prime.toml --run.directory runs/prime": "polopt train "
-    "recipes/prime.toml --run.directory runs/prime --sft.run.steps 60 --rl.run.steps 4 "
-    "--sft.evaluation.every 60 --rl.evaluation.every 2 --evaluation.prompts 8 "
-    "--data.parameters '{ length = 2 }'",
+    "recipes/prime.toml --run.directory runs/prime --rl.run.steps 4 --rl.evaluation.every 2 "
+    f"{WARMED}",
     "polopt train recipes/trpo.toml --run.directory runs/trpo": "polopt train recipes/trpo.toml "
     "--run.directory runs/trpo --rl.run.steps 4 --rl.evaluation.every 2 "
-    "--rl.evaluation.prompts 8 --rl.rollout.prompts_per_step 16 --rl.critic.warmup_steps 0",
+    f"--rl.rollout.prompts_per_step 16 --rl.critic.warmup_steps 0 {WARMED}",
     "polopt train recipes/reward_model.toml --run.directory runs/reward": "polopt train "
     "recipes/reward_model.toml --run.directory runs/reward --run.steps 4 --evaluation.every 2 "
     "--evaluation.prompts 8",
@@ -93,7 +97,20 @@ SHORTER = {
     **{command: f"{command} {more}" for command, more in CURVES.items()},
     "polopt train recipes/mujoco_ppo.toml": "polopt train recipes/mujoco_ppo.toml "
     "--run.steps 1 --evaluation.episodes 2",
+    **{
+        f"polopt train recipes/smoke.toml{more}": f"polopt train recipes/smoke.toml{more} {SMOKE}"
+        for more in (
+            "",
+            " --run.directory runs/after",
+            " --run.directory runs/one",
+            " --run.directory runs/two",
+            " --run.seed 7 --run.directory runs/a",
+        )
+    },
+    "polopt resume runs/a --run.steps 14": "polopt resume runs/a --run.steps 6",
     # parts of Python blocks
+    '"run": {"steps": 2, "threads": 1}}': '"run": {"steps": 2, "threads": 1}, '
+    '"episodes": {"environments": 4, "steps": 32}, "evaluation": {"episodes": 4}}',
     '"run": {"steps": 60,': '"evaluation": {"prompts": 8}, "run": {"steps": 2,',
     '"run": {"steps": 40,': '"evaluation": {"prompts": 8}, "run": {"steps": 2,',
     '"run.steps": 42': '"run.steps": 3',
