@@ -119,7 +119,7 @@ def test_credit_that_was_built_once_reads_the_number_as_it_stands(
 ) -> None:
     """b = 0, then ½·1; and no module is looked up in a step."""
     one = stage("ema", credit__baseline_decay=0.5)
-    (number,) = moving_numbers(one, no_policy)
+    (number,) = adaptive_numbers(one, no_policy)
     credit, earned = credit_of(one, [number]), list[float]()
 
     def never(_: str) -> None:

@@ -386,7 +386,7 @@ def test_the_same_seed_is_the_same_curve_and_another_one_another(tmp_path: Path)
         ({"algorithm": "pg", "credit.gamma": 0.9}, "credit.gamma: 0.9 has no effect with credit.r"),
         (
             {"algorithm": "reinforce", "credit.baseline": "leave_one_out"},
-            'credit.baseline: "leave_one_out" is not allowed on bodies; none, constant, ema',
+            'credit.baseline: "leave_one_out" is not allowed in control; none, constant, ema',
         ),
         (
             {"algorithm": "reinforce", "credit.baseline": "ema"},
@@ -398,7 +398,7 @@ def test_the_same_seed_is_the_same_curve_and_another_one_another(tmp_path: Path)
         ),
         (
             {"algorithm": "ppo", "objective.bound": "sapo"},
-            'objective.bound: "sapo" is not allowed on bodies; none, clip or kl_penalty',
+            'objective.bound: "sapo" is not allowed in control; none, clip or kl_penalty',
         ),
         (
             {"algorithm": "ppo", "objective.penalty_target": 0.01},
@@ -614,7 +614,7 @@ def test_a_policy_is_evaluated_again_where_and_how_one_likes(tmp_path: Path) -> 
     last = tmp_path / "run" / "checkpoints" / "last"
     more = polopt.evaluate(last, flags={"data.source": "control:cartpole", "run.seed": 7})
     assert more.metrics["return_mean"] != again["return_mean"]
-    with pytest.raises(RecipeError, match="--k: 4 is not allowed on bodies, which"):
+    with pytest.raises(RecipeError, match="--k: 4 is not allowed in control, where"):
         polopt.evaluate(tmp_path / "run", k=4)
 
 

@@ -227,7 +227,7 @@ def test_a_body_that_has_only_begun(tmp_path: Path) -> None:
 
 def test_curves_count_steps_in_environments_and_have_intervals(tmp_path: Path) -> None:
     run = write_body_run(tmp_path / "run", cartpole(False), cartpole(True))
-    curves = draw(load(run).metrics, domain="control")
+    curves = draw(load(run).metrics, in_control=True)
     assert curves.data["taken"] == [100.0 * i for i in range(11)]
     returns = curves.data["plots"][0]["lines"][1]
     assert returns["values"][5] == 100.0

@@ -76,9 +76,9 @@ def test_log_probs_of_the_sampler_are_those_of_the_responses() -> None:
 @pytest.mark.parametrize("finish", [Finish.ABORTED, Finish.ERROR])
 def test_what_did_not_end_by_itself_has_no_score(finish: Finish) -> None:
     cut = replace(BATCH.groups[0].samples[0], finish=finish)
-    scores = experience(Batch((group(0, cut),), 0), pad_id=0, device=CPU).scores
+    scores = experience(Batch((group(0, cut),), 0), pad_id=0, device=CPU).rewards
     assert torch.isnan(scores).tolist() == [True]
-    assert experience(BATCH, pad_id=9, device=CPU).scores[:2].tolist() == [1.0, 0.0]
+    assert experience(BATCH, pad_id=9, device=CPU).rewards[:2].tolist() == [1.0, 0.0]
 
 
 def test_rows_of_tensors_are_those_rows() -> None:

@@ -160,7 +160,7 @@ def _check_target(target: str, *, with_source: bool) -> None:
 
 
 def load(run: str | Path) -> Any:  # noqa: ANN401 - of text or of a body, as the run was
-    """The trained policy of a run, for use: a ``Policy`` of text, or a ``BodyPolicy``.
+    """The trained policy of a run, for use: a ``Policy`` of text, or a ``ControlPolicy``.
 
     Args:
         run: its directory, for the last weights, or a checkpoint in it (``checkpoints/best``).

@@ -229,7 +229,7 @@ def credited(experience: Experience, credit: Credit) -> Advantages:
 
 
 # What credit has read, and no learner does.
-CREDITED = dict.fromkeys(("logp_rollout", "rewards", "next_values", "terminated", "cut"))
+CREDITED = dict.fromkeys(("logp_rollout", "step_rewards", "next_values", "terminated", "cut"))
 
 
 def flattened(learner: Learner) -> Learner:
