@@ -145,7 +145,7 @@ def advantages(experience: Experience, gamma: float, lam: float) -> list[float]:
 
 def test_a_time_limit_keeps_the_value_of_what_follows_and_an_end_does_not() -> None:
     """Reward 1 for ever is worth 10 with γ = .9: a cut episode is worth it too."""
-    fields = {"rewards": [1.0, 1.0], "values": [10.0, 10.0], "next_values": [10.0, 10.0]}
+    fields = {"step_rewards": [1.0, 1.0], "values": [10.0, 10.0], "next_values": [10.0, 10.0]}
     cut = steps(**fields, cut=[False, True])
     assert advantages(cut, 0.9, 1.0) == pytest.approx([0.0, 0.0], abs=1e-6)
     over = steps(**fields, terminated=[False, True])
@@ -156,7 +156,7 @@ def test_a_time_limit_keeps_the_value_of_what_follows_and_an_end_does_not() -> N
 
 def test_a_step_that_only_began_an_episode_is_skipped() -> None:
     fields = {
-        "rewards": [1.0, 2.0, 99.0, 3.0],
+        "step_rewards": [1.0, 2.0, 99.0, 3.0],
         "values": [0.5, 0.5, 99.0, 0.5],
         "next_values": [0.5, 0.0, 99.0, 0.7],
         "terminated": [False, True, False, False],
@@ -510,7 +510,7 @@ def test_an_unknown_environment_is_told_before_anything_runs(tmp_path: Path) -> 
 
 def test_the_value_of_an_action_learns_from_the_mean_over_the_next_one() -> None:
     """Q = 3, 5; rewards 1, 2; the means of what follows are 4 and, cut, 10; γ = .5."""
-    fields = {"rewards": [1.0, 2.0], "values": [3.0, 5.0], "next_values": [4.0, 10.0]}
+    fields = {"step_rewards": [1.0, 2.0], "values": [3.0, 5.0], "next_values": [4.0, 10.0]}
     credit = Credit(shapers=(earned,), returns=step_action_value(0.5))
     found = assign(steps(**fields, cut=[False, True]), credit)
     assert found.advantages[0].tolist() == [3.0, 5.0]
