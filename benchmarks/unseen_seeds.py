@@ -154,7 +154,8 @@ def save(draws: Sequence[Draw], results: Path) -> None:
     texts = list[str]()
     for one in draws:
         each = ",\n".join(json.dumps(training) for training in one["trainings"])
-        head = json.dumps({name: value for name, value in one.items() if name != "trainings"})
+        fields = {name: value for name, value in one.items() if name != "trainings"}
+        head = json.dumps(fields, ensure_ascii=False)
         texts.append(f'{head[:-1]}, "trainings": [\n{each}\n]}}')
     results.write_text("[\n" + ",\n".join(texts) + "\n]\n", encoding="utf-8")
 
