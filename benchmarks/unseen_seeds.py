@@ -28,8 +28,8 @@ from typing import Any
 from control_one import Clock
 
 import polopt
-from polopt.algorithms import resolve, settings
 from polopt.recipe import load
+from polopt.resolution import resolve, settings
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "unseen_seeds.json"
