@@ -159,7 +159,7 @@ def _check_target(target: str, *, with_source: bool) -> None:
         )
 
 
-def load(run: str | Path) -> Any:  # noqa: ANN401 - of text or of a body, as the run was
+def load(run: str | Path) -> Any:  # noqa: ANN401 - a policy of text or in control, as the run was
     """The trained policy of a run, for use: a ``Policy`` of text, or a ``ControlPolicy``.
 
     Args:

@@ -66,7 +66,7 @@ class Policy:
 
 @dataclass(frozen=True)
 class ControlPolicy:
-    """A policy that moves a body as it was trained to."""
+    """A policy in control, as it was trained."""
 
     actor: StepActor
     seeds: Iterator[int] = field(default_factory=count)  # of the calls that name none

@@ -147,7 +147,7 @@ class StageInputs:
 
 
 class PolicyContext(Protocol):
-    """A policy that is trained, of text or of bodies, as the learners of a policy see it."""
+    """A policy that is trained, of text or in control, as the learners of a policy see it."""
 
     @property
     def inputs(self) -> StageInputs:

@@ -1,4 +1,4 @@
-"""Rows on bodies: the same columns, on steps in environments in the place of tokens."""
+"""Rows in control: the same columns, on steps of environments in the place of tokens."""
 
 from __future__ import annotations
 

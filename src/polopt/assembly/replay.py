@@ -34,7 +34,7 @@ NOTHING = Advantages(NOBODY, NOBODY, NOBODY)  # critics say what it is worth
 
 def soft_stage(inputs: StageInputs) -> Stage:
     """SAC: critics, policy and temperature, then the targets, on every batch."""
-    of, numbers = _bodies(inputs, "squashed")
+    of, numbers = _context(inputs, "squashed")
     critics, recipe = _critics(of, count=2), of.recipe
     targets = copy.deepcopy(critics)
     settings, initial = recipe.temperature, recipe.temperature.initial
@@ -59,7 +59,7 @@ def soft_stage(inputs: StageInputs) -> Stage:
 
 def deterministic_stage(inputs: StageInputs) -> Stage:
     """DDPG: critic, policy, then the targets of both, on every batch."""
-    of, numbers = _bodies(inputs, "deterministic")
+    of, numbers = _context(inputs, "deterministic")
     critics, recipe = _critics(of, count=1), of.recipe
     targets, target_actor = copy.deepcopy(critics), copy.deepcopy(of.actor)
     assert recipe.credit.gamma is not None, "resolved"
@@ -81,7 +81,7 @@ def deterministic_stage(inputs: StageInputs) -> Stage:
     return _stage(of, Noisy(of.actor, noise, of.environments.count, numbers), learners)
 
 
-def _bodies(inputs: StageInputs, kind: Kind) -> tuple[ControlContext, int]:
+def _context(inputs: StageInputs, kind: Kind) -> tuple[ControlContext, int]:
     """Environments and the policy in them, and how many numbers an action has."""
     recipe = inputs.recipe
     environments = made(recipe, recipe.episodes.environments)

@@ -14,7 +14,7 @@ from polopt.errors import MissingExtraError
 
 Log = Callable[[Mapping[str, float], int], None]
 
-# On bodies, also what CleanRL calls them: tools such as openrlbenchmark read these names.
+# In control, also what CleanRL calls them: tools such as openrlbenchmark read these names.
 FAMILIAR = {
     "return/mean": "charts/episodic_return",
     "episode/length": "charts/episodic_length",
@@ -53,7 +53,7 @@ def trackers(
 
 
 def familiar(log: Log, taken: float) -> Observer:
-    """Hand the figures of runs on bodies on by the names of CleanRL, by steps in environments."""
+    """Log runs in control under the names of CleanRL as well, by environment steps."""
 
     def observe(event: Event) -> None:
         nonlocal taken

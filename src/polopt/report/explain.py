@@ -61,7 +61,7 @@ PLOTS = (
     ),
     Plot(
         "Episodes that reached the time limit",
-        "Share of episodes that were cut and did not end before. For a body that can fall, the "
+        "Share of episodes that were cut and did not end before. Where the agent can fall, the "
         "share that stayed on its feet.",
         {"episode/reached_limit": "training", "eval/reached_limit": "without noise"},
         unit="share",
@@ -439,7 +439,7 @@ COLUMNS = {
     "extra_losses": "what else is added to the loss",
     "coordination": "when sampling and training take turns",
 }
-COLUMNS_ON_BODIES = {
+COLUMNS_IN_CONTROL = {
     "rollout": "where the steps come from",
     "returns": "what a step is credited with",
     "spread": "how a reward is spread over steps",
@@ -468,7 +468,7 @@ def arrange(metrics: list[str], *, in_control: bool = False) -> tuple[list[Plot]
     folded += [Plot(name, UNKNOWN_METRIC, {name: name}) for name in left]
     folded = [plot for plot in folded if plot.lines]
     if in_control:
-        main, folded = ([_on_bodies(plot) for plot in plots] for plots in (main, folded))
+        main, folded = ([_in_control(plot) for plot in plots] for plots in (main, folded))
     return [plot for plot in main if plot.lines], sorted(folded, key=_prefix)
 
 
@@ -477,7 +477,7 @@ def _is_end(name: str, metrics: list[str]) -> bool:
     return name.endswith(("_low", "_high")) and name.rsplit("_", 1)[0] in metrics
 
 
-def _on_bodies(plot: Plot) -> Plot:
+def _in_control(plot: Plot) -> Plot:
     return replace(plot, sentence=IN_CONTROL.get(plot.title, plot.sentence))
 
 

@@ -293,7 +293,7 @@ def _last_step(record: RunRecord) -> int:
 
 
 def _counted(record: RunRecord) -> str:
-    """What the steps of the run are called: on bodies a step is that of an environment."""
+    """What the steps of the run are called: in control a step is that of an environment."""
     return "batch" if record.in_control else "step"
 
 

@@ -29,7 +29,7 @@ class RunRecord:
     environment: Row  # environment.json; empty if missing
     metrics: list[Row]  # one a stage and step, in the order of the steps
     samples: list[Row]  # responses, in the order of the file
-    episodes: list[Row]  # of bodies, in the order of the file
+    episodes: list[Row]  # of runs in control, in the order of the file
     warnings: list[Row]  # in the order of the file
     summary: Row | None  # summary.json; None: the run has not finished
     unreadable: list[str] = field(default_factory=list[str])  # "metrics.jsonl line 12"
