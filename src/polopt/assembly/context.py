@@ -53,7 +53,7 @@ class StageInputs:
     ends: Mapping[str, str] = field(default_factory=dict[str, str])  # stage -> where it ended
 
     def language_model(self, path: str) -> LanguageModel:
-        """A language model on the stage's device; a built-in one is initialised by the run's seed."""
+        """A language model on the stage's device; a built-in one is initialised by the seed."""
         loaded = load(self._located(path), revision=self._revision(path), seed=self._seed)
         loaded.model.to(self.device)  # pyright: ignore[reportArgumentType] - torch's overloads
         return loaded
