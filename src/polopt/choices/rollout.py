@@ -1,4 +1,4 @@
-"""How experience is gathered: responses to prompts, steps in environments, given data."""
+"""Rollouts: sampled responses, environment steps, given data."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SAMPLED = OnlyFor("prompts")
 
 
 def _has_network(values: Values) -> str | None:
-    """A stage that goes on with the weights of another has its network, too."""
+    """Whether the stage starts from another one and so takes over its network."""
     if values["from"] is None:
         return None
     return f"no effect: the stage starts from the weights of {values['from']}; remove it"

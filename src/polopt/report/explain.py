@@ -1,4 +1,4 @@
-"""What the page says about each metric: the one table of titles, sentences and labels."""
+"""The explanation of each metric: the one table of titles, sentences and labels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Unit = Literal["number", "share", "seconds"]
 
 @dataclass(frozen=True)
 class Plot:
-    """One plot: metrics that share a scale, and a sentence for somebody who sees it first."""
+    """One plot: metrics that share a scale, and a sentence for a new reader."""
 
     title: str
     sentence: str
@@ -75,7 +75,7 @@ PLOTS = (
     Plot(
         "On how many feet",
         "Share of the time with neither foot on the floor, and with just one. Who walks always "
-        "has one there; who runs, or shuffles, has not.",
+        "has one there; running and shuffling have not.",
         {
             "episode/in_air": "none, training",
             "eval/in_air": "none, without noise",
@@ -146,13 +146,13 @@ PLOTS = (
     ),
     Plot(
         "Temperature",
-        "What being undecided is worth to the policy beside its rewards. It falls while the policy "
+        "The weight of entropy beside the rewards. It falls while the policy "
         "is more undecided than it has to be.",
         {"policy/alpha": "alpha"},
     ),
     Plot(
         "Process rewards",
-        "What the process reward model says of a token, on average, in right answers and in wrong "
+        "The reward of a token by the process reward model, on average, in right answers and in wrong "
         "ones. The lines part as it learns which tokens lead to right answers.",
         {"process_reward/q_right": "right answers", "process_reward/q_wrong": "wrong answers"},
     ),
@@ -412,14 +412,14 @@ IN_CONTROL = {
 
 UNKNOWN_METRIC = "A metric of this run for which this page has no explanation."
 
-# The columns of a row, in the words of somebody who sees them first.
+# The columns of a row, for a new reader.
 COLUMNS = {
     "rollout": "where the responses come from",
     "filter": "which prompts give way to others",
     "exploration": "how it acts while it is trained",
     "target": "what the critics learn",
     "pathwise": "how the policy climbs them",
-    "temperature": "what being undecided is worth",
+    "temperature": "the weight of entropy",
     "shaping": "what is added to the reward",
     "spread": "how a reward is spread over tokens",
     "returns": "what a response is credited with",

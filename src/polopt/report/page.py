@@ -1,4 +1,4 @@
-"""The page: what the template needs, and a policy that lets nothing else run.
+"""The page: data for the template, and its content security policy.
 
 Everything is inside the one file. The content security policy names the hashes of our script and
 style and forbids the rest, so that model output could not run even if it were not escaped.

@@ -22,7 +22,7 @@ EPISODE = {"step": int, "kind": str, "rewards": list}
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a run directory says, as plain dicts and lists."""
+    """The content of a run directory, as plain dicts and lists."""
 
     directory: Path
     config: Row  # config.json
@@ -38,7 +38,7 @@ class RunRecord:
     def in_control(self) -> bool:
         """Whether environments stand in the place of prompts.
 
-        The recipe says it before anything is recorded; where it names no source, the record does.
+        By the data source of the recipe, or, without one, by the recorded metrics.
         """
         tables = (stage.get("settings") for stage in self.config["stages"])
         sources = [table.get("data.source") for table in tables if isinstance(table, dict)]
