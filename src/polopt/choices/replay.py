@@ -56,7 +56,7 @@ class Exploration(Section):
 
 
 class Temperature(Section):
-    """The entropy coefficient alpha of a policy that maximises entropy beside the return."""
+    """The entropy coefficient alpha of maximum-entropy policies (SAC)."""
 
     facts: ClassVar[tuple[object, ...]] = (OF_NETWORKS,)
 

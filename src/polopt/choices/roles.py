@@ -90,7 +90,7 @@ class Critic(Section):
 
 
 class Process(Section):
-    """The process reward model, trained on outcomes, that rewards each token."""
+    """The process reward model, trained on outcomes: a reward for each token."""
 
     facts = (*Section.facts, returns.OF_PROCESS)
 
@@ -118,7 +118,7 @@ class Process(Section):
 
 
 class Pretraining(Section):
-    """Pretraining text whose likelihood is maximised beside the policy loss (PPO-ptx)."""
+    """Pretraining text, whose likelihood is a second loss of the policy (PPO-ptx)."""
 
     source: Text | None = Field(
         default=None,

@@ -21,9 +21,7 @@ class Place:
     stage: str  # module:function that builds it
     rollout: str  # choice in the column of that name
     coordination: str
-    values: Mapping[str, Scalar] = field(
-        default_factory=dict[str, Scalar]
-    )  # of its own in this domain
+    values: Mapping[str, Scalar] = field(default_factory=dict[str, Scalar])  # of its own there
 
 
 @dataclass(frozen=True, eq=False)  # one object a method
