@@ -70,8 +70,8 @@ def test_a_file_and_several_answers_in_control_are_told(
     wanted = "the directory of a run, a checkpoint or a model"
     assert told(file, *source) == f"error: {file}: a file; {wanted}"
     assert told(str(last), *source, "--k", "4") == (
-        "error: --k: 4 is not allowed in control, where the likeliest actions alone are taken; 1, "
-        "and evaluation.episodes for more episodes"
+        "error: --k: 4 is not allowed in control, where the likeliest actions alone are taken; "
+        "1, and evaluation.episodes for more episodes"
     )
 
 

@@ -263,4 +263,5 @@ RUN: dict[str, Callable[[Block, Names], None]] = {
     "jsonl": run_json,
     "text": shown,
     "math": shown,
+    "diff": shown,  # test_worked_examples.py applies them
 }

@@ -17,8 +17,7 @@ from polopt.api.domains import IN_DOMAIN, domain_of_weights, of_evaluation
 from polopt.api.extend import extend, flag_values
 from polopt.api.recorded import located, recorded
 from polopt.choices.domain import DOMAINS
-from polopt.diagnose.packages import check_packages
-from polopt.diagnose.sources import check_sources
+from polopt.diagnose.requirements import check_packages, check_requirements
 from polopt.errors import ModelError, RecipeError, UserError
 from polopt.recipe import Recipe, dump
 from polopt.recipe import load as load_recipe
@@ -68,8 +67,7 @@ def train(
     resolved = resolve(written, own_reward=reward is not None)
     if reward is not None:
         _check_heard(resolved)
-    check_sources(resolved)
-    check_packages(resolved)
+    check_requirements(resolved)
     name = Path(recipe).stem if isinstance(recipe, str | Path) else resolved.stages[0].algorithm
     chosen = resolved.stages[0].run.directory
     directory = Path(chosen) if chosen else record.next_free(name)

@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 import torch
 
+from polopt.assembly.fits import check_reach, check_vocabulary
 from polopt.assembly.reward import RewardModel, reward_models
 from polopt.coordination.sources import RolloutSource
 from polopt.coordination.stage import Evaluation, Event, Learner, Observer, Stage, Until
@@ -17,7 +18,6 @@ from polopt.errors import ModelError, RecipeError
 from polopt.math.divergence import kl_divergence_of_logs
 from polopt.models import LanguageModel, ScalarModel, context_length, load, load_scalar, save
 from polopt.models.adapter import DIRECTORY, attach, load_adapter
-from polopt.models.fit import check_reach, check_vocabulary
 from polopt.recipe import StageRecipe, Update
 from polopt.recipe.contradictions import ENDED
 from polopt.rewards import RewardSpec, Scored, first_batch_report

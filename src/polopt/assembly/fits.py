@@ -1,4 +1,4 @@
-"""Whether a method, or a policy trained earlier, fits the spaces of the environments."""
+"""Checks of a method and of trained models against the environments and data of a stage."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 
 from polopt.algorithms import row
 from polopt.envs.control.interface import Action, Box, Environments
-from polopt.errors import RecipeError, counted
+from polopt.errors import ModelError, RecipeError, counted
+from polopt.models import LanguageModel, ScalarModel, context_length
 from polopt.models.network import Specification
 from polopt.recipe import StageRecipe
 from polopt.recipe.schema import Network
@@ -112,4 +113,41 @@ def _check_continuous(stage: StageRecipe, action: Box) -> None:
         raise RecipeError(
             f"temperature.target_entropy: {target:g} is not allowed; less than {most:.3g}, the "
             "entropy of actions drawn evenly between -1 and 1"
+        )
+
+
+def check_vocabulary(
+    field: str, reader: tuple[str, ScalarModel | LanguageModel], policy: tuple[str, LanguageModel]
+) -> None:
+    """Refuse a model whose tokens have other ids than those of the policy.
+
+    Args:
+        field: of the recipe that names the reader.
+        reader: path and model of a critic, a reward model or a process reward model.
+        policy: path and model whose tokens it reads.
+
+    Raises:
+        ModelError: names both, and a token that they do not share.
+    """
+    theirs, ours = (one[1].tokenizer.get_vocab() for one in (reader, policy))
+    if theirs == ours:
+        return
+    place, token = min((place, token) for token, place in ours.items() ^ theirs.items())
+    raise ModelError(
+        f"{field}: the tokeniser of {reader[0]!r} ({len(theirs):,} tokens) is not that of "
+        f"{policy[0]!r} ({len(ours):,}), whose ids it reads: only one of them has {token!r} "
+        f"as number {place}"
+    )
+
+
+def check_reach(field: str, reader: ScalarModel | LanguageModel, longest: int) -> None:
+    """Refuse a model whose context is shorter than the longest prompt and response together.
+
+    Raises:
+        ModelError: how many tokens it reads, and what to lower.
+    """
+    if (reach := context_length(reader)) < longest:
+        raise ModelError(
+            f"{field}: reads {reach:,} tokens at most, and prompt and response may have "
+            f"{longest:,}; lower data.max_prompt_tokens or rollout.max_new_tokens"
         )

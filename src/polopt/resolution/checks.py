@@ -14,7 +14,7 @@ from polopt.choices.section import Values, either
 from polopt.errors import counted
 from polopt.recipe import StageRecipe, shown
 from polopt.recipe.contradictions import ENDED, models_by_field, reward_name
-from polopt.recipe.fields import flat
+from polopt.recipe.fields import domains, flat
 from polopt.recipe.row import Row
 from polopt.resolution.derived import updates_a_step
 from polopt.resolution.effects import chosen_by_fields
@@ -32,7 +32,7 @@ def findings(row: Row, stage: StageRecipe, *, own_reward: bool) -> Iterator[Find
     yield from _allowed(stage.domain, values)
     for check in CHECKS[row.places[stage.domain].rollout]:
         yield from check(row, stage)
-    if stage.domain == "text":
+    if stage.domain in domains("rewards"):
         yield from _judged(row, stage, own_reward)
     yield from _lengths(stage)
 

@@ -87,7 +87,7 @@ class _Described:
         self._replaced = {
             column: choice
             for entry in self._chosen.values()
-            for column, choice in entry.column.choices[entry.name].replaces.items()
+            for column, choice in entry.choice.replaces.items()
         }
 
     def entries(self) -> Iterator[Entry]:
@@ -115,7 +115,7 @@ class _Described:
 
     def roles(self) -> list[str]:
         """Those of the row, and those that its settings require."""
-        called = dict.fromkeys(r for one in self._chosen.values() for r in _original(one).roles)
+        called = dict.fromkeys(r for one in self._chosen.values() for r in one.choice.roles)
         if any(reward.get("model") for reward in self._values.get("rewards", ())):
             called["reward_model"] = None
         if self._values.get("kl.coefficient"):
@@ -127,7 +127,7 @@ class _Described:
 
     def losses(self) -> list[str]:
         """Those of the row, and those that its settings require."""
-        called = dict.fromkeys(x for one in self._chosen.values() for x in _original(one).losses)
+        called = dict.fromkeys(x for one in self._chosen.values() for x in one.choice.losses)
         if self._values.get("objective.entropy_coefficient"):
             called["entropy"] = None
         if self._values.get("pretraining.source"):
@@ -186,10 +186,6 @@ class _Described:
             for field in fields
             if values.get(field) is not None and self._domain in domains(field)
         }
-
-
-def _original(entry: Any) -> Choice:  # noqa: ANN401
-    return entry.column.choices[entry.name]
 
 
 def _line(column: str, name: str, choice: Choice | None, numbers: dict[str, Any]) -> Entry:

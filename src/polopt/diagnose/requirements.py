@@ -1,15 +1,22 @@
-"""Whether the data that a recipe names are there, before anything is loaded."""
+"""What a recipe needs and no model is needed to check: data, environments, packages."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from polopt.algorithms import row
 from polopt.choices.source import parse
 from polopt.envs.text import TextTask, load
-from polopt.errors import DataError, RecipeError
+from polopt.errors import DataError, MissingExtraError, RecipeError
 from polopt.recipe import Recipe, StageRecipe, shown
+
+
+def check_requirements(recipe: Recipe) -> None:
+    """All of them, before anything is loaded; raises what the functions below raise."""
+    check_sources(recipe)
+    check_packages(recipe)
 
 
 def check_sources(recipe: Recipe) -> None:
@@ -73,4 +80,17 @@ def _check_preferences(field: str, source: str, algorithm: str, task: TextTask) 
         raise RecipeError(
             f"{field}: {source} has no preferences, and {algorithm} learns from them; task:taste, "
             "or a hub: source or a file with data.chosen_field and data.rejected_field"
+        )
+
+
+def check_packages(recipe: Recipe) -> None:
+    """Ask for peft where a stage trains an adapter; what data and trackers need, they ask for.
+
+    Raises:
+        MissingExtraError: names the extra to install.
+    """
+    ranks = [stage.model.lora for stage in recipe.stages if stage.model.lora is not None]
+    if ranks and find_spec("peft") is None:
+        raise MissingExtraError(
+            f'model.lora: {ranks[0]} needs the package peft: pip install "polopt[lora]"'
         )
