@@ -109,10 +109,10 @@ def _learn(stage: Stage, batch: Any, step: int) -> Measured:  # noqa: ANN401 - i
     return learned
 
 
-def _means(batches_per_step: Sequence[Measured]) -> Metrics:
+def _means(batches: Sequence[Measured]) -> Metrics:
     """The mean of each metric over the batches of the step that have it."""
     values: dict[str, list[float]] = {}
-    for turn in batches_per_step:
+    for turn in batches:
         for name, value in turn.items():
             values.setdefault(name, []).append(float(value))
     return {name: statistics.fmean(of_turns) for name, of_turns in values.items()}
