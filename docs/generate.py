@@ -242,6 +242,69 @@ def _control(_: Path, __: str) -> str:
     return f"{facts}\n\n" + _table((*columns, *speeds), lines)
 
 
+def _unseen(_: Path, __: str) -> str:
+    """What benchmarks/unseen_seeds.py measured: every draw, and every return in it."""
+    draws = _drawn()
+    lines = [
+        (
+            _code(one["recipe"]),
+            _code(one["commit"][:10]),
+            one["level"],
+            f"{sum(it['held'] for it in one['trainings'])} of {len(one['trainings'])}",
+            ", ".join(_return(it["return_mean"], it["held"]) for it in one["trainings"]),
+            _return(min(it["other_starts"] for it in one["trainings"])),
+            f"{statistics.median(it['steps'] for it in one['trainings']):,.0f}",
+            f"{statistics.median(it['cpu_seconds'] for it in one['trainings']):.0f}",
+        )
+        for one in draws
+    ]
+    dates = _each(it["date"] for one in draws for it in one["trainings"])
+    versions = _each(f"{k} {v}" for one in draws for k, v in one["versions"].items())
+    facts = f"Measured on {dates} with {versions}, on one thread."
+    columns = ("recipe", "commit", "level", "at it", "returns", "lowest from other starts")
+    return f"{facts}\n\n" + _table((*columns, "steps", "seconds"), lines)
+
+
+def _unseen_robot(_: Path, __: str) -> str:
+    """The figures of each training of the robot in it."""
+    lines = [
+        (
+            _code(one["commit"][:10]),
+            it["seed"],
+            f"{it['return_mean']:.1f}",
+            f"{it['distance_m']:.2f} m",
+            f"{it['reached_limit']:.0%}",
+            f"{it['finer']:.0%}",
+            "yes" if it["held"] else "no",
+        )
+        for one in _drawn()
+        if one["recipe"] == "walker"
+        for it in one["trainings"]
+    ]
+    columns = (
+        "commit",
+        "seed",
+        "return",
+        "distance in 10 s",
+        "lasted 10 s",
+        "kept",
+        "at the level",
+    )
+    return _table(columns, lines)
+
+
+def _drawn() -> list[dict[str, Any]]:
+    """The draws of seeds so far."""
+    file = ROOT / "benchmarks" / "results" / "unseen_seeds.json"
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def _return(value: float, held: bool = True) -> str:
+    """With one decimal where it is not 0; in bold below its level."""
+    text = f"{value:.1f}".removesuffix(".0").replace("-", "−")
+    return text if held else f"**{text}**"
+
+
 def _beside(one: dict[str, Any]) -> Sequence[Any]:
     """A line of the table of peers; a row without one has gaps."""
     ours, theirs = one["polopt"], one.get("stable_baselines3")
@@ -285,6 +348,8 @@ TABLES: dict[str, Callable[[Path, str], str]] = {
     "learning": _learning,
     "searches": _searches,
     "control": _control,
+    "unseen": _unseen,
+    "unseen_robot": _unseen_robot,
 }
 
 

@@ -621,6 +621,6 @@ def test_a_policy_is_evaluated_again_where_and_how_one_likes(tmp_path: Path) -> 
 def test_trpo_learns_to_balance(tmp_path: Path) -> None:
     """Half of the recipe; the whole of it is in make test-control."""
     recipe = Path(__file__).parents[2] / "recipes" / "cartpole_trpo.toml"
-    flags = {"run.directory": str(tmp_path / "run"), "run.steps": 12, "evaluation.every": 0}
+    flags = {"run.directory": str(tmp_path / "run"), "run.steps": 12}
     summary = polopt.train(recipe, flags=flags | {"evaluation.episodes": 20}).summary
     assert summary["return_mean_after"] > 300
