@@ -29,7 +29,7 @@ quickstart: $(INSTALLED) ## train a small model on this machine, in minutes
 test: $(INSTALLED) ## the tests
 	@$(BIN)/pytest
 
-test-control: $(INSTALLED) ## methods on bodies reach what they have to, on several seeds
+test-control: $(INSTALLED) ## methods in control reach what they have to, on several seeds
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -m control
 
 test-slow: $(INSTALLED) ## the long proofs

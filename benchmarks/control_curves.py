@@ -1,4 +1,4 @@
-"""Learning curves of rows on bodies: five seeds each, as the pages of the methods show them.
+"""Learning curves of rows in control: five seeds each, as the pages of the methods show them.
 
     python benchmarks/control_curves.py                # all of them: eight minutes of one core
     python benchmarks/control_curves.py --rows ppo,sac # these anew
@@ -250,7 +250,7 @@ def draw(result: Result, images: Path = METHODS / "img") -> None:
     with pyplot.rc_context(STYLE):
         figure = picture(result)
         metadata = {"Date": None, "Description": fingerprint(result)}
-        figure.savefig(images / f"{result['row']}_bodies.svg", metadata=metadata)
+        figure.savefig(images / f"{result['row']}_control.svg", metadata=metadata)
         pyplot.close(figure)
 
 
@@ -303,7 +303,7 @@ def save(new: Result) -> None:
 
 def main() -> None:
     """Measure, or take what was measured; draw and print."""
-    parser = argparse.ArgumentParser(description="Learning curves of rows on bodies.")
+    parser = argparse.ArgumentParser(description="Learning curves of rows in control.")
     parser.add_argument("--rows", help="with commas; default: all")
     parser.add_argument("--draw", action="store_true", help="from the results, without training")
     given = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Recipes on bodies with seeds that nobody chose: they follow from the hash of a commit.
+"""Recipes in control with seeds that nobody chose: they follow from the hash of a commit.
 
     python benchmarks/unseen_seeds.py COMMIT recipes/cartpole_trpo.toml --count 20
     python benchmarks/unseen_seeds.py COMMIT recipes/walker.toml --json /tmp/unseen.json

@@ -48,7 +48,7 @@ def test_a_hub_id_is_handed_on(
     assert [values[1:] for values in asked] == [(target, 1)]
 
 
-def test_a_file_and_several_answers_of_a_body_are_told(
+def test_a_file_and_several_answers_in_control_are_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tables: dict[str, Any] = {

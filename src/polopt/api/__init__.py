@@ -77,7 +77,7 @@ def train(
         with record.open_existing(directory) as run:
             return _execute(run, reward, observers)
     except UserError:
-        if not record.begun(directory):  # nothing was done that could be resumed
+        if not record.begun(directory):  # no step to resume from
             shutil.rmtree(directory)
         raise
 
@@ -145,7 +145,7 @@ def _check_target(target: str, *, with_source: bool) -> None:
     """Refuse what is no directory and cannot be a hub id, or could be one and lacks its data.
 
     Raises:
-        ModelError: says what is wanted.
+        ModelError: names what is allowed.
     """
     if Path(target).is_file():
         raise ModelError(f"{target}: a file; the directory of a run, a checkpoint or a model")
@@ -157,7 +157,7 @@ def _check_target(target: str, *, with_source: bool) -> None:
         )
 
 
-def load(run: str | Path) -> Any:  # noqa: ANN401 - of text or of a body, as the run was
+def load(run: str | Path) -> Any:  # noqa: ANN401 - a policy of text or in control, as the run was
     """The trained policy of a run, for use: a ``Policy`` of text, or a ``ControlPolicy``.
 
     Args:
@@ -188,7 +188,7 @@ def packaged(name: str) -> Path:
 
 
 def _check_heard(recipe: Recipe) -> None:
-    """Refuse a reward from Python to which no stage listens.
+    """Refuse a reward from Python that no stage uses.
 
     Raises:
         RecipeError: all of them act in environments, which reward by themselves.

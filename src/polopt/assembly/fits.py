@@ -1,4 +1,4 @@
-"""What only a model or an environment that is there can tell: whether it fits the others."""
+"""Checks of a method and of trained models against the environments and data of a stage."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from polopt.recipe.schema import Network
 
 @dataclass(frozen=True)
 class Shape:
-    """Of an observation, and of an action."""
+    """The observation space and the action space."""
 
     observations: int
-    actions: int  # to choose from, or numbers of one
+    actions: int  # number of discrete actions, or size of a continuous one
     low: tuple[float, ...] = ()  # of a continuous action
     high: tuple[float, ...] = ()
 
@@ -33,7 +33,7 @@ class Shape:
 
 
 def shape(environments: Environments) -> Shape:
-    """What is seen and done in them."""
+    """The spaces of environments."""
     action = environments.action
     if not isinstance(action, Box):
         return Shape(environments.observation_size, action.count)
@@ -42,7 +42,7 @@ def shape(environments: Environments) -> Shape:
 
 
 def shape_of_policy(made_of: Specification) -> Shape:
-    """What a policy sees and does."""
+    """The spaces of a policy."""
     return Shape(made_of.observation_size, made_of.outputs, made_of.low, made_of.high)
 
 
@@ -50,13 +50,13 @@ def check_fits(trained: Shape, here: Shape, source: str, of: str) -> None:
     """Refuse environments of another shape.
 
     Args:
-        trained: what the policy was trained on.
-        here: what the environments of the recipe have.
-        source: that names them.
-        of: whose policy it is.
+        trained: spaces of the policy.
+        here: spaces of the environments of the recipe.
+        source: the data source that names them.
+        of: where the policy comes from, for the message.
 
     Raises:
-        RecipeError: says both.
+        RecipeError: names both shapes.
     """
     if str(here) != str(trained):
         raise RecipeError(
@@ -73,7 +73,7 @@ def check_fits(trained: Shape, here: Shape, source: str, of: str) -> None:
 
 
 def check_actions(stage: StageRecipe, action: Action) -> None:
-    """Refuse a method, or a setting, that the actions of a resolved stage rule out.
+    """Refuse a method or a setting that the action space of a resolved stage rules out.
 
     Raises:
         RecipeError: discrete actions where a gradient leads through them, or where a tanh or a

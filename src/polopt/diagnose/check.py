@@ -1,4 +1,4 @@
-"""What a recipe comes to, before anything is loaded: settings, arithmetic, inert settings."""
+"""What a recipe resolves to, before anything is loaded: settings, derived sizes, inert settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a recipe needs and no model is needed to check: data, environments, packages."""
+"""The requirements of a recipe that are checked without a model: data, environments, packages."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from polopt.recipe import Recipe, StageRecipe, shown
 
 
 def check_requirements(recipe: Recipe) -> None:
-    """All of them, before anything is loaded; raises what the functions below raise."""
+    """Check all requirements, before anything is loaded; raises as the functions below."""
     check_sources(recipe)
     check_packages(recipe)
 
 
 def check_sources(recipe: Recipe) -> None:
-    """Ask for every task and environment with its parameters, and for every file.
+    """Check that every task and environment takes its parameters, and that every file exists.
 
     Raises:
         RecipeError: no such task, a parameter that it does not take, no preferences in it, or what
@@ -48,10 +48,10 @@ def check_sources(recipe: Recipe) -> None:
 
 
 def _check_environments(stages: Sequence[StageRecipe]) -> None:
-    """Make an environment of each stage, and see whether its method and its policy can act there.
+    """Make an environment of each stage, and check that its method and its policy fit it.
 
     Raises:
-        RecipeError: they cannot, or the stage waits for a figure that nobody takes.
+        RecipeError: they do not fit, or ``until.metric`` is never measured.
     """
     if not stages:
         return
@@ -84,7 +84,7 @@ def _check_preferences(field: str, source: str, algorithm: str, task: TextTask) 
 
 
 def check_packages(recipe: Recipe) -> None:
-    """Ask for peft where a stage trains an adapter; what data and trackers need, they ask for.
+    """Check for peft where a stage trains an adapter; data and trackers check for their own.
 
     Raises:
         MissingExtraError: names the extra to install.

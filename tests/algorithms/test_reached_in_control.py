@@ -1,4 +1,4 @@
-"""What rows on bodies must reach: ``make test-control``."""
+"""What rows in control must reach: ``make test-control``."""
 
 from __future__ import annotations
 
