@@ -22,10 +22,8 @@ class InDomain:
 
     algorithm: str  # the row that an evaluation outside of a run uses
     recipe: Callable[[StageRecipe, Path], dict[str, Any]]  # of an evaluation, from that of training
-    examiner: (
-        str  # module:function that evaluates, of the parts of a stage and the answers a prompt
-    )
-    policy: str  # module:function that reads a trained one for use
+    examiner: str  # module:function, (inputs of a stage, answers to a prompt) -> its evaluation
+    policy: str  # module:function that loads a trained policy for use
     evaluated: str  # field of ``evaluation`` that counts what it is evaluated on
     sampled_examples: bool  # whether an evaluation outside of a run shows samples
     weights: str = ""  # file that stands beside them; default: a model of its own
