@@ -99,3 +99,12 @@ def test_ornstein_uhlenbeck_by_hand():
     assert got.item() == pytest.approx(0.11985)
     still = ou_step(vector(0.7), vector(0), vector(0.7), 0.15, 0.2, 1.0)
     assert still.item() == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize("loss", [temperature_loss_log, temperature_loss_exp])
+def test_the_loss_of_the_temperature_has_no_gradient_for_the_policy(loss):
+    log_alpha = torch.tensor(0.5, requires_grad=True)
+    logp = torch.tensor([-1.0, -2.0], requires_grad=True)
+    (loss(log_alpha, logp, -1.0) + 0.0 * logp.sum()).backward()
+    assert log_alpha.grad.item() != 0.0
+    assert logp.grad.tolist() == [0.0, 0.0]

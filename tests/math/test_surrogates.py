@@ -179,3 +179,13 @@ def test_the_kl_penalty_by_hand():
 def test_the_kl_penalty_is_finite_where_a_token_has_all_but_vanished():
     loss, gradient, _ = slope(kl_penalised, [1e-12, 1e12], [1.0, 1.0], coefficient=1.0)
     assert all(map(math.isfinite, [*loss, *gradient]))
+
+
+def test_the_square_of_opmd_is_spread_over_the_tokens_of_its_own_response():
+    """τ/2 (log ρ)² = ½ · 0.2 · 9 = 0.9 a response: of one token, and of three, 0.3 on each."""
+    mask = torch.tensor([[True, False, False], [True, True, True]])
+    log_ratio = torch.where(mask, 3.0, 0.0).double()
+    nothing = torch.zeros(2, 3).double()
+    loss, _ = opmd(nothing, log_ratio, nothing, mask, tau=0.2)
+    assert (loss * mask).sum(-1).tolist() == pytest.approx([0.9, 0.9])
+    assert loss[1].tolist() == pytest.approx([0.3] * 3)

@@ -72,3 +72,19 @@ def test_two_steps_of_adam_by_hand() -> None:
     told = learner.update(earned(3.0), NOTHING, 0)
     assert weight.item() == pytest.approx(-0.1 - 0.1 * (7 / 3) / math.sqrt(39 / 7))
     assert float(told["critic/grad_norm"]) == 3.0
+
+
+def test_every_group_has_its_own_learning_rate() -> None:
+    """The first step of Adam is as long as the rate, whatever the gradient: 0.1 and 0.01."""
+    one, other = Parameter(torch.zeros(())), Parameter(torch.zeros(()))
+
+    def loss(steps: Transitions, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        return one * 3.0 - other * 7.0, {}
+
+    groups = [
+        Weights({"policy": one}, Update(learning_rate=0.1)),
+        Weights({"log_alpha": other}, Update(learning_rate=0.01)),
+    ]
+    SingleStep(loss, groups, steps=9, seed=1, name="policy").update(earned(0.0), NOTHING, 0)
+    assert one.item() == pytest.approx(-0.1)
+    assert other.item() == pytest.approx(0.01)
