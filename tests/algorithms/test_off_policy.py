@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 import polopt
-from polopt.assembly.replay import NOTHING, _experience
+from polopt.assembly.replay import NO_ADVANTAGES, _experience
 from polopt.coordination.stepwise import ReplaySchedule, StepwiseSource
 from polopt.envs.control import registry
 from polopt.envs.control.arrays import ArrayEnvironments
@@ -136,7 +136,7 @@ def test_a_step_of_ddpg_moves_the_policy_and_leaves_the_critic() -> None:
         seed=0,
         name="policy",
     )
-    told = learner.update(_experience(steps((1, 0.5, -1, 2, False))), NOTHING, 0)
+    told = learner.update(_experience(steps((1, 0.5, -1, 2, False))), NO_ADVANTAGES, 0)
     linear: Any = of.actor.network.body[0]
     assert linear.weight.item() == pytest.approx(0.1) and linear.bias.item() == pytest.approx(0.1)
     assert float(told["policy/grad_norm"]) == pytest.approx(8**0.5)
@@ -155,7 +155,7 @@ def test_no_step_is_taken_on_a_gradient_that_is_not_finite() -> None:
         name="critic",
     )
     with pytest.raises(NonFiniteError, match="critic: the gradient norm in step 5 is nan"):
-        learner.update(_experience(steps((1, 0.5, -1, math.nan, False))), NOTHING, 4)
+        learner.update(_experience(steps((1, 0.5, -1, math.nan, False))), NO_ADVANTAGES, 4)
     assert all(torch.equal(w, start[name]) for name, w in of.critics.parameters.items())
 
 

@@ -12,7 +12,7 @@ import torch
 
 from one_file import imported, needs
 from polopt.assembly.chosen import chosen
-from polopt.assembly.replay import NOTHING, _experience
+from polopt.assembly.replay import NO_ADVANTAGES, _experience
 from polopt.envs.control.pendulum import Pendulum
 from polopt.models.network import ActionValueNetworks, PolicyNetwork, Specification
 from polopt.objective.pathwise import Soft, Temperature, soft_policy_loss, soft_q_loss
@@ -91,7 +91,7 @@ def test_twin_and_library_take_the_same_steps() -> None:
         parts = (batch.observations, batch.actions, batch.successors, batch.rewards)
         ours.learn(twin.Batch(*parts, batch.terminated), tuple(dice))
         for learner in learners:
-            learner.update(_experience(batch), NOTHING, step)
+            learner.update(_experience(batch), NO_ADVANTAGES, step)
         for mine, theirs in (
             (ours.policy.parameters(), of.actor.network.parameters()),
             (ours.critics.parameters(), of.critics.networks.parameters()),
