@@ -239,3 +239,8 @@ def test_whatever_is_loaded_only_recipe_errors_come(
         assert len(line.splitlines()) == 1
         assert line.isprintable()
         assert len(line) <= 300
+
+
+def test_a_key_beyond_64_bits_is_an_unknown_field() -> None:
+    with pytest.raises(RecipeError, match=r"^9223372036854775808: unknown field; a recipe has "):
+        load({2**63: 0})

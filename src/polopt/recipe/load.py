@@ -120,6 +120,7 @@ def _problems(error: ValidationError, stages: list[StageTables]) -> list[Problem
                 continue  # "too few stages" follows from the errors inside them
         path, value = _walk(_complete(stage), rest)
         if found["type"] in ("extra_forbidden", "invalid_key"):
+            path = path or rest  # pydantic writes a key beyond 64 bits as text, where none stands
             near = nearest(path)
             name = stage.written(near, beside=path) if near else None
             meant.add(name)
