@@ -319,3 +319,30 @@ def test_rows_of_experience_and_credited():
     credited = assign(e, Credit())
     assert credited.rows(pick).advantages[:, 0].tolist() == [2.0, 1.0]
     assert credited.rows(pick).metrics == credited.metrics
+
+
+def test_a_critic_that_errs_by_the_same_number_everywhere_explains_all_of_the_variance():
+    e = experience([1.0, 0.0], group=[0, 1], values=torch.tensor([[6.0, 6.0], [5.0, 5.0]]))
+    assert assign(e, Credit()).metrics["value/explained_variance"] == 1.0
+
+
+def test_the_spread_of_the_batch_counts_a_group_of_one():
+    """Of 1, 0 and 5 it is √(14/2) = √7; the group of 5 has nothing to compare and leaves."""
+    e = experience([1.0, 0.0, 5.0], group=[0, 0, 1])
+    normalise = scaled(partial(batch_std, ddof=1, eps=0.0))
+    got = assign(e, Credit(baseline=group_mean, normalise=normalise))
+    assert per_row(got) == pytest.approx([0.5 / 7**0.5, -0.5 / 7**0.5, 0.0])
+    assert got.valid.tolist() == [True, True, False]
+
+
+def test_targets_with_a_lambda_of_their_own_bootstrap_too():
+    """One token that earned 1 and was cut; V after it is 10."""
+    e = experience(
+        [1.0],
+        [1],
+        values=torch.zeros(1, 1),
+        truncated=torch.tensor([True]),
+        last_values=torch.tensor([10.0]),
+    )
+    returns = gae(1.0, 0.0, critic_lam=1.0, bootstrap_truncated=True)
+    assert assign(e, Credit(returns=returns)).value_targets.tolist() == [[11.0]]

@@ -213,3 +213,9 @@ def test_verdicts_as_sure_as_they_are_right_are_calibrated():
     honest = torch.where(flip, -h, h)
     assert expected_calibration_error(*pair_confidence(honest)).item() < 0.01
     assert expected_calibration_error(*pair_confidence(3 * honest)).item() > 0.1
+
+
+def test_errors_of_two_bins_do_not_cancel_in_the_calibration():
+    """Sure by 0.9 and wrong, by 0.6 and right: (0.9 + 0.4) / 2, not (0.9 - 0.4) / 2."""
+    error = expected_calibration_error(vector(0.9, 0.6), vector(0.0, 1.0))
+    assert error.item() == pytest.approx(0.65)

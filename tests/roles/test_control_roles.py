@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from polopt.models.network import PolicyNetwork, QNetwork, Specification, ValueNetwork
 from polopt.roles.control import StepActionCritic, StepActor, StepCritic
+from polopt.roles.policies import tanh_gaussian
 from polopt.types import StepRows
 
 GENERATOR = torch.Generator()
@@ -73,3 +75,10 @@ def test_all_of_them_see_what_was_seen_less_its_mean_over_its_spread() -> None:
             network(observations)
         expected = torch.tensor([[1.0, 0.0, 0.0], [0.0, 10.0, -2.0]])
         torch.testing.assert_close(given[0][:, :3], expected)
+
+
+def test_the_entropy_of_a_squashed_policy_follows_its_spread() -> None:
+    """Around 0, where tanh is the identity, it is that of a Gaussian: two nats for a factor e²."""
+    narrow, wider = (tanh_gaussian.entropy(torch.tensor([[0.0, s]])).item() for s in (-5.0, -3.0))
+    assert wider - narrow == pytest.approx(2.0, abs=0.01)
+    assert narrow == pytest.approx(0.5 * math.log(2 * math.pi * math.e) - 5.0, abs=0.01)
