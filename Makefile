@@ -7,7 +7,7 @@ INSTALLED := .venv/.installed
 NEEDS_3_11 := import sys; sys.exit(sys.version_info < (3, 11) and "polopt needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; name another one: make PYTHON=python3.12 install")
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-control test-slow test-browser test-gpu check docs clean
+.PHONY: help install quickstart test test-control test-slow test-browser test-gpu test-mutants check docs clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
@@ -40,6 +40,9 @@ test-browser: $(INSTALLED) ## the report in a real browser; needs chromium
 
 test-gpu: $(INSTALLED) ## what needs a CUDA device
 	@$(BIN)/pytest -m gpu
+
+test-mutants: $(INSTALLED) ## plant silent bugs one by one; a test has to notice each
+	@$(BIN)/python tests/mutants/run.py
 
 check: $(INSTALLED) ## style, types, layers
 	@$(BIN)/ruff check
