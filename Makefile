@@ -7,7 +7,7 @@ INSTALLED := .venv/.installed
 NEEDS_3_11 := import sys; sys.exit(sys.version_info < (3, 11) and "polopt needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; name another one: make PYTHON=python3.12 install")
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-control test-slow test-browser test-gpu test-mutants check docs clean
+.PHONY: help install quickstart test test-control test-slow test-browser test-mutants test-gpu check docs clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
@@ -29,7 +29,7 @@ quickstart: $(INSTALLED) ## train a small model on this machine, in minutes
 test: $(INSTALLED) ## the tests
 	@$(BIN)/pytest
 
-test-control: $(INSTALLED) ## methods on bodies reach what they have to, on several seeds
+test-control: $(INSTALLED) ## methods in control reach what they have to, on several seeds
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -m control
 
 test-slow: $(INSTALLED) ## the long proofs
@@ -38,11 +38,11 @@ test-slow: $(INSTALLED) ## the long proofs
 test-browser: $(INSTALLED) ## the report in a real browser; needs chromium
 	@$(BIN)/pytest -m browser
 
+test-mutants: $(INSTALLED) ## plant silent bugs one at a time; most of an hour
+	@$(BIN)/python tests/mutants/plant.py
+
 test-gpu: $(INSTALLED) ## what needs a CUDA device
 	@$(BIN)/pytest -m gpu
-
-test-mutants: $(INSTALLED) ## plant silent bugs one by one; a test has to notice each
-	@$(BIN)/python tests/mutants/run.py
 
 check: $(INSTALLED) ## style, types, layers
 	@$(BIN)/ruff check

@@ -1,4 +1,4 @@
-"""Rows on bodies beside Stable-Baselines3: same networks, settings, steps and questions.
+"""Rows in control beside Stable-Baselines3: same networks, settings, steps and questions.
 
     python benchmarks/control.py --quick                  # CartPole and Pendulum: minutes
     python benchmarks/control.py --full                   # MuJoCo and the walker: two hours
@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from control_one import BODIES, CHANCE, OURS, PEERS, THEIRS, Flags, batch, settled
+from control_one import CHANCE, ENVIRONMENTS, OURS, PEERS, THEIRS, Flags, batch, settled
 from scipy.stats import bootstrap, trim_mean
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,7 +53,7 @@ PPO_CARTPOLE = {  # of recipes/cartpole_ppo.toml
     **RATE,
     **CLIPPED,
 }
-PPO_LONG = {  # of bodies with many joints
+PPO_LONG = {  # of robots with many joints
     **NORMALISED,
     **CLIPPED,
     "algorithm": "ppo",
@@ -74,10 +74,10 @@ SAC_LONG = {"algorithm": "sac", "network.hidden": (64, 64)}  # of papers: 256, f
 
 @dataclass(frozen=True)
 class Cell:
-    """A row on a body: what it is told, for how many steps, on how many seeds."""
+    """A row in an environment: its flags, for how many steps, on how many seeds."""
 
     name: str
-    body: str
+    environment: str
     steps: int
     flags: Flags
     group: str = QUICK
@@ -251,7 +251,7 @@ def measured(cell: Cell, seeds: Sequence[int]) -> Result:
         for library, trainer in trainers.items():
             asked = asking(cell, library)
             found[library].append(trainer.ask(library=library, **asked, seed=seed))
-    chance = trainers[OURS].ask(library=CHANCE, body=cell.body)["return"]
+    chance = trainers[OURS].ask(library=CHANCE, environment=cell.environment)["return"]
     for trainer in trainers.values():
         trainer.close()
     result = {library: columns(many) for library, many in found.items()}
@@ -265,14 +265,14 @@ def flags_of(cell: Cell, library: str) -> Flags:
 
 def asking(cell: Cell, library: str) -> Result:
     """What a trainer has to know of it."""
-    return {"flags": flags_of(cell, library), "body": cell.body, "steps": cell.steps}
+    return {"flags": flags_of(cell, library), "environment": cell.environment, "steps": cell.steps}
 
 
 def warming(cell: Cell, library: str) -> int:
     """Steps of one batch, and of random actions before it; those of whole episodes are unknown."""
     if "run.steps" in cell.flags:
         return 1
-    fields = settled(flags_of(cell, library), cell.body, cell.steps)
+    fields = settled(flags_of(cell, library), cell.environment, cell.steps)
     return fields.get("replay.start_steps", 0) + batch(fields)
 
 
@@ -283,11 +283,11 @@ def columns(many: Sequence[Result]) -> Result:
 
 def about(cell: Cell) -> Result:
     """What is measured, when and with what."""
-    fields = settled(cell.flags, cell.body, cell.steps)
+    fields = settled(cell.flags, cell.environment, cell.steps)
     result: Result = {
         "cell": cell.name,
         "row": cell.row,
-        "body": BODIES[cell.body].id,
+        "environment": ENVIRONMENTS[cell.environment].id,
         "budget": cell.steps,
         "wanted_speed": cell.speed,
         "settings": fields,
@@ -297,7 +297,7 @@ def about(cell: Cell) -> Result:
     packages = ["polopt", "torch", "gymnasium"]
     if cell.row in PEERS:
         peer = PEERS[cell.row]
-        own = settled(flags_of(cell, THEIRS), cell.body, cell.steps)
+        own = settled(flags_of(cell, THEIRS), cell.environment, cell.steps)
         result["peer"] = {
             "class": f"{peer.module}.{peer.name}",
             "n_envs": own["episodes.environments"],
@@ -403,7 +403,7 @@ def line(result: Result) -> str:
 def main() -> None:
     """Measure, print, and fail if a row does."""
     parser = argparse.ArgumentParser(
-        description="Rows on bodies beside Stable-Baselines3.",
+        description="Rows in control beside Stable-Baselines3.",
         epilog="Steps of --full are 100,000 to 400,000; a million is for bigger machines.",
     )
     which = parser.add_mutually_exclusive_group()

@@ -1,6 +1,6 @@
-"""Trainings on a body by one library, and what becomes of them: ``control.py`` runs these.
+"""Trainings in one environment by one library, and what becomes of them: ``control.py`` runs these.
 
-    echo '{"library": "chance", "body": "cartpole"}' | python benchmarks/control_one.py
+    echo '{"library": "chance", "environment": "cartpole"}' | python benchmarks/control_one.py
 
 A line of JSON on standard output for each on standard input. Stable-Baselines3
 gets its arguments from the fields of our recipe, once the row has settled them:
@@ -40,19 +40,19 @@ OURS, THEIRS, CHANCE = "polopt", "stable_baselines3", "chance"
 
 
 @dataclass(frozen=True)
-class Body:
+class Environment:
     """An environment under its name here and in gymnasium."""
 
     source: str
     id: str
 
 
-BODIES: Mapping[str, Body] = {
-    "cartpole": Body("control:cartpole", "CartPole-v1"),
-    "pendulum": Body("control:pendulum", "Pendulum-v1"),
-    "walker": Body("control:biped", "polopt/BipedWalk-v0"),
-    "halfcheetah": Body("control:HalfCheetah-v5", "HalfCheetah-v5"),
-    "hopper": Body("control:Hopper-v5", "Hopper-v5"),
+ENVIRONMENTS: Mapping[str, Environment] = {
+    "cartpole": Environment("control:cartpole", "CartPole-v1"),
+    "pendulum": Environment("control:pendulum", "Pendulum-v1"),
+    "walker": Environment("control:biped", "polopt/BipedWalk-v0"),
+    "halfcheetah": Environment("control:HalfCheetah-v5", "HalfCheetah-v5"),
+    "hopper": Environment("control:Hopper-v5", "Hopper-v5"),
 }
 COMMON: Flags = {
     "model.path": "builtin:mlp",
@@ -62,9 +62,9 @@ COMMON: Flags = {
 }
 
 
-def written(flags: Flags, body: str, steps: int) -> dict[str, Any]:
+def written(flags: Flags, environment: str, steps: int) -> dict[str, Any]:
     """The flags of a recipe that takes ``steps`` steps in the environments."""
-    whole = {**COMMON, "data.source": BODIES[body].source, **flags}
+    whole = {**COMMON, "data.source": ENVIRONMENTS[environment].source, **flags}
     if "run.steps" in flags:  # whole episodes: their number of steps is not known before
         return whole
     fields = settings(resolve(load({"algorithm": flags["algorithm"]}, whole)).stages[0])
@@ -72,9 +72,9 @@ def written(flags: Flags, body: str, steps: int) -> dict[str, Any]:
     return {**whole, "run.steps": (steps - start) // batch(fields)}
 
 
-def settled(flags: Flags, body: str, steps: int) -> dict[str, Any]:
+def settled(flags: Flags, environment: str, steps: int) -> dict[str, Any]:
     """Every field that has an effect, as the row and the flags decide it."""
-    whole = written(flags, body, steps)
+    whole = written(flags, environment, steps)
     return settings(resolve(load({"algorithm": flags["algorithm"]}, whole)).stages[0])
 
 
@@ -156,7 +156,7 @@ def trpo(fields: Flags) -> dict[str, Any]:
 
 
 def off_policy(fields: Flags) -> dict[str, Any]:
-    """What DDPG and SAC have in common: one rate for all, updates after a step of all bodies."""
+    """What DDPG and SAC have in common: one rate, updates after a step of all environments."""
     assert fields["critic.learning_rate"] == fields["update.learning_rate"]
     updates = fields["episodes.environments"] * fields["replay.updates_per_step"]
     assert updates == round(updates)
@@ -219,18 +219,23 @@ PEERS: Mapping[str, Peer] = {
 # training
 
 
-def ours(flags: Flags, body: str, steps: int, seed: int) -> dict[str, Any]:
+def ours(flags: Flags, environment: str, steps: int, seed: int) -> dict[str, Any]:
     """By this library, with everything that it writes."""
     recipe = {"algorithm": flags["algorithm"]}
     with TemporaryDirectory() as place:
-        whole = {**written(flags, body, steps), "run.seed": seed}
+        whole = {**written(flags, environment, steps), "run.seed": seed}
         whole["run.directory"] = str(Path(place) / "run")
         clock = Clock()
         run = polopt.train(recipe, flags=whole)
         spent = clock.read()
         taken, curve = ours_by_steps(run.directory)
         policy = polopt.load(run.directory)
-        return {**spent, "steps": taken, "curve": curve, "returns": evaluated(policy.act, body)}
+        return {
+            **spent,
+            "steps": taken,
+            "curve": curve,
+            "returns": evaluated(policy.act, environment),
+        }
 
 
 def ours_by_steps(run: Path) -> tuple[int, list[tuple[int, float]]]:
@@ -244,10 +249,10 @@ def ours_by_steps(run: Path) -> tuple[int, list[tuple[int, float]]]:
     return int(steps), curve(found, steps)
 
 
-def theirs(flags: Flags, body: str, steps: int, seed: int) -> dict[str, Any]:
+def theirs(flags: Flags, environment: str, steps: int, seed: int) -> dict[str, Any]:
     """By Stable-Baselines3, in environments of gymnasium."""
-    fields = settled(flags, body, steps)
-    env, model = made(fields, body, steps, seed)
+    fields = settled(flags, environment, steps)
+    env, model = made(fields, environment, steps, seed)
     clock = Clock()
     model.learn(steps)
     spent = clock.read()
@@ -269,16 +274,18 @@ def theirs(flags: Flags, body: str, steps: int, seed: int) -> dict[str, Any]:
         **spent,
         "steps": taken,
         "curve": curve(ended, taken),
-        "returns": evaluated(act, body),
+        "returns": evaluated(act, environment),
     }
 
 
-def made(fields: Flags, body: str, steps: int, seed: int) -> tuple[Any, Any]:
+def made(fields: Flags, environment: str, steps: int, seed: int) -> tuple[Any, Any]:
     """Environments and a model that has learnt nothing."""
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.vec_env import VecNormalize
 
-    env: Any = make_vec_env(BODIES[body].id, n_envs=fields["episodes.environments"], seed=seed)
+    env: Any = make_vec_env(
+        ENVIRONMENTS[environment].id, n_envs=fields["episodes.environments"], seed=seed
+    )
     seen, earned = (fields.get(f"episodes.normalise_{x}") for x in ("observations", "rewards"))
     if seen or earned:
         gamma = fields["credit.gamma"]
@@ -345,11 +352,13 @@ def curve(episodes: Iterable[tuple[float, float, float]], steps: float) -> list[
 # evaluation, the same for all
 
 
-def evaluated(act: Act | None, body: str) -> list[float]:
+def evaluated(act: Act | None, environment: str) -> list[float]:
     """Returns of the first episodes from fixed starts; None acts at random."""
     import gymnasium
 
-    envs = gymnasium.make_vec(BODIES[body].id, num_envs=EPISODES, vectorization_mode="sync")
+    envs = gymnasium.make_vec(
+        ENVIRONMENTS[environment].id, num_envs=EPISODES, vectorization_mode="sync"
+    )
     seen, _ = envs.reset(seed=EVALUATION_SEED)
     envs.action_space.seed(EVALUATION_SEED)
     totals, playing = np.zeros(EPISODES), np.ones(EPISODES, dtype=np.bool_)

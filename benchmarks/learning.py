@@ -91,24 +91,10 @@ ONE_STEP = {
 
 # What a row has beside ONLINE.
 ROWS: Mapping[str, Flags] = {
+    "rejection_sampling": {},
     "pg": {},
     "reinforce": {},
-    "rloo": {},
     "remax": {"rollout.prompts_per_step": STEP // 2, "rollout.group_size": 1},  # and a greedy one
-    "grpo": {},
-    "dr_grpo": {},
-    "dapo": AGAIN,
-    "opo": {},
-    "maxrl": {},
-    "lite_ppo": {},
-    "reinforce_pp": SINGLE,
-    "reinforce_pp_baseline": {},
-    "gspo": {},
-    "gmpo": {},
-    "cispo": {},
-    "sapo": {},
-    "kimi_opmd": {},
-    "m2po": {},
     # Rewards of 0 and 1 make every Q positive, and what is drawn first is drawn ever more often: a
     # mean is taken off. Errors of the critic fade with a discount, and do not carry the policy off
     # on a leash.
@@ -125,6 +111,22 @@ ROWS: Mapping[str, Flags] = {
     "td_actor_critic": ONE_STEP,
     "trpo": {**SINGLE, **CRITIC},
     "ppo": {**SINGLE, **CRITIC},
+    "rloo": {},
+    "reinforce_pp": SINGLE,
+    "reinforce_pp_baseline": {},
+    "grpo": {},
+    "dr_grpo": {},
+    "dapo": AGAIN,
+    "lite_ppo": {},
+    "gspo": {},
+    "gmpo": {},
+    "cispo": {},
+    "sapo": {},
+    "opo": {},
+    "maxrl": {},
+    "kimi_opmd": {},
+    "m2po": {},
+    "dsv32_grpo": {},
     "prime": {
         **AGAIN,
         RATE: 1e-3,
@@ -132,8 +134,6 @@ ROWS: Mapping[str, Flags] = {
         "process.beta": 0.5,
         "process.learning_rate": 1e-3,
     },
-    "dsv32_grpo": {},
-    "rejection_sampling": {},
 }
 # --search: with the value in use every seed of SEARCH_SEEDS arrives.
 SEARCHES: Mapping[str, tuple[str, Sequence[float | str]]] = {
@@ -155,15 +155,15 @@ COIN: Flags = {
 
 
 def online() -> list[str]:
-    """The rows that learn from what they generate, in the order of the index.
+    """The rows that learn from what they generate, in the order of ROWS.
 
     Raises:
         SystemExit: one of them has no entry in ROWS, or an entry no row.
     """
-    names = [name for name in METHODS if "prompts" in row_of(name).requires]
-    if odd := sorted({*names} ^ {*ROWS}):
-        raise SystemExit(f"benchmarks/learning.py: ROWS and the index differ: {', '.join(odd)}")
-    return names
+    names = {name for name in METHODS if "prompts" in row_of(name).requires}
+    if odd := sorted(names ^ {*ROWS}):
+        raise SystemExit(f"benchmarks/learning.py: ROWS and the methods differ: {', '.join(odd)}")
+    return [*ROWS]
 
 
 def settings(name: str) -> Flags:

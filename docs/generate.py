@@ -77,13 +77,13 @@ def _entries_of(page: Path, entries: Sequence[dict[str, Any]]) -> str:
     return _table(("column", "choice", "equation", "settings", "file"), lines)
 
 
-def _bodies(page: Path, name: str) -> str:
-    """What is another on bodies in the row of a method."""
+def _in_control(page: Path, name: str) -> str:
+    """What differs in control in the row of a method."""
     return _entries_of(page, differences(name, "control"))
 
 
-def _on_bodies(_: Path, __: str) -> str:
-    """What methods that are for both have of their own on bodies."""
+def _control_defaults(_: Path, __: str) -> str:
+    """Defaults in control of the methods that are for both domains."""
     ours = {name: _of_control(one) for name, one in ROWS.items() if len(one.domains) > 1}
     names = sorted({field for values in ours.values() for field in values})
     lines = [
@@ -168,7 +168,7 @@ def _peers(page: Path, _: str) -> str:
     lines = [
         (
             _link(page, f"docs/methods/{one['method']}.md", one["method"], code=True),
-            one["peer"] + (", on bodies" if "on_bodies" in one else ""),
+            one["peer"] + (", in control" if "in_control" in one else ""),
             "<br>".join(_code(f"{k} = {shown(v)}") for k, v in one["recipe"].items())
             or ("as it stands" if one["peer"] else ""),
             one["differs"],
@@ -219,7 +219,7 @@ def _searches(_: Path, __: str) -> str:
 
 
 def _control(_: Path, __: str) -> str:
-    """What benchmarks/control.py measured of rows on bodies, and of their peers."""
+    """What benchmarks/control.py measured of rows in control, and of their peers."""
     file = ROOT / "benchmarks" / "results" / "control.json"
     measured = json.loads(file.read_text(encoding="utf-8"))
     lines = [_beside(one) for one in measured]
@@ -228,9 +228,81 @@ def _control(_: Path, __: str) -> str:
         f"Measured on {_each(one['date'] for one in measured)} with {versions}, on one thread of a "
         f"processor with {_each(one['cores'] for one in measured)} cores."
     )
-    columns = ("cell", "body", "steps", "seeds", "return here", "return there", "random", "share")
+    columns = (
+        "cell",
+        "environment",
+        "steps",
+        "seeds",
+        "return here",
+        "return there",
+        "random",
+        "share",
+    )
     speeds = ("90 %", "steps a second here", "there", "ratio", "wanted")
     return f"{facts}\n\n" + _table((*columns, *speeds), lines)
+
+
+def _unseen(_: Path, __: str) -> str:
+    """What benchmarks/unseen_seeds.py measured: every draw, and every return in it."""
+    draws = _drawn()
+    lines = [
+        (
+            _code(one["recipe"]),
+            _code(one["commit"][:10]),
+            one["level"],
+            f"{sum(it['held'] for it in one['trainings'])} of {len(one['trainings'])}",
+            ", ".join(_return(it["return_mean"], it["held"]) for it in one["trainings"]),
+            _return(min(it["other_starts"] for it in one["trainings"])),
+            f"{statistics.median(it['steps'] for it in one['trainings']):,.0f}",
+            f"{statistics.median(it['cpu_seconds'] for it in one['trainings']):.0f}",
+        )
+        for one in draws
+    ]
+    dates = _each(it["date"] for one in draws for it in one["trainings"])
+    versions = _each(f"{k} {v}" for one in draws for k, v in one["versions"].items())
+    facts = f"Measured on {dates} with {versions}, on one thread."
+    columns = ("recipe", "commit", "level", "at it", "returns", "lowest from other starts")
+    return f"{facts}\n\n" + _table((*columns, "steps", "seconds"), lines)
+
+
+def _unseen_robot(_: Path, __: str) -> str:
+    """The figures of each training of the robot in it."""
+    lines = [
+        (
+            _code(one["commit"][:10]),
+            it["seed"],
+            f"{it['return_mean']:.1f}",
+            f"{it['distance_m']:.2f} m",
+            f"{it['reached_limit']:.0%}",
+            f"{it['finer']:.0%}",
+            "yes" if it["held"] else "no",
+        )
+        for one in _drawn()
+        if one["recipe"] == "walker"
+        for it in one["trainings"]
+    ]
+    columns = (
+        "commit",
+        "seed",
+        "return",
+        "distance in 10 s",
+        "lasted 10 s",
+        "kept",
+        "at the level",
+    )
+    return _table(columns, lines)
+
+
+def _drawn() -> list[dict[str, Any]]:
+    """The draws of seeds so far."""
+    file = ROOT / "benchmarks" / "results" / "unseen_seeds.json"
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def _return(value: float, held: bool = True) -> str:
+    """With one decimal where it is not 0; in bold below its level."""
+    text = f"{value:.1f}".removesuffix(".0").replace("-", "−")
+    return text if held else f"**{text}**"
 
 
 def _beside(one: dict[str, Any]) -> Sequence[Any]:
@@ -247,7 +319,7 @@ def _beside(one: dict[str, Any]) -> Sequence[Any]:
     verdict = {True: "yes", False: "no", None: ""}[one["passed"]]
     return (
         _code(one["cell"]),
-        one["body"],
+        one["environment"],
         f"{statistics.median(ours['steps']):,.0f}",
         len(one["seeds"]),
         *shown,
@@ -268,14 +340,16 @@ def _each(values: Iterable[object]) -> str:
 TABLES: dict[str, Callable[[Path, str], str]] = {
     "methods": _methods,
     "choices": _choices,
-    "bodies": _bodies,
-    "on_bodies": _on_bodies,
+    "in_control": _in_control,
+    "control_defaults": _control_defaults,
     "fields": _fields,
     "golden": _golden,
     "peers": _peers,
     "learning": _learning,
     "searches": _searches,
     "control": _control,
+    "unseen": _unseen,
+    "unseen_robot": _unseen_robot,
 }
 
 

@@ -375,7 +375,7 @@ def explained(batch: Batch) -> float:
     return float(1 - left.var() / batch.targets[batch.mask].var())
 
 
-# PPO of a body: a step is a step ------------------------------------------------------------------
+# PPO in control: a step is a step -----------------------------------------------------------------
 
 
 @dataclass(frozen=True)

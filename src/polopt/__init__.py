@@ -1,4 +1,4 @@
-"""polopt optimises policies: language models after pre-training, and controllers of bodies."""
+"""polopt optimises policies: language models after pre-training, and control."""
 
 from __future__ import annotations
 

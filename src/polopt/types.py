@@ -1,4 +1,4 @@
-"""What crosses a boundary between stages: frozen dataclasses, each field documented once.
+"""Data that crosses a boundary: frozen dataclasses, each field documented once.
 
 Shapes: B responses, T response columns (prompt tokens are never in T), P prompt columns.
 Three policies, never two: the behaviour policy sampled the data (``logp_rollout``), the proximal
@@ -50,7 +50,7 @@ class Outcome(StrEnum):
 
     OK = "ok"
     WRONG = "wrong"
-    SCORED = "scored"  # a number, and nobody says whether the response is right
+    SCORED = "scored"  # a number, without a verdict on whether the response is right
     ERROR = "error"
     TIMEOUT = "timeout"
     MEMORY = "memory"
@@ -123,7 +123,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Batch:
-    """What the learners consume in one step."""
+    """The groups that the learners are trained on together."""
 
     groups: tuple[Group, ...]  # sorted by ticket
     taken_at: int  # policy version at take
@@ -156,7 +156,7 @@ class TokenRows:
 
 @dataclass(frozen=True)
 class StepRows:
-    """What a policy of control saw, and what it did."""
+    """Observations and actions of a policy in control."""
 
     observations: torch.Tensor  # [B, T, O]
     actions: torch.Tensor  # [B, T] int64, or [B, T, D]
@@ -173,7 +173,7 @@ class StepRows:
 
 @dataclass(frozen=True)
 class Transitions:
-    """Steps from anywhere in the past, one a row: s, a, s′, r, and 1 where nothing follows."""
+    """Steps from a replay buffer, one per row: s, a, s′, r, and 1 where s′ is terminal."""
 
     table: torch.Tensor  # [B, O + D + O + 2]
     observation_size: int  # O
@@ -181,7 +181,7 @@ class Transitions:
 
     @property
     def observations(self) -> torch.Tensor:
-        """S [B, O]."""
+        """The states s [B, O]."""
         return self.table[:, : self.observation_size]
 
     @property
@@ -196,18 +196,18 @@ class Transitions:
 
     @property
     def rewards(self) -> torch.Tensor:
-        """R [B]."""
+        """The rewards r [B]."""
         return self.table[:, -2]
 
     @property
     def terminated(self) -> torch.Tensor:
-        """[B] bool; a time limit is no end."""
+        """Whether s′ is terminal, [B] bool; False at a time limit."""
         return self.table[:, -1] != 0
 
 
 @dataclass(frozen=True)
 class Experience:
-    """One batch as the mathematics sees it. A field never changes meaning.
+    """One batch as tensors for credit and losses. A field never changes meaning.
 
     Values where ``mask`` is False are never read and may be NaN (rule R1).
     """
@@ -224,22 +224,22 @@ class Experience:
     greedy_rewards: torch.Tensor | None = None  # [B] reward of the greedy response to the prompt
     right: torch.Tensor | None = None  # [B] 1: the answer is right, 0: wrong; NaN: not judged
     token_rewards: torch.Tensor | None = None  # [B, T] their sum is rewards; NaN: none there
-    process: torch.Tensor | None = None  # [B, T] q, what a process reward model says of a token
+    process: torch.Tensor | None = None  # [B, T] q, token rewards of a process reward model
     truncated: torch.Tensor | None = None  # [B] bool, cut by the length limit
     step_rewards: torch.Tensor | None = None  # [B, T] of each step, in control
     next_values: torch.Tensor | None = None  # [B, T] V of the true successor of each step
-    terminated: torch.Tensor | None = None  # [B, T] bool, nothing follows
-    cut: torch.Tensor | None = None  # [B, T] bool, the trace ends, what follows has its value
+    terminated: torch.Tensor | None = None  # [B, T] bool, the successor is terminal
+    cut: torch.Tensor | None = None  # [B, T] bool, the trace ends; bootstrap there
     parts: Mapping[str, torch.Tensor] = field(
         default_factory=dict[str, torch.Tensor]
     )  # [B] each reward by name, unweighted; NaN where it does not apply
     tokens: TokenRows | None = None  # for the actors; the mathematics never reads it
     steps: StepRows | None = None  # the same in control
-    transitions: Transitions | None = None  # where one learns from a replay buffer
+    transitions: Transitions | None = None  # of methods with a replay buffer
 
     @property
     def inputs(self) -> TokenRows | StepRows:
-        """What a role is asked about."""
+        """The inputs of a forward pass of a role."""
         given = self.tokens if self.steps is None else self.steps
         assert given is not None, "an experience to learn from"
         return given
@@ -253,7 +253,7 @@ class Experience:
 
 @dataclass(frozen=True)
 class Advantages:
-    """Advantages, and who takes part in the loss. All of it is detached."""
+    """Advantages, and the tokens and rows that take part in the loss. All of it is detached."""
 
     advantages: torch.Tensor  # [B, T], 0 outside mask
     mask: torch.Tensor  # [B, T] bool, tokens that enter the loss and its divisors

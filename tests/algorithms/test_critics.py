@@ -350,7 +350,7 @@ def test_an_action_baseline_is_unbiased_with_its_correction() -> None:
         (
             "ppo",
             {"credit.length_adaptive": 0.05, "credit.lambda": 0.9},
-            'credit.lambda: 0.9 has no effect with credit.returns = "gae"; it needs gae, and no',
+            "credit.lambda: 0.9 has no effect with credit.length_adaptive, which takes its place",
         ),
         ("grpo", {"credit.bootstrap_truncated": True}, "credit.bootstrap_truncated: True has no"),
     ],

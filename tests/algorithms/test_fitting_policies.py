@@ -12,7 +12,7 @@ import polopt
 from polopt.cli import main
 from polopt.errors import RecipeError
 
-BODY: dict[str, Any] = {
+CONTROL: dict[str, Any] = {
     "model": {"path": "builtin:mlp"},
     "data": {"source": "control:cartpole"},
     "episodes": {"environments": 2, "steps": 8},
@@ -22,7 +22,7 @@ BODY: dict[str, Any] = {
 
 def trained(directory: Path, **tables: Any) -> Path:
     run = {"steps": 2, "threads": 1, "checkpoint_every": 1, "directory": str(directory)}
-    polopt.train({**BODY, "algorithm": "ppo", "run": run, **tables})
+    polopt.train({**CONTROL, "algorithm": "ppo", "run": run, **tables})
     return directory
 
 
@@ -33,7 +33,7 @@ def two(directory: Path, first: str, second: str, algorithm: str = "a2c") -> Non
         "two": {"algorithm": algorithm, "data": {"source": second}},
     }
     run = {"steps": 1, "threads": 1, "directory": str(directory)}
-    polopt.train({**BODY, "data": {}, "stage": stages, "run": run})
+    polopt.train({**CONTROL, "data": {}, "stage": stages, "run": run})
 
 
 def test_evaluation_elsewhere_is_refused_in_one_line(tmp_path: Path, capsys: Any) -> None:
@@ -72,7 +72,7 @@ def test_a_stage_that_starts_elsewhere_is_refused(
 )  # fmt: skip
 def test_a_network_is_that_of_the_stage_before(field: str, value: str, tmp_path: Path) -> None:
     stages = {"one": {"algorithm": "ppo"}, "two": {"algorithm": "a2c", "from": "one"}}
-    recipe = {**BODY, "data": {"source": "control:pendulum"}, "stage": stages}
+    recipe = {**CONTROL, "data": {"source": "control:pendulum"}, "stage": stages}
     with pytest.raises(RecipeError) as error:
         polopt.check(recipe, flags=[f"--two.{field}", value])
     assert str(error.value).startswith(f"stage.two.{field}: ")
@@ -85,7 +85,7 @@ def test_a_network_of_both_stages_is_made_in_the_first(tmp_path: Path) -> None:
     stages = {"one": {"algorithm": "ppo"}, "two": {"algorithm": "a2c"}}
     run = {"steps": 1, "threads": 1, "directory": str(tmp_path / "run")}
     shared = {"data": {"source": "control:pendulum"}, "network": network, "run": run}
-    polopt.train({**BODY, **shared, "stage": stages})
+    polopt.train({**CONTROL, **shared, "stage": stages})
     made_of = polopt.load(tmp_path / "run").actor.network.made_of
     assert (made_of.hidden, made_of.activation) == ((8,), "relu")
     assert made_of.kind == "tanh_gaussian"

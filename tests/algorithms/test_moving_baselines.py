@@ -125,7 +125,7 @@ def test_credit_that_was_built_once_reads_the_number_as_it_stands(
     def never(_: str) -> None:
         raise AssertionError("a string is resolved in a step")
 
-    monkeypatch.setattr("polopt.algorithms.choices.import_module", never)
+    monkeypatch.setattr("polopt.assembly.chosen.import_module", never)
     for _ in range(2):
         credited = assign(batch([1.0]), credit)
         earned.append(credited.advantages[0, 0].item())

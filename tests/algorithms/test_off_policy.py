@@ -399,12 +399,12 @@ def test_actions_to_choose_from_are_told(tmp_path: Path) -> None:
 
 
 def test_a_stage_does_not_start_from_a_policy_of_another_kind(tmp_path: Path) -> None:
-    body = {"model": {"path": "builtin:mlp"}, "data": {"source": "control:pendulum"}}
+    control = {"model": {"path": "builtin:mlp"}, "data": {"source": "control:pendulum"}}
     short = {"episodes": {"environments": 2, "steps": 16}, "evaluation": {"episodes": 2}}
     stages = {"first": {"algorithm": "ppo"}, "second": {"algorithm": "sac"}}
     run = {"steps": 1, "threads": 1, "directory": str(tmp_path / "run")}
     with pytest.raises(RecipeError) as error:
-        polopt.train({**body, **short, "stage": stages, "run": run})
+        polopt.train({**control, **short, "stage": stages, "run": run})
     assert str(error.value) == (
         'stage.second.from: "first" is not allowed; it ends in a policy of ppo, whose distribution '
         "sac cannot train"

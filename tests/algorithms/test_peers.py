@@ -29,12 +29,12 @@ from polopt.types import Advantages, Experience
 FILE = Path(__file__).parents[2] / "docs" / "peers.toml"
 PRESETS: list[dict[str, Any]] = tomllib.loads(FILE.read_text(encoding="utf-8"))["preset"]
 BASE = {"model": {"path": "builtin:tiny"}, "data": {"source": "task:reverse"}}
-BODY = {"model": {"path": "builtin:mlp"}, "data": {"source": "control:pendulum"}}
+CONTROL = {"model": {"path": "builtin:mlp"}, "data": {"source": "control:pendulum"}}
 NAN = float("nan")
 
 
 def stage(method: str, flags: dict[str, Any], *, in_control: bool = False) -> StageRecipe:
-    base = BODY if in_control or row(method).domains == ("control",) else BASE
+    base = CONTROL if in_control or row(method).domains == ("control",) else BASE
     return resolve(load({**base, "algorithm": method}, flags)).stages[0]
 
 
@@ -42,7 +42,7 @@ def preset(method: str, peer: str, **more: Any) -> StageRecipe:
     """The row as a peer has it; ``more`` are the numbers of a fixture, such as ``clip_low``."""
     (found,) = (p for p in PRESETS if p["method"] == method and p["peer"] == peer)
     changes = {k.replace("__", "."): v for k, v in more.items()}
-    return stage(method, {**found["recipe"], **changes}, in_control="on_bodies" in found)
+    return stage(method, {**found["recipe"], **changes}, in_control="in_control" in found)
 
 
 def tensor(*values: Any) -> Tensor:
@@ -54,8 +54,8 @@ def tensor(*values: Any) -> Tensor:
 
 @pytest.mark.parametrize("one", PRESETS, ids=lambda p: f"{p['method']} of {p['peer'] or 'none'}")
 def test_every_override_is_accepted_and_changes_the_row(one: dict[str, Any]) -> None:
-    changed = settings(stage(one["method"], one["recipe"], in_control="on_bodies" in one))
-    own = settings(stage(one["method"], {}, in_control="on_bodies" in one))
+    changed = settings(stage(one["method"], one["recipe"], in_control="in_control" in one))
+    own = settings(stage(one["method"], {}, in_control="in_control" in one))
     for field, value in one["recipe"].items():
         assert changed[field] == value
         assert own.get(field) != value, f"{field} is the row's own"

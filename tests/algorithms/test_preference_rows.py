@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import polopt
+from polopt.assembly import build
 from polopt.assembly.context import StageInputs
 from polopt.assembly.preference import objective_of
 from polopt.coordination.stage import Stage
@@ -47,7 +47,7 @@ def built(name: str, flags: Mapping[str, Any] | None = None) -> Stage:
     recipe = stage(name, flags)
     path = recipe.model.path
     inputs = StageInputs(recipe, path, path, torch.device("cpu"), lambda _: None, compare=True)
-    return importlib.import_module(f"polopt.algorithms.{name}").build(inputs)
+    return build(inputs)
 
 
 def tensor(value: Any) -> Tensor:
@@ -291,7 +291,7 @@ def test_a_reward_model_is_one_of_transformers(tmp_path: Path) -> None:
         scored = one.learners[0].scorer.score(one.prepare(batch).tokens, {"last_values"})  # type: ignore[attr-defined]
     assert theirs.std() > 0
     torch.testing.assert_close(theirs, scored.last_values, rtol=1e-5, atol=1e-6)
-    assert ranks == one.prepare(batch).scores.tolist()
+    assert ranks == one.prepare(batch).rewards.tolist()
 
 
 def test_a_run_that_ends_in_a_reward_model(tmp_path: Path) -> None:

@@ -203,7 +203,7 @@ def labelled(scores: list[float], labels: list[float], groups: list[int]) -> Exp
         mask=torch.ones(width, 1, dtype=torch.bool),
         group=torch.tensor(groups),
         rewards=torch.tensor(scores),
-        inputs={"model": torch.tensor(scores), "planted": torch.tensor(labels)},
+        parts={"model": torch.tensor(scores), "planted": torch.tensor(labels)},
     )
 
 
@@ -284,7 +284,7 @@ def test_equal_labels_teach_nothing(trained: str, label: float | None) -> None:
     if label is not None:
         told["planted"] = torch.full_like(tensors.rewards, label)
     before = weights(of)
-    found = learner(of).update(replace(tensors, inputs=told), unread(tensors), 0)
+    found = learner(of).update(replace(tensors, parts=told), unread(tensors), 0)
     assert found["reward_model/loss"] == 0.0
     assert all(torch.equal(before[n], w) for n, w in weights(of).items())
 

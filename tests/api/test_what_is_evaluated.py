@@ -48,7 +48,7 @@ def test_a_hub_id_is_handed_on(
     assert [values[1:] for values in asked] == [(target, 1)]
 
 
-def test_a_file_and_several_answers_of_a_body_are_told(
+def test_a_file_and_several_answers_in_control_are_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tables: dict[str, Any] = {
@@ -70,8 +70,8 @@ def test_a_file_and_several_answers_of_a_body_are_told(
     wanted = "the directory of a run, a checkpoint or a model"
     assert told(file, *source) == f"error: {file}: a file; {wanted}"
     assert told(str(last), *source, "--k", "4") == (
-        "error: --k: 4 is not allowed on bodies, which are played by their likeliest actions "
-        "alone; 1, and evaluation.episodes for more episodes"
+        "error: --k: 4 is not allowed in control, where the likeliest actions alone are taken; "
+        "1, and evaluation.episodes for more episodes"
     )
 
 

@@ -264,16 +264,16 @@ def test_show(capsys: pytest.CaptureFixture[str]) -> None:
     for part in ("arXiv:2402.03300", "group_std", "src/polopt/math/reduce.py", "clip(ρ"):
         assert part in text
     assert all(line == line.rstrip() for line in text.splitlines())
-    assert "on bodies" not in text
+    assert "in control" not in text
     assert main(["show", "grpo", "--json"]) == 0
     entries = json.loads(capsys.readouterr().out)
     assert entries[0]["column"] == "rollout"
     assert {entry["on"] for entry in entries} == {"text"}
 
 
-def test_show_says_what_is_another_on_bodies(capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_says_what_is_another_in_control(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", "ppo"]) == 0
-    text, bodies = " ".join(capsys.readouterr().out.split()).split("in control, with ")
+    text, control = " ".join(capsys.readouterr().out.split()).split("in control, with ")
     assert "rollout.group_size = 1" in text and "roles/reference.py" in text
     for part in (
         'data.source = "control:NAME"',
@@ -282,8 +282,8 @@ def test_show_says_what_is_another_on_bodies(capsys: pytest.CaptureFixture[str])
         "src/polopt/roles/control.py",
         "update.minibatches = 8",
     ):
-        assert part in bodies and part not in text, part
-    assert "clip(ρ" in text and "clip(ρ" not in bodies  # the same there
+        assert part in control and part not in text, part
+    assert "clip(ρ" in text and "clip(ρ" not in control  # the same there
     assert main(["show", "ppo", "--json"]) == 0
     entries = json.loads(capsys.readouterr().out)
     on = {where: [e for e in entries if e["on"] == where] for where in ("text", "control")}

@@ -165,7 +165,7 @@ def test_one_step_in_order(setting: RunContext) -> None:
 
 def test_each_turn_acknowledges_what_it_consumed(setting: RunContext) -> None:
     calls = list[str]()
-    run_stage(stage(calls, steps=1, turns=2, learners=()), Progress(), setting)
+    run_stage(stage(calls, steps=1, batches_per_step=2, learners=()), Progress(), setting)
     turn = ["next_batch", "prepare", "credit"]
     assert calls == ["publish 0", *turn, "ack", *turn, "publish 1", "ack"]
 
@@ -180,7 +180,9 @@ def test_turns_go_on_in_the_stream(setting: RunContext, make: Callable[[], Any])
         return EXPERIENCE
 
     source = make()
-    run_stage(stage([], steps=2, turns=2, source=source, prepare=prepare), Progress(), setting)
+    run_stage(
+        stage([], steps=2, batches_per_step=2, source=source, prepare=prepare), Progress(), setting
+    )
     assert seen == list(range(12))
     again = make()
     again.load_state_dict(source.state_dict())

@@ -87,7 +87,7 @@ def test_counts_and_times_are_whole_on_a_narrow_screen(
     assert "…" not in shown
 
 
-def test_bodies_have_returns(capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_in_control_have_returns(capsys: pytest.CaptureFixture[str]) -> None:
     with progress.progress() as observe:
         observe(Event("stage", {"name": "train", "algorithm": "ppo", "steps": 2, "step": 0}))
         observe(Event("metrics", {"stage": "train", "stage_step": 0, "eval/return_mean": -1231.4}))

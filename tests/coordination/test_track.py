@@ -1,4 +1,4 @@
-"""What trackers are told of runs on bodies."""
+"""What trackers are told of runs in control."""
 
 import json
 from collections.abc import Mapping

@@ -312,7 +312,7 @@ def test_rows_of_experience_and_credited():
     e = experience([1.0, 0.0, 2.0], logp_old=torch.zeros(3, 2), tokens=ids)
     pick = torch.tensor([2, 0])
     some = e.rows(pick)
-    assert some.scores.tolist() == [2.0, 1.0]
+    assert some.rewards.tolist() == [2.0, 1.0]
     assert some.tokens.tokens.tolist() == [[4, 5], [0, 1]]
     assert some.tokens.temperature == 0.7
     assert some.logp_ref is None

@@ -16,7 +16,7 @@ NOWHERE = [False, False, False]
 def credited(returns: Any, terminated: list[bool], cut: list[bool], **fields: Any) -> Advantages:
     """Rewards 1, 2, 3; V is 4, 5, 6, and 10, 20, 30 where each step led to."""
     given = {
-        "rewards": [1.0, 2.0, 3.0],
+        "step_rewards": [1.0, 2.0, 3.0],
         "values": [4.0, 5.0, 6.0],
         "next_values": [10.0, 20.0, 30.0],
     }

@@ -1,4 +1,4 @@
-"""benchmarks/control_curves.py: every row on bodies has its curve, and its page shows it."""
+"""benchmarks/control_curves.py: every row in control has its curve, and its page shows it."""
 
 import json
 import sys
@@ -25,7 +25,7 @@ PAGES = {
 # the committed results
 
 
-def test_every_row_on_bodies_is_measured() -> None:
+def test_every_row_in_control_is_measured() -> None:
     assert {*control_curves.CURVES} == {*IN_CONTROL}
     assert [*MEASURED] == [*control_curves.CURVES], "a line for each row, in this order"
 
@@ -43,7 +43,7 @@ def test_a_result_is_that_of_what_the_page_trains(name: str) -> None:
 
 @pytest.mark.parametrize("name", IN_CONTROL)
 def test_the_page_has_picture_command_settings_and_outcome(name: str) -> None:
-    assert f"](img/{name}_bodies.svg)" in PAGES[name]
+    assert f"](img/{name}_control.svg)" in PAGES[name]
     assert f"\n{MEASURED[name]['command']}\n" in PAGES[name]
     for part in control_curves.said(MEASURED[name]).split("\n\n"):
         assert part in PAGES[name], "run: python benchmarks/control_curves.py --draw"
@@ -51,7 +51,7 @@ def test_the_page_has_picture_command_settings_and_outcome(name: str) -> None:
 
 @pytest.mark.parametrize("name", IN_CONTROL)
 def test_the_picture_is_that_of_the_result_and_again_the_same(name: str, tmp_path: Path) -> None:
-    picture = f"{name}_bodies.svg"
+    picture = f"{name}_control.svg"
     text = (ROOT / "docs" / "methods" / "img" / picture).read_text(encoding="utf-8")
     assert control_curves.fingerprint(MEASURED[name]) in text
     for place in ("a", "b"):
@@ -101,7 +101,7 @@ def test_a_short_run(name: str, flags: dict[str, Any], taken: list[int], tmp_pat
     assert [steps for steps, _ in first] == taken
     assert min(one["cpu_seconds"]) > 0
     control_curves.draw(json.loads(json.dumps(one)), tmp_path)
-    assert (tmp_path / f"{name}_bodies.svg").stat().st_size > 5000
+    assert (tmp_path / f"{name}_control.svg").stat().st_size > 5000
 
 
 def test_an_unknown_row_is_refused(

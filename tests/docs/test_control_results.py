@@ -118,10 +118,10 @@ def test_the_row_of_a_peer_gives_its_defaults(one: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("cell", control.CELLS, ids=lambda cell: cell.name)
 def test_every_cell_can_be_run_and_handed_over(cell: control.Cell) -> None:
-    fields = control_one.settled(cell.flags, cell.body, cell.steps)
+    fields = control_one.settled(cell.flags, cell.environment, cell.steps)
     if cell.row in control_one.PEERS:
         flags = control.flags_of(cell, control.THEIRS)
-        own = control_one.settled(flags, cell.body, cell.steps)
+        own = control_one.settled(flags, cell.environment, cell.steps)
         given = control_one.PEERS[cell.row].arguments(own)
         assert given["gamma"] == own["credit.gamma"]
         assert own["network.hidden"] == fields["network.hidden"]  # whatever else differs
@@ -146,7 +146,7 @@ def test_every_quick_cell_is_measured() -> None:
 @pytest.mark.parametrize("one", MEASURED, ids=[one["cell"] for one in MEASURED])
 def test_a_result_is_that_of_the_cell_as_it_stands(one: dict[str, Any]) -> None:
     (cell,) = (cell for cell in control.CELLS if cell.name == one["cell"])
-    now = json.loads(json.dumps(control_one.settled(cell.flags, cell.body, cell.steps)))
+    now = json.loads(json.dumps(control_one.settled(cell.flags, cell.environment, cell.steps)))
     assert {field: now.get(field) for field in one["settings"]} == one["settings"]
     assert one["seeds"] == [*range(1, cell.seeds + 1)]
     assert (one["budget"], one["wanted_speed"]) == (cell.steps, cell.speed)
@@ -169,8 +169,14 @@ def test_one_training_here_says_what_it_took_and_earned(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     flags = {"algorithm": "a2c", "episodes.environments": 4, "episodes.steps": 64}
-    asked = {"library": "polopt", "flags": flags, "body": "cartpole", "steps": 512, "seed": 1}
-    dog = {"library": "chance", "body": "dog"}
+    asked = {
+        "library": "polopt",
+        "flags": flags,
+        "environment": "cartpole",
+        "steps": 512,
+        "seed": 1,
+    }
+    dog = {"library": "chance", "environment": "dog"}
     given = "\n".join(map(json.dumps, (asked, dog, asked)))
     monkeypatch.setattr(sys, "stdin", io.StringIO(given))
     control_one.main()

@@ -38,7 +38,8 @@ CURVES = {
     "polopt train q_actor_critic.toml": f"{FEW} {EPISODES}",
     "polopt train a2c.toml": f"{FEW} {EPISODES}",
     "polopt train td_actor_critic.toml": f"{FEW} {EPISODES}",
-    "polopt train recipes/cartpole_trpo.toml --evaluation.every 1 --evaluation.episodes 20": FEW,
+    "polopt train recipes/cartpole_trpo.toml --until.at_least 501 --evaluation.every 1 "
+    "--evaluation.episodes 20": FEW,
     "polopt train recipes/cartpole_ppo.toml --evaluation.every 2 --evaluation.episodes 20": FEW,
     "polopt train recipes/pendulum_sac.toml --until.at_least 0 --run.steps 10": REPLAY,
     "polopt train recipes/pendulum_ddpg.toml --until.at_least 0 --run.steps 10": REPLAY,
@@ -120,6 +121,7 @@ NOT_RUN = {
     "python benchmarks/learning.py --json": "takes minutes; test_learning.py runs a part of it",
     "python benchmarks/learning.py --search": "likewise",
     "python benchmarks/learning.py --rows grpo --write": "would write into the repository",
+    "python benchmarks/unseen_seeds.py COMMIT recipes/walker.toml --count 10": "takes an hour",
     "python benchmarks/control.py --quick": "takes minutes; test_control_results.py runs a part",
     "python benchmarks/control.py --full": "takes hours",
     "python benchmarks/control.py --quick --write": "would write into the repository",
@@ -263,4 +265,5 @@ RUN: dict[str, Callable[[Block, Names], None]] = {
     "jsonl": run_json,
     "text": shown,
     "math": shown,
+    "diff": shown,  # test_worked_examples.py applies them
 }

@@ -153,7 +153,7 @@ def test_twin_and_library_take_the_same_steps() -> None:
 CART = twin.Cart(environments=4, horizon=64, hidden=16, rate=3e-3, limit=30, epochs=4)
 
 
-def body_row() -> StageRecipe:
+def control_row() -> StageRecipe:
     recipe = {
         "algorithm": "ppo",
         "model": {"path": "builtin:mlp"},
@@ -177,7 +177,7 @@ def test_twin_and_library_push_the_cart_alike() -> None:
     """Three batches of 256 steps with falls and cuts, four epochs of four minibatches each."""
     built = build(
         StageInputs(
-            body_row(),
+            control_row(),
             "builtin:mlp",
             "builtin:mlp",
             torch.device("cpu"),

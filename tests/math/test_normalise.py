@@ -150,3 +150,13 @@ def test_whitening_may_keep_the_mean():
     x, mask = vector(1, 2, 3, 6), torch.tensor([True, True, True, False])
     kept = whiten(x, mask, ddof=1, eps=0.0, shift_mean=False)
     assert kept.tolist() == pytest.approx([1.0, 2.0, 3.0, 0.0])  # σ = 1 already
+
+
+@pytest.mark.parametrize("beside", [5.0, -5.0, float("nan")])
+def test_equal_cells_are_whitened_to_0_whatever_stands_outside_the_mask(beside):
+    """The mean of eleven float32 numbers 0.1 is not 0.1: rounding would be blown up to size 1."""
+    x = torch.full((1, 12), 0.1)
+    x[0, -1] = beside
+    mask = torch.arange(12)[None, :] < 11
+    assert x[mask].sum() / 11 != x[0, 0]
+    assert whiten(x, mask, eps=0.0).tolist() == [[0.0] * 12]

@@ -181,3 +181,11 @@ def test_groups_need_not_be_adjacent():
     assert group_sum(x, group).tolist() == [5.0, 10.0, 5.0, 10.0, 16.0]
     assert group_size(valid, group).tolist() == [2.0, 1.0, 2.0, 1.0, 1.0]
     assert group_is_constant(x, group, valid).tolist() == [False, True, False, True, True]
+
+
+@pytest.mark.parametrize("beside", [-5.0, 5.0, float("nan")])
+def test_a_row_that_left_does_not_make_a_group_vary(beside):
+    x = torch.tensor([0.1, 0.1, beside, 0.2])
+    valid = torch.tensor([True, True, False, True])
+    assert group_is_constant(x, torch.tensor([4, 4, 4, 4]), valid).tolist() == [False] * 4
+    assert group_is_constant(x, torch.tensor([4, 4, 4, 9]), valid).tolist() == [True] * 4

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from body_run import cartpole, write_body_run
+from control_run import cartpole, write_control_run
 from playwright.sync_api import Browser
 from sample_run import lines
 from test_browser import Opened, browser, show, unfold  # noqa: F401
@@ -19,8 +19,8 @@ PICTURE = "document.querySelectorAll('.pane canvas')[1].toDataURL()"
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("body") / "run"
-    return write(write_body_run(directory, cartpole(False), cartpole(True)))
+    directory = tmp_path_factory.mktemp("control") / "run"
+    return write(write_control_run(directory, cartpole(False), cartpole(True)))
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_every_one_of_many_terms_is_drawn_in_its_own_way(
 ) -> None:
     terms = {f"term {i}": [float(i)] * 500 for i in range(23)}
     path = write(
-        write_body_run(tmp_path / "run", cartpole(True), cartpole(True) | {"terms": terms})
+        write_control_run(tmp_path / "run", cartpole(True), cartpole(True) | {"terms": terms})
     )
     page = browser.new_context(reduced_motion="reduce").new_page()
     page.add_init_script("""
@@ -201,7 +201,7 @@ def test_pictures_of_an_environment_are_played(browser: Browser, tmp_path: Path)
         "actions": [0] * 18,
     }
     episode = {**rest, "ending": "truncated", "frames": {**frames, "every": 2}, "seconds": 0.05}
-    opened = show(browser, write(write_body_run(tmp_path / "run", episode, episode)))
+    opened = show(browser, write(write_control_run(tmp_path / "run", episode, episode)))
     colour = """() => {
       const canvas = document.querySelector('.pane canvas');
       const [x, y] = [canvas.width / 2, canvas.height / 2];
@@ -216,10 +216,10 @@ def test_pictures_of_an_environment_are_played(browser: Browser, tmp_path: Path)
     assert all("willReadFrequently" in problem for problem in opened.problems)  # ours here
 
 
-def test_a_body_without_pictures_says_why(browser: Browser, tmp_path: Path) -> None:  # noqa: F811
+def test_an_environment_without_pictures_says_why(browser: Browser, tmp_path: Path) -> None:  # noqa: F811
     rest = {"rewards": [1.0], "return": 1.0, "observations": [[0.0]] * 2, "actions": [0]}
     episode = {**rest, "ending": "terminated", "no_frames": "pygame <b>is</b> not installed"}
-    opened = show(browser, write(write_body_run(tmp_path / "run", episode, episode)))
+    opened = show(browser, write(write_control_run(tmp_path / "run", episode, episode)))
     text = opened.page.locator("#episode .intro").inner_text()
     assert text.endswith("There are no pictures of it: pygame <b>is</b> not installed.")
     assert opened.page.locator(".pane canvas, #play, #scrub").count() == 0
@@ -246,8 +246,8 @@ KEPT = """
 
 
 def plotted(browser: Browser, directory: Path, rows: list[dict[str, Any]]) -> Any:  # noqa: F811
-    """The page of a run on a body that recorded these lines."""
-    run = write_body_run(directory / "run", cartpole(False), cartpole(True))
+    """The page of a run in control that recorded these lines."""
+    run = write_control_run(directory / "run", cartpole(False), cartpole(True))
     lines(
         run / "metrics.jsonl", [{"stage": "train", "stage_step": row["step"]} | row for row in rows]
     )

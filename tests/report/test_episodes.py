@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from body_run import cartpole, write_body_run
+from control_run import cartpole, write_control_run
 
 from polopt.report import load, write
 from polopt.report.episodes import MAX_STEPS, Watched, pack, watched
@@ -91,7 +91,7 @@ def test_terms_of_the_reward_are_drawn_and_summed() -> None:
 def test_every_one_of_many_terms_has_a_mark_of_its_own(tmp_path: Path) -> None:
     """Six colours in four kinds of lines."""
     terms = {f"term {i}": [float(i)] * 500 for i in range(23)}
-    run = write_body_run(tmp_path / "run", cartpole(False), cartpole(True) | {"terms": terms})
+    run = write_control_run(tmp_path / "run", cartpole(False), cartpole(True) | {"terms": terms})
     page = write(run).read_text()
     (figure,) = re.findall(r"<h3>Return so far, by term.*?</figure>", page, re.DOTALL)
     marks = re.findall(r'class="swatch ([^"]*)"', figure)
@@ -148,18 +148,18 @@ def test_why_there_are_no_pictures_is_said_in_words(recorded: str, said: str) ->
 @pytest.mark.parametrize("reason", [{}, {"no_frames": "NotImplementedError"}])
 def test_without_pictures_there_is_no_player(tmp_path: Path, reason: dict[str, str]) -> None:
     rest = {"rewards": [1.0] * 3, "return": 7.5, "observations": [[0.0]] * 4, "actions": [0] * 3}
-    run = write_body_run(tmp_path / "run", rest | reason, rest | reason)
+    run = write_control_run(tmp_path / "run", rest | reason, rest | reason)
     seen = write(run).read_text().split("<main")[1].split("<script")[0]
     assert "There are no pictures of it" in seen and "NotImplementedError" not in seen
     assert 'id="play"' not in seen and "<dt>time" not in seen and "–" not in seen
     assert seen.count("<dd>7.5</dd>") == 2 and seen.count("3 steps") == 2
     timed = rest | {"drawing": cartpole(False)["drawing"]}
-    seen = write(write_body_run(tmp_path / "timed", timed, timed)).read_text()
+    seen = write(write_control_run(tmp_path / "timed", timed, timed)).read_text()
     assert 'id="play"' in seen and "<dt>time" not in seen  # nothing says how long a step is
 
 
-def test_the_page_of_a_body(tmp_path: Path) -> None:
-    run = write_body_run(tmp_path / "run", cartpole(False), cartpole(True))
+def test_the_page_of_a_run_in_control(tmp_path: Path) -> None:
+    run = write_control_run(tmp_path / "run", cartpole(False), cartpole(True))
     page = write(run).read_text()
     seen = page.split("<main")[1].split("<script")[0]
     assert not {"response", "prompt", "accuracy", "token"} & set(re.findall(r"[a-z]+", seen))
@@ -175,7 +175,7 @@ def test_the_page_of_a_body(tmp_path: Path) -> None:
 
 
 def test_the_scale_has_round_numbers_around_what_was_measured(tmp_path: Path) -> None:
-    run = write_body_run(tmp_path / "run", cartpole(False), cartpole(True))
+    run = write_control_run(tmp_path / "run", cartpole(False), cartpole(True))
     for low, high, ticks in (
         (-1231.4, -202.3, [-1500, -1000, -500, 0]),
         (-500.0, -500.0, [-500, -495]),
@@ -186,8 +186,8 @@ def test_the_scale_has_round_numbers_around_what_was_measured(tmp_path: Path) ->
         assert headline(load(run)).scale.ticks == pytest.approx(ticks)
 
 
-def test_a_body_that_is_still_learning(tmp_path: Path) -> None:
-    run = write_body_run(tmp_path / "run", cartpole(False), cartpole(True))
+def test_a_run_in_control_that_is_still_learning(tmp_path: Path) -> None:
+    run = write_control_run(tmp_path / "run", cartpole(False), cartpole(True))
     (run / "summary.json").unlink()
     head = headline(load(run))
     assert head.sentence == (
@@ -198,9 +198,9 @@ def test_a_body_that_is_still_learning(tmp_path: Path) -> None:
     assert head.change == 180 and head.measured[1].low == pytest.approx(200 - math.sqrt(200))
 
 
-def test_a_body_that_has_only_begun(tmp_path: Path) -> None:
+def test_a_run_in_control_that_has_only_begun(tmp_path: Path) -> None:
     """Nothing is said of text, nor of what comes after training."""
-    run = write_body_run(tmp_path / "run", cartpole(False), cartpole(True))
+    run = write_control_run(tmp_path / "run", cartpole(False), cartpole(True))
     (run / "summary.json").unlink()
     for name, kept in (("metrics", 2), ("samples", 1)):
         path = run / f"{name}.jsonl"
@@ -226,7 +226,7 @@ def test_a_body_that_has_only_begun(tmp_path: Path) -> None:
 
 
 def test_curves_count_steps_in_environments_and_have_intervals(tmp_path: Path) -> None:
-    run = write_body_run(tmp_path / "run", cartpole(False), cartpole(True))
+    run = write_control_run(tmp_path / "run", cartpole(False), cartpole(True))
     curves = draw(load(run).metrics, in_control=True)
     assert curves.data["taken"] == [100.0 * i for i in range(11)]
     returns = curves.data["plots"][0]["lines"][1]
@@ -237,7 +237,7 @@ def test_curves_count_steps_in_environments_and_have_intervals(tmp_path: Path) -
 
 
 def test_torn_lines_are_told(tmp_path: Path) -> None:
-    run = write_body_run(tmp_path / "run", cartpole(False), cartpole(True))
+    run = write_control_run(tmp_path / "run", cartpole(False), cartpole(True))
     with (run / "samples.jsonl").open("a") as file:
         file.write(json.dumps({"step": 1, "kind": "after"}) + "\n")
     assert load(run).unreadable == ["samples.jsonl line 3"]

@@ -185,16 +185,16 @@ def test_the_line_about_a_method_is_true_of_its_row(
     assert f"<p>{said}</p>" in page(run)
 
 
-def test_the_lines_of_methods_for_bodies_speak_of_bodies(tmp_path: Path) -> None:
-    """Of every row there is: its line goes through the page as if it had run on a body."""
+def test_the_lines_of_methods_for_control_speak_of_control(tmp_path: Path) -> None:
+    """Of every row there is: its line goes through the page as if it had run in control."""
     rows = [row(name) for name in ROWS]
-    bodies = [one for one in rows if "control" in one.domains]
-    assert {"ppo", "sac", "pg"} <= {one.name for one in bodies}
+    control = [one for one in rows if "control" in one.domains]
+    assert {"ppo", "sac", "pg"} <= {one.name for one in control}
     cells = [{"column": "kl", "choice": "none", "equation": "", "file": ""}]
     settings = {"data.source": "control:cartpole"}
     stages = [
         {"name": one.name, "summary": one.summary, "row": cells, "settings": settings}
-        for one in bodies
+        for one in control
     ]
     run = write_run(tmp_path / "run", **SMALL)
     (run / "config.json").write_text(json.dumps({"stages": stages}))

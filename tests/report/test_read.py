@@ -140,7 +140,7 @@ def test_a_directory_in_place_of_a_file_is_named(run: Path) -> None:
     assert "metrics.jsonl" in one_line(error)
 
 
-def test_a_body_is_known_before_anything_is_recorded(run: Path) -> None:
+def test_control_is_known_before_anything_is_recorded(run: Path) -> None:
     config = json.loads((run / "config.json").read_text())
     assert not load(run).in_control
     for stage in config["stages"]:

@@ -350,3 +350,19 @@ def test_minibatches_that_do_not_divide_the_batch() -> None:
 def test_more_minibatches_than_rows() -> None:
     found = minibatches(seed=1, step=0, epochs=1, count=8)
     assert sorted(found) == [[row] for row in range(ROWS)]
+
+
+def test_a_companion_is_asked_once_an_optimiser_step_and_never_twice_for_the_same() -> None:
+    """Two passes of two minibatches a batch: places 0 to 3, then 4 to 7, of the stream of texts."""
+    language_model, asked = builtin_model(), list[int]()
+
+    def companion(place: int) -> tuple[Tensor, dict[str, Tensor]]:
+        asked.append(place)
+        nothing = sum(p.sum() * 0.0 for p in language_model.model.parameters())
+        return nothing, {}
+
+    update = UPDATE.model_copy(update={"epochs": 2, "minibatches": 2})
+    one = learner(language_model, update, companions=(companion,))
+    for step in range(2):
+        one.update(*batch(step), step)
+    assert asked == [0, 1, 2, 3, 4, 5, 6, 7]

@@ -17,8 +17,7 @@ from polopt.api.domains import IN_DOMAIN, domain_of_weights, of_evaluation
 from polopt.api.extend import extend, flag_values
 from polopt.api.recorded import located, recorded
 from polopt.choices.domain import DOMAINS
-from polopt.diagnose.packages import check_packages
-from polopt.diagnose.sources import check_sources
+from polopt.diagnose.requirements import check_packages, check_requirements
 from polopt.errors import ModelError, RecipeError, UserError
 from polopt.recipe import Recipe, dump
 from polopt.recipe import load as load_recipe
@@ -68,8 +67,7 @@ def train(
     resolved = resolve(written, own_reward=reward is not None)
     if reward is not None:
         _check_heard(resolved)
-    check_sources(resolved)
-    check_packages(resolved)
+    check_requirements(resolved)
     name = Path(recipe).stem if isinstance(recipe, str | Path) else resolved.stages[0].algorithm
     chosen = resolved.stages[0].run.directory
     directory = Path(chosen) if chosen else record.next_free(name)
@@ -79,7 +77,7 @@ def train(
         with record.open_existing(directory) as run:
             return _execute(run, reward, observers)
     except UserError:
-        if not record.begun(directory):  # nothing was done that could be resumed
+        if not record.begun(directory):  # no step to resume from
             shutil.rmtree(directory)
         raise
 
@@ -147,7 +145,7 @@ def _check_target(target: str, *, with_source: bool) -> None:
     """Refuse what is no directory and cannot be a hub id, or could be one and lacks its data.
 
     Raises:
-        ModelError: says what is wanted.
+        ModelError: names what is allowed.
     """
     if Path(target).is_file():
         raise ModelError(f"{target}: a file; the directory of a run, a checkpoint or a model")
@@ -159,7 +157,7 @@ def _check_target(target: str, *, with_source: bool) -> None:
         )
 
 
-def load(run: str | Path) -> Any:  # noqa: ANN401 - of text or of a body, as the run was
+def load(run: str | Path) -> Any:  # noqa: ANN401 - a policy of text or in control, as the run was
     """The trained policy of a run, for use: a ``Policy`` of text, or a ``ControlPolicy``.
 
     Args:
@@ -190,7 +188,7 @@ def packaged(name: str) -> Path:
 
 
 def _check_heard(recipe: Recipe) -> None:
-    """Refuse a reward from Python to which no stage listens.
+    """Refuse a reward from Python that no stage uses.
 
     Raises:
         RecipeError: all of them act in environments, which reward by themselves.

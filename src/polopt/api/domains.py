@@ -1,4 +1,4 @@
-"""What the functions of the API do by domain, in one table."""
+"""The parts of the API that depend on the domain, in one table."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from polopt.recipe.fields import fact, facts
 
 @dataclass(frozen=True)
 class InDomain:
-    """How a policy of the domain is found and evaluated outside of a run."""
+    """How a policy of the domain is loaded and evaluated outside of a run."""
 
-    algorithm: str  # a row that samples for evaluation alone: may what training may not
+    algorithm: str  # the row that an evaluation outside of a run uses
     recipe: Callable[[StageRecipe, Path], dict[str, Any]]  # of an evaluation, from that of training
     examiner: (
         str  # module:function that evaluates, of the parts of a stage and the answers a prompt
     )
     policy: str  # module:function that reads a trained one for use
     evaluated: str  # field of ``evaluation`` that counts what it is evaluated on
-    sampled_examples: bool  # whether an evaluation outside of a run shows what was done
+    sampled_examples: bool  # whether an evaluation outside of a run shows samples
     weights: str = ""  # file that stands beside them; default: a model of its own
 
 
-EXAMINED = {  # sections by the role whose weights the run ended with
+EXAMINED = {  # sections by the role whose weights a run ends with
     "actor": {"model", "data", "rewards", "rollout", "evaluation", "run"},
     "reward_model": {"model", "data", "preference", "evaluation", "run"},
 }
 
 
 def of_evaluation(stage: StageRecipe, checkpoints: Path) -> dict[str, Any]:
-    """The tables of a stage that say what is asked, how it is answered and what is right."""
+    """The tables of a stage that an evaluation needs: data, sampling, rewards."""
     return IN_DOMAIN[stage.domain].recipe(stage, checkpoints)
 
 
 def _of_text(stage: StageRecipe, checkpoints: Path) -> dict[str, Any]:
-    """A reward model among them judges as it stood when the stage began."""
+    """The same for text; a reward model has its weights at the start of the stage."""
     trains = row(stage.algorithm).trains
     of_training = {
         "model": {"lora", "lora_alpha", "lora_targets"},  # merged into what is evaluated
@@ -66,7 +66,7 @@ def _of_text(stage: StageRecipe, checkpoints: Path) -> dict[str, Any]:
 
 
 def _of_pairs() -> Iterator[str]:
-    """Fields that only rows have which learn from pairs."""
+    """The fields of an evaluation on pairs."""
     for field in facts():
         only = fact(field, OnlyFor)
         if only is not None and only.requirement == "pairs":
@@ -74,7 +74,7 @@ def _of_pairs() -> Iterator[str]:
 
 
 def _of_control(stage: StageRecipe, checkpoints: Path) -> dict[str, Any]:
-    """The tables that say which environment it is, and how many episodes of it are played."""
+    """The same for control: the environment and the number of episodes."""
     tables = standalone(stage)
     kept = {
         "model": {},
@@ -89,7 +89,7 @@ def _of_control(stage: StageRecipe, checkpoints: Path) -> dict[str, Any]:
 
 
 def _of_judging(reward: Mapping[str, Any], checkpoints: Path) -> dict[str, Any]:
-    """A reward that learns nothing; a stage that it names is where that ended."""
+    """A reward with frozen weights; ``stage:NAME`` becomes the path of its checkpoint."""
     of_training = ("labels", "refresh_every", "learning_rate")
     kept = {field: value for field, value in reward.items() if field not in of_training}
     model = str(kept.get("model", ""))

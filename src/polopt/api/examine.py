@@ -25,10 +25,10 @@ from polopt.rollout.evaluation import Evaluation
 def examine(stage: StageRecipe, weights: str, k: int) -> Evaluation:
     """Sample ``k`` answers to each evaluation prompt of a resolved stage, and the greedy one.
 
-    A reward model is asked for its verdicts on held-out pairs instead; a policy in control plays.
+    A reward model is evaluated on held-out pairs, a policy in control on episodes.
 
     Raises:
-        RecipeError: nothing says which answers are right; several answers in control.
+        RecipeError: no reward or verifier; several answers in control.
     """
     if stage.run.threads is not None:
         torch.set_num_threads(stage.run.threads)
@@ -43,17 +43,17 @@ def examine(stage: StageRecipe, weights: str, k: int) -> Evaluation:
 
 
 def of_text(inputs: StageInputs, k: int) -> Callable[[bool], Evaluation] | None:
-    """Answers, or the verdicts of a reward model."""
+    """Evaluate a language model on prompts, or a reward model on pairs."""
     if row(inputs.recipe.algorithm).trains == "actor":
         return examiner(stage_context(inputs), answers=k)
     return reward_model_stage(inputs).evaluate
 
 
 def of_control(inputs: StageInputs, k: int) -> Callable[[bool], Evaluation]:
-    """Episodes of a policy that fits the environment.
+    """Evaluate a policy in control on episodes.
 
     Raises:
-        RecipeError: it does not, or several answers are asked for.
+        RecipeError: it does not fit the environment, or ``k`` is not 1.
     """
     stage = inputs.recipe
     if k > 1:

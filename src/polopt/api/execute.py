@@ -1,4 +1,4 @@
-"""From a run directory to a finished run: build each stage, put back what a checkpoint holds."""
+"""From a run directory to a finished run: build each stage, restore the newest checkpoint."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from polopt.rollout.rewarding import load_files
 def execute(
     run: RunDirectory, reward: Callable[..., Any] | None, observers: Sequence[Observer]
 ) -> dict[str, Any]:
-    """Run what is left of a run and return its summary."""
+    """Run the remaining steps of a run and return its summary."""
     config = run.config
     recipe = recorded(config)
     with ExitStack() as stack:
@@ -62,7 +62,7 @@ def execute(
 
 
 def _announce(config: Mapping[str, Any], observe: Observer) -> None:
-    """What follows from the recipe's numbers, which of them do nothing, and what has no end."""
+    """Report derived sizes, settings without effect, and environments without a time limit."""
     stages = [one for one in recorded(config).stages if one.domain == "control"]
     data = [one.data for one in stages]
     for source in dict.fromkeys(d.source for d in data if unlimited(d.source, d.parameters)):
@@ -85,7 +85,7 @@ def _run_stages(
     device: torch.device,
     reward: Callable[..., Any] | None,
 ) -> Progress:
-    """Every stage from where the newest checkpoint stands."""
+    """Run every stage from the newest checkpoint on."""
     newest = checkpoint.newest(run.checkpoints)
     state: dict[str, Any] = {} if newest is None else checkpoint.read_state(newest)
     progress = _put_back(run, newest, state, context.observe)
@@ -116,7 +116,7 @@ def _parts(
     device: torch.device,
     reward: Callable[..., Any] | None,
 ) -> StageInputs:
-    """What the stage is built of that comes next, or that the checkpoint ``inside`` it is of."""
+    """The inputs of the next stage, or of the stage that the checkpoint ``inside`` it is of."""
     stage = recipe.stages[progress.stage]
     ends = {name: str(run.checkpoints / end) for name, end in progress.stage_ends.items()}
     start = stage.model.path if stage.start is None else ends[stage.start]
@@ -136,7 +136,7 @@ def _parts(
 
 
 def _placed(progress: Progress, stage: str, observe: Observer, event: Event) -> None:
-    """Pass on what a part says; a warning with the step that it came in, as the record has it."""
+    """Pass an event to the observers; a warning gets its step, as in the run directory."""
     if event.kind == "warning":
         event = Event("warning", {"step": progress.step, "stage": stage, **event.values})
     observe(event)
@@ -144,7 +144,7 @@ def _placed(progress: Progress, stage: str, observe: Observer, event: Event) -> 
 
 @contextmanager
 def _reason_kept(run: RunDirectory, recipe: Recipe, progress: Progress) -> Generator[None]:
-    """Why a run ended that had begun stands in its record, and the error says how to go on."""
+    """Write the reason why a run ended into its directory; the error names how to resume."""
     try:
         yield
     except UserError as error:
@@ -162,7 +162,7 @@ def _reason_kept(run: RunDirectory, recipe: Recipe, progress: Progress) -> Gener
 def _put_back(
     run: RunDirectory, newest: Path | None, state: Mapping[str, Any], observe: Observer
 ) -> Progress:
-    """The progress of a checkpoint, and the record cut back to it."""
+    """The progress of a checkpoint; the line files of the run are cut back to it."""
     progress = Progress(**state.get("progress", {}))
     run.truncate(state.get("offsets", {}))
     if newest is None:
@@ -174,7 +174,7 @@ def _put_back(
 
 
 def _reopen_last_stage(recipe: Recipe, progress: Progress) -> None:
-    """A finished run whose last stage has been made longer goes on inside that stage."""
+    """Reopen the last stage of a finished run if it was extended."""
     last = recipe.stages[-1]
     done = progress.stage_steps.get(last.name)
     longer = done is not None and last.run.steps is not None and done < last.run.steps
@@ -195,7 +195,7 @@ def _check_whole(path: str, stage: StageRecipe) -> None:
 
 
 def _check_threads(threads: int) -> None:
-    """Refuse more threads than processors: they wait for each other, a thousand of them for good.
+    """Refuse more threads than processors: they wait for each other.
 
     Raises:
         RecipeError: names how many this machine has.
@@ -271,7 +271,7 @@ def _total(seconds: dict[str, float]) -> float:
 
 @contextmanager
 def _signals() -> Generator[Callable[[], int]]:
-    """Remember a request to stop; the second one is the default: at once."""
+    """Handle signals: the first one requests a stop, the second one has its default effect."""
     asked = 0
     if threading.current_thread() is not threading.main_thread():
         yield lambda: 0  # only the main thread may handle signals

@@ -1,4 +1,4 @@
-"""What may change when a run is resumed: the last stage may be made longer."""
+"""The one change that a resumed run allows: a longer last stage."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def extend(run: Path, config: dict[str, Any], flags: Flags) -> None:
 
 
 def _standing(run: Path, stages: Sequence[StageRecipe]) -> str:
-    """How far the newest checkpoint is."""
+    """The step of the newest checkpoint."""
     newest = checkpoint.newest(run / "checkpoints")
     if newest is None:
         return "its beginning"

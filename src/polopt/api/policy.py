@@ -30,11 +30,11 @@ from polopt.types import Prompt, Sampling
 
 @dataclass(frozen=True)
 class Policy:
-    """A language model that answers prompts as it was trained to."""
+    """A trained language model that samples responses to prompts."""
 
     language_model: LanguageModel
     sampling: Sampling
-    seeds: Iterator[int] = field(default_factory=count)  # of the calls that name none
+    seeds: Iterator[int] = field(default_factory=count)  # of calls without a seed
 
     def respond(
         self, prompts: Sequence[str], *, temperature: float = 0.0, seed: int | None = None
@@ -66,10 +66,10 @@ class Policy:
 
 @dataclass(frozen=True)
 class ControlPolicy:
-    """A policy that moves a body as it was trained to."""
+    """A trained policy in control that gives actions for observations."""
 
     actor: StepActor
-    seeds: Iterator[int] = field(default_factory=count)  # of the calls that name none
+    seeds: Iterator[int] = field(default_factory=count)  # of calls without a seed
 
     def act(
         self,
@@ -134,7 +134,7 @@ def load(path: Path) -> Policy | ControlPolicy:
         RunDirectoryError: no run, one without a checkpoint, or one that ends in a reward model.
     """
     if (found := located(path)) is None:
-        record.open_existing(path)  # says what is not there
+        record.open_existing(path)  # raises for a missing run
         raise RunDirectoryError(
             f"{path}: neither a run with a checkpoint nor one of its checkpoints"
         )
@@ -146,12 +146,12 @@ def load(path: Path) -> Policy | ControlPolicy:
 
 
 def of_control(run: Path, weights: Path, stage: StageRecipe) -> ControlPolicy:
-    """A network with its statistics."""
+    """A policy in control with its observation statistics."""
     return ControlPolicy(StepActor(load_policy(weights)))
 
 
 def of_text(run: Path, weights: Path, stage: StageRecipe) -> Policy:
-    """A language model, sampled as long as it was trained.
+    """A language model with the response length of its training.
 
     Raises:
         RunDirectoryError: it is a reward model.

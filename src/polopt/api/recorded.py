@@ -1,4 +1,4 @@
-"""What stands in the directory of a run: the recipe in its config.json, and weights."""
+"""The recipe and the weights in the directory of a run."""
 
 from __future__ import annotations
 

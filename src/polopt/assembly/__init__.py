@@ -1,4 +1,4 @@
-"""From a resolved stage to callables: what a run is built of, by domain. Loaded when one begins."""
+"""From a resolved recipe to a :class:`Stage` of callables, by domain. Imported at the start."""
 
 from __future__ import annotations
 

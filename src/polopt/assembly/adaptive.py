@@ -1,4 +1,4 @@
-"""Which numbers of a recipe follow the run, and how."""
+"""The adaptive numbers of a recipe: moving baselines and adaptive coefficients."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from polopt.update.adaptive import (
     whole_rewards,
 )
 
-EARNED = {"groups": whole_rewards, "steps": step_returns}  # by how experience is gathered
+EARNED = {"groups": whole_rewards, "steps": step_returns}  # by the rollout of the row
 
 
 def adaptive_numbers(recipe: StageRecipe, log_probs: LogProbs) -> list[AdaptiveNumber]:
-    """Of a resolved stage; each stands in the place of a field and is a learner of its own.
+    """The adaptive numbers of a resolved stage, each a learner that replaces a field.
 
     Args:
         recipe: resolved.
-        log_probs: of the policy that is trained, as it is when they are asked for.
+        log_probs: log π of the current policy, computed at each call.
     """
     return [*_baseline(recipe), *_coefficient(recipe), *_penalty(recipe, log_probs)]
 
 
 def _baseline(recipe: StageRecipe) -> list[AdaptiveNumber]:
-    """A baseline that remembers the rewards of earlier batches; before the first one it is 0."""
+    """A baseline that is a mean over earlier batches; 0 before the first one."""
     credit = recipe.credit
     earned = EARNED[row(recipe.algorithm).places[recipe.domain].rollout]
     match credit.baseline:
@@ -48,7 +48,7 @@ def _baseline(recipe: StageRecipe) -> list[AdaptiveNumber]:
 
 
 def _coefficient(recipe: StageRecipe) -> list[AdaptiveNumber]:
-    """The weight of the KL to the reference, which holds that KL to a target."""
+    """The coefficient of the KL to the reference, adapted to hold that KL at a target."""
     kl = recipe.kl
     if not kl.coefficient or kl.controller == "fixed":
         return []
@@ -60,7 +60,7 @@ def _coefficient(recipe: StageRecipe) -> list[AdaptiveNumber]:
 
 
 def _penalty(recipe: StageRecipe, log_probs: LogProbs) -> list[AdaptiveNumber]:
-    """The weight of the distance of one update, by PPO's rule (1707.06347, section 4)."""
+    """The coefficient of the KL penalty on the update, by PPO's rule (1707.06347, section 4)."""
     objective = recipe.objective
     if objective.penalty_target is None or objective.penalty_coefficient is None:
         return []

@@ -1,4 +1,4 @@
-"""A learner around another: its name and its files are the other's, what it learns from is not."""
+"""Wrappers of a learner: same name and files, another batch or another moment for its update."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from polopt.coordination.stage import Learner, Measured
 from polopt.types import Advantages, Experience
 
 Update = Callable[[Experience, Advantages, int], Measured]
-"""``(experience, credited, step) -> metrics``: a learner consumes a batch."""
+"""``(experience, advantages, step) -> metrics``: the update of a learner on one batch."""
 
 Instead = Callable[[Update, Experience, Advantages, int], Measured]
-"""The same with the learner's own update at hand: to call it with another batch, or not at all."""
+"""The same, given the wrapped update first: to call it with another batch, or not at all."""
 
 
 class Around:
-    """A learner that does something else in the place of another's update."""
+    """A learner whose update wraps that of another learner."""
 
     def __init__(self, learner: Learner, instead: Instead) -> None:
         self.learner, self._instead = learner, instead
         self.name, self.save, self.load = learner.name, learner.save, learner.load
 
     def update(self, experience: Experience, credited: Advantages, step: int) -> Measured:
-        """Consume a batch in the other's place."""
+        """Consume one batch by the wrapping function."""
         return self._instead(self.learner.update, experience, credited, step)
 
 
 def delayed(learner: Learner, steps: int) -> Learner:
-    """A learner that leaves the first batches to the others."""
+    """A learner that skips the first ``steps`` batches."""
 
     def update(own: Update, experience: Experience, credited: Advantages, step: int) -> Measured:
         return own(experience, credited, step) if step >= steps else {}
@@ -36,7 +36,7 @@ def delayed(learner: Learner, steps: int) -> Learner:
 
 
 def every(count: int, learner: Learner) -> Learner:
-    """A learner that learns from every k-th batch."""
+    """A learner that updates on every ``count``-th batch."""
 
     def update(own: Update, experience: Experience, credited: Advantages, step: int) -> Measured:
         return own(experience, credited, step) if (step + 1) % count == 0 else {}
@@ -45,7 +45,7 @@ def every(count: int, learner: Learner) -> Learner:
 
 
 def on_kept(learner: Learner) -> Learner:
-    """A learner that sees the responses that are kept, and no others; of none it makes no step."""
+    """A learner that updates on the valid rows alone; without any it skips the batch."""
 
     def update(own: Update, experience: Experience, credited: Advantages, step: int) -> Measured:
         kept = credited.valid.nonzero()[:, 0]
@@ -55,9 +55,9 @@ def on_kept(learner: Learner) -> Learner:
 
 
 def recredited(learner: Learner, credit: Callable[[Experience], Advantages]) -> Learner:
-    """A learner that has its batch credited anew, after the learners before it.
+    """A learner whose advantages are recomputed, after the updates of the learners before it.
 
-    The metrics of this credit replace those from before.
+    The metrics of these advantages replace the earlier ones.
     """
 
     def update(own: Update, experience: Experience, credited: Advantages, step: int) -> Measured:

@@ -20,12 +20,12 @@ def function(column: str, name: str) -> Any:  # noqa: ANN401
 
 
 def chosen(column: str, stage: StageRecipe, adaptive: Sequence[AdaptiveNumber] = ()) -> Any:  # noqa: ANN401
-    """What a resolved stage chose in a column, with the stage's numbers bound to it.
+    """The function that a resolved stage chose in a column, with its parameters bound.
 
     Args:
-        column: one in which a field chooses.
+        column: one whose choice is a field.
         stage: resolved.
-        adaptive: numbers that follow the run; each is bound itself in the place of its field.
+        adaptive: adaptive numbers, each bound as an object instead of the value of its field.
     """
     choice = _choice(column, stage)
     found, fields = named(choice.function), {**(choice.arguments or {}), **choice.follows}
@@ -36,12 +36,12 @@ def chosen(column: str, stage: StageRecipe, adaptive: Sequence[AdaptiveNumber] =
 
 
 def number(stage: StageRecipe, field: str, adaptive: Sequence[AdaptiveNumber] = ()) -> Any:  # noqa: ANN401
-    """What a field holds, or the number that stands in its place and follows the run."""
+    """The value of a field, or the adaptive number that replaces it."""
     return next((one for one in adaptive if one.field == field), flat(stage)[field])
 
 
 def _choice(column: str, stage: StageRecipe) -> Choice:
-    """What stands in a column: what another one puts there, a field chooses, or the domain has."""
+    """The choice in a column: put there by another choice, by a field, or by the domain."""
     entries = {entry.column.name: entry for entry in chosen_by_fields(flat(stage))}
     for entry in entries.values():
         if column in entry.choice.replaces:

@@ -1,4 +1,4 @@
-"""What every stage of a language model has: text, a way to judge it, evaluation, lengths."""
+"""The context of a stage with a language model: data, rewards, evaluation, lengths."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 import torch
 
+from polopt.assembly.fits import check_reach, check_vocabulary
 from polopt.assembly.reward import RewardModel, reward_models
 from polopt.coordination.sources import RolloutSource
 from polopt.coordination.stage import Evaluation, Event, Learner, Observer, Stage, Until
@@ -17,7 +18,6 @@ from polopt.errors import ModelError, RecipeError
 from polopt.math.divergence import kl_divergence_of_logs
 from polopt.models import LanguageModel, ScalarModel, context_length, load, load_scalar, save
 from polopt.models.adapter import DIRECTORY, attach, load_adapter
-from polopt.models.fit import check_reach, check_vocabulary
 from polopt.recipe import StageRecipe, Update
 from polopt.recipe.contradictions import ENDED
 from polopt.rewards import RewardSpec, Scored, first_batch_report
@@ -34,18 +34,18 @@ from polopt.update import AdaptiveNumber, FirstOrder
 from polopt.update.minibatch import Loss
 from polopt.update.natural_step import Divergence
 
-SAMPLES_A_STEP = 8  # training answers recorded of each step
-B = TypeVar("B")  # a batch, of its source
+SAMPLES_A_STEP = 8  # training responses recorded of each step
+B = TypeVar("B")  # the batch type of a source
 M = TypeVar("M", LanguageModel, ScalarModel)
 
 
 @dataclass(frozen=True)
 class StageInputs:
-    """What a stage is built from. Paths are directories, hub ids or built-in names."""
+    """The inputs from which a stage is assembled. Paths: directories, hub ids or built-in names."""
 
     recipe: StageRecipe  # resolved
-    weights: str  # of the model to train: where the stage starts, or a checkpoint inside it
-    start: str  # what the stage started from: the reference, and a new critic's trunk
+    weights: str  # of the model to train: the start of the stage, or a checkpoint inside it
+    start: str  # initial weights of the stage: the reference, and the trunk of a new critic
     device: torch.device
     observe: Observer
     compare: bool  # evaluate before and after
@@ -53,13 +53,13 @@ class StageInputs:
     ends: Mapping[str, str] = field(default_factory=dict[str, str])  # stage -> where it ended
 
     def language_model(self, path: str) -> LanguageModel:
-        """A policy of this stage, on its device; what is built in has the weights of the run."""
+        """A language model on the stage's device; a built-in one is initialised by the seed."""
         loaded = load(self._located(path), revision=self._revision(path), seed=self._seed)
         loaded.model.to(self.device)  # pyright: ignore[reportArgumentType] - torch's overloads
         return loaded
 
     def scalar_model(self, path: str, outputs: int = 1) -> ScalarModel:
-        """The same with a linear head of so many numbers in the place of the vocabulary."""
+        """The same with a linear head of ``outputs`` numbers in the place of the vocabulary."""
         loaded = load_scalar(
             self._located(path), outputs=outputs, revision=self._revision(path), seed=self._seed
         )
@@ -67,15 +67,15 @@ class StageInputs:
         return loaded
 
     def reader(self, field: str, path: str, policy: LanguageModel, outputs: int = 1) -> ScalarModel:
-        """A scalar model of somebody who reads what the policy writes.
+        """A scalar model that takes the responses of the policy as input.
 
         Raises:
-            ModelError: names the field; a model that cannot be loaded, or cannot read all of it.
+            ModelError: a model that cannot be loaded, or has too small a vocabulary or context.
         """
         return self._readable(field, path, policy, partial(self.scalar_model, outputs=outputs))
 
     def language_reader(self, field: str, path: str, policy: LanguageModel) -> LanguageModel:
-        """The same with probabilities of the tokens that it reads."""
+        """A language model that takes the responses of the policy as input."""
         return self._readable(field, path, policy, self.language_model)
 
     def _readable(
@@ -92,11 +92,11 @@ class StageInputs:
         return loaded
 
     def policy(self) -> LanguageModel:
-        """The model that is trained: all of it, or an adapter beside the weights of the start."""
+        """The trained policy: all of its weights, or an adapter on the frozen initial ones."""
         return self._trained(self.language_model)
 
     def reward_model(self) -> ScalarModel:
-        """The same with one output; its head is trained whole."""
+        """The trained reward model: the same with one output, whose head is trained in full."""
         return self._trained(self.scalar_model, head="score")
 
     def _trained(self, load: Callable[[str], M], head: str | None = None) -> M:
@@ -115,12 +115,12 @@ class StageInputs:
         return loaded
 
     def tell(self, text: str, *, warning: bool = False) -> None:
-        """A line for whoever watches the run; a warning also stands in its record."""
+        """Send a message to the observers; a warning is also written to the run directory."""
         kind, name = ("warning", "message") if warning else ("message", "text")
         self.observe(Event(kind, {name: text}))
 
     def update(self, **changes: Any) -> Update:  # noqa: ANN401
-        """The settings of an optimiser, changed for one of the learners."""
+        """The section ``update`` of the recipe with changes, for one of the learners."""
         return self.recipe.update.model_copy(update=changes)
 
     @property
@@ -139,7 +139,7 @@ class StageInputs:
         return derive(self.recipe.run.seed, "model")
 
     def _located(self, path: str) -> str:
-        """Where a stage ended, for ``stage:NAME``."""
+        """The checkpoint at the end of an earlier stage, for ``stage:NAME``."""
         return self.ends[path.removeprefix(ENDED)] if path.startswith(ENDED) else path
 
     def _revision(self, path: str) -> str | None:
@@ -147,37 +147,37 @@ class StageInputs:
 
 
 class PolicyContext(Protocol):
-    """A policy that is trained, of text or of bodies, as the learners of a policy see it."""
+    """The context of a trained policy, text or control, as its learners need it."""
 
     @property
     def inputs(self) -> StageInputs:
-        """What its stage is built from."""
+        """The inputs of the stage."""
         ...
 
     @property
     def recipe(self) -> StageRecipe:
-        """Of the stage, resolved."""
+        """The resolved recipe of the stage."""
         ...
 
     @property
     def adaptive(self) -> Sequence[AdaptiveNumber]:
-        """Numbers of the recipe that follow the run."""
+        """The adaptive numbers of the stage."""
         ...
 
     @property
     def actor(self) -> Scorer:
-        """Whose weights are trained."""
+        """The policy whose weights are trained."""
         ...
 
     @property
     def divergence(self) -> Divergence:
-        """KL of two of its distributions."""
+        """``(old, new) -> KL(old‖new)`` of two distributions of the actor."""
         ...
 
 
 @dataclass(frozen=True)
 class StageContext:
-    """A policy that is trained, text for it, rewards, and how it is sampled."""
+    """The context of a trained language model: data, rewards and sampling."""
 
     inputs: StageInputs
     actor: Actor
@@ -185,25 +185,25 @@ class StageContext:
     rewards: Sequence[RewardSpec]
     sampling: Sampling
     reward_models: Sequence[RewardModel] = ()
-    adaptive: Sequence[AdaptiveNumber] = ()  # numbers of the recipe that follow the run
+    adaptive: Sequence[AdaptiveNumber] = ()  # of the recipe
 
     @property
     def recipe(self) -> StageRecipe:
-        """Of the stage, resolved."""
+        """The resolved recipe of the stage."""
         return self.inputs.recipe
 
     @property
     def divergence(self) -> Divergence:
-        """KL of two distributions over the next token, given by their log-probs."""
+        """``KL(old‖new)`` of two next-token distributions, given by their log-probs."""
         return kl_divergence_of_logs
 
     @property
     def pad_id(self) -> int:
-        """The token that fills rows up."""
+        """The padding token."""
         return cast(int, self.text.tokeniser.tokenizer.pad_token_id)
 
     def engine(self, purpose: str) -> LocalEngine:
-        """An engine whose draws are the purpose's own; of evaluation, the same in every stage."""
+        """An engine with random numbers by ``purpose``; those of evaluation by the run alone."""
         run, name = self.recipe.run, self.recipe.name
         place = (purpose,) if purpose == "evaluation" else (name, purpose)
         seed = derive(run.seed, *place)
@@ -217,7 +217,7 @@ class StageContext:
 def stage_context(
     inputs: StageInputs, *, demonstrations: bool = False, preferences: bool = False
 ) -> StageContext:
-    """Read the model, the data and the rewards of a stage; say what was found."""
+    """Load the model, the data and the rewards of a stage, and report on the data."""
     recipe, rollout = inputs.recipe, inputs.recipe.rollout
     language_model = inputs.policy()
     models = reward_models(inputs, language_model)
@@ -244,7 +244,7 @@ def stage_context(
 
 
 def policy_learner(of: PolicyContext, loss: Loss[Any], **options: Any) -> FirstOrder[Any]:  # noqa: ANN401
-    """The learner of the policy by first-order steps."""
+    """The learner of the policy, by first-order optimiser steps."""
     recipe = of.recipe
     return FirstOrder(
         of.actor,
@@ -258,7 +258,7 @@ def policy_learner(of: PolicyContext, loss: Loss[Any], **options: Any) -> FirstO
 
 
 def report(inputs: StageInputs, text: TextSource) -> None:
-    """Say what was found in the data."""
+    """Report what was found in the data to the observers."""
     for line in text.rows.report.lines():
         inputs.tell(line)
 
@@ -272,7 +272,7 @@ def assembled(
     learners: Sequence[Learner],
     evaluate: Callable[[bool], Evaluation] | None = None,
 ) -> Stage:
-    """The stage of a policy; it is evaluated by its answers, unless its row knows better."""
+    """The stage of a language model, evaluated by its responses unless ``evaluate`` is given."""
     recipe, examine = of.recipe, evaluate or examiner(of)
     if examine is None and recipe.evaluation.every:
         raise RecipeError(
@@ -305,7 +305,7 @@ def staged(
     batches_per_step: int = 1,
     compare: bool = True,
 ) -> Stage:
-    """The one place where a stage is put together; name and lengths are those of the recipe."""
+    """Build the :class:`Stage`; its name and lengths are those of the recipe."""
     recipe, steps, until = inputs.recipe, inputs.steps, inputs.recipe.until
     return Stage(
         name=recipe.name,
@@ -327,7 +327,7 @@ def staged(
 
 
 def examiner(of: StageContext, answers: int = 1) -> Callable[[bool], Evaluation] | None:
-    """Accuracy by the task's verifier if there is one, else by the rewards; None without any."""
+    """Evaluation by the task's verifier if there is one, else by the rewards; else None."""
     task = of.text.task
     own = specs(of.recipe.model_copy(update={"rewards": ()}), task)
     if not (rewards := own or list(of.rewards)):
@@ -349,7 +349,7 @@ def examiner(of: StageContext, answers: int = 1) -> Callable[[bool], Evaluation]
 
 
 def _marked_by(verify: Judge, reward: Judge) -> Judge:
-    """The rewards that training uses, and right or wrong as the verifier of the task says."""
+    """Score by the rewards of training; right or wrong by the verifier of the task."""
 
     def judged(groups: Sequence[Group]) -> list[Group]:
         outcomes = iter([s.outcome for group in verify(groups) for s in group.samples])
@@ -364,11 +364,11 @@ def _marked_by(verify: Judge, reward: Judge) -> Judge:
 def _describer(
     of: StageContext,
 ) -> Callable[[Batch], tuple[Metrics, Sequence[Mapping[str, Any]]]]:
-    """Metrics of a batch and the answers of it that are recorded."""
+    """The function that gives the metrics of a batch and the responses that are recorded."""
     text = text_of(of.text)
     rewards = of.recipe.rewards
     first_verifies = not rewards or rewards[0].verifier is not None
-    # Of a task, accuracy is what its verifier says; another reward of 1 is not a right answer.
+    # The accuracy of a task is by its verifier; another reward of 1 is not a right answer.
     verified = of.text.task is None or (first_verifies and of.inputs.reward is None)
 
     def describe(batch: Batch) -> tuple[Metrics, Sequence[Mapping[str, Any]]]:
@@ -390,13 +390,13 @@ def _describer(
 
 
 def given_responses(batch: Batch) -> tuple[Metrics, Sequence[Mapping[str, Any]]]:
-    """Metrics of responses that nobody sampled; they stand in the data."""
+    """Metrics of given responses; no samples are recorded, they are in the data."""
     samples = [sample for group in batch.groups for sample in group.samples]
     return {"tokens": float(sum(int(s.mask.sum()) for s in samples))}, []
 
 
 def reporting_once(judged: Judge, of: StageContext, observe: Observer) -> Judge:
-    """The same, telling what was found in the first batch."""
+    """The same scoring function, which also reports on the first batch."""
     names = [reward.name for reward in of.rewards]
     told = False
 

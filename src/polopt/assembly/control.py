@@ -1,4 +1,4 @@
-"""Rows on bodies: the same columns, on steps in environments in the place of tokens."""
+"""Rows in control: the same columns, on steps of environments in the place of tokens."""
 
 from __future__ import annotations
 
@@ -58,23 +58,23 @@ EVALUATED_AT_ONCE = 16  # environments
 
 @dataclass(frozen=True)
 class ControlContext:
-    """Environments, who acts in them, and who says what their states are worth."""
+    """The context of a policy in control: environments, actor and critic."""
 
     inputs: StageInputs
     environments: Environments
     actor: StepActor
     critic: StepCritic | StepActionCritic | None
     scale: RewardScale | None
-    adaptive: Sequence[AdaptiveNumber] = ()  # numbers of the recipe that follow the run
+    adaptive: Sequence[AdaptiveNumber] = ()  # of the recipe
 
     @property
     def recipe(self) -> StageRecipe:
-        """Of the stage, resolved."""
+        """The resolved recipe of the stage."""
         return self.inputs.recipe
 
     @property
     def divergence(self) -> Divergence:
-        """KL of two distributions of the actor."""
+        """``KL(old‖new)`` of two distributions of the actor."""
         return self.actor.divergence
 
 
@@ -108,7 +108,7 @@ def control_stage(inputs: StageInputs) -> Stage:
 
 
 def control_context(inputs: StageInputs) -> ControlContext:
-    """Environments and networks of a stage; of a checkpoint, those that it holds."""
+    """The environments and networks of a stage, with the weights of a checkpoint inside it."""
     recipe = inputs.recipe
     environments = made(recipe, recipe.episodes.environments)
     check_actions(recipe, environments.action)
@@ -123,14 +123,14 @@ def control_context(inputs: StageInputs) -> ControlContext:
 
 
 def kind_of(recipe: StageRecipe, environments: Environments) -> Kind:
-    """What the actions of the environments ask for."""
+    """The kind of policy that fits the action space."""
     if not isinstance(environments.action, Box):
         return "categorical"
     return "tanh_gaussian" if recipe.network.distribution == "squashed" else "gaussian"
 
 
 def new_critic(recipe: StageRecipe, policy: PolicyNetwork) -> StepCritic | StepActionCritic:
-    """V, or Q where returns or baseline read that; it sees what the policy sees."""
+    """V, or Q where returns or baseline read it; observations are normalised as the policy's."""
     generator = torch.Generator().manual_seed(derive(recipe.run.seed, "critic"))
     if not of_actions(recipe):
         return StepCritic(ValueNetwork(policy.made_of, policy.normaliser, generator))
@@ -138,16 +138,16 @@ def new_critic(recipe: StageRecipe, policy: PolicyNetwork) -> StepCritic | StepA
 
 
 def made(recipe: StageRecipe, count: int | None) -> Environments:
-    """Environments of the recipe."""
+    """The environments of the recipe."""
     assert count is not None, "resolved"
     return make(recipe.data.source, count, recipe.data.parameters)
 
 
 def policy_network(inputs: StageInputs, environments: Environments, kind: Kind) -> PolicyNetwork:
-    """The policy where the stage stands or starts; a new one where nothing was trained.
+    """The policy with the weights of checkpoint or start; a new one where there are none.
 
     Raises:
-        RecipeError: what was trained is for environments of another shape, or of another kind.
+        RecipeError: the trained policy is for environments of another shape, or of another kind.
     """
     recipe, inside = inputs.recipe, inputs.weights != inputs.start
     if not Path(inputs.weights).is_dir():
@@ -164,7 +164,7 @@ def policy_network(inputs: StageInputs, environments: Environments, kind: Kind) 
 
 
 def new_policy(recipe: StageRecipe, environments: Environments, kind: Kind) -> PolicyNetwork:
-    """A network that fits the environments, with the weights of the seed."""
+    """A new network that fits the environments, initialised by the seed of the run."""
     action, network = environments.action, recipe.network
     assert network.activation is not None, "resolved"
     made_of = Specification(
@@ -183,7 +183,7 @@ def new_policy(recipe: StageRecipe, environments: Environments, kind: Kind) -> P
 
 
 def prepared(of: ControlContext, batch: Trajectories) -> Experience:
-    """Tensors of a batch with what actor and critic say of it before the update."""
+    """The function from a batch to tensors, with values and log-probs from before the update."""
     rewards = batch.rewards if of.scale is None else of.scale.scaled(batch)
     steps = StepRows(torch.from_numpy(batch.observations), torch.from_numpy(batch.actions))
     values = next_values = None
@@ -210,7 +210,7 @@ def prepared(of: ControlContext, batch: Trajectories) -> Experience:
 
 
 def credit_of(recipe: StageRecipe, adaptive: Sequence[AdaptiveNumber] = ()) -> Credit:
-    """The credit columns of a resolved stage; ``moving`` numbers are read at each batch."""
+    """The credit columns of a resolved stage; adaptive numbers are read at each batch."""
     return Credit(
         shapers=(earned,),
         returns=chosen("returns", recipe),
@@ -220,7 +220,7 @@ def credit_of(recipe: StageRecipe, adaptive: Sequence[AdaptiveNumber] = ()) -> C
 
 
 def credited(experience: Experience, credit: Credit) -> Advantages:
-    """Advantages of every step; what is said of groups of responses is left out."""
+    """The advantage of every step, without the metrics of groups of responses."""
     result = assign(experience, credit)
     kept = {
         k: v for k, v in result.metrics.items() if k not in ("degenerate_groups", "excluded_rows")
@@ -228,12 +228,12 @@ def credited(experience: Experience, credit: Credit) -> Advantages:
     return replace(result, metrics=kept)
 
 
-# What credit has read, and no learner does.
+# Read by credit alone, by no learner.
 CREDITED = dict.fromkeys(("logp_rollout", "step_rewards", "next_values", "terminated", "cut"))
 
 
 def flattened(learner: Learner) -> Learner:
-    """A learner that is given the valid steps as rows of one step each, in any order."""
+    """A learner that gets the valid steps as rows of one step each."""
 
     def update(own: Update, experience: Experience, credited: Advantages, step: int) -> Measured:
         where = experience.mask.nonzero(as_tuple=True)
@@ -256,7 +256,7 @@ def _flat(record: Any, where: tuple[Tensor, ...]) -> Any:  # noqa: ANN401
 
 
 def examiner(recipe: StageRecipe, actor: StepActor) -> Callable[[bool], Evaluation]:
-    """Mean return of the policy's likeliest actions, in environments of their own.
+    """Mean return of the policy's most likely actions, in environments of their own.
 
     Before and after training, the first of these episodes is also recorded step by step.
     """

@@ -1,4 +1,4 @@
-"""A critic beside the policy, or on its trunk: its values in the experience, and its learner."""
+"""The critic, a model of its own or a head on the policy: its values, its loss and its learner."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ HEAD = "value_head.weight"
 
 @dataclass(frozen=True)
 class Valued:
-    """Who says what a state is worth: a critic of its own, or the actor by a second head."""
+    """The critic: a model of its own, or a value head on the actor."""
 
     recipe: StageRecipe
     scorer: Scorer
-    role: Scorer | None  # None: the actor
+    role: Scorer | None  # None: a head on the actor
 
     def of(self, tensors: Experience) -> Experience:
-        """The experience with the values of its states or actions before the update."""
+        """The experience with V(s) or Q(s, a) from before the update."""
         assert tensors.tokens is not None
         values, last = together(self.scorer, tensors.tokens, ["values", "last_values"])
         return replace(tensors, values=values, last_values=last)
 
     def joined(self, loss: Loss[Any]) -> tuple[Loss[Any], dict[str, Any]]:
-        """The loss of the policy, with the critic's where one optimiser trains both."""
+        """The loss of the policy, plus the critic's where one optimiser trains both."""
         if self.recipe.credit.baseline == "action":
             loss = with_action_correction(loss, self.scorer, self.recipe)
         if self.role is not None:
@@ -58,13 +58,13 @@ class Valued:
         return both(loss, critic_loss(self.recipe), coefficient), {"keeps": (HEAD,)}
 
     def held_back(self, learner: Learner) -> Learner:
-        """A learner that waits until the critic has had its head start."""
+        """A learner that skips the first ``critic.warmup_steps`` batches."""
         wait = self.recipe.critic.warmup_steps
         return delayed(learner, wait) if wait else learner
 
 
 def valued(of: StageContext) -> tuple[StageContext, Valued | None]:
-    """The critic that the recipe needs; one on the trunk of the policy gives that a head."""
+    """The critic that the recipe needs; a shared trunk gets a value head."""
     recipe, inputs = of.recipe, of.inputs
     if not reads_values(flat(recipe)):
         return of, None
@@ -84,12 +84,12 @@ def valued(of: StageContext) -> tuple[StageContext, Valued | None]:
 
 
 def of_actions(recipe: StageRecipe) -> bool:
-    """Whether the critic says what an action is worth, and not a state."""
+    """Whether the critic is Q(s, a) and not V(s)."""
     return recipe.credit.returns == "q" or recipe.credit.baseline == "action"
 
 
 def new_head(width: int, outputs: int, device: torch.device) -> torch.nn.Linear:
-    """A linear layer that says 0 of everything; no random numbers are drawn for it."""
+    """A linear layer with weights 0; no random numbers are drawn for it."""
     with torch.device("meta"):
         head = torch.nn.Linear(width, outputs, bias=False)
     head.weight = torch.nn.Parameter(torch.zeros(outputs, width, device=device))
@@ -97,7 +97,7 @@ def new_head(width: int, outputs: int, device: torch.device) -> torch.nn.Linear:
 
 
 def critic_learner(of: PolicyContext, critic: Valued) -> Learner:
-    """The critic's own optimiser; it learns from the batch before the policy does."""
+    """The learner of a critic with an optimiser of its own; it updates before the policy."""
     recipe, settings = of.recipe, of.recipe.critic
     changes = {
         name: value
@@ -128,7 +128,7 @@ def critic_loss(recipe: StageRecipe) -> Loss[ValueTerms]:
 
 @dataclass(frozen=True)
 class Both:
-    """The terms of two losses on the same rows."""
+    """Terms of two losses on the same rows."""
 
     first: Any
     second: Any
@@ -159,7 +159,7 @@ def with_action_correction(loss: Loss[Any], critic: Scorer, recipe: StageRecipe)
 
 @dataclass(frozen=True)
 class Corrected:
-    """The terms of the policy loss, and what the critic is asked about."""
+    """The terms of the policy loss, and the inputs of the critic."""
 
     policy: Any
     asked: TokenRows | StepRows

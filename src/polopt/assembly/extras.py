@@ -1,4 +1,4 @@
-"""Losses on data of their own that are added to the policy's."""
+"""Losses on other data that are added to the loss of the policy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from polopt.update.minibatch import Companion
 
 
 def companions(of: StageContext) -> Sequence[Companion]:
-    """What the recipe mixes into every optimiser step of the policy."""
+    """The losses that the recipe adds to every optimiser step of the policy."""
     return () if of.recipe.pretraining.source is None else (pretraining(of),)
 
 

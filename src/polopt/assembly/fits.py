@@ -1,4 +1,4 @@
-"""Whether a method, and a policy that was trained elsewhere, can act in environments."""
+"""Checks of a method and of trained models against the environments and data of a stage."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 
 from polopt.algorithms import row
 from polopt.envs.control.interface import Action, Box, Environments
-from polopt.errors import RecipeError, counted
+from polopt.errors import ModelError, RecipeError, counted
+from polopt.models import LanguageModel, ScalarModel, context_length
 from polopt.models.network import Specification
 from polopt.recipe import StageRecipe
 from polopt.recipe.schema import Network
@@ -17,10 +18,10 @@ from polopt.recipe.schema import Network
 
 @dataclass(frozen=True)
 class Shape:
-    """Of an observation, and of an action."""
+    """The observation space and the action space."""
 
     observations: int
-    actions: int  # to choose from, or numbers of one
+    actions: int  # number of discrete actions, or size of a continuous one
     low: tuple[float, ...] = ()  # of a continuous action
     high: tuple[float, ...] = ()
 
@@ -32,7 +33,7 @@ class Shape:
 
 
 def shape(environments: Environments) -> Shape:
-    """What is seen and done in them."""
+    """The spaces of environments."""
     action = environments.action
     if not isinstance(action, Box):
         return Shape(environments.observation_size, action.count)
@@ -41,7 +42,7 @@ def shape(environments: Environments) -> Shape:
 
 
 def shape_of_policy(made_of: Specification) -> Shape:
-    """What a policy sees and does."""
+    """The spaces of a policy."""
     return Shape(made_of.observation_size, made_of.outputs, made_of.low, made_of.high)
 
 
@@ -49,13 +50,13 @@ def check_fits(trained: Shape, here: Shape, source: str, of: str) -> None:
     """Refuse environments of another shape.
 
     Args:
-        trained: what the policy was trained on.
-        here: what the environments of the recipe have.
-        source: that names them.
-        of: whose policy it is.
+        trained: spaces of the policy.
+        here: spaces of the environments of the recipe.
+        source: the data source that names them.
+        of: where the policy comes from, for the message.
 
     Raises:
-        RecipeError: says both.
+        RecipeError: names both shapes.
     """
     if str(here) != str(trained):
         raise RecipeError(
@@ -72,7 +73,7 @@ def check_fits(trained: Shape, here: Shape, source: str, of: str) -> None:
 
 
 def check_actions(stage: StageRecipe, action: Action) -> None:
-    """Refuse a method, or a setting, that the actions of a resolved stage rule out.
+    """Refuse a method or a setting that the action space of a resolved stage rules out.
 
     Raises:
         RecipeError: discrete actions where a gradient leads through them, or where a tanh or a
@@ -112,4 +113,41 @@ def _check_continuous(stage: StageRecipe, action: Box) -> None:
         raise RecipeError(
             f"temperature.target_entropy: {target:g} is not allowed; less than {most:.3g}, the "
             "entropy of actions drawn evenly between -1 and 1"
+        )
+
+
+def check_vocabulary(
+    field: str, reader: tuple[str, ScalarModel | LanguageModel], policy: tuple[str, LanguageModel]
+) -> None:
+    """Refuse a model whose tokens have other ids than those of the policy.
+
+    Args:
+        field: of the recipe that names the reader.
+        reader: path and model of a critic, a reward model or a process reward model.
+        policy: path and model whose tokens it reads.
+
+    Raises:
+        ModelError: names both, and a token that they do not share.
+    """
+    theirs, ours = (one[1].tokenizer.get_vocab() for one in (reader, policy))
+    if theirs == ours:
+        return
+    place, token = min((place, token) for token, place in ours.items() ^ theirs.items())
+    raise ModelError(
+        f"{field}: the tokeniser of {reader[0]!r} ({len(theirs):,} tokens) is not that of "
+        f"{policy[0]!r} ({len(ours):,}), whose ids it reads: only one of them has {token!r} "
+        f"as number {place}"
+    )
+
+
+def check_reach(field: str, reader: ScalarModel | LanguageModel, longest: int) -> None:
+    """Refuse a model whose context is shorter than the longest prompt and response together.
+
+    Raises:
+        ModelError: how many tokens it reads, and what to lower.
+    """
+    if (reach := context_length(reader)) < longest:
+        raise ModelError(
+            f"{field}: reads {reach:,} tokens at most, and prompt and response may have "
+            f"{longest:,}; lower data.max_prompt_tokens or rollout.max_new_tokens"
         )

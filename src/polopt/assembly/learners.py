@@ -1,4 +1,4 @@
-"""The policy's learner: first-order steps, or one natural-gradient step a batch."""
+"""The learner of the policy: first-order steps, or one natural-gradient step per batch."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from polopt.update.natural_step import NaturalStep, Region
 def learner_of_policy(
     of: PolicyContext, critic: Valued | None, companions: Sequence[Companion] = ()
 ) -> Learner:
-    """What the row of the stage has in the column ``update``."""
+    """The learner that the row names in the column ``update``."""
     return function("update", row(of.recipe.algorithm).update)(of, critic, companions)
 
 
 def first_order(
     of: PolicyContext, critic: Valued | None, companions: Sequence[Companion] = ()
 ) -> Learner:
-    """AdamW on the policy loss, with the loss of a critic that shares its trunk."""
+    """AdamW on the policy loss, plus the loss of a critic that shares its trunk."""
     loss: Loss[Any] = policy_gradient(of.recipe, of.adaptive)
     options: dict[str, Any] = {}
     if critic is not None:
@@ -37,7 +37,7 @@ def first_order(
 def natural_step(
     of: PolicyContext, critic: Valued | None, companions: Sequence[Companion] = ()
 ) -> Learner:
-    """TRPO on the policy loss; a critic learns by an optimiser of its own."""
+    """TRPO on the policy loss; a critic has an optimiser of its own."""
     assert not companions, "refused: the region bounds the objective alone"
     recipe = of.recipe
     loss: Loss[Any] = policy_gradient(of.recipe, of.adaptive)

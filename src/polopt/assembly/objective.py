@@ -1,4 +1,4 @@
-"""The objective columns of a recipe as a loss of the actor's scores."""
+"""The objective columns of a recipe as a loss of the actor's outputs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from polopt.update.minibatch import Loss
 
 
 def objective_of(recipe: StageRecipe, adaptive: Sequence[AdaptiveNumber] = ()) -> PolicyObjective:
-    """The objective columns of a resolved stage; ``moving`` numbers are read when the loss is."""
+    """The objective columns of a resolved stage; adaptive numbers are read with each loss."""
     kl = None
     if recipe.kl.coefficient and recipe.kl.placement == "loss":
         kl = KLTerm(
@@ -38,7 +38,7 @@ def objective_of(recipe: StageRecipe, adaptive: Sequence[AdaptiveNumber] = ()) -
 def policy_gradient(
     recipe: StageRecipe, adaptive: Sequence[AdaptiveNumber] = ()
 ) -> Loss[StepTerms]:
-    """The objective columns of a resolved stage as a loss of the actor's scores."""
+    """The objective columns of a resolved stage as a loss of the actor's outputs."""
     objective = objective_of(recipe, adaptive)
     want: set[Quantity] = {"logp", "entropy" if objective.entropy_coefficient else "entropy_told"}
     return Loss(
@@ -54,6 +54,6 @@ def policy_gradient(
 
 
 def given(tensor: Tensor | None) -> Tensor:
-    """What was asked for."""
+    """An output that the loss requested of the forward pass."""
     assert tensor is not None, "asked for"
     return tensor

@@ -1,4 +1,4 @@
-"""Rows that learn from pairs and rankings: a reward model, and a policy that is its own."""
+"""Stages that learn from pairs and rankings: a reward model, and direct preference optimisation."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ from polopt.update.minibatch import Loss
 
 
 def reward_model_stage(inputs: StageInputs) -> Stage:
-    """A stage that teaches a model with one output to order the responses to a prompt."""
+    """A stage that trains a reward model to order the responses to a prompt."""
     recipe = inputs.recipe
     model = inputs.reward_model()
     text = text_source(recipe, model, preferences=True)
@@ -64,7 +64,7 @@ def reward_model_stage(inputs: StageInputs) -> Stage:
         return {"reward": objective.beta * outputs}
 
     def evaluate(_: bool) -> Evaluation:
-        """Accuracy of a reward model is that of its verdicts on pairs."""
+        """The accuracy of the reward model on held-out pairs."""
         found = compare(text.unseen, measure)
         metrics, intervals = dict(found.metrics), dict(found.intervals)
         metrics["accuracy"] = metrics.pop("pair_accuracy")
@@ -91,7 +91,7 @@ def reward_model_stage(inputs: StageInputs) -> Stage:
 
 
 def direct_preference_stage(inputs: StageInputs) -> Stage:
-    """A stage that raises what is preferred against the weights that it started from."""
+    """A stage that trains a policy on preferences against the reference (DPO and others)."""
     of = stage_context(inputs, preferences=True)
     objective = objective_of(inputs.recipe)
     reference = frozen_start(of)
@@ -111,7 +111,7 @@ def direct_preference_stage(inputs: StageInputs) -> Stage:
 
 
 def verdicts(recipe: StageRecipe) -> Loss[PreferenceTerms]:
-    """The loss of a reward model, of the scores of whole responses."""
+    """The loss of a reward model on the scores of whole responses."""
     objective = objective_of(recipe)
 
     def value(outputs: Outputs, terms: PreferenceTerms) -> tuple[Tensor, dict[str, Tensor]]:
@@ -121,7 +121,7 @@ def verdicts(recipe: StageRecipe) -> Loss[PreferenceTerms]:
 
 
 def preferences(recipe: StageRecipe) -> Loss[PreferenceTerms]:
-    """The loss of a policy that is its own reward model, of its log-probs."""
+    """The loss of direct preference optimisation on log-probs."""
     objective = objective_of(recipe)
 
     def value(outputs: Outputs, terms: PreferenceTerms) -> tuple[Tensor, dict[str, Tensor]]:
@@ -131,7 +131,7 @@ def preferences(recipe: StageRecipe) -> Loss[PreferenceTerms]:
 
 
 def rankings(recipe: StageRecipe, text: TextSource) -> OfflineSource:
-    """Pairs and rankings in the order of the data."""
+    """The source of pairs and rankings, in the order of the data."""
     assert recipe.update.batch_size is not None, "resolved by the row"
     return OfflineSource(lambda place: ranked(place, text.ranking(place)), recipe.update.batch_size)
 
@@ -160,7 +160,7 @@ def _terms(experience: Experience, _: object) -> PreferenceTerms:
 def _both(
     of: StageContext, prepare: Callable[[Batch], Experience], objective: PreferenceObjective
 ) -> Callable[[bool], Evaluation]:
-    """What the policy answers, where it can be judged, and its verdicts on held-out pairs."""
+    """Accuracy of responses where a reward can judge them, and accuracy on held-out pairs."""
     answers = examiner(of)
 
     def measure(batch: Batch) -> Mapping[str, Tensor]:

@@ -1,4 +1,4 @@
-"""A process reward model beside the policy: its rewards in the experience, and its learner."""
+"""The implicit process reward model (PRIME): its token rewards and its learner."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from polopt.update.minibatch import Loss
 
 Crediting = Callable[[Experience], Advantages]
 CREDITED = ("critic", "policy")  # learners that read advantages or targets
-NAME = "process_reward"  # of the learner: before its metrics, and its folder in a checkpoint
+NAME = "process_reward"  # of the learner: prefix of its metrics, and its folder in a checkpoint
 
 
 @dataclass(frozen=True)
 class Processed:
-    """A language model whose log-ratio to the reference says what each token is worth."""
+    """A language model whose log-ratio to the reference is the reward of each token."""
 
     of: StageContext
     model: Actor
     beta: float
 
     def rewarded(self, tensors: Experience) -> Experience:
-        """The experience with ``qₜ = β log π_φ/π_ref`` of the model as it is now."""
+        """The experience with ``qₜ = β log π_φ/π_ref`` of the current process reward model."""
         assert tensors.tokens is not None and tensors.logp_ref is not None
         logp = self.model.log_probs(tensors.tokens)
         return replace(tensors, process=implicit_reward(logp, tensors.logp_ref, self.beta))
 
     def measured(self, credit: Crediting) -> Crediting:
-        """The same credit, with what the model says of right and of wrong answers."""
+        """The same with metrics: the mean token reward of right and of wrong answers."""
 
         def credited(tensors: Experience) -> Advantages:
             found = credit(tensors)
@@ -52,7 +52,7 @@ class Processed:
         return credited
 
     def learners(self, others: Sequence[Learner], credit: Crediting) -> list[Learner]:
-        """The model before the others.
+        """The learners, that of the process reward model first.
 
         A batch has the rewards from before the model learned from it; where those from after it
         are asked for, what policy and critic learn from is credited anew.
@@ -80,11 +80,11 @@ class Processed:
 
 
 def processed(of: StageContext) -> Processed | None:
-    """The process reward model that the recipe needs, from the start of the stage or a path.
+    """The process reward model, from the initial weights of the stage or from a path.
 
     Raises:
-        ModelError: the model at ``process.path`` cannot be loaded, or not read what the policy
-            writes.
+        ModelError: the model at ``process.path`` cannot be loaded, or has too small a
+            vocabulary or context.
     """
     settings, inputs = of.recipe.process, of.inputs
     if not reads_process(flat(of.recipe)):
@@ -95,7 +95,7 @@ def processed(of: StageContext) -> Processed | None:
         if settings.path is None
         else inputs.language_reader("process.path", settings.path, policy)
     )
-    if of.recipe.model.lora is not None:  # it learns as the policy does: an adapter of its own
+    if of.recipe.model.lora is not None:  # an adapter of its own, as the policy has
         attach(model.model, of.recipe.model, derive(of.recipe.run.seed, of.recipe.name, NAME))
     assert settings.beta is not None, "resolved by the row"
     return Processed(of, Actor(model, autocast=inputs.autocast), settings.beta)

@@ -1,4 +1,4 @@
-"""Rows that learn from a replay buffer: who acts, who learns, and who lags behind."""
+"""Stages that learn from a replay buffer: acting policy, learners and target networks."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from polopt.types import Advantages, Experience, Transitions
 from polopt.update import Lagged
 from polopt.update.single import Loss, SingleStep, Weights
 
-NOBODY = torch.zeros(0)
-NOTHING = Advantages(NOBODY, NOBODY, NOBODY)  # critics say what it is worth
+EMPTY = torch.zeros(0)
+NO_ADVANTAGES = Advantages(EMPTY, EMPTY, EMPTY)  # the gradient goes through Q instead
 
 
 def soft_stage(inputs: StageInputs) -> Stage:
-    """SAC: critics, policy and temperature, then the targets, on every batch."""
-    of, numbers = _bodies(inputs, "squashed")
+    """SAC: critics, policy and temperature, then the target networks, on every batch."""
+    of, numbers = _context(inputs, "squashed")
     critics, recipe = _critics(of, count=2), of.recipe
     targets = copy.deepcopy(critics)
     settings, initial = recipe.temperature, recipe.temperature.initial
@@ -58,8 +58,8 @@ def soft_stage(inputs: StageInputs) -> Stage:
 
 
 def deterministic_stage(inputs: StageInputs) -> Stage:
-    """DDPG: critic, policy, then the targets of both, on every batch."""
-    of, numbers = _bodies(inputs, "deterministic")
+    """DDPG: critic, policy, then the target networks of both, on every batch."""
+    of, numbers = _context(inputs, "deterministic")
     critics, recipe = _critics(of, count=1), of.recipe
     targets, target_actor = copy.deepcopy(critics), copy.deepcopy(of.actor)
     assert recipe.credit.gamma is not None, "resolved"
@@ -81,8 +81,8 @@ def deterministic_stage(inputs: StageInputs) -> Stage:
     return _stage(of, Noisy(of.actor, noise, of.environments.count, numbers), learners)
 
 
-def _bodies(inputs: StageInputs, kind: Kind) -> tuple[ControlContext, int]:
-    """Environments and the policy in them, and how many numbers an action has."""
+def _context(inputs: StageInputs, kind: Kind) -> tuple[ControlContext, int]:
+    """The context of the stage, and the size of an action."""
     recipe = inputs.recipe
     environments = made(recipe, recipe.episodes.environments)
     action = environments.action
@@ -152,7 +152,7 @@ def _stage(of: ControlContext, explorer: Explorer, learners: Sequence[Learner]) 
         of.inputs,
         source,
         prepare=_experience,
-        credit=lambda _: NOTHING,
+        credit=lambda _: NO_ADVANTAGES,
         learners=[*learners, buffer],
         save_model=lambda path: save_policy(of.actor.network, path),
         describe=lambda _: ({}, ()),
@@ -162,4 +162,4 @@ def _stage(of: ControlContext, explorer: Explorer, learners: Sequence[Learner]) 
 
 
 def _experience(steps: Transitions) -> Experience:
-    return Experience(NOBODY, NOBODY, NOBODY, transitions=steps)
+    return Experience(EMPTY, EMPTY, EMPTY, transitions=steps)

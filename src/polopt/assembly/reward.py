@@ -1,4 +1,4 @@
-"""Reward models beside the policy: what they give, whether they are right, and how they go on."""
+"""Reward models of a stage: their rewards, their agreement with labels, their learners."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ RANKING = PreferenceObjective(sigmoid(beta=1.0), beta=1.0)  # InstructGPT 2203.0
 
 @dataclass(frozen=True)
 class RewardModel:
-    """A reward of the recipe that a model gives."""
+    """A reward of the recipe that a reward model computes."""
 
     name: str
     settings: Reward
     role: Critic
 
     def function(self, device: torch.device) -> RewardFunction:
-        """What it gives for responses, or for their steps."""
+        """The rewards of responses, or of their steps."""
         tokenizer, separator = self.role.scalar_model.tokenizer, self.settings.step_separator
         pad_id = cast(int, tokenizer.pad_token_id)
         if not self.settings.per_token:
@@ -61,11 +61,11 @@ class RewardModel:
 
 
 def reward_models(inputs: StageInputs, policy: LanguageModel) -> tuple[RewardModel, ...]:
-    """The reward models of a stage; one that is never refreshed takes no gradient.
+    """The reward models of a stage; one that is never refreshed is frozen.
 
     Raises:
-        ModelError: a model that cannot be loaded, does not read what the policy writes, or has
-            nothing to say.
+        ModelError: a model that cannot be loaded, has too small a vocabulary or context, or
+            has a head of zeros that is never trained.
     """
     named = () if inputs.reward is not None else rewards_by_field(inputs.recipe)
     return tuple(_loaded(inputs, policy, where, reward) for where, reward in named if reward.model)
@@ -85,7 +85,7 @@ def _loaded(inputs: StageInputs, policy: LanguageModel, where: str, reward: Rewa
 
 
 def agreement(of: StageContext, experience: Experience) -> Metrics:
-    """Share of the pairs of the batch that each model puts in the order of its labels.
+    """The share of the pairs of a batch that each reward model orders as the labels do.
 
     By the rewards that it gave, and so before it learns from the batch: whether it is still right
     on what the policy writes now. Nothing where no pair is labelled.
@@ -104,21 +104,21 @@ def agreement(of: StageContext, experience: Experience) -> Metrics:
 
 
 def labels_of(of: StageContext, model: RewardModel, experience: Experience) -> Tensor | None:
-    """[B] what ranks the responses of a group, higher is better; NaN: says nothing of this one."""
+    """The labels that rank the responses of a group, [B], higher is better; NaN: no label."""
     names = [reward_name(reward) for reward in of.recipe.rewards]
     labels = model.settings.labels
     return None if labels is None else experience.parts.get(of.rewards[names.index(labels)].name)
 
 
 def refreshed(of: StageContext) -> Iterator[Learner]:
-    """A learner for each reward model that goes on learning."""
+    """A learner for each reward model that is refreshed."""
     for model in of.reward_models:
         if model.settings.refresh_every:
             yield every(model.settings.refresh_every, _learner(of, model))
 
 
 def _learner(of: StageContext, model: RewardModel) -> Learner:
-    """One optimiser step of the ranking loss on the rollouts of a batch."""
+    """The learner of a reward model: one optimiser step of the ranking loss on the rollouts."""
     recipe, place = of.recipe, of.reward_models.index(model)
 
     def terms(experience: Experience, _: Advantages) -> PreferenceTerms:

@@ -1,4 +1,4 @@
-"""Rows that raise the likelihood of responses: given ones, or the best of their own."""
+"""Stages that maximise the likelihood of responses: given ones, or the policy's best."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from polopt.update.minibatch import Loss
 
 
 def demonstrated_stage(inputs: StageInputs) -> Stage:
-    """A stage that raises the likelihood of given responses, every token of them alike."""
+    """Supervised fine-tuning: a stage that maximises the likelihood of given responses."""
     of = stage_context(inputs, demonstrations=True)
     assert inputs.recipe.update.batch_size is not None, "resolved by the row"
 
@@ -40,18 +40,18 @@ def demonstrated_stage(inputs: StageInputs) -> Stage:
 
 
 def imitated_stage(inputs: StageInputs) -> Stage:
-    """A stage that samples groups and raises the likelihood of the responses that are kept."""
+    """A stage that samples groups and maximises the likelihood of the selected responses."""
     of, credit = stage_context(inputs), selection_of(inputs.recipe)
     return sampled_stage(
         of,
         prepare=of.tensors,
-        credit=lambda tensors: _telling(tensors, assign(tensors, credit)),
+        credit=lambda tensors: _with_metrics(tensors, assign(tensors, credit)),
         learners=[on_kept(policy_learner(of, likelihood(inputs.recipe)))],
     )
 
 
 def selection_of(recipe: StageRecipe) -> Credit:
-    """A = 1 on every token of the responses that are kept; the others leave."""
+    """A = 1 on every token of the selected responses; the others leave the mask."""
     return Credit(
         returns=ones,
         keep=untruncated if recipe.credit.drop_truncated else every_row,
@@ -59,17 +59,17 @@ def selection_of(recipe: StageRecipe) -> Credit:
     )
 
 
-def _telling(experience: Experience, credited: Advantages) -> Advantages:
-    """The same with how much is kept, and what it earned."""
-    earned = experience.rewards[credited.valid]
-    metrics = {"kept/share": len(earned) / len(experience.rewards)}
-    if len(earned):
-        metrics["kept/reward"] = float(earned.mean())
+def _with_metrics(experience: Experience, credited: Advantages) -> Advantages:
+    """The same with metrics: the share of selected responses and their mean reward."""
+    kept = experience.rewards[credited.valid]
+    metrics = {"kept/share": len(kept) / len(experience.rewards)}
+    if len(kept):
+        metrics["kept/reward"] = float(kept.mean())
     return replace(credited, metrics=credited.metrics | metrics)
 
 
 def likelihood(recipe: StageRecipe) -> Loss[Reduction]:
-    """Negative log-likelihood of the given tokens with the stage's aggregation."""
+    """The negative log-likelihood of the given tokens, with the aggregation of the stage."""
     aggregate, length = chosen("aggregation", recipe), recipe.objective.aggregation_length
     want: set[Quantity] = {"logp"}
 
@@ -80,6 +80,6 @@ def likelihood(recipe: StageRecipe) -> Loss[Reduction]:
 
 
 def alike(experience: Experience) -> Advantages:
-    """Every token of every row counts the same: A = 1."""
+    """A = 1 on every token of every row."""
     advantages = experience.mask.to(torch.float32)
     return Advantages(advantages, experience.mask, experience.mask.any(-1))

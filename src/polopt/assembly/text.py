@@ -1,4 +1,4 @@
-"""Rows that sample from a policy and improve it: the columns of a recipe become one stage."""
+"""Policy optimisation of a language model: the columns of a recipe become one stage."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ from polopt.update.adaptive import measured_kl
 
 
 def policy_stage(inputs: StageInputs) -> Stage:
-    """The stage of a row whose columns say all that is its own."""
+    """The stage of a row that is described by its columns alone."""
     of, critic = valued(stage_context(inputs))
     of = replace(of, adaptive=adaptive_numbers(of.recipe, of.actor.log_probs))
     reference, process = reference_of(of), processed(of)
@@ -77,7 +77,7 @@ def sampled_stage(
     credit: Callable[[Experience], Advantages],
     learners: Sequence[Learner],
 ) -> Stage:
-    """A stage that samples groups, credits their tokens and hands them to its learners."""
+    """A stage that samples groups, computes advantages and trains its learners on them."""
     rollout = of.recipe.rollout
     assert rollout.group_size is not None, "resolved by the row"
     scored = reporting_once(judge(of.text, of.rewards, of.recipe.run.seed), of, of.inputs.observe)
@@ -103,7 +103,7 @@ def sampled_stage(
 
 
 def resampled(rollout: Rollout) -> dict[str, Any]:
-    """Which groups give way to new prompts, and how often."""
+    """The groups that are replaced by new prompts, and for how many rounds."""
     if not rollout.resample_rounds:
         return {}
     least, most = rollout.accuracy_min, rollout.accuracy_max
@@ -112,21 +112,21 @@ def resampled(rollout: Rollout) -> dict[str, Any]:
 
 
 def reference_of(of: StageContext) -> Scorer | None:
-    """The weights that the stage started from, where something is measured against them."""
+    """The reference policy, where a KL or a log-ratio to it is computed; else None."""
     if not of.recipe.kl.coefficient and not reads_process(flat(of.recipe)):
         return None
     return frozen_start(of)
 
 
 def frozen_start(of: StageContext) -> Scorer:
-    """The policy as the stage found it: a model of its own, or the adapter switched off."""
+    """The frozen initial policy of the stage: a second model, or the adapter switched off."""
     if of.recipe.model.lora is not None:
         return WithoutAdapter(of.actor)
     return frozen(of.inputs.language_model(of.inputs.start), autocast=of.actor.autocast)
 
 
 def _following(of: StageContext, reference: Scorer | None) -> list[Learner]:
-    """The reference as a copy that follows the policy, where the recipe wants it to."""
+    """The reference as a lagged copy of the policy, where ``kl.refresh_every`` is set."""
     kl = of.recipe.kl
     if not kl.refresh_every or not isinstance(reference, Actor):
         return []
@@ -142,7 +142,7 @@ def prepared(
     critic: Valued | None,
     process: Processed | None = None,
 ) -> Callable[[Batch], Experience]:
-    """Tensors of a batch with what every role says of it before the update."""
+    """The function from a batch to tensors, with the outputs of every role before the update."""
 
     def prepare(batch: Batch) -> Experience:
         tensors = of.tensors(batch)
@@ -156,7 +156,7 @@ def prepared(
 
 
 def credit_of(recipe: StageRecipe, adaptive: Sequence[AdaptiveNumber] = ()) -> Credit:
-    """The credit columns of a resolved stage; ``moving`` numbers are read at each batch."""
+    """The credit columns of a resolved stage; adaptive numbers are read at each batch."""
     credit = recipe.credit
     placed = terminal() if credit.returns in SUMS else as_given()
     shapers = [placed if credit.spread in (None, "none") else spread(chosen("spread", recipe))]
@@ -180,9 +180,9 @@ def credit_of(recipe: StageRecipe, adaptive: Sequence[AdaptiveNumber] = ()) -> C
 
 
 def _with_metrics(of: StageContext, experience: Experience, credited: Advantages) -> Advantages:
-    """How far the policy to be updated is from the one that sampled, and from the reference.
+    """The KL of the policy before the update to the behaviour policy and to the reference.
 
-    From the one that sampled it is 0 where weights arrived. And whether reward models are right.
+    The first is 0 where the engine has the current weights. Also the agreement of reward models.
     """
     metrics = agreement(of, experience)
     if experience.logp_old is not None and experience.logp_rollout is not None:

@@ -1,8 +1,8 @@
-"""What a method is made of: every choice, with all that is known of it, by family. No torch.
+"""The choices of which methods consist, with their facts, by family. No torch.
 
 A module holds the fields of its family (a section of a recipe, or a part of one), and its columns:
 the choices by name, each with its function (named by path), its equation, the fields that it reads
-and what it demands of other columns. What a recipe may hold beside a choice, defaults of rows,
+and its constraints on other columns. What a recipe may hold beside a choice, defaults of rows,
 settings without effect and what is shown are derived from it in ``polopt.resolution``.
 """
 

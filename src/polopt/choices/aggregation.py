@@ -1,4 +1,4 @@
-"""How the losses of tokens become one number, and the entropy bonus beside them."""
+"""The aggregation of token losses, and the entropy bonus."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MATH = "polopt.math.reduce:"
 
 
 class Aggregation(Section):
-    """Its fields."""
+    """Fields of the aggregation."""
 
     aggregation: Annotated[
         Literal[

@@ -1,4 +1,4 @@
-"""What is subtracted from the return."""
+"""The baseline, subtracted from the return."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from polopt.choices.domain import OF_LANGUAGE
 from polopt.choices.section import EVERYWHERE, BelowOne, Section, by_row
 
 _OUTCOME, _MATH = "polopt.credit.outcome:", "polopt.math.baselines:"
-# What a moving baseline stands in the place of.
+# The field that a moving baseline replaces.
 _MOVING = {"value": "credit.baseline_constant"}
 
 
 class Baseline(Section):
-    """Its fields."""
+    """Fields of the baseline."""
 
     baseline: Annotated[
         Literal[

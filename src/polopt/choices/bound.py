@@ -1,4 +1,4 @@
-"""The trust region in the loss: how the ratio is bounded."""
+"""The surrogate loss: how the ratio is bounded."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _CLIP = {"low": "objective.clip_low", "high": "objective.clip_high"}
 
 
 def _at_ratio_1(values: Values) -> str | None:
-    """On the first optimiser step after sampling ρ = 1: what only acts elsewhere never does."""
+    """With one optimiser step per batch ρ = 1: settings that act at other ratios never do."""
     if optimiser_steps(values) > 1:
         return None
     return "with 1 epoch and 1 minibatch the ratio is 1"
@@ -37,11 +37,11 @@ AT_RATIO_1 = Inert(_at_ratio_1)
 
 
 class Bound(Section):
-    """Its fields."""
+    """Fields of the bound."""
 
     bound: Annotated[
         Literal["none", "clip", "kl_penalty", "opsm", "gmpo", "cispo", "sapo", "opmd"] | None,
-        by_row("clip"),  # of the ratio, where there is one
+        by_row("clip"),  # the surrogate loss of the ratio
         EVERYWHERE,
         needs("objective.ratio", *ratio.LEVELS),
     ] = Field(default=None, description="trust region in the loss")

@@ -11,13 +11,13 @@ from polopt.choices.domain import EVERYWHERE
 from polopt.choices.section import Values, either
 
 Trait = Literal["compares", "centres", "sums", "to the end"]
-"""What checks ask of a choice: that it compares the responses to one prompt, takes away the mean of
-the batch, reads what a response earned and not where, runs to the end of an episode."""
+"""A trait that checks read: the choice compares the responses to one prompt, subtracts the mean of
+the batch, reads the total reward of a response alone, or needs whole episodes."""
 
 
 @dataclass(frozen=True)
 class Takes:
-    """A field that the choice reads in one way only."""
+    """A field in which the choice allows certain values only."""
 
     field: str
     values: tuple[str, ...]
@@ -33,31 +33,31 @@ class Takes:
 class Choice:
     """One entry of a column: ``Choice("polopt.math.divergence:k3", "e^-d - 1 + d")``."""
 
-    function: str  # module:name, what a stage is built from
+    function: str  # module:name, called in the assembly of a stage
     equation: str
-    formula: str = ""  # module:name, where its mathematics stands; default: the function itself
-    arguments: Mapping[str, str] | None = None  # of the function: the fields that they come from
+    formula: str = ""  # module:name of its mathematics; default: the function itself
+    arguments: Mapping[str, str] | None = None  # of the function, by the fields that hold them
     factory: bool = False  # called with the arguments; otherwise they are bound to it
-    adapter: str | None = None  # module:name, makes of it what the column is a choice of
+    adapter: str | None = None  # module:name, wraps it into the type of the column
     follows: Mapping[str, str] = dataclasses.field(
         default_factory=dict[str, str]
-    )  # arguments that stand in fields of which no recipe speaks here: numbers that move
-    reads: tuple[str, ...] = ()  # more fields that have an effect with it, and are shown beside it
+    )  # arguments that are adaptive numbers, by the field that each replaces
+    reads: tuple[str, ...] = ()  # more fields that have an effect with it and are shown with it
     takes: tuple[Takes, ...] = ()
     traits: frozenset[Trait] = frozenset()
-    roles: tuple[str, ...] = ()  # that it calls for
-    losses: tuple[str, ...] = ()  # that come with them
+    roles: tuple[str, ...] = ()  # that it requires
+    losses: tuple[str, ...] = ()  # of these roles
     replaces: Mapping[str, Choice] = dataclasses.field(
         default_factory=dict[str, "Choice"]
-    )  # what stands in other columns beside it
+    )  # choices that it puts into other columns
     domains: tuple[str, ...] = EVERYWHERE
     elsewhere: Mapping[str, Variant] = dataclasses.field(
         default_factory=dict[str, "Variant"]
-    )  # what it is in other domains
+    )  # how it differs in other domains
 
     @property
     def file(self) -> str:
-        """Where the mathematics stands, from the root of the repository."""
+        """The file of its mathematics, from the root of the repository."""
         module = (self.formula or self.function).partition(":")[0]
         return f"src/{module.replace('.', '/')}.py"
 
@@ -67,7 +67,7 @@ class Choice:
         return (*(self.arguments or {}).values(), *self.reads)
 
     def on(self, domain: str) -> Choice:
-        """What it is in a domain."""
+        """The choice as it is in a domain."""
         if domain not in self.elsewhere:
             return self
         found = dataclasses.asdict(self.elsewhere[domain])
@@ -76,7 +76,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Variant:
-    """What is another about a choice in some domain; the rest stays."""
+    """The parts of a choice that differ in a domain."""
 
     equation: str
     function: str | None = None
@@ -85,16 +85,16 @@ class Variant:
 
 @dataclass(frozen=True)
 class Column:
-    """A decision of every row, and what there is to decide between."""
+    """A column: one decision that every row makes, and its choices."""
 
     name: str
-    field: str | None  # of a recipe, that chooses; None: the row alone does
+    field: str | None  # of a recipe that decides it; None: the row alone does
     choices: Mapping[str, Choice]
     only: Mapping[str, str] = dataclasses.field(
         default_factory=dict[str, str]
     )  # the one choice of a domain in which the field has no effect
     reads: tuple[str, ...] = ()  # fields that are shown beside every choice
-    notes: Callable[[Values], Iterator[str]] | None = None  # what is allowed, and not what it seems
+    notes: Callable[[Values], Iterator[str]] | None = None  # on misleading settings
 
     def readers(self, field: str) -> tuple[str, ...]:
         """The choices that read a field."""

@@ -1,4 +1,4 @@
-"""The weight of samples that another policy than π_old has drawn."""
+"""The weight of samples from a behaviour policy other than π_old."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CAPS = {"low": "objective.correction_low", "high": "objective.correction_high"}
 
 
 class Correction(Section):
-    """Its fields."""
+    """Fields of the correction."""
 
     correction: Annotated[
         Literal[

@@ -1,4 +1,4 @@
-"""The domains that policies act in. Whatever differs between them is a value in a table."""
+"""The domains of policies, text and control, with the facts in which they differ."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class Domain:
-    """What a policy acts in."""
+    """A domain in which policies act."""
 
     name: str
     policy: Literal["language model", "network"]

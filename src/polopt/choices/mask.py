@@ -14,7 +14,7 @@ from polopt.choices.section import PositiveFloat, Section, by_row
 
 
 class Mask(Section):
-    """Its fields."""
+    """Fields of the mask."""
 
     mask: Annotated[Literal["none", "m2po"] | None, by_row("none")] = Field(
         default=None, description="tokens that leave the loss of an optimiser step"

@@ -1,4 +1,4 @@
-"""What the advantage is divided by."""
+"""The normalisation of the advantage."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from polopt.choices.domain import OF_LANGUAGE
 from polopt.choices.section import EVERYWHERE, NonNegative, Section, Values, by_row
 
 _OUTCOME, _MATH = "polopt.credit.outcome:", "polopt.math.normalise:"
-_SCALED = _OUTCOME + "scaled"  # the advantages that it is given, and who has peers
+_SCALED = _OUTCOME + "scaled"  # calls a function of polopt.math.normalise
 _SPREAD = {"ddof": "credit.ddof", "eps": "credit.epsilon"}
 
 
 class Normalisation(Section):
-    """Its fields."""
+    """Fields of the normalisation."""
 
     normalisation: Annotated[
         Literal["none", "group_std", "group_mean", "group_steps", "batch_std", "batch_z"] | None,
         by_row(),
         EVERYWHERE,
     ] = Field(default=None, description="what the advantage is divided by")
-    # Papers are silent; 1 is what implementations do inside a group.
+    # Papers do not give it; 1 is what implementations have inside a group.
     ddof: Annotated[Annotated[int, Field(ge=0, le=1)] | None, by_row(1), EVERYWHERE] = Field(
         default=None, description="1: sample standard deviation, 0: population"
     )

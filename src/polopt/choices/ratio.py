@@ -15,7 +15,7 @@ _OBJECTIVE, _MATH = "polopt.objective.policy_gradient:", "polopt.math.ratios:"
 
 
 class Ratio(Section):
-    """Its fields."""
+    """Fields of the ratio."""
 
     ratio: Annotated[
         Literal["none", "token", "sequence_sum", "sequence_mean"] | None, by_row(), EVERYWHERE

@@ -56,7 +56,7 @@ class Exploration(Section):
 
 
 class Temperature(Section):
-    """What entropy is worth to a policy that maximises it beside the return: alpha."""
+    """The entropy coefficient alpha of maximum-entropy policies (SAC)."""
 
     facts: ClassVar[tuple[object, ...]] = (OF_NETWORKS,)
 

@@ -1,4 +1,4 @@
-"""What each token or step is credited with before a baseline."""
+"""The return of each token or step before a baseline."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _adapts(values: Values) -> str | None:
 
 
 class Returns(Section):
-    """Its fields."""
+    """Fields of the returns."""
 
     returns: Annotated[
         Literal["outcome", "reward_to_go", "full", "gae", "q", "prime", "prime_reference"] | None,

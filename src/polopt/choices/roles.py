@@ -1,4 +1,4 @@
-"""Who takes part beside the policy, and the losses that come with it."""
+"""Roles beside the policy, and their losses."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ OF_OWN_CRITIC = needs("critic.trunk", "own")
 
 
 class Critic(Section):
-    """Who says what a state is worth, where returns or baseline read values."""
+    """The critic V(s) or Q(s, a), where returns or baseline read values."""
 
     path: Annotated[Text | None, OF_OWN_CRITIC] = Field(
         default=None,
@@ -90,7 +90,7 @@ class Critic(Section):
 
 
 class Process(Section):
-    """Who says what a token is worth: a model that learns from outcomes."""
+    """The process reward model, trained on outcomes: a reward for each token."""
 
     facts = (*Section.facts, returns.OF_PROCESS)
 
@@ -118,7 +118,7 @@ class Process(Section):
 
 
 class Pretraining(Section):
-    """Text that the policy goes on modelling while it is optimised (PPO-ptx)."""
+    """Pretraining text, whose likelihood is a second loss of the policy (PPO-ptx)."""
 
     source: Text | None = Field(
         default=None,

@@ -1,4 +1,4 @@
-"""How experience is gathered: responses to prompts, steps in environments, given data."""
+"""Rollouts: sampled responses, environment steps, given data."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SAMPLED = OnlyFor("prompts")
 
 
 def _has_network(values: Values) -> str | None:
-    """A stage that goes on with the weights of another has its network, too."""
+    """Whether the stage starts from another one and so takes over its network."""
     if values["from"] is None:
         return None
     return f"no effect: the stage starts from the weights of {values['from']}; remove it"
@@ -94,13 +94,13 @@ class Rollout(Section):
     )
     resample_rounds: Annotated[Count | None, by_row(0), _SAMPLED] = Field(
         default=None,
-        description="how often groups whose responses all earned the same give way to new prompts",
+        description="how often groups with equal rewards are replaced by new prompts",
     )
     accuracy_min: Annotated[Share | None, by_row(0.0), _SAMPLED, _RESAMPLED] = Field(
-        default=None, description="groups with a smaller share of right answers give way too"
+        default=None, description="groups with a smaller share of right answers are replaced too"
     )
     accuracy_max: Annotated[Share | None, by_row(1.0), _SAMPLED, _RESAMPLED] = Field(
-        default=None, description="groups with a larger share of right answers give way too"
+        default=None, description="groups with a larger share of right answers are replaced too"
     )
     temperature: PositiveFloat = Field(default=1.0, description="logits are divided by it")
     top_p: PositiveShare = Field(

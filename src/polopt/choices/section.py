@@ -31,7 +31,7 @@ Values = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class ByRow:
-    """The row decides; ``values`` holds what holds where a row has no value of its own."""
+    """The row decides; ``values`` are the defaults for rows without a value of their own."""
 
     values: Mapping[str, Scalar]  # by the name of the domain, "" for those that are not named
 
@@ -66,7 +66,7 @@ class Needs:
 
     other: str
     met: Callable[[Values], bool]
-    words: str  # what the other one must be
+    words: str  # the required value, in words
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Idle:
 
 @dataclass(frozen=True)
 class Inert:
-    """When the field is allowed, and does nothing: the reason in words, or None."""
+    """When the field is allowed but has no effect: the reason in words, or None."""
 
     reason: Callable[[Values], str | None]
 

@@ -12,7 +12,7 @@ from polopt.choices.section import Section, by_row
 
 
 class Select(Section):
-    """Its fields."""
+    """Fields of the selection."""
 
     select: Annotated[Literal["best", "threshold"] | None, by_row()] = Field(
         default=None, description="which responses are imitated"

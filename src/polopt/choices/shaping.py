@@ -1,4 +1,4 @@
-"""What is added to the reward of a response, and which responses leave."""
+"""Shaping: terms that are added to the reward of a response, and responses that are left out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from polopt.choices.section import NonNegative, PositiveShare, Section, by_row, 
 
 
 class Shaping(Section):
-    """Its fields."""
+    """Fields of the shaping."""
 
     overlong_penalty: Annotated[NonNegative | None, by_row(0.0)] = Field(
         default=None,

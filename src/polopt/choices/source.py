@@ -16,12 +16,12 @@ _GYMNASIUM_ID = r"(\w[\w.]*:)?(\w[\w-]*/)?\w[\w.-]*-v\d+"  # of a module, in a n
 
 @dataclass(frozen=True)
 class Kind:
-    """What sources of one kind have in common."""
+    """The facts that sources of one kind share."""
 
     domain: Domain
     takes_parameters: bool = False
     has_columns: bool = False  # rows whose columns the recipe names
-    has_verifier: bool = False  # says itself which answers are right
+    has_verifier: bool = False  # has a verifier of right answers
 
 
 KINDS = {
@@ -42,7 +42,7 @@ class Source:
 
     @property
     def of(self) -> Kind:
-        """What is known of its kind."""
+        """The facts of its kind."""
         return KINDS.get(self.kind, FILE)
 
     @property

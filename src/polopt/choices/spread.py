@@ -15,7 +15,7 @@ _GAMMA = {"gamma": "credit.spread_gamma"}
 
 
 class Spread(Section):
-    """Its fields."""
+    """Fields of the spread."""
 
     spread: Annotated[
         Literal["none", "discounted", "normalised", "uniform"] | None, by_row("none")

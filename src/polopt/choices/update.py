@@ -58,7 +58,7 @@ class Update(Section):
 
 
 class TrustRegion(Section):
-    """How far one natural-gradient step may lead."""
+    """The trust region of one natural-gradient step."""
 
     facts: ClassVar[tuple[object, ...]] = (EVERYWHERE,)
 
@@ -83,7 +83,7 @@ class TrustRegion(Section):
 
 
 def optimiser_steps(values: Values) -> int:
-    """Of one batch; what the row does not use counts as 1."""
+    """The optimiser steps per batch; settings that the row does not use count as 1."""
     return (values["update.epochs"] or 1) * (values["update.minibatches"] or 1)
 
 

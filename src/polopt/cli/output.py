@@ -38,7 +38,7 @@ def fits(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> bool:
 
 @contextmanager
 def others_on_stderr(as_json: bool) -> Generator[None]:
-    """Stdout is kept for JSON where that is asked for: environments and rewards may print."""
+    """With ``--json`` redirect other output to stderr: environments and rewards may print."""
     with redirect_stdout(sys.stderr) if as_json else nullcontext():
         yield
 

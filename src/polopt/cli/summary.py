@@ -1,4 +1,4 @@
-"""The last lines of a run: what it was before and after, its stages, and where the report is."""
+"""The summary of a run: metrics before and after, its stages, and the path of the report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The words after a command: what it works on, and flags of the fields of a recipe."""
+"""The arguments of a command: its target, and flags of the fields of a recipe."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _meaning(leaf: Leaf) -> str:
 
 
 def split(words: tuple[str, ...]) -> tuple[list[str], list[str]]:
-    """What the command works on, and the flags with their values, both in order."""
+    """Split arguments into targets and flags with their values, both in order."""
     targets: list[str] = []
     flags: list[str] = []
     for word in words:
@@ -57,7 +57,7 @@ def split(words: tuple[str, ...]) -> tuple[list[str], list[str]]:
 
 
 def one(targets: list[str], what: str, meaning: str) -> str:
-    """The one thing a command works on; ``what`` as the help names it.
+    """The one target of a command; ``what`` as the help names it.
 
     Raises:
         UserError: there is none, or more than one.
@@ -70,7 +70,7 @@ def one(targets: list[str], what: str, meaning: str) -> str:
 
 
 def none(targets: list[str]) -> None:
-    """For commands that work on nothing.
+    """Check that a command without a target has none.
 
     Raises:
         UserError: there is something.

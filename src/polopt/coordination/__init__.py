@@ -1,1 +1,1 @@
-"""When the stages of a run take turns, how stale data may be, and how a run survives a kill."""
+"""The training loop, the staleness of data, and checkpoints from which a killed run resumes."""

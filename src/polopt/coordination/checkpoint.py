@@ -28,7 +28,7 @@ def save(directory: Path, step: int, state: dict[str, Any], write: Callable[[Pat
         directory: the ``checkpoints`` directory.
         step: consumed batches of the run.
         state: everything that is not a tensor.
-        write: puts the tensors and the model into the directory it is given.
+        write: writes the tensors and the model into a directory.
     """
     final = directory / f"step_{step}"
     temporary = directory / f".tmp-{step}-{os.getpid()}"
@@ -58,12 +58,12 @@ def newest(directory: Path) -> Path | None:
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    """The state that :func:`save` was given."""
+    """The state that :func:`save` wrote."""
     return json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
 
 
 def verified(checkpoint: Path) -> bool:
-    """Whether every file is there with the size and hash that the manifest says."""
+    """Whether every file exists with the size and hash in the manifest."""
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
         return all(
@@ -85,7 +85,7 @@ def link(directory: Path, name: str, target: Path) -> None:
 
 
 def prune(directory: Path, keep: int, pinned: Collection[str]) -> None:
-    """Delete all but the newest ``keep`` and the pinned ones, and what interrupted saves left."""
+    """Delete all but the newest ``keep`` and the pinned ones, and remains of interrupted saves."""
     steps = sorted(_steps(directory), key=_step, reverse=True)
     for checkpoint in steps[keep:]:
         if checkpoint.name not in pinned:
@@ -128,7 +128,7 @@ def _sha256(path: Path) -> str:
 
 
 def _remove(checkpoint: Path) -> None:
-    """Take it out of sight in one step before deleting it file by file."""
+    """Rename it in one step before deleting it file by file."""
     trash = checkpoint.with_name(f".trash-{checkpoint.name}-{os.getpid()}")
     shutil.rmtree(trash, ignore_errors=True)
     checkpoint.rename(trash)

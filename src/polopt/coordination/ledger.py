@@ -1,4 +1,4 @@
-"""Who works on which prompt, and how stale what they bring back may be. Pure bookkeeping, no I/O.
+"""The prompts in flight, and how stale their responses may be. Pure bookkeeping, no I/O.
 
 A ticket is a place in the prompt stream. At most (S + 1)·P tickets are live, and a batch of P takes
 them inside a window of W from the oldest, so the policy lag at consumption is at most
@@ -26,19 +26,19 @@ class End(StrEnum):
 
 @dataclass
 class Ticket:
-    """One prompt on its way from the stream to the learner; the ledger's own."""
+    """One prompt in flight between the stream and the learners; internal to the ledger."""
 
     id: int
     born: int  # policy version when it was admitted
     attempt: int = 0  # of the claims; a delivery must name the current one
-    deadline: float | None = None  # None: nobody holds it
+    deadline: float | None = None  # None: unclaimed
     group: Group | None = None
     taken: bool = False
 
 
 @dataclass(frozen=True)
 class Stats:
-    """Where the live tickets are."""
+    """Counts of the live tickets by state."""
 
     waiting: int
     running: int
@@ -82,7 +82,7 @@ class Ledger:
         return admitted
 
     def claim(self, deadline: float) -> Ticket | None:
-        """Hand out the oldest ticket that nobody holds, until ``deadline``."""
+        """Claim the oldest unclaimed ticket until ``deadline``."""
         for ticket in sorted(self._live.values(), key=lambda ticket: ticket.id):
             if ticket.group is None and ticket.deadline is None:
                 ticket.attempt += 1
@@ -91,7 +91,7 @@ class Ledger:
         return None
 
     def deliver(self, id: int, attempt: int, group: Group) -> bool:
-        """Take back a finished group; False if the claim is no longer the current one."""
+        """Accept a finished group; False if the claim is no longer the current one."""
         ticket = self._live.get(id)
         if ticket is None or ticket.attempt != attempt or ticket.deadline is None:
             return False
@@ -99,7 +99,7 @@ class Ledger:
         return True
 
     def fail(self, id: int, attempt: int) -> None:
-        """A claim came to nothing: another try, or the end after too many."""
+        """A claim failed: another attempt, or the end of the ticket after too many."""
         ticket = self._live.get(id)
         if ticket is None or ticket.attempt != attempt or ticket.deadline is None:
             return
@@ -115,7 +115,7 @@ class Ledger:
         return [ticket.id for ticket in late]
 
     def take(self, key: Callable[[Ticket], Any] = lambda ticket: ticket.id) -> list[Group] | None:
-        """A batch of P groups inside the window, sorted by ticket; None while it is not there.
+        """A batch of P groups inside the window, sorted by ticket; None while it is incomplete.
 
         Args:
             key: order inside the window, smallest first.
@@ -123,7 +123,7 @@ class Ledger:
         left = sorted((t for t in self._live.values() if not t.taken), key=lambda t: t.id)
         chosen = list[Ticket]()
         for _ in range(self._batch):
-            # Anchored at the oldest: a straggler stops the takes instead of growing stale.
+            # Anchored at the oldest: a slow group blocks the batch instead of growing stale.
             edge = left[0].id + self._window if left else 0
             ready = [ticket for ticket in left if ticket.group is not None and ticket.id < edge]
             if not ready:
@@ -139,7 +139,7 @@ class Ledger:
     def release(self, ids: Iterable[int], end: End) -> None:
         """End tickets and free their slots. Only this drops a ticket.
 
-        Trained ones are released after the new weights are served, so that nothing is born stale.
+        Trained ones are released after the new weights are served, so that no ticket starts stale.
         """
         for id in ids:
             del self._live[id]
@@ -156,7 +156,7 @@ class Ledger:
         self.version = version
 
     def stats(self) -> Stats:
-        """Counts of the live tickets by state, for logs and for the message of a stall."""
+        """Counts of the live tickets by state, for logs and the message of a stall."""
         live = self._live.values()
         return Stats(
             waiting=sum(t.group is None and t.deadline is None for t in live),
@@ -168,7 +168,7 @@ class Ledger:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """The frontier and what ended above it: work in flight is issued again."""
+        """The frontier and the tickets that ended above it: those in flight are issued again."""
         return {
             "frontier": self._frontier,
             "ended_above": sorted(self._ended_above),

@@ -1,4 +1,4 @@
-"""The one loop: collect, credit, update, publish, record. Every row and every mode runs in it."""
+"""The one loop: collect, credit, update, publish, record. All methods run in it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from polopt.types import Metrics
 
 @dataclass
 class Progress:
-    """Where a run stands; all of it is in every checkpoint."""
+    """The progress of a run; all of it is in every checkpoint."""
 
     stage: int = 0  # index
     stage_step: int = 0  # batches consumed by the stage
@@ -38,16 +38,16 @@ class Progress:
 
 @dataclass(frozen=True)
 class RunContext:
-    """What the loop writes to and listens to."""
+    """The context of the loop: run directory, observers, and the request to stop."""
 
     run: RunDirectory
     keep: int
     observe: Observer
-    stop_requested: Callable[[], int]  # the signal that asked for it, 0: nobody
+    stop_requested: Callable[[], int]  # the number of the signal, 0: none
 
 
 def run_stage(stage: Stage, progress: Progress, context: RunContext) -> None:
-    """Run a stage from where ``progress`` stands to its end; its end is a checkpoint."""
+    """Run a stage from ``progress`` to its end, where a checkpoint is written."""
     context.observe(
         Event(
             "stage",
@@ -76,7 +76,7 @@ def run_stage(stage: Stage, progress: Progress, context: RunContext) -> None:
 
 
 def _step(stage: Stage, progress: Progress, context: RunContext) -> None:
-    """Consume one batch in each turn: collect, credit, update; then publish and record."""
+    """One recorded step: collect, credit and update for each batch; then publish and record."""
     start = time.perf_counter()
     batch: Any = None
     learned, line = list[Measured](), Metrics()
@@ -88,7 +88,7 @@ def _step(stage: Stage, progress: Progress, context: RunContext) -> None:
             progress.step += 1
             progress.stage_step += 1
             stage.source.publish(progress.step)
-        stage.source.ack(batch)  # after the new weights are served: nothing is born stale
+        stage.source.ack(batch)  # after the new weights are served: no ticket starts stale
     metrics, samples = stage.describe(batch)
     for sample in samples:
         context.run.append("samples", {"step": progress.step, "stage": stage.name, **sample})
@@ -100,7 +100,7 @@ def _step(stage: Stage, progress: Progress, context: RunContext) -> None:
 
 
 def _learn(stage: Stage, batch: Any, step: int) -> Measured:  # noqa: ANN401 - its own learners know
-    """What every learner makes of a batch, in their order."""
+    """Update every learner on a batch, in order; their metrics."""
     experience = stage.prepare(batch)
     credited = stage.credit(experience)
     learned: dict[str, float | Tensor] = {**credited.metrics}
@@ -109,10 +109,10 @@ def _learn(stage: Stage, batch: Any, step: int) -> Measured:  # noqa: ANN401 - i
     return learned
 
 
-def _means(batches_per_step: Sequence[Measured]) -> Metrics:
-    """Each metric over the turns that have it; of one turn, as it is."""
+def _means(batches: Sequence[Measured]) -> Metrics:
+    """The mean of each metric over the batches of the step that have it."""
     values: dict[str, list[float]] = {}
-    for turn in batches_per_step:
+    for turn in batches:
         for name, value in turn.items():
             values.setdefault(name, []).append(float(value))
     return {name: statistics.fmean(of_turns) for name, of_turns in values.items()}
@@ -121,7 +121,7 @@ def _means(batches_per_step: Sequence[Measured]) -> Metrics:
 def _evaluate_when_due(
     stage: Stage, progress: Progress, context: RunContext, line: Metrics
 ) -> None:
-    """Evaluate every so many steps and at the end, and end the stage when its criterion is met."""
+    """Evaluate every ``evaluate_every`` steps and at the end; check the criterion of the stage."""
     last = progress.stage_step == stage.steps
     due = stage.evaluate_every and progress.stage_step % stage.evaluate_every == 0
     if not due and not (stage.compare and last):
@@ -159,10 +159,10 @@ def _reached(
 
 
 def _evaluate(stage: Stage, progress: Progress, context: RunContext, label: str) -> Evaluation:
-    """Evaluate; before and after count for the summary and leave their samples."""
+    """Evaluate; those before and after go into the summary, with samples."""
     assert stage.evaluate is not None, "checked when the stage was built"
     context.observe(Event("message", {"text": f"evaluating {label}".strip()}))
-    # What is evaluated inside a step is part of the step's own time; before, there is no step.
+    # An evaluation inside a step counts into the time of the step; before training there is none.
     kind = "compare" if label == "before" else "evaluate"
     with timed(_seconds(progress, stage), kind):
         evaluation = stage.evaluate(bool(label))
@@ -180,7 +180,7 @@ def _evaluate(stage: Stage, progress: Progress, context: RunContext, label: str)
 def _keep_best(
     stage: Stage, progress: Progress, context: RunContext, evaluation: Evaluation
 ) -> None:
-    """Remember the best weights of the stage that is compared; they are saved."""
+    """Remember the best evaluated weights of the compared stage, and save them."""
     named = (name for name in ("accuracy", "return_mean") if name in evaluation.metrics)
     name = next(named, None)
     if not stage.compare or name is None:
@@ -194,7 +194,7 @@ def _keep_best(
 
 
 def _save_when_due(stage: Stage, progress: Progress, context: RunContext) -> None:
-    """A checkpoint every so many steps, at a new best, and when the run was asked to stop."""
+    """Save every ``checkpoint_every`` steps, at a new best, and on a request to stop."""
     if stage.name in progress.ended or progress.stage_step == stage.steps:
         return  # the end of a stage is a checkpoint of its own
     stopping = context.stop_requested()
@@ -206,7 +206,7 @@ def _save_when_due(stage: Stage, progress: Progress, context: RunContext) -> Non
 
 
 def save(stage: Stage, progress: Progress, context: RunContext) -> None:
-    """Write a checkpoint of everything, drop the old ones."""
+    """Write a checkpoint and delete the old ones."""
     directory = context.run.checkpoints
     counters: dict[str, dict[str, int]] = {}
 
@@ -225,26 +225,26 @@ def save(stage: Stage, progress: Progress, context: RunContext) -> None:
         }
         path = checkpoint.save(directory, progress.step, state, write)
         link_best(directory, progress)
-        # This one too: a damaged checkpoint of a later step would take its place among the newest.
+        # This one too: a damaged checkpoint of a later step would count among the newest.
         pinned = {path.name, *progress.stage_ends.values(), progress.best.get("checkpoint", "")}
         checkpoint.prune(directory, context.keep, pinned)
 
 
 def link_best(directory: Path, progress: Progress) -> None:
-    """Point ``best`` at the most accurate weights so far."""
+    """Point the link ``best`` at the best checkpoint so far."""
     if progress.best:
         checkpoint.link(directory, "best", directory / progress.best["checkpoint"])
 
 
 def restore(stage: Stage, path: Path, state: dict[str, Any]) -> None:
-    """Put source and learners back where a checkpoint inside the stage left them."""
+    """Restore source and learners from a checkpoint inside the stage."""
     stage.source.load_state_dict(state["source"])
     for learner in stage.learners:
         learner.load(path / learner.name, state["learners"][learner.name])
 
 
 def _named(evaluation: Evaluation) -> Metrics:
-    """Its figures, and the ends of their intervals."""
+    """The figures of an evaluation by metric name, and the ends of their intervals."""
     named = {f"eval/{name}": value for name, value in evaluation.metrics.items()}
     for name, (low, high) in evaluation.intervals.items():
         named |= {f"eval/{name}_low": low, f"eval/{name}_high": high}

@@ -1,4 +1,4 @@
-"""Batches of given data: nothing is generated, nothing grows stale."""
+"""Batches of given data: nothing is generated, so nothing grows stale."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class OfflineSource:
         self._version = 0
 
     def publish(self, version: int) -> None:
-        """Nothing waits for weights here."""
+        """Nothing to do: no engine samples."""
         self._version = version
 
     def next_batch(self) -> Batch:
@@ -26,7 +26,7 @@ class OfflineSource:
         return Batch(tuple(self._group(place) for place in places), self._version)
 
     def ack(self, batch: Batch) -> None:
-        """Move on."""
+        """Advance the place in the stream."""
         self._position += len(batch.groups)
 
     def state_dict(self) -> dict[str, Any]:
@@ -34,9 +34,9 @@ class OfflineSource:
         return {"position": self._position}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up the place."""
+        """Restore the place in the stream."""
         self._position = state["position"]
 
     def stats(self) -> Metrics:
-        """Nothing to tell."""
+        """No metrics."""
         return {}

@@ -1,4 +1,4 @@
-"""A progress bar for people, plain lines where nobody watches."""
+"""A progress bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ WIDE = 110  # characters that two figures and an evaluation need
 
 @contextmanager
 def progress() -> Generator[Observer]:
-    """An observer that shows how far a run is, on stderr."""
+    """An observer that prints the progress of a run to stderr."""
     if not sys.stderr.isatty():
         yield _Lines(sys.stderr.write)
         return
     console = Console(stderr=True)
     with Progress(
         TextColumn("{task.description}"),
-        BarColumn(bar_width=30),  # the one that gives way on a narrow screen
+        BarColumn(bar_width=30),  # shrinks first on a narrow screen
         MofNCompleteColumn(table_column=Column(no_wrap=True)),
         TimeElapsedColumn(table_column=Column(no_wrap=True)),
         TimeRemainingColumn(table_column=Column(no_wrap=True)),
@@ -56,7 +56,7 @@ def progress() -> Generator[Observer]:
 
 
 class _Bar:
-    """One bar a stage, with the newest figures behind it."""
+    """One bar per stage, with the newest metrics behind it."""
 
     def __init__(self, bar: Progress) -> None:
         self._bar = bar
@@ -83,7 +83,7 @@ class _Bar:
 
 
 class _Lines:
-    """A line when something happens, and every few seconds in between."""
+    """A line per event, and one every few seconds in between."""
 
     def __init__(self, write: Callable[[str], object]) -> None:
         self._write = write

@@ -1,4 +1,4 @@
-"""Where the learners' batches come from."""
+"""Sources of batches for the learners."""
 
 from __future__ import annotations
 
@@ -16,55 +16,55 @@ B = TypeVar("B")
 
 
 class RolloutSource(Protocol[B]):
-    """Batches of experience, at most as stale as agreed."""
+    """A source of batches of bounded staleness."""
 
     def publish(self, version: int) -> None:
-        """New weights: return when every engine serves them."""
+        """Serve new weights; returns when every engine does."""
         ...
 
     def next_batch(self) -> B:
-        """The next batch; blocks until it is there."""
+        """The next batch; blocks until it is complete."""
         ...
 
     def ack(self, batch: B) -> None:
-        """The batch is trained, and new weights are served where it ends a step: slots are free."""
+        """Free the slots of a batch after training on it and, at the end of a step, ``publish``."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """What resuming needs."""
+        """The state for resuming."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what :meth:`state_dict` gave."""
+        """Restore the state of :meth:`state_dict`."""
         ...
 
     def stats(self) -> Metrics:
-        """Metrics of the batch that was handed out last, its times included."""
+        """Metrics of the newest batch, its times included."""
         ...
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """What is asked of the engine for each prompt."""
+    """How the groups of each prompt are sampled, scored and filtered."""
 
     prompt: Callable[[int], Prompt]  # place in the stream -> prompt
     group_size: int
     sampling: Sampling
     score: Callable[[Sequence[Group]], list[Group]]  # rewards filled in
-    keep: Callable[[Group], bool] = lambda _: True  # others give way to new prompts
-    rounds: int = 0  # of new prompts; what the last one brings is kept
+    keep: Callable[[Group], bool] = lambda _: True  # others are replaced by new prompts
+    rounds: int = 0  # of new prompts; the last round is kept as it is
     greedy: bool = False  # the most likely response to each prompt as well
 
 
 class InlineSource:
-    """Mode 1: generate, then train, in one thread on one device."""
+    """Generate and train in turn, in one thread on one device."""
 
     def __init__(self, engine: Engine, ledger: Ledger, sampled: Sampled) -> None:
         self._engine, self._ledger, self._sampled = engine, ledger, sampled
         self._stats: Metrics = {}
 
     def publish(self, version: int) -> None:
-        """The engine shares the weights; it learns their version."""
+        """Set the version of the engine; it shares the weights."""
         self._engine.update(version)
         self._ledger.published(version)
 
@@ -112,15 +112,15 @@ class InlineSource:
         self._ledger.release((group.ticket for group in batch.groups), End.TRAINED)
 
     def state_dict(self) -> dict[str, Any]:
-        """The ledger's."""
+        """The state of the ledger."""
         return self._ledger.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The ledger's."""
+        """The state of the ledger."""
         self._ledger.load_state_dict(state)
 
     def stats(self) -> Metrics:
-        """Seconds of generating and of scoring the last batch; groups that gave way."""
+        """Seconds of generating and scoring the last batch; number of replaced groups."""
         return dict(self._stats)
 
 
@@ -136,7 +136,7 @@ def _beside(groups: Sequence[Group], greedy: Sequence[Group]) -> list[Group]:
 
 
 def _together(groups: Sequence[Group]) -> list[Group]:
-    """Greedy responses behind the others, so that whoever scores sees one kind only."""
+    """Greedy responses appended to the samples, to be scored with them."""
     return [
         group
         if group.greedy is None
@@ -146,7 +146,7 @@ def _together(groups: Sequence[Group]) -> list[Group]:
 
 
 def _apart(scored: Sequence[Group], groups: Sequence[Group]) -> list[Group]:
-    """What :func:`_together` put together, scored, as it was."""
+    """The inverse of :func:`_together` on the scored groups."""
     return [
         one
         if group.greedy is None

@@ -18,12 +18,12 @@ Measured = Mapping[str, float | Tensor]
 
 
 class Learner(Protocol):
-    """Something with weights that consumes batches."""
+    """A consumer of batches with state: a policy, a critic, statistics, a buffer."""
 
     name: str
 
     def update(self, experience: Experience, credited: Advantages, step: int) -> Measured:
-        """Consume one batch; ``step`` steps of the stage were recorded before it."""
+        """Update on one batch; ``step`` steps of the stage were recorded before it."""
         ...
 
     def save(self, directory: Path) -> dict[str, int]:
@@ -31,7 +31,7 @@ class Learner(Protocol):
         ...
 
     def load(self, directory: Path, counters: dict[str, int]) -> None:
-        """Take up what :meth:`save` wrote."""
+        """Restore what :meth:`save` wrote."""
         ...
 
 
@@ -51,24 +51,22 @@ class Stage:
     algorithm: str
     steps: int
     source: RolloutSource[Any]
-    prepare: Callable[[Any], Experience]  # tensors, and what the roles say of them
+    prepare: Callable[[Any], Experience]  # tensors, with the outputs of the roles
     credit: Callable[[Experience], Advantages]
     learners: Sequence[Learner]
     save_model: Callable[[Path], None]  # in Hugging Face layout
-    evaluate: Callable[[bool], Evaluation] | None  # greedy answers as well?
+    evaluate: Callable[[bool], Evaluation] | None  # argument: greedy responses as well
     describe: Callable[[Any], tuple[Metrics, Sequence[Mapping[str, Any]]]]  # metrics, samples
-    batches_per_step: int = (
-        1  # batches collected and consumed in one recorded step, whose metrics are means
-    )
-    evaluate_every: int = 0  # 0: only where the loop compares before and after
+    batches_per_step: int = 1  # consumed in one recorded step, whose metrics are means
+    evaluate_every: int = 0  # 0: only before and after
     checkpoint_every: int = 1
     until: Until | None = None
-    compare: bool = False  # evaluate before and after: the stage that the summary is about
+    compare: bool = False  # evaluate before and after, for the summary
 
 
 @dataclass(frozen=True)
 class Event:
-    """What observers hear: a stage begins, a line of metrics, a message, the summary."""
+    """An event for observers: the start of a stage, metrics, a message, a warning, the summary."""
 
     kind: str  # "stage" | "metrics" | "message" | "warning" | "summary"
     values: Mapping[str, Any] = field(default_factory=dict[str, Any])

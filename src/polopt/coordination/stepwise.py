@@ -1,4 +1,4 @@
-"""Off-policy: act, store, and learn from what is stored, in turns of single steps."""
+"""Off-policy experience: environment steps into a replay buffer, batches drawn from it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from polopt.rollout.replay import Replay
 from polopt.seeding import derive
 from polopt.types import Metrics, Transitions
 
-ROUNDING = 1e-9  # of updates that are due
+ROUNDING = 1e-9  # tolerance of the number of optimiser steps that are due
 
 
 @dataclass(frozen=True)
 class ReplaySchedule:
-    """When it is whose turn, counted in steps of single environments."""
+    """The ratio of environment steps to optimiser steps, counted per environment."""
 
     batch_size: int  # steps drawn for one optimiser step
     start_steps: int  # taken at random, before the first optimiser step
@@ -50,11 +50,11 @@ class StepwiseSource:
         self._playing, self._actor, self._explorer = playing, actor, explorer
         self._replay, self._schedule, self._seed = replay, schedule, seed
         self._steps, self._updates = 0, 0
-        self._told, self._seconds = 0, 0.0
+        self._reported, self._seconds = 0, 0.0
         self.publish(0)
 
     def publish(self, version: int) -> None:
-        """A new version; its random numbers begin."""
+        """Begin the random numbers of a new version."""
         self._version = version
         self._acting = torch.Generator().manual_seed(derive(self._seed, "act", version))
         self._drawing = np.random.default_rng(derive(self._seed, "draw", version))
@@ -86,15 +86,15 @@ class StepwiseSource:
         step, valid = playing.step(self._actor.moved(actions))
         self._replay.add(seen, actions, step, valid)
         self._steps += int(valid.sum())
-        # A step that only began an episode drew noise, too, and none is left of that either.
+        # A step that only began an episode drew noise, too; it is reset as well.
         if (over := step.terminated | step.truncated | ~step.valid).any():
             self._explorer.forget(over)
 
     def ack(self, batch: Transitions) -> None:
-        """Nothing waits."""
+        """Nothing to do: batches take no slots."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Counts, the environments and the noise; the buffer is a learner of the stage."""
+        """Counts, environments and noise; the buffer is saved as a learner of the stage."""
         return {
             "steps": self._steps,
             "updates": self._updates,
@@ -103,16 +103,16 @@ class StepwiseSource:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`state_dict` gave."""
-        self._steps = self._told = state["steps"]
+        """Restore the state of :meth:`state_dict`."""
+        self._steps = self._reported = state["steps"]
         self._updates = state["updates"]
         self._playing.load_state_dict(state["playing"])
         self._explorer.load_state_dict(state["explorer"])
 
     def stats(self) -> Metrics:
-        """Steps and episodes since they were told last, and the seconds that they took."""
-        figures = episode_metrics(self._steps - self._told, self._playing.taken())
+        """Steps, episodes and seconds since the last call."""
+        figures = episode_metrics(self._steps - self._reported, self._playing.taken())
         figures["replay/size"] = float(self._replay.filled)
         figures["time/rollout"] = self._seconds
-        self._told, self._seconds = self._steps, 0.0
+        self._reported, self._seconds = self._steps, 0.0
         return figures

@@ -1,4 +1,4 @@
-"""Seconds, added up by name."""
+"""Wall-clock seconds, summed by name."""
 
 from __future__ import annotations
 

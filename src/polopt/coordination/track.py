@@ -14,7 +14,7 @@ from polopt.errors import MissingExtraError
 
 Log = Callable[[Mapping[str, float], int], None]
 
-# On bodies, also what CleanRL calls them: tools such as openrlbenchmark read these names.
+# In control, also the names of CleanRL: tools such as openrlbenchmark read them.
 FAMILIAR = {
     "return/mean": "charts/episodic_return",
     "episode/length": "charts/episodic_length",
@@ -53,7 +53,7 @@ def trackers(
 
 
 def familiar(log: Log, taken: float) -> Observer:
-    """Hand the figures of runs on bodies on by the names of CleanRL, by steps in environments."""
+    """Log runs in control under the names of CleanRL as well, by environment steps."""
 
     def observe(event: Event) -> None:
         nonlocal taken
@@ -74,14 +74,14 @@ def familiar(log: Log, taken: float) -> Observer:
 
 
 def _taken(run: Path) -> float:
-    """Steps in environments that a run which goes on has behind it."""
+    """Environment steps taken before the run was resumed."""
     path = run / "metrics.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     return sum(json.loads(line).get("steps", 0.0) for line in lines)
 
 
 def _observer(log: Log) -> Observer:
-    """Hand every line of metrics on; text fields stay in metrics.jsonl."""
+    """Log the numbers of every line of metrics; text stays in metrics.jsonl."""
 
     def observe(event: Event) -> None:
         if event.kind == "metrics":

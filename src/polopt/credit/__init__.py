@@ -1,4 +1,4 @@
-"""Credit assignment: from scores to advantages. ``assign`` composes the choices of a row."""
+"""Credit assignment: from rewards to advantages. ``assign`` composes the choices of a row."""
 
 from polopt.credit.assign import (
     Credit,

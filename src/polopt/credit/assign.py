@@ -1,4 +1,4 @@
-"""Which token is praised or blamed, and by how much: the steps of credit assignment, in order."""
+"""Credit assignment, from rewards to the advantage of every token, step by step."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from polopt.math.reduce import group_is_constant, group_size, lengths, masked, r
 from polopt.types import Advantages, Experience, Metrics
 
 Select = Callable[[Tensor, Tensor], Tensor]
-"""``(rewards[B], group[B]) -> rows[B]`` that are trained on, of shaped rewards. NaN: not one of
-those; every statistic has seen the rows that are left out here."""
+"""``(rewards[B], group[B]) -> rows[B]`` that are trained on, of shaped rewards. NaN: the
+row takes no part. Rows that are left out here still count in every statistic."""
 
 Keep = Callable[[Experience], Tensor]
 """``experience -> rows[B]`` that take part at all; the others are in no statistic."""
@@ -30,7 +30,7 @@ def every_row(experience: Experience) -> Tensor:
 
 
 def everything(rewards: Tensor, group: Tensor) -> Tensor:
-    """Whatever was earned."""
+    """Select all rows."""
     return torch.ones_like(rewards, dtype=torch.bool)
 
 
@@ -60,9 +60,9 @@ class Credit:
 def assign(experience: Experience, credit: Credit) -> Advantages:
     """Advantages of a batch, as one function of it; call it on the whole batch, before any split.
 
-    Rows without a score or without tokens are dropped before any statistic; the baseline acts on
+    Rows without a reward or tokens are dropped before any statistic; the baseline acts on
     the row totals of the shaped rewards and is subtracted from every token's return; rows that it
-    says nothing about (a group of one) leave the mask, and with it every later statistic and
+    does not define (a group of one) leave the mask, and with it every later statistic and
     every divisor. Value targets are the returns before the baseline, never normalised.
 
     Args:
@@ -70,7 +70,7 @@ def assign(experience: Experience, credit: Credit) -> Advantages:
         credit: The choices.
 
     Raises:
-        NonFiniteError: An infinite score, or NaN or infinity inside the mask.
+        NonFiniteError: An infinite reward, or NaN or infinity inside the mask.
     """
     scored = _scored(experience) & credit.keep(experience)
     mask = experience.mask & scored[:, None]
@@ -100,7 +100,7 @@ def assign(experience: Experience, credit: Credit) -> Advantages:
 
 
 def _scored(experience: Experience) -> Tensor:
-    """Rows with a score and at least one token (rules R4, R7); an infinite score is an error."""
+    """Rows with a reward and at least one token (rules R4, R7); an infinite reward is an error."""
     trained = lengths(experience.mask) > 0
     infinite = trained & torch.isinf(experience.rewards)
     if infinite.any():
@@ -113,8 +113,8 @@ def _scored(experience: Experience) -> Tensor:
 
 
 def _check(experience: Experience, mask: Tensor) -> None:
-    """Whatever the choices may read is finite inside the mask (rule R8)."""
-    given = experience.token_rewards  # NaN where nothing was given
+    """Check that all inputs of the choices are finite inside the mask (rule R8)."""
+    given = experience.token_rewards  # NaN: no reward at this token
     with read_together():
         if given is not None:
             require_finite("credit", "token_rewards", given, mask & ~torch.isnan(given))
@@ -125,7 +125,7 @@ def _check(experience: Experience, mask: Tensor) -> None:
 
 
 def _value_metrics(experience: Experience, targets: Tensor, mask: Tensor) -> Metrics:
-    """What a critic knew before it learned from the batch: 1 - Var(R - V) / Var(R)."""
+    """The explained variance of the critic before its update: 1 - Var(R - V) / Var(R)."""
     if experience.values is None or not mask.any():
         return {}
     values, wanted = experience.values[mask].double(), targets[mask].double()
@@ -138,10 +138,10 @@ def _value_metrics(experience: Experience, targets: Tensor, mask: Tensor) -> Met
 
 
 def _metrics(experience: Experience, advantages: Tensor, mask: Tensor, scored: Tensor) -> Metrics:
-    """Plain, finite numbers: degenerate groups teach nothing, excluded rows are in no divisor."""
-    scores = masked(widen(experience.rewards), scored)
+    """Finite numbers: shares of degenerate groups and of excluded rows, and other statistics."""
+    rewards = masked(widen(experience.rewards), scored)
     compared = scored & (group_size(scored, experience.group) >= 2)
-    constant = compared & group_is_constant(scores, experience.group, scored)
+    constant = compared & group_is_constant(rewards, experience.group, scored)
     groups = experience.group[compared].unique().numel()
     inside = advantages[mask].double()
     return {

@@ -1,4 +1,4 @@
-"""One number a sequence: baselines, and what the advantage is divided by."""
+"""Baselines and normalisations of the advantage, by one reward per sequence."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from polopt.types import Experience
 
 Baseline = Callable[[Tensor, Experience, Tensor], tuple[Tensor, Tensor]]
 """``(totals[B], experience, mask) -> (b[B, 1] or [B, T], keep[B])``; totals are row sums of r_tok,
-``keep`` is False for rows that the baseline says nothing about: they leave the mask."""
+``keep`` is False for rows for which the baseline is not defined: they leave the mask."""
 
 Normalise = Callable[[Tensor, Tensor, Experience, Tensor, Tensor], tuple[Tensor, Tensor]]
 """``(advantages, totals, experience, mask, scored) -> (advantages[B, T], keep[B])``; ``mask`` holds
@@ -29,12 +29,12 @@ def no_baseline(totals: Tensor, experience: Experience, mask: Tensor) -> tuple[T
 
 
 def inside(totals: Tensor, experience: Experience, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """The return has the mean of the other rows in it already; a group of one leaves."""
+    """``b = 0``: the return has the mean of the other rows subtracted; a group of one leaves."""
     return torch.zeros_like(totals)[:, None], baselines.has_peers(experience.group, mask.any(-1))
 
 
 def constant(value: SupportsFloat) -> Baseline:
-    """``b = value``: a constant, or a moving average, read as it stands before each batch."""
+    """``b = value``: a constant, or a moving average as it is before each batch."""
 
     def baseline(totals: Tensor, experience: Experience, mask: Tensor) -> tuple[Tensor, Tensor]:
         return torch.full_like(totals, float(value))[:, None], mask.any(-1)
@@ -92,7 +92,7 @@ def unchanged(
 
 
 def scaled(by: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> Normalise:
-    """Advantages over a statistic of one reward a row, a function of ``polopt.math.normalise``.
+    """Advantages over a statistic of the rewards, a function of ``polopt.math.normalise``.
 
     Args:
         by: ``(advantages[B, T], rewards[B], group[B], valid[B]) -> [B, T]``. The rewards of a group

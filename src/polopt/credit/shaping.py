@@ -1,4 +1,4 @@
-"""Shapers: what a token is rewarded with. Each returns ``r_tok[B, T]``; their parts add up."""
+"""Shapers: the reward of every token. Each returns ``r_tok[B, T]``; their parts add up."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ Spread = Callable[[Tensor, Tensor], Tensor]
 
 
 def terminal(clip: tuple[float, float] | None = None) -> Shaper:
-    """The score at the last valid token, clipped to ``clip`` where one is given."""
+    """The reward of the response at its last valid token, clipped to ``clip`` if given."""
     return lambda experience, mask: shaping.terminal_reward(experience.rewards, mask, clip)
 
 
 def earned(experience: Experience, mask: Tensor) -> Tensor:
-    """The reward of every step, as the environment gave it."""
+    """The reward of every environment step."""
     if experience.step_rewards is None:
         raise ValueError("what was earned reads step_rewards; the experience has none")
     return masked(experience.step_rewards, mask)
 
 
 def as_given() -> Shaper:
-    """The rewards where they were given: steps at their tokens, all else at the last one."""
+    """Step rewards at the tokens where they were given, all others at the last token."""
     at_the_end = terminal()
 
     def shape(experience: Experience, mask: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ def as_given() -> Shaper:
 
 
 def spread(how: Spread, clip: tuple[float, float] | None = None) -> Shaper:
-    """The score over all tokens, by a ``spread_*`` function of ``polopt.math.shaping``."""
+    """The reward spread over the tokens, by a ``spread_*`` function of ``polopt.math.shaping``."""
 
     def shape(experience: Experience, mask: Tensor) -> Tensor:
         scores = experience.rewards if clip is None else experience.rewards.clamp(*clip)
@@ -57,7 +57,7 @@ def spread(how: Spread, clip: tuple[float, float] | None = None) -> Shaper:
 def kl_penalty(beta: SupportsFloat, estimator: Estimator = k1) -> Shaper:
     """``-β·k(log π_old - log π_ref)`` on every token: KL in the reward, fixed during the update.
 
-    A β that follows the run is read at each batch.
+    An adaptive β is read at each batch.
     """
 
     def shape(experience: Experience, mask: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ def kl_penalty(beta: SupportsFloat, estimator: Estimator = k1) -> Shaper:
 
 
 def length(weight: float) -> Shaper:
-    """``weight·λ`` at the last token: short right responses gain, long ones lose (Kimi k1.5)."""
+    """``weight·λ`` at the last token: rewards short right responses, not long ones (Kimi k1.5)."""
 
     def shape(experience: Experience, mask: Tensor) -> Tensor:
         if experience.right is None:

@@ -1,4 +1,4 @@
-"""Return estimators: what each token is credited with before a baseline, and a critic's targets."""
+"""Return estimators: the return of each token before a baseline, and value targets."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Returns = Callable[[Tensor, Experience, Tensor], tuple[Tensor, Tensor]]
 
 
 def outcome(rewards: Tensor, experience: Experience, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """The sum of the row's rewards on every token: the response is one action."""
+    """The sum of the rewards of the row on every token: the response is one action."""
     psi = returns.outcome(rewards, mask)
     return psi, psi
 
 
 def ones(rewards: Tensor, experience: Experience, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """1 on every token, whatever it earned: what is left of the policy gradient is likelihood."""
+    """1 on every token: the policy gradient becomes the gradient of the likelihood."""
     psi = mask.to(rewards.dtype)
     return psi, psi
 
@@ -86,9 +86,9 @@ def gae(
 
 
 def step_gae(gamma: float = 0.99, lam: float = 0.95, *, critic_lam: float | None = None) -> Returns:
-    """GAE of control: the value of the true successor, and ends that are told apart.
+    """GAE of control: values of the true successor; termination and truncation differ.
 
-    A step that did nothing but begin an episode is outside the mask and is skipped.
+    A step that only began an episode (a reset) is outside the mask and is skipped.
     """
 
     def estimate(rewards: Tensor, experience: Experience, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -136,7 +136,7 @@ def action_value(gamma: float = 1.0) -> Returns:
 def prime(
     gamma: float = 1.0, process_coefficient: float = 1.0, outcome_coefficient: float = 1.0
 ) -> Returns:
-    """Process and outcome rewards, each less its mean over the other responses (PRIME, Eq. 5).
+    """Process and outcome rewards, each minus its mean over the other responses (PRIME, Eq. 5).
 
     The process reward is ``experience.process``, the outcome the sum of the shaped rewards. Ψ is
     the advantage already.
@@ -153,7 +153,7 @@ def prime(
 def prime_reference(
     gamma: float = 1.0, process_coefficient: float = 1.0, outcome_coefficient: float = 1.0
 ) -> Returns:
-    """The same as PRIME's released code has it, but for the whitening that follows there."""
+    """The same as in PRIME's released code, without the whitening that follows there."""
     advantage = partial(
         process.prime_reference_advantage,
         gamma=gamma,

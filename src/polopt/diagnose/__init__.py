@@ -1,1 +1,1 @@
-"""Is this run sound, and is this library: checks that stand above everything they look at."""
+"""Diagnostics: recipe, data, packages and machine, and conformance with golden numbers."""

@@ -1,4 +1,4 @@
-"""What a recipe comes to, before anything is loaded: settings, arithmetic, inert settings."""
+"""What a recipe resolves to, before anything is loaded: settings, derived sizes, inert settings."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from polopt.algorithms import row
-from polopt.diagnose.packages import check_packages
-from polopt.diagnose.sources import check_sources
+from polopt.diagnose.requirements import check_requirements
 from polopt.recipe import StageRecipe, load
 from polopt.recipe.fields import given
 from polopt.recipe.flags import Flags
@@ -26,8 +25,7 @@ def check(recipe: str | Path | Mapping[str, Any], flags: Flags = ()) -> list[dic
     """
     written = load(recipe, flags)
     resolved = resolve(written)
-    check_sources(resolved)
-    check_packages(resolved)
+    check_requirements(resolved)
     return [_checked(*pair) for pair in zip(written.stages, resolved.stages, strict=True)]
 
 

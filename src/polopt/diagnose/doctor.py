@@ -26,7 +26,7 @@ _GIB = 2**30
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing this machine has or lacks."""
+    """One property of this machine."""
 
     subject: str
     value: str
@@ -34,7 +34,7 @@ class Finding:
 
 
 def doctor(directory: Path = Path()) -> list[Finding]:
-    """Everything that decides what runs here; imports torch.
+    """The findings about this machine; imports torch.
 
     Args:
         directory: where runs will be written; its disk is looked at.

@@ -1,4 +1,4 @@
-"""Losses whose gradient goes through the action: critics that learn Q, policies that climb it.
+"""Losses of off-policy actor-critics: Q-learning critics, policies by the gradient ∂Q/∂a.
 
 Each is ``(steps, generator) -> (loss, metrics)`` once the roles are bound to it.
 """
@@ -27,7 +27,7 @@ TemperatureLoss = Callable[[Tensor, Tensor, float], Tensor]
 
 @dataclass(frozen=True)
 class Temperature:
-    """What entropy is worth, α; learned so that the policy has about ``target_entropy`` nats."""
+    """The entropy coefficient α; learned so that the entropy is about ``target_entropy`` nats."""
 
     log_alpha: torch.nn.Parameter
     loss: TemperatureLoss
@@ -35,13 +35,13 @@ class Temperature:
 
     @property
     def alpha(self) -> Tensor:
-        """Without gradient."""
+        """The value of α, without gradient."""
         return self.log_alpha.detach().exp()
 
 
 @dataclass(frozen=True)
 class Soft:
-    """Who takes part in SAC: a squashed policy, two critics and their lagged copies."""
+    """The networks of SAC: a squashed policy, two critics and their target networks."""
 
     actor: StepActor
     critics: ActionCritics
@@ -52,7 +52,7 @@ class Soft:
 
 @dataclass(frozen=True)
 class Deterministic:
-    """Who takes part in DDPG: policy and critic, and lagged copies of both."""
+    """The networks of DDPG: policy and critic, and target networks of both."""
 
     actor: StepActor
     critics: ActionCritics
@@ -62,7 +62,7 @@ class Deterministic:
 
 
 def soft_q_loss(steps: Transitions, generator: torch.Generator, *, of: Soft) -> Told:
-    """Both critics towards ``r + γ(1 - terminated)[min Q′(s′, a′) - α log π(a′|s′)]``, a′ drawn."""
+    """Error² of both critics to ``r + γ(1 - terminated)[min Q′(s′, a′) - α log π(a′|s′)]``."""
     with torch.no_grad():
         actions, logp = of.actor.draw(steps.successors, generator)
         q1, q2 = of.targets.values(steps.successors, actions).unbind()
@@ -72,9 +72,9 @@ def soft_q_loss(steps: Transitions, generator: torch.Generator, *, of: Soft) -> 
 
 
 def soft_policy_loss(steps: Transitions, generator: torch.Generator, *, of: Soft) -> Told:
-    """The policy by ``E[α log π - min Q]``, and the temperature by the same log-probs.
+    """The policy loss ``E[α log π - min Q]``, plus the temperature loss on the same log-probs.
 
-    The two share no weights: in one sum each has the gradient that it would have alone.
+    The two share no weights: the gradients of the sum are those of each alone.
     """
     actions, logp = of.actor.draw(steps.observations, generator)
     q1, q2 = of.critics.values(steps.observations, actions).unbind()
@@ -88,7 +88,7 @@ def soft_policy_loss(steps: Transitions, generator: torch.Generator, *, of: Soft
 def deterministic_q_loss(
     steps: Transitions, generator: torch.Generator, *, of: Deterministic
 ) -> Told:
-    """The critic towards ``r + γ(1 - terminated) Q′(s′, μ′(s′))``."""
+    """The squared error of the critic to ``r + γ(1 - terminated) Q′(s′, μ′(s′))``."""
     with torch.no_grad():
         actions = of.target_actor.point(steps.successors)
         (q,) = of.targets.values(steps.successors, actions).unbind()
@@ -99,7 +99,7 @@ def deterministic_q_loss(
 def deterministic_policy_loss(
     steps: Transitions, generator: torch.Generator, *, of: Deterministic
 ) -> Told:
-    """The policy by ``-E[Q(s, μ(s))]``."""
+    """The policy loss ``-E[Q(s, μ(s))]``."""
     (q,) = of.critics.values(steps.observations, of.actor.point(steps.observations)).unbind()
     return ddpg_policy_loss(q), {}
 

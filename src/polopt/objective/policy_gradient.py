@@ -1,6 +1,6 @@
 """The policy loss: {ratio → surrogate} × correction + KL, aggregated, less the entropy bonus.
 
-What needs the whole optimiser step (every divisor, the masks, the weights) is computed once by
+All that depends on the whole optimiser step (divisors, masks, weights) is computed once by
 ``step_terms``; ``policy_loss`` of a slice of it returns shares that add up over the micro-batches.
 """
 
@@ -41,7 +41,7 @@ EVERY_TOKEN: MaskEdit | None = None  # the mask stays as it is
 
 @dataclass(frozen=True)
 class RatioLevel:
-    """What one ratio is a ratio of, and the advantage that belongs to it."""
+    """The level of the importance ratio, token or sequence, and the advantages at that level."""
 
     log_ratio: LogRatio
     advantages: Callable[[Tensor, Tensor], Tensor]  # (advantages, mask) -> [B, T]
@@ -66,7 +66,7 @@ class KLTerm:
     """KL in the loss, per token, after the correction and with the same aggregation."""
 
     estimator: Estimator
-    coefficient: SupportsFloat  # one that follows the run is read when the loss is
+    coefficient: SupportsFloat  # an adaptive one is read with each loss
     corrected: bool = False  # multiplied by ρ = π/π_old, with gradient (DeepSeek-V3.2)
 
 
@@ -90,7 +90,7 @@ class PolicyObjective:
 
 @dataclass(frozen=True)
 class StepTerms:
-    """What one optimiser step knows before any forward pass with gradient. All detached."""
+    """The terms of one optimiser step that need no gradient, computed once. All detached."""
 
     reduction: Reduction
     advantages: Tensor  # [B, T] of the level of the ratio
@@ -110,7 +110,7 @@ def step_terms(
     objective: PolicyObjective,
     logp: Tensor | None = None,
 ) -> StepTerms:
-    """Everything global of one optimiser step; call it on all rows of the minibatch.
+    """The terms of one optimiser step; call it on all rows of the minibatch.
 
     Args:
         experience: The rows of the minibatch.
@@ -211,7 +211,7 @@ def _kl(logp: Tensor, terms: StepTerms, kl: KLTerm) -> Tensor:
 
 @torch.no_grad()
 def _seen(logp: Tensor, log_ratio: Tensor, terms: StepTerms) -> dict[str, Tensor]:
-    """What says, token by token, how far the policy has moved."""
+    """Token-level metrics of the change of the policy since the rollout."""
     mask, seen = terms.reduction.mask, dict[str, Tensor]()
     if terms.logp_old is not None:
         seen["ratio_mean"] = safe_exp(log_ratio)
@@ -222,7 +222,7 @@ def _seen(logp: Tensor, log_ratio: Tensor, terms: StepTerms) -> dict[str, Tensor
 
 
 def _read(name: str, x: Tensor | None) -> Tensor:
-    """A tensor that the choices read; a wrong assembly is told at once, by its name."""
+    """A tensor that the choices read; a missing one raises, by its name."""
     if x is None:
         raise ValueError(f"the objective reads {name}; none was given")
     return x

@@ -1,7 +1,7 @@
-"""Losses over the responses to a prompt: one score each, compared inside the prompt.
+"""Preference losses: each response has a score, compared with the others of its prompt.
 
-The score is what a reward model says of a response, or how much more likely it is than under the
-reference. Either way a prompt is one element of the batch, and its pairs are averaged inside it.
+The score is the output of a reward model, or the log-ratio of the response to the reference
+(DPO). Either way a prompt is one element of the batch, and its pairs are averaged inside it.
 """
 
 from __future__ import annotations
@@ -61,14 +61,14 @@ class PreferenceObjective:
     """The choices of a loss of preferences."""
 
     loss: RankingLoss
-    beta: float  # of a difference of scores, where it is told as a difference of rewards
+    beta: float  # a reward is β times a score; in metrics
     centre: float = 0.0  # c of c·(sᵢ + sⱼ)² for every pair; scores are known up to a constant
     of_response: OfResponse = row_sum  # DPO: from the log-ratios of tokens to the score
 
 
 @dataclass(frozen=True)
 class PreferenceTerms:
-    """What one optimiser step knows before any forward pass with gradient."""
+    """The terms of one optimiser step that need no gradient, computed once."""
 
     ranks: Tensor  # [B] lower is better
     group: Tensor  # [B] int64, the prompt of each response
@@ -88,7 +88,7 @@ class PreferenceTerms:
 
 
 def preference_terms(experience: Experience) -> PreferenceTerms:
-    """Everything global of one optimiser step; call it on all rows of the minibatch."""
+    """The terms of one optimiser step; call it on all rows of the minibatch."""
     ranks = -experience.rewards
     return PreferenceTerms(
         ranks=ranks,
@@ -128,7 +128,7 @@ def reward_model_loss(
 def direct_preference_loss(
     logp: Tensor, terms: PreferenceTerms, objective: PreferenceObjective
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """This micro-batch's share of the loss of a policy that is its own reward model (DPO).
+    """This micro-batch's share of the loss of direct preference optimisation (DPO).
 
     ``mean over prompts of ℓ(s, ranks)``, where sᵢ sums (or averages) ``log π - log π_ref`` over the
     tokens of response i. Log-ratios are formed token by token, so that two long sums of log-probs
@@ -168,7 +168,7 @@ def _compared(
 
 
 def _sides(values: Tensor, terms: PreferenceTerms, name: str) -> dict[str, Tensor]:
-    """Shares of the means over pairs of what the better and the worse response have."""
+    """Shares of the means over pairs of the values of the better and of the worse response."""
     i, j = ordered_pairs(terms.ranks, terms.group)
     return {
         f"{name}_chosen": terms.share(prompt_means(values[i], i, terms.group)),

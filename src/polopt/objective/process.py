@@ -1,4 +1,4 @@
-"""The loss of an implicit process reward model: outcomes are its labels, tokens its parameters."""
+"""The loss of an implicit process reward model, with outcomes as labels (PRIME 2502.01456)."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from polopt.types import Experience, RowIndex, cut
 
 @dataclass(frozen=True)
 class ProcessTerms:
-    """What one optimiser step knows before any forward pass with gradient."""
+    """The terms of one optimiser step that need no gradient, computed once."""
 
     mask: Tensor  # [B, T] bool, every token of the responses
     logp_ref: Tensor  # [B, T]
-    right: Tensor  # [B] 1, 0, or NaN: not judged
+    right: Tensor  # [B] 1: right, 0: wrong, NaN: no outcome
     count: Tensor  # rows of the step with an outcome, the divisor
     row: Tensor  # [B] int64, place in the step, to name rows in errors
 
@@ -29,7 +29,7 @@ class ProcessTerms:
 
 
 def process_terms(experience: Experience) -> ProcessTerms:
-    """Everything global of one optimiser step; call it on all rows of the minibatch.
+    """The terms of one optimiser step; call it on all rows of the minibatch.
 
     A group of one counts, and so does one whose responses are all right: an outcome is a label
     whether or not there is anything to compare it with.
@@ -56,7 +56,7 @@ def process_loss(
     Args:
         logp: ``[B, T]`` of the process reward model, with gradient.
         terms: The same rows of ``process_terms``.
-        beta: Of the implicit reward.
+        beta: β of the implicit reward.
 
     Returns:
         The loss, and ``accuracy``: the share of rows with an outcome for which z > 0 where the

@@ -1,4 +1,4 @@
-"""The one reducer: whoever divides counts once, over the whole optimiser step."""
+"""The one reducer of token losses: divisors are counted once, over the whole optimiser step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from polopt.types import RowIndex, cut
 
 @dataclass(frozen=True)
 class Reduction:
-    """How token losses of one optimiser step become a number; slices of it serve micro-batches."""
+    """The reduction of the token losses of one optimiser step; slices of it serve micro-batches."""
 
     mask: Tensor  # [B, T] bool, tokens in the loss
     weights: Tensor  # [B, T] ∂L/∂ℓ of the aggregation
@@ -23,7 +23,7 @@ class Reduction:
     row: Tensor  # [B] int64, place in the step, to name rows in errors
 
     def rows(self, index: RowIndex) -> Reduction:
-        """The part of some rows; what it returns adds up over the parts of a step."""
+        """The reduction of some rows; its losses add up over the parts of a step."""
         return cut(self, index)
 
     def loss(self, loss: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ class Reduction:
         """Refuse NaN and infinity inside the mask.
 
         Raises:
-            NonFiniteError: Names site, tensor and the row of the step.
+            NonFiniteError: names the loss, the tensor and the row of the step.
         """
         require_finite(site, name, x.detach(), self.mask, self.row)
 
@@ -65,7 +65,7 @@ def reduction(
         dtype: Of the weights.
     """
     weights = aggregate(mask, group, length, dtype)
-    same = aggregate is token_mean  # of a small network, every tensor less is time
+    same = aggregate is token_mean  # in small networks, each tensor that is not computed saves time
     return Reduction(
         mask=mask,
         weights=weights,

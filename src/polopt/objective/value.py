@@ -17,14 +17,14 @@ from polopt.types import Advantages, Experience, RowIndex, cut
 class ValueObjective:
     """The choices of a critic's loss."""
 
-    clip: float | None = None  # of the change of V since the rollout
+    clip: float | None = None  # largest change of V since the rollout
     aggregate: Aggregation = token_mean
     aggregation_length: int | None = None
 
 
 @dataclass(frozen=True)
 class ValueTerms:
-    """What one optimiser step of a critic knows before any forward pass with gradient."""
+    """The terms of one optimiser step of a critic that need no gradient, computed once."""
 
     reduction: Reduction
     targets: Tensor  # [B, T], never normalised
@@ -39,7 +39,7 @@ class ValueTerms:
 def value_terms(
     experience: Experience, credited: Advantages, objective: ValueObjective
 ) -> ValueTerms:
-    """Everything global of one optimiser step; call it on all rows of the minibatch.
+    """The terms of one optimiser step; call it on all rows of the minibatch.
 
     Raises:
         ValueError: The batch has no values or no targets.

@@ -22,7 +22,7 @@ ENDED = "stage:"  # before the name of a stage, where a path is expected
 
 
 def contradictions(recipe: Recipe) -> list[Problem]:
-    """Every pair of fields that cannot both be meant."""
+    """Every contradiction between fields."""
     checks = (_lengths, _model, _sources, _pretraining, _rewards, _verifiers)
     return _mixed(recipe) + [
         Problem(name_in(recipe, index, field), text)
@@ -33,7 +33,7 @@ def contradictions(recipe: Recipe) -> list[Problem]:
 
 
 def _mixed(recipe: Recipe) -> list[Problem]:
-    """Text and control have no weights in common, from which a stage could start."""
+    """Stages of one recipe share a domain: text and control have no weights in common."""
     found: list[Problem] = []
     for index, stage in enumerate(recipe.stages[1:], start=1):
         named = (other for other in recipe.stages[:index] if other.name == stage.start)
@@ -50,7 +50,7 @@ def _mixed(recipe: Recipe) -> list[Problem]:
 
 
 def _meant(stage: StageRecipe) -> str:
-    """The domain of a stage, also where the kind of its source was forgotten."""
+    """The domain of a stage, also where its source lacks the kind (``control:``)."""
     return "control" if _lacks_kind(stage) else stage.domain
 
 
@@ -73,7 +73,7 @@ def _model(stage: StageRecipe) -> Iterator[Finding]:
         known = either([f"builtin:{model}" for model in BUILTIN_MODELS])
         yield "model.path", f"{shown(stage.model.path)} is not allowed; {known}"
     if _lacks_kind(stage):
-        return  # the source is told, and what the model must be follows from it
+        return  # the source is reported, and the model follows from it
     wanted, path = DOMAINS[stage.domain].model, stage.model.path
     taken = [domain.model for domain in DOMAINS.values() if domain.model]
     if path != wanted if wanted else path in taken:
@@ -136,12 +136,12 @@ def rewards_by_field(stage: StageRecipe) -> Iterator[tuple[str, Reward]]:
 
 
 def reward_name(reward: Reward) -> str:
-    """Its name in metrics."""
+    """The name of a reward in metrics."""
     return reward.name or reward.function or ("model" if reward.model else "task")
 
 
 def _reward_model(reward: Reward, names: Sequence[str]) -> Iterator[Finding]:
-    """What only a model has, and what it has not."""
+    """Fields of a reward that only a reward model has, or that it lacks."""
     if reward.model is None:
         for field in ("step_separator", "labels", "refresh_every", "learning_rate"):
             if value := getattr(reward, field):
@@ -206,7 +206,7 @@ def _verifiers(stage: StageRecipe) -> Iterator[Finding]:
 
 
 def _stages(recipe: Recipe, index: int) -> Iterator[Finding]:
-    """Stages that are named come earlier."""
+    """Stages that are referred to come earlier."""
     stage = recipe.stages[index]
     earlier = [other.name for other in recipe.stages[:index]]
     named = {"from": stage.start} | {
@@ -223,7 +223,7 @@ def _stages(recipe: Recipe, index: int) -> Iterator[Finding]:
 
 
 def models_by_field(stage: StageRecipe) -> Iterator[tuple[str, str]]:
-    """Where models that read what the policy writes come from, each with the name of its field."""
+    """The paths of the models that score responses, each with the name of its field."""
     if stage.critic.path is not None:
         yield "critic.path", stage.critic.path
     if stage.process.path is not None:

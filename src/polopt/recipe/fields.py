@@ -1,4 +1,4 @@
-"""The fields of a recipe as a person meets them: dotted name, what is allowed, default, meaning.
+"""The fields of a recipe as they are documented: dotted name, allowed values, default, meaning.
 
 One reading of the schema serves help texts, error messages and the typing of flags.
 """
@@ -36,7 +36,7 @@ def section_types() -> dict[str, type[Section]]:
 
 @cache
 def facts() -> dict[str, tuple[object, ...]]:
-    """What is known of every field of a section beside its type, by its dotted name.
+    """The facts of every field of a section, by dotted name.
 
     A field's own facts stand before those of its section.
     """
@@ -53,7 +53,7 @@ def fact(field: str, kind: type[F]) -> F | None:
 
 
 def domains(field: str) -> tuple[str, ...]:
-    """Where the field has an effect."""
+    """The domains in which a field has an effect."""
     where = fact(field, In)
     return where.domains if where else ()
 
@@ -119,7 +119,7 @@ def _schema() -> Node:
 
 
 def _follow(node: Node) -> Node:
-    """Behind references and ``| None``; what the field itself says (default, ...) is kept."""
+    """Resolve references and ``| None``; entries of the field itself (default, ...) are kept."""
     if "$ref" in node:
         return {**_follow(_schema()["$defs"][node["$ref"].rpartition("/")[2]]), **node}
     options = [option for option in node.get("anyOf", ()) if option.get("type") != "null"]
@@ -150,7 +150,7 @@ def members(path: Path) -> list[str]:
 
 
 def allowed(path: Path) -> str:
-    """What the field at ``path`` may hold, in words."""
+    """The allowed values of the field at ``path``, in words."""
     node = _node(path)
     return _words(node) if node else "nothing"
 
@@ -244,7 +244,7 @@ def _leaf(name: str, node: Node, required: bool) -> Leaf:
 
 
 def nearest(path: Path) -> Path | None:
-    """The field a person most likely meant by the unknown ``path``.
+    """The field that was most likely meant by the unknown ``path``.
 
     First a similar name in the same table, then the same name in another one, then a similar one.
     Outside of any table there are sections alone: the name of a field lacks its section.

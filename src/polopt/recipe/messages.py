@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, in one plain line: field, value, what is allowed."""
+"""The error messages of a recipe, in one line: field, value, allowed values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Problem:
     """One thing the user can put right."""
 
     field: str  # dotted, as the user writes it
-    text: str  # value and what is allowed
+    text: str  # the value and the allowed ones
 
     def __str__(self) -> str:
         return f"{self.field}: {self.text}"
@@ -38,7 +38,7 @@ def raise_for(problems: Sequence[Problem]) -> None:
 
 
 def _more(problems: Sequence[Problem], count: int) -> str:
-    """How many more there are, and in which fields."""
+    """The number of further problems, and their fields."""
     fields = dict.fromkeys(problem.field for problem in problems)
     others = [field for field in fields if field != problems[0].field]
     named = ", ".join([*others[:_NAMED], *(["…"] if len(others) > _NAMED else [])])

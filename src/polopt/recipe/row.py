@@ -1,4 +1,4 @@
-"""A method as one row of choices: what stands in each column, and which fields have a say."""
+"""A method as one row: its choice in each column, and the fields that it uses."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _ALWAYS = frozenset({*ALONE, "model"}) - {"rewards"}  # in every row
 
 @dataclass(frozen=True)
 class Place:
-    """How a row goes in one domain."""
+    """How a row is built in one domain, with its values there."""
 
     stage: str  # module:function that builds it
     rollout: str  # choice in the column of that name
     coordination: str
-    values: Mapping[str, Scalar] = field(default_factory=dict[str, Scalar])  # its own there
+    values: Mapping[str, Scalar] = field(default_factory=dict[str, Scalar])  # of its own there
 
 
 @dataclass(frozen=True, eq=False)  # one object a method
@@ -39,12 +39,12 @@ class Row:
     update: str = "adamw"
     roles: tuple[str, ...] = ("actor",)
     extra_losses: tuple[str, ...] = ()
-    of_critic: frozenset[str] = frozenset()  # fields that only a critic of its own listens to
+    of_critic: frozenset[str] = frozenset()  # fields of a critic with a trunk of its own
     fixed: Mapping[str, str] = field(default_factory=dict[str, str])  # columns without a field
 
     @property
     def file(self) -> str:
-        """Where the row stands, from the root of the repository."""
+        """The file of the row, from the root of the repository."""
         return f"src/polopt/algorithms/{self.name}.py"
 
     @property
@@ -54,7 +54,7 @@ class Row:
 
     @property
     def domains(self) -> tuple[str, ...]:
-        """Where it can be used; first where it is at home."""
+        """The domains of the row; the first one is the default of descriptions."""
         return tuple(self.places)
 
     @property
@@ -78,7 +78,7 @@ class Row:
         return not {field, section}.isdisjoint(self.uses | _ALWAYS) and field not in self.idle
 
     def defaults(self, domain: str = "") -> dict[str, Scalar]:
-        """What the row decides in a domain, by dotted field; default: where it is at home."""
+        """The defaults of the row in a domain, by dotted field; default: its first domain."""
         domain = domain or self.domains[0]
         of_field = {field: one.values for field, one in row_decides().items()}
         found: dict[str, Scalar] = {f: values[""] for f, values in of_field.items() if "" in values}
@@ -134,7 +134,7 @@ def policy_row(
         update: choice in that column.
         uses: more sections than the others have.
         idle: fewer fields.
-        of_critic: fields that only a critic of its own listens to.
+        of_critic: fields of a critic with a trunk of its own.
     """
     places = {"text": Place("polopt.assembly.text:policy_stage", "groups", "alternate")}
     if control is not None:

@@ -65,7 +65,7 @@ _WITH_LORA = Needs("model.lora", lambda v: v["model.lora"] is not None, "a rank"
 
 # The fields of a class stand behind those of the classes that it names further right.
 class Credit(Shaping, Select, Normalisation, Baseline, Spread, Returns):
-    """Which token is praised or blamed, and by how much."""
+    """Credit assignment: from rewards to the advantage of every token."""
 
 
 class Objective(Aggregation, Correction, Mask, Bound, Ratio):
@@ -296,7 +296,7 @@ class StageRecipe(Section):
 
     @property
     def domain(self) -> str:
-        """Where its policy acts: ``text`` or ``control``, as the data source says."""
+        """The domain of its policy, ``text`` or ``control``, by the data source."""
         return self.data.parsed.domain
 
 

@@ -22,7 +22,7 @@ class StageTables:
     """One stage before validation."""
 
     name: str
-    values: Table  # what is shared and, over it, what the stage says itself
+    values: Table  # shared values, overridden by those of the stage
     own: frozenset[str]  # dotted names that stand in the stage; empty without stages
     inherited: frozenset[str]  # dotted names that stand outside
 
@@ -59,7 +59,7 @@ def split(table: Mapping[str, Any], flags: Flags = ()) -> list[StageTables]:
 
 
 def misplaced(stage: StageTables) -> list[Problem]:
-    """What no schema can say: two spellings of rewards, and the shared part of ``run``."""
+    """Errors that no schema covers: two spellings of rewards, and the shared part of ``run``."""
     both = "reward" in stage.values and "rewards" in stage.values
     problems = [Problem("reward", "stands beside rewards; [reward] or [[rewards]]")] if both else []
     problems += [
@@ -103,7 +103,7 @@ def _copied(table: Mapping[Any, Any], depth: int = 3) -> Table:
 
 
 def _put_everywhere(shared: Table, owns: list[Table], path: list[str], value: object) -> None:
-    """A flag without a stage wins over what the stages say themselves."""
+    """A flag without a stage overrides the values of all stages."""
     having = [own for own in owns if path[0] in own]
     if path[0] in _MAY_LACK and path[0] not in shared and having:
         for own in having:

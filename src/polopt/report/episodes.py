@@ -1,4 +1,4 @@
-"""An episode before training and one after it: what the page plays and draws of them.
+"""One episode before training and one after it, as the page plays and draws them.
 
 Numbers go to the script as whole multiples of a quantum, each as its difference from the one
 before: a fifth of their length as text.
@@ -21,7 +21,7 @@ MAX_STEPS = 1_000  # of an episode that are drawn
 MAX_FRAMES = 2_000_000  # characters of a sheet of pictures
 MAX_LINES, MAX_PANELS = 6, 4  # where an environment names no series: observations in one, panels
 PARTS = 1_000  # into which the largest number of a series is divided
-SPARE = 1 / 30  # seconds of a step where nothing says it
+SPARE = 1 / 30  # seconds of a step, by default
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,11 @@ class Played:
 
 @dataclass(frozen=True)
 class Watched:
-    """All of it."""
+    """The two episodes, with all that the page shows of them."""
 
     episodes: list[Played]
     tracks: list[Track]
-    terms: list[tuple[str, list[float]]]  # of the reward: sum in each episode
+    terms: list[tuple[str, list[float]]]  # of the reward: sum over each episode
     facts: list[tuple[str, list[float | None]]]  # of the environment, about each episode
     pictured: bool  # whether there is something to play
     no_frames: str  # why not, in words; "": nothing says it
@@ -62,7 +62,7 @@ class Watched:
 
     @property
     def heading(self) -> str:
-        """What there is, above it."""
+        """The heading above the episodes."""
         if len(self.episodes) == 1:
             return f"{self.episodes[0].title} training"
         return "Before and after"
@@ -137,7 +137,7 @@ def _terms(rows: Sequence[Row]) -> list[str]:
 
 
 def _facts(rows: Sequence[Row]) -> list[tuple[str, list[float | None]]]:
-    """What the environment says of the episodes, where it says it of one of them."""
+    """The facts of the environment about the episodes."""
     tables: list[Mapping[str, Any]] = [row.get("facts") or {} for row in rows]
     names = dict.fromkeys(name for table in tables for name in table)
     return [
@@ -166,7 +166,7 @@ def _played(row: Row) -> Played:
 
 
 def _panels(row: Row) -> list[dict[str, Any]]:
-    """The series that the environment names, else what it observed; and what it earned."""
+    """The panels: the series of the environment, else observations; and the rewards."""
     own = list(row.get("panels") or []) or _observed(row)
     terms: Mapping[str, Any] = row.get("terms") or {}
     parts = terms if len(terms) > 1 else {}
@@ -176,7 +176,7 @@ def _panels(row: Row) -> list[dict[str, Any]]:
         {
             "title": "Reward, by term" if parts else "Reward",
             "unit": "a step",
-            "sentence": "What each step earned" + (", and what for." if parts else "."),
+            "sentence": "The reward of each step" + (", and its parts." if parts else "."),
             "lines": lines,
             "bars": False,
         },

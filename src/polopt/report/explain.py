@@ -1,4 +1,4 @@
-"""What the page says about each metric: the one table of titles, sentences and labels."""
+"""The explanation of each metric: the one table of titles, sentences and labels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Unit = Literal["number", "share", "seconds"]
 
 @dataclass(frozen=True)
 class Plot:
-    """One plot: metrics that share a scale, and a sentence for somebody who sees it first."""
+    """One plot: metrics that share a scale, and a sentence for a new reader."""
 
     title: str
     sentence: str
@@ -50,7 +50,7 @@ PLOTS = (
     ),
     Plot(
         "Return",
-        "What whole episodes earned, on average. The points are episodes without noise, from "
+        "Sum of the rewards of an episode, on average. The points are episodes without noise, from "
         "starts that training never sees; their bars are 95\u202f% confidence intervals.",
         {"return/mean": "training", "eval/return_mean": "without noise"},
     ),
@@ -61,7 +61,7 @@ PLOTS = (
     ),
     Plot(
         "Episodes that reached the time limit",
-        "Share of episodes that were cut and did not end before. For a body that can fall, the "
+        "Share of episodes that were cut and did not end before. Where the agent can fall, the "
         "share that stayed on its feet.",
         {"episode/reached_limit": "training", "eval/reached_limit": "without noise"},
         unit="share",
@@ -75,7 +75,7 @@ PLOTS = (
     Plot(
         "On how many feet",
         "Share of the time with neither foot on the floor, and with just one. Who walks always "
-        "has one there; who runs, or shuffles, has not.",
+        "has one there; running and shuffling have not.",
         {
             "episode/in_air": "none, training",
             "eval/in_air": "none, without noise",
@@ -86,14 +86,14 @@ PLOTS = (
         top=1.0,
     ),
     Plot(
-        "What the environment says of episodes",
-        "Figures of its own, on average over the episodes that ended.",
+        "Figures of the environment",
+        "What the environment reports about an episode, on average over those that ended.",
         {"episode/*": ""},
     ),
     Plot(
         "Loss",
         "What the optimiser lowers. On demonstrations it should fall steadily. In policy "
-        "optimisation it hovers around 0 and says little: look at reward and accuracy instead.",
+        "optimisation it hovers around 0 and tells little: look at reward and accuracy instead.",
         {"policy/loss": "loss", "reward_model/loss": "reward model"},
     ),
     Plot(
@@ -122,14 +122,14 @@ PLOTS = (
     ),
     Plot(
         "Critic",
-        "How much of what the responses earned the critic knew beforehand: 0 is nothing, 1 is "
-        "everything, and below 0 it does harm.",
+        "Share of the variance of the returns that the critic explains before it learns from them: "
+        "1 is all of it, 0 none, and below 0 it does harm.",
         {"value/explained_variance": "explained variance"},
         top=1.0,
     ),
     Plot(
         "Values",
-        "What the critic expects of the states, on average, and what it is to learn. The two "
+        "Mean value that the critic expects of the states, and mean target that it learns. The two "
         "lines should be near each other.",
         {"value/mean": "expected", "value/target_mean": "to be learned"},
     ),
@@ -140,20 +140,20 @@ PLOTS = (
     ),
     Plot(
         "Action values",
-        "What the critics expect of the steps they are shown, on average, and what they are to "
+        "Mean value that the critics expect of the steps of a batch, and mean target that they "
         "learn. The two lines stay near each other; values far above any return are overestimates.",
         {"critic/q_mean": "expected", "critic/target_mean": "to be learned"},
     ),
     Plot(
         "Temperature",
-        "What being undecided is worth to the policy beside its rewards. It falls while the policy "
-        "is more undecided than it has to be.",
+        "The weight of entropy beside the rewards. It falls while the policy "
+        "has more entropy than its target.",
         {"policy/alpha": "alpha"},
     ),
     Plot(
         "Process rewards",
-        "What the process reward model says of a token, on average, in right answers and in wrong "
-        "ones. The lines part as it learns which tokens lead to right answers.",
+        "Mean reward of a token by the process reward model, in right answers and in wrong ones. "
+        "The lines part as it learns which tokens lead to right answers.",
         {"process_reward/q_right": "right answers", "process_reward/q_wrong": "wrong answers"},
     ),
     Plot(
@@ -197,8 +197,8 @@ PLOTS = (
     ),
     Plot(
         "Entropy",
-        "How undecided the policy is about its next token, in nats. It falls while the policy "
-        "learns what pays; if it reaches 0 early, the policy stops exploring and reward stalls.",
+        "Entropy of the next token, in nats. It falls while the policy learns what is rewarded; "
+        "if it reaches 0 early, the policy stops exploring and reward stalls.",
         {"policy/entropy": "of the policy"},
     ),
     Plot(
@@ -229,7 +229,7 @@ PLOTS = (
     ),
     Plot(
         "Improvement in the region",
-        "What the step was worth on its own batch, and what the slope promised. The first is a "
+        "Change of the surrogate loss by the step, and what its gradient predicts. The first is a "
         "little smaller.",
         {
             "policy/surrogate_improvement": "measured",
@@ -265,8 +265,8 @@ PLOTS = (
         {"eval/*": ""},
     ),
     Plot(
-        "Responses that teach nothing",
-        "Share of groups whose responses all earned the same, of responses cut at the length "
+        "Responses without a signal",
+        "Share of groups whose responses all have the same reward, of responses cut at the length "
         "limit, and of responses that could not be scored. All of it is sampling time wasted.",
         {
             "degenerate_groups": "groups with equal rewards",
@@ -352,7 +352,7 @@ FOLDED = (
     ),
     Plot(
         "Groups that gave way",
-        "Prompts whose responses all earned the same and that were replaced by others.",
+        "Prompts whose responses all had the same reward and that were replaced by others.",
         {"resampled_groups": "prompts"},
     ),
     Plot(
@@ -385,14 +385,14 @@ FOLDED = (
 
 # Instead of the sentence above, where environments stand in the place of prompts.
 IN_CONTROL = {
-    "Loss": "What the optimiser lowers. It hovers around 0 and says little: look at the return "
+    "Loss": "What the optimiser lowers. It hovers around 0 and tells little: look at the return "
     "instead.",
     "KL divergence": "How far the policy has moved from the one that acted. Slow growth is "
     "learning; a sudden jump means the updates are too large.",
-    "Critic": "How much of what followed each step the critic knew beforehand: 0 is nothing, 1 is "
-    "everything, and below 0 it does harm.",
-    "Entropy": "How undecided the policy is about its next action, in nats. It falls while the "
-    "policy learns what pays; if it falls early, the policy stops exploring and the return "
+    "Critic": "Share of the variance of the returns that the critic explains before it learns from "
+    "them: 1 is all of it, 0 none, and below 0 it does harm.",
+    "Entropy": "Entropy of the next action, in nats. It falls while the policy learns what is "
+    "rewarded; if it falls early, the policy stops exploring and the return "
     "stalls. With continuous actions it can be below 0.",
     "Clip fraction": "Share of steps whose change of probability hit the bound and was held back. "
     "A few per cent is normal; much more means that an update tries to move too far.",
@@ -412,36 +412,36 @@ IN_CONTROL = {
 
 UNKNOWN_METRIC = "A metric of this run for which this page has no explanation."
 
-# The columns of a row, in the words of somebody who sees them first.
+# The columns of a row, for a new reader.
 COLUMNS = {
     "rollout": "where the responses come from",
-    "filter": "which prompts give way to others",
-    "exploration": "how it acts while it is trained",
+    "filter": "which prompts are replaced by others",
+    "exploration": "how the policy acts while it is trained",
     "target": "what the critics learn",
-    "pathwise": "how the policy climbs them",
-    "temperature": "what being undecided is worth",
+    "pathwise": "how the policy follows the gradient of Q",
+    "temperature": "the weight of entropy",
     "shaping": "what is added to the reward",
     "spread": "how a reward is spread over tokens",
-    "returns": "what a response is credited with",
+    "returns": "the return of each token",
     "baseline": "what the return is compared with",
     "normalisation": "what the advantage is divided by",
     "select": "which responses are imitated",
     "ratio": "how new and old policy are compared",
-    "bound": "what limits one update",
-    "mask": "which tokens leave the loss",
+    "bound": "how the surrogate loss bounds the ratio",
+    "mask": "which tokens are left out of the loss",
     "correction": "how samples of an older policy are weighed",
     "preference": "how responses to a prompt are compared",
     "kl": "what holds the policy near the reference",
-    "controller": "how its coefficient follows the run",
+    "controller": "how its coefficient is adapted",
     "aggregation": "how token losses become one number",
     "update": "how the weights move",
     "roles": "which models take part",
     "extra_losses": "what else is added to the loss",
     "coordination": "when sampling and training take turns",
 }
-COLUMNS_ON_BODIES = {
+COLUMNS_IN_CONTROL = {
     "rollout": "where the steps come from",
-    "returns": "what a step is credited with",
+    "returns": "the return of each step",
     "spread": "how a reward is spread over steps",
     "aggregation": "how the losses of steps become one number",
     "coordination": "when acting and training take turns",
@@ -468,7 +468,7 @@ def arrange(metrics: list[str], *, in_control: bool = False) -> tuple[list[Plot]
     folded += [Plot(name, UNKNOWN_METRIC, {name: name}) for name in left]
     folded = [plot for plot in folded if plot.lines]
     if in_control:
-        main, folded = ([_on_bodies(plot) for plot in plots] for plots in (main, folded))
+        main, folded = ([_in_control(plot) for plot in plots] for plots in (main, folded))
     return [plot for plot in main if plot.lines], sorted(folded, key=_prefix)
 
 
@@ -477,7 +477,7 @@ def _is_end(name: str, metrics: list[str]) -> bool:
     return name.endswith(("_low", "_high")) and name.rsplit("_", 1)[0] in metrics
 
 
-def _on_bodies(plot: Plot) -> Plot:
+def _in_control(plot: Plot) -> Plot:
     return replace(plot, sentence=IN_CONTROL.get(plot.title, plot.sentence))
 
 

@@ -88,7 +88,7 @@ def headline(record: RunRecord) -> Headline:
 
 
 def _name(summary: Row) -> str:
-    """What the run is judged by."""
+    """The metric of the headline."""
     return "return_mean" if is_number(summary.get("return_mean_after")) else "accuracy"
 
 
@@ -105,7 +105,7 @@ def _measured(summary: Row, name: str, when: str) -> Measured:
 
 
 def _so_far_by(record: RunRecord) -> str:
-    """What a run that goes on is judged by."""
+    """The metric of the headline of an unfinished run."""
     in_control = record.in_control or any("eval/return_mean" in row for row in record.metrics)
     return "return_mean" if in_control else "accuracy"
 
@@ -171,7 +171,7 @@ def _sentence(record: RunRecord, measured: list[Measured]) -> str:
 
 
 def _what(record: RunRecord, summary: Row) -> tuple[str, Callable[[float], str]]:
-    """What was measured, and how its values are written."""
+    """The name of the metric, and the format of its values."""
     if _name(summary) == "return_mean":
         episodes = summary.get("evaluation_episodes")
         many = "1 episode" if episodes == 1 else f"{episodes} episodes"
@@ -183,7 +183,7 @@ def _what(record: RunRecord, summary: Row) -> tuple[str, Callable[[float], str]]
 
 
 def _right(stage: Row) -> str:
-    """What accuracy counts: answers, or the verdicts of a model that gives none."""
+    """The unit of accuracy: answers, or pairs of a reward model."""
     row: list[Row] = stage.get("row") or []
     roles = [entry.get("choice") for entry in row if entry.get("column") == "roles"]
     return "pairs in the right order" if roles == ["reward_model"] else "right answers"
@@ -293,7 +293,7 @@ def _last_step(record: RunRecord) -> int:
 
 
 def _counted(record: RunRecord) -> str:
-    """What the steps of the run are called: on bodies a step is that of an environment."""
+    """What the steps of the run are called: in control a step is that of an environment."""
     return "batch" if record.in_control else "step"
 
 

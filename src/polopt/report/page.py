@@ -1,4 +1,4 @@
-"""The page: what the template needs, and a policy that lets nothing else run.
+"""The page: data for the template, and its content security policy.
 
 Everything is inside the one file. The content security policy names the hashes of our script and
 style and forbids the rest, so that model output could not run even if it were not escaped.
@@ -20,7 +20,7 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
 from polopt.report.episodes import watched
-from polopt.report.explain import COLUMNS, COLUMNS_ON_BODIES, PARTS
+from polopt.report.explain import COLUMNS, COLUMNS_IN_CONTROL, PARTS
 from polopt.report.headline import headline
 from polopt.report.plots import draw
 from polopt.report.read import Row, RunRecord
@@ -59,7 +59,7 @@ def render(record: RunRecord) -> str:
             head=headline(record),
             stages=stages,
             summaries=[_summary(stage, in_control=in_control) for stage in stages],
-            columns=COLUMNS | COLUMNS_ON_BODIES if in_control else COLUMNS,
+            columns=COLUMNS | COLUMNS_IN_CONTROL if in_control else COLUMNS,
             in_control=in_control,
             watched=episodes,
             parts=PARTS,
@@ -145,7 +145,7 @@ def _summary(stage: Row, *, in_control: bool) -> str:
     """The method in one line, as far as it is true here.
 
     The line speaks of the usual choices on text. Here the KL divergence may be in no column, and
-    a body takes steps where text has tokens.
+    control has steps where text has tokens.
     """
     row: list[Row] = stage.get("row") or []
     without = {cell.get("column") for cell in row if cell.get("choice") == "none"}

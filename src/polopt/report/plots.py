@@ -45,7 +45,7 @@ class Figure:
 def draw(metrics: list[Row], *, in_control: bool = False) -> Curves:
     """Sort ``metrics`` into plots, and prepare their numbers for the script.
 
-    Of runs on bodies there are also the steps in environments that were taken until each point.
+    In control there are also the environment steps that were taken until each point.
     """
     points, width = _thin(metrics, MAX_POINTS)
     names = list(dict.fromkeys(name for row in points for name in row if is_number(row[name])))

@@ -22,14 +22,14 @@ EPISODE = {"step": int, "kind": str, "rewards": list}
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a run directory says, as plain dicts and lists."""
+    """The content of a run directory, as plain dicts and lists."""
 
     directory: Path
     config: Row  # config.json
     environment: Row  # environment.json; empty if missing
     metrics: list[Row]  # one a stage and step, in the order of the steps
     samples: list[Row]  # responses, in the order of the file
-    episodes: list[Row]  # of bodies, in the order of the file
+    episodes: list[Row]  # of runs in control, in the order of the file
     warnings: list[Row]  # in the order of the file
     summary: Row | None  # summary.json; None: the run has not finished
     unreadable: list[str] = field(default_factory=list[str])  # "metrics.jsonl line 12"
@@ -38,7 +38,7 @@ class RunRecord:
     def in_control(self) -> bool:
         """Whether environments stand in the place of prompts.
 
-        The recipe says it before anything is recorded; where it names no source, the record does.
+        By the data source of the recipe, or, without one, by the recorded metrics.
         """
         tables = (stage.get("settings") for stage in self.config["stages"])
         sources = [table.get("data.source") for table in tables if isinstance(table, dict)]

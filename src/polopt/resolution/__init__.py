@@ -1,4 +1,4 @@
-"""Recipe and row put together, and what is said of the result. Nothing here imports torch."""
+"""Recipe and row put together, with checks and descriptions. Nothing here imports torch."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from polopt.choices.section import Values, either
 from polopt.errors import counted
 from polopt.recipe import StageRecipe, shown
 from polopt.recipe.contradictions import ENDED, models_by_field, reward_name
-from polopt.recipe.fields import flat
+from polopt.recipe.fields import domains, flat
 from polopt.recipe.row import Row
 from polopt.resolution.derived import updates_a_step
 from polopt.resolution.effects import chosen_by_fields
@@ -32,7 +32,7 @@ def findings(row: Row, stage: StageRecipe, *, own_reward: bool) -> Iterator[Find
     yield from _allowed(stage.domain, values)
     for check in CHECKS[row.places[stage.domain].rollout]:
         yield from check(row, stage)
-    if stage.domain == "text":
+    if stage.domain in domains("rewards"):
         yield from _judged(row, stage, own_reward)
     yield from _lengths(stage)
 
@@ -46,7 +46,7 @@ def _misplaced(row: Row, stage: StageRecipe) -> Finding:
 
 
 def _allowed(domain: str, values: Values) -> Iterator[Finding]:
-    """What every choice says of itself: the domains that it serves, and what it takes beside it."""
+    """The constraints of each choice: its domains, and the values it allows in other fields."""
     for entry in chosen_by_fields(values):
         field = entry.column.field
         assert field is not None, "a field has chosen it"
@@ -61,7 +61,7 @@ def _allowed(domain: str, values: Values) -> Iterator[Finding]:
 
 
 def _judged(row: Row, stage: StageRecipe, own_reward: bool) -> Iterator[Finding]:
-    """Somebody must reward responses, and say which are right where that is learned from."""
+    """A row that samples needs rewards, and outcomes where a process reward model learns."""
     if "reward" in row.requires and not stage.rewards and not own_reward:
         yield "reward", f'missing; {row.name} needs verifier = "task", file and function, or model'
     if reads_process(flat(stage)) and stage.rewards and not own_reward:
@@ -69,7 +69,7 @@ def _judged(row: Row, stage: StageRecipe, own_reward: bool) -> Iterator[Finding]
 
 
 def _labels(stage: StageRecipe) -> Iterator[Finding]:
-    """Somebody must say which responses are right, from which a process reward model learns."""
+    """A process reward model needs a reward that tells right responses from wrong ones."""
     if not any(reward.model is None and not reward.per_token for reward in stage.rewards):
         yield (
             "rewards" if len(stage.rewards) > 1 else "reward",
@@ -98,7 +98,7 @@ def _updates(row: Row, stage: StageRecipe) -> Iterator[Finding]:
 
 
 def _to_the_end(row: Row, stage: StageRecipe) -> Iterator[Finding]:
-    """Some returns run to the end of an episode, which a batch of steps may not reach."""
+    """Some returns need whole episodes, which a batch of steps may cut."""
     if not stage.episodes.whole and _has(stage, "to the end", "returns"):
         yield (
             "episodes.whole",
@@ -108,7 +108,7 @@ def _to_the_end(row: Row, stage: StageRecipe) -> Iterator[Finding]:
 
 
 def _own_trunk(row: Row, stage: StageRecipe) -> Iterator[Finding]:
-    """Networks of control are small, and each has its own."""
+    """In control, policy and critic share no trunk: the networks are small."""
     if stage.critic.trunk not in (None, "own"):
         yield "critic.trunk", f"{shown(stage.critic.trunk)} is not allowed in control; own"
 
@@ -136,7 +136,7 @@ def _in_steps(row: Row, stage: StageRecipe) -> Iterator[Finding]:
 
 
 def _device(row: Row, stage: StageRecipe) -> Iterator[Finding]:
-    """Networks this small are slower on an accelerator, and stay where the environments are."""
+    """Control runs on the CPU: networks this small are slower on an accelerator."""
     if stage.run.device not in ("auto", "cpu"):
         yield (
             "run.device",
@@ -146,7 +146,7 @@ def _device(row: Row, stage: StageRecipe) -> Iterator[Finding]:
 
 
 def _centred(row: Row, stage: StageRecipe) -> Iterator[Finding]:
-    """A number that is the same for all steps vanishes where their mean is taken away."""
+    """A constant baseline has no effect where advantages are centred."""
     credit = stage.credit
     if _has(stage, "centres", "normalisation") and credit.baseline in SAME_FOR_ALL:
         yield (
@@ -209,7 +209,7 @@ def _group(row: Row, stage: StageRecipe) -> Iterator[Finding]:
 
 
 def _steps(row: Row, stage: StageRecipe) -> Iterator[Finding]:
-    """Step rewards that are normalised among themselves stand alone."""
+    """Normalised step rewards (``group_steps``) allow no reward of whole responses beside them."""
     credit, whole = stage.credit, [one for one in stage.rewards if one.weight and not one.per_token]
     if credit.normalisation != "group_steps":
         return
@@ -290,7 +290,7 @@ def _reference(row: Row, stage: StageRecipe) -> Iterator[Finding]:
 
 
 def _difficulty(row: Row, stage: StageRecipe) -> Iterator[Finding]:
-    """Some number of right answers must lie between the bounds."""
+    """Some count of right responses must lie between the bounds of the filter."""
     low, high, size = (
         stage.rollout.accuracy_min,
         stage.rollout.accuracy_max,
@@ -307,7 +307,7 @@ def _difficulty(row: Row, stage: StageRecipe) -> Iterator[Finding]:
 
 
 def _reuse(row: Row, stage: StageRecipe) -> Iterator[Finding]:
-    """Without a ratio nothing corrects for the optimiser steps since the samples were drawn."""
+    """Several optimiser steps per batch need an importance ratio."""
     if stage.objective.ratio != "none":
         return
     for field in ("epochs", "minibatches"):
@@ -334,7 +334,7 @@ def _split(row: Row, stage: StageRecipe) -> Iterator[Finding]:
 
 
 def _region(row: Row, stage: StageRecipe) -> Iterator[Finding]:
-    """A trust region is one of the policy: the critic's loss is no part of what it bounds."""
+    """A trust region needs a critic with a trunk of its own: it bounds the policy alone."""
     if row.update == "natural_step" and stage.critic.trunk == "shared":
         yield "critic.trunk", f"shared is not allowed in {row.name}; it must be own"
 
@@ -348,7 +348,7 @@ def _lengths(stage: StageRecipe) -> Iterator[Finding]:
         )
 
 
-CHECKS: Mapping[str, tuple[Check, ...]] = {  # by how experience is gathered
+CHECKS: Mapping[str, tuple[Check, ...]] = {  # by the rollout of the row
     "groups": (
         _sampler,
         _group,
@@ -367,4 +367,4 @@ CHECKS: Mapping[str, tuple[Check, ...]] = {  # by how experience is gathered
     "steps": (_to_the_end, _own_trunk, _centred, _in_steps, _reuse, _device),
     "replay": (_updates, _device),
 }
-assert CHECKS.keys() == COLUMNS["rollout"].choices.keys(), "a rollout that nobody checks"
+assert CHECKS.keys() == COLUMNS["rollout"].choices.keys(), "a rollout without checks"

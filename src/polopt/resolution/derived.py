@@ -1,4 +1,4 @@
-"""Arithmetic that follows from a resolved stage, and is never asked for twice."""
+"""Sizes and counts that follow from the settings of a resolved stage."""
 
 from __future__ import annotations
 

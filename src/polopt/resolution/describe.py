@@ -1,4 +1,4 @@
-"""Rows and resolved stages as plain tables: for people, config.json and the report."""
+"""Rows and resolved stages as plain tables: for the command line, config.json and the report."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def describe(stage: StageRecipe) -> list[Entry]:
 
 
 def describe_row(name: str, domain: str = "") -> list[Entry]:
-    """The same for a row with its defaults in a domain; default: where it is at home."""
+    """The same for a row with its defaults in a domain; default: its first domain."""
     one = row(name)
     domain = domain or one.domains[0]
     return list(_Described(one, _defaults(one, domain), domain).entries())
 
 
 def differences(name: str, domain: str) -> list[Entry]:
-    """What is another in a domain than where the row is at home, line by line."""
+    """The lines of a row that differ in a domain from those in its first domain."""
     home = {(entry["column"], entry["choice"]): entry for entry in describe_row(name)}
     return [
         entry
@@ -55,7 +55,7 @@ def differences(name: str, domain: str) -> list[Entry]:
 
 
 def table() -> list[Entry]:
-    """All rows, one object each: what stands in every column, and the file."""
+    """All rows, one object each: the choice in every column, and the file."""
     return [_summary(one) for one in ROWS.values()]
 
 
@@ -71,7 +71,7 @@ def _summary(one: Row) -> Entry:
 
 
 def _defaults(one: Row, domain: str) -> dict[str, Any]:
-    """Those defaults of a row that have an effect beside each other."""
+    """The defaults of a row, without those that have no effect beside the others."""
     defaults = one.defaults(domain)
     values = flat(load({"algorithm": one.name, **DOMAINS[domain].example}).stages[0]) | defaults
     found = {f: v for f, v in defaults.items() if idle(one, values, f) is None}
@@ -79,7 +79,7 @@ def _defaults(one: Row, domain: str) -> dict[str, Any]:
 
 
 class _Described:
-    """A row with values, column by column; what is not among the values has no effect."""
+    """The description of a row with values; fields without a value have no effect."""
 
     def __init__(self, one: Row, values: Mapping[str, Any], domain: str) -> None:
         self._row, self._values, self._domain = one, values, domain
@@ -87,26 +87,26 @@ class _Described:
         self._replaced = {
             column: choice
             for entry in self._chosen.values()
-            for column, choice in entry.column.choices[entry.name].replaces.items()
+            for column, choice in entry.choice.replaces.items()
         }
 
     def entries(self) -> Iterator[Entry]:
-        """Every column, in order."""
+        """The lines of all columns, in order."""
         one, place = self._row, self._row.places[self._domain]
         again = bool(self._values.get("rollout.resample_rounds"))
         yield self._entry("rollout", place.rollout)
-        yield from self._loud("exploration")
+        yield from self._active("exploration")
         yield from (self._entry(column, name) for column, name in one.fixed.items())
-        yield from self._loud("temperature")
+        yield from self._active("temperature")
         yield from [self._entry("filter", "informative")] if again else []
         yield from (self._entry("shaping", name) for name in self._shapers())
-        yield from self._loud("spread")
+        yield from self._active("spread")
         yield from (self._of_field(name) for name in ("returns", "baseline", "normalisation"))
-        yield from self._loud("select")
+        yield from self._active("select")
         yield from (self._of_field(name) for name in ("ratio", "bound"))
-        yield from self._loud("mask", "correction", "preference")
+        yield from self._active("mask", "correction", "preference")
         yield self._kl()
-        yield from self._loud("controller")
+        yield from self._active("controller")
         yield self._of_field("aggregation")
         yield self._entry("update", one.update)
         yield from (self._entry("roles", name) for name in self.roles())
@@ -114,8 +114,8 @@ class _Described:
         yield self._entry("coordination", place.coordination)
 
     def roles(self) -> list[str]:
-        """The row's own, and those that its settings call for."""
-        called = dict.fromkeys(r for one in self._chosen.values() for r in _original(one).roles)
+        """Those of the row, and those that its settings require."""
+        called = dict.fromkeys(r for one in self._chosen.values() for r in one.choice.roles)
         if any(reward.get("model") for reward in self._values.get("rewards", ())):
             called["reward_model"] = None
         if self._values.get("kl.coefficient"):
@@ -126,8 +126,8 @@ class _Described:
         return [*self._row.roles, *order]
 
     def losses(self) -> list[str]:
-        """The row's own, and those that its settings call for."""
-        called = dict.fromkeys(x for one in self._chosen.values() for x in _original(one).losses)
+        """Those of the row, and those that its settings require."""
+        called = dict.fromkeys(x for one in self._chosen.values() for x in one.choice.losses)
         if self._values.get("objective.entropy_coefficient"):
             called["entropy"] = None
         if self._values.get("pretraining.source"):
@@ -140,7 +140,7 @@ class _Described:
         return [name for name, field in called.items() if self._values.get(field)]
 
     def _of_field(self, column: str) -> Entry:
-        """The line of a column in which a field chooses; another choice may have replaced it."""
+        """The line of a column that a field decides, unless another choice replaces it."""
         chosen = self._chosen.get(column)
         if column in self._replaced:
             name = "none" if chosen is None else chosen.name
@@ -150,8 +150,8 @@ class _Described:
         field, only = COLUMNS[column].field, COLUMNS[column].only.get(self._domain)
         return self._entry(column, only if field and self._row.has(field) else None)
 
-    def _loud(self, *columns: str) -> Iterator[Entry]:
-        """Lines of columns that are mentioned only where something is chosen in them."""
+    def _active(self, *columns: str) -> Iterator[Entry]:
+        """The lines of columns that are listed only where they do something."""
         for column in columns:
             chosen = self._chosen.get(column)
             if chosen is not None and chosen.name not in QUIET:
@@ -179,17 +179,13 @@ class _Described:
         return {**_line("kl", name, choice, self._given("kl.coefficient")), "equation": equation}
 
     def _given(self, *fields: str) -> dict[str, Any]:
-        """What these fields hold, as far as they have an effect in the domain."""
+        """The values of these fields that have an effect in the domain."""
         values = self._values
         return {
             field: values[field]
             for field in fields
             if values.get(field) is not None and self._domain in domains(field)
         }
-
-
-def _original(entry: Any) -> Choice:  # noqa: ANN401
-    return entry.column.choices[entry.name]
 
 
 def _line(column: str, name: str, choice: Choice | None, numbers: dict[str, Any]) -> Entry:

@@ -17,7 +17,7 @@ from polopt.recipe.row import Row
 
 @dataclass(frozen=True)
 class Chosen:
-    """What stands in a column."""
+    """The choice in a column."""
 
     column: Column
     name: str
@@ -25,7 +25,7 @@ class Chosen:
 
 
 def chosen_by_fields(values: Values) -> Iterator[Chosen]:
-    """What the fields of a stage choose, column by column."""
+    """The choices that the fields of a stage make, by column."""
     domain = domain_of(values)
     for column in COLUMNS.values():
         name = None if column.field is None else values.get(column.field)
@@ -65,7 +65,7 @@ def _unmet(row: Row, values: Values, need: Needs) -> str | None:
 
 @cache
 def _of_row(row_: Row, domain: str) -> frozenset[str]:
-    """The fields that the row's own choices read, whatever a recipe chooses beside them."""
+    """The fields that the fixed choices of the row read."""
     place = row_.places.get(domain)
     own = [("update", row_.update), *(("roles", role) for role in row_.roles), *row_.fixed.items()]
     own += [] if place is None else [("rollout", place.rollout)]
@@ -74,7 +74,7 @@ def _of_row(row_: Row, domain: str) -> frozenset[str]:
 
 @cache
 def _readers(field: str) -> Needs | None:
-    """That a choice is made which reads the field; None where it belongs to no choice."""
+    """The requirement that some choice reads the field; None where no choice ever does."""
     by_column = {
         column.field: names
         for column in COLUMNS.values()

@@ -1,4 +1,4 @@
-"""Settings that are allowed and yet do nothing, or not what their name says."""
+"""Settings that are allowed but have no effect, or not the one of their name."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def inert(stage: StageRecipe, of: AbstractSet[str] | None = None) -> list[str]:
 
 
 def _concerns(line: str) -> frozenset[str]:
-    """The fields of which a line speaks: the first word, or all that make up the KL."""
+    """The fields that a line is about: its first word, or all fields of the KL."""
     field = line.split()[0].strip(":")
     return KL_CHOICE if field in KL_CHOICE else frozenset({field})
 
 
 def _of_fields(values: Values) -> Iterator[str]:
-    """What fields say of themselves."""
+    """The lines of fields with the fact ``Inert``."""
     for field in facts():
         one = fact(field, Inert)
         if one is not None and values[field] is not None and (reason := one.reason(values)):
@@ -45,13 +45,13 @@ def _of_fields(values: Values) -> Iterator[str]:
 
 
 def _of_columns(values: Values) -> Iterator[str]:
-    """What the columns say of what is chosen in them."""
+    """The notes of columns on their choices."""
     for column in COLUMNS.values():
         yield from () if column.notes is None else column.notes(values)
 
 
 def _steps(stage: StageRecipe) -> Iterator[str]:
-    """Rewards token by token that are added up again."""
+    """Token rewards whose positions have no effect."""
     credit = stage.credit
     if credit.returns in SUMS and any(reward.per_token for reward in stage.rewards):
         yield (

@@ -27,13 +27,13 @@ from polopt.resolution.effects import idle
 
 @dataclass(frozen=True)
 class _Filled:
-    """A stage with its row's values, and what has no effect in it."""
+    """A stage with the values of its row, and its fields without effect."""
 
     row: Row
     stage: StageRecipe
     values: dict[str, Any]
     given: set[str]
-    idle: dict[str, str]  # field: why
+    idle: dict[str, str]  # field: reason
 
 
 def resolve(recipe: Recipe, *, own_reward: bool = False) -> Recipe:
@@ -143,7 +143,7 @@ def _of_task(stage: StageRecipe) -> tuple[Reward, ...]:
 
 
 def _without_effect(recipe: Recipe, filled: list[_Filled]) -> Iterator[Problem]:
-    """Stated, and nobody listens."""
+    """Refuse a stated field without effect."""
     seen: set[str] = set()
     for index, one in enumerate(filled):
         for field in (name for name in one.values if name in one.given & one.idle.keys()):
@@ -159,7 +159,7 @@ def _without_effect(recipe: Recipe, filled: list[_Filled]) -> Iterator[Problem]:
 
 
 def _undecided(recipe: Recipe, filled: list[_Filled]) -> Iterator[Problem]:
-    """In use, and neither the recipe nor the row says what."""
+    """Refuse a field in use that neither the recipe nor the row decides."""
     here = [(i, one) for i, one in enumerate(filled) if one.stage.domain in one.row.places]
     for index, one in here:
         for field in row_decides():

@@ -1,4 +1,4 @@
-"""Who takes part in a run: actor, critic, reward model, reference."""
+"""The roles of a run: actor, critic, reward model, reference."""
 
 from polopt.roles.actor import Actor
 from polopt.roles.critic import Critic

@@ -23,7 +23,7 @@ class Actor:
     value_head: torch.nn.Linear | None = None  # of a critic that shares the trunk
 
     def score(self, rows: TokenRows, want: AbstractSet[Quantity]) -> Outputs:
-        """What one forward pass says of ``rows``; differentiable."""
+        """The outputs of one forward pass of ``rows``; differentiable."""
         return score(
             self.language_model.model,
             rows,
@@ -35,7 +35,7 @@ class Actor:
 
     @property
     def parameters(self) -> Mapping[str, torch.nn.Parameter]:
-        """The weights that are trained, by name."""
+        """The trained weights by name."""
         own = trainable(self.language_model.model)
         return own if self.value_head is None else own | trainable(self.value_head, "value_head.")
 

@@ -52,12 +52,12 @@ class StepActor:
 
     @torch.no_grad()
     def drawn(self, observations: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """An action for each of observations [..., O]."""
+        """A drawn action for each of the observations [..., O]."""
         return self._family.sample(self.network(observations), generator)
 
     @torch.no_grad()
     def probabilities(self, observations: torch.Tensor) -> torch.Tensor:
-        """Of each discrete action, [..., n], in observations [..., O]."""
+        """Probabilities of the discrete actions, [..., n], for observations [..., O]."""
         return self.network(observations).softmax(-1)
 
     def log_probs(self, rows: StepRows) -> torch.Tensor:
@@ -65,12 +65,12 @@ class StepActor:
         return measured(self, rows, "logp")
 
     def divergence(self, old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-        """``KL(old‖new)`` of two of its distributions, [B, T]."""
+        """``KL(old‖new)`` of two distributions of the policy, [B, T]."""
         return self._family.divergence(old, new)
 
     @property
     def parameters(self) -> Mapping[str, torch.nn.Parameter]:
-        """The weights that are trained, by name."""
+        """The trained weights by name."""
         return trainable(self.network)
 
     @torch.no_grad()
@@ -121,19 +121,19 @@ class StepCritic:
 
     @property
     def parameters(self) -> Mapping[str, torch.nn.Parameter]:
-        """The weights that are trained, by name; the statistics are the policy's."""
+        """The trained weights by name; the statistics are the policy's."""
         return trainable(self.network)
 
     @torch.no_grad()
     def before(self, rows: StepRows) -> torch.Tensor:
-        """V of what was seen, [B, T]."""
+        """V(sₜ), [B, T]."""
         return self.network(rows.observations)
 
     @torch.no_grad()
     def after(
         self, actor: StepActor, successors: torch.Tensor, generator: torch.Generator
     ) -> torch.Tensor:
-        """V of what followed, [B, T]."""
+        """V(sₜ₊₁) of the true successors, [B, T]."""
         return self.network(successors)
 
 
@@ -153,19 +153,19 @@ class StepActionCritic:
 
     @property
     def parameters(self) -> Mapping[str, torch.nn.Parameter]:
-        """The weights that are trained, by name."""
+        """The trained weights by name."""
         return trainable(self.network)
 
     @torch.no_grad()
     def before(self, rows: StepRows) -> torch.Tensor:
-        """Q of what was done, [B, T]."""
+        """Q(sₜ, aₜ), [B, T]."""
         return self.network(rows.observations, rows.actions)
 
     @torch.no_grad()
     def after(
         self, actor: StepActor, successors: torch.Tensor, generator: torch.Generator
     ) -> torch.Tensor:
-        """``Σ_a π(a|s′) Q(s′, a)``, [B, T]; Q of one action drawn where there is no such sum."""
+        """``Σ_a π(a|s′) Q(s′, a)``, [B, T]; for continuous actions Q of one drawn action."""
         if not self.network.discrete:
             return self.network(successors, actor.drawn(successors, generator))
         return (actor.probabilities(successors) * self.network.every(successors)).sum(-1)
@@ -173,13 +173,13 @@ class StepActionCritic:
 
 @dataclass(frozen=True)
 class ActionCritics:
-    """K opinions of what an action is worth in a state."""
+    """An ensemble of K critics Q(s, a), each a network of its own."""
 
     networks: ActionValueNetworks
 
     @property
     def parameters(self) -> Mapping[str, torch.nn.Parameter]:
-        """The weights that are trained, by name."""
+        """The trained weights by name."""
         return trainable(self.networks)
 
     def values(self, observations: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:

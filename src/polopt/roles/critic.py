@@ -28,5 +28,5 @@ class Critic:
 
     @property
     def parameters(self) -> Mapping[str, torch.nn.Parameter]:
-        """The weights that are trained, by name."""
+        """The trained weights by name."""
         return trainable(self.scalar_model.model)

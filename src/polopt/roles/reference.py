@@ -23,16 +23,16 @@ def frozen(language_model: LanguageModel, *, autocast: bool) -> Actor:
 
 @dataclass(frozen=True)
 class WithoutAdapter:
-    """A policy with its adapter switched off: the weights of the start, and no second model."""
+    """A policy with its adapter switched off: the initial weights, without a second model."""
 
     actor: Actor
 
     def score(self, rows: TokenRows, want: AbstractSet[Quantity]) -> Outputs:
-        """What one forward pass of the frozen weights says of ``rows``."""
+        """The outputs of one forward pass of the frozen weights."""
         with switched_off(self.actor.language_model.model):
             return self.actor.score(rows, want)
 
     @property
     def parameters(self) -> Mapping[str, torch.nn.Parameter]:
-        """Nothing is trained."""
+        """None: nothing is trained."""
         return {}

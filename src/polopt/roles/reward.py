@@ -1,4 +1,4 @@
-"""The reward model: one number for a whole response, or one for each of its steps."""
+"""The reward model: one score for a response, or one for each of its steps."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Ids = Sequence[Sequence[int]] | Sequence[NDArray[np.int64]]
 def reward_of(
     scorer: Scorer, *, pad_id: int, device: torch.device
 ) -> Callable[[Ids, Ids], list[float]]:
-    """``r(x, y)``: what the head says at the last token of prompt and response.
+    """``r(x, y)``: the output of the head at the last token of prompt and response.
 
-    Token in, token out: the ids that were sampled are scored, text is never tokenised again. What a
-    response gets does not depend on those it is scored with, but for rounding.
+    Token in, token out: the ids that were sampled are scored, text is never tokenised again. The
+    score of a response does not depend on those it is scored with, but for rounding.
     """
 
     def reward_model(prompt_ids: Ids, completion_ids: Ids) -> list[float]:
@@ -38,7 +38,7 @@ def step_rewards_of(
     device: torch.device,
     ends: Callable[[Sequence[int] | NDArray[np.int64]], Sequence[bool]],
 ) -> Callable[[Ids, Ids], list[list[float | None]]]:
-    """``r(x, y_≤t)``: what the head says at every token that ends a step; None at the others."""
+    """``r(x, y_≤t)``: the output of the head at every token that ends a step; None elsewhere."""
 
     def reward_model(prompt_ids: Ids, completion_ids: Ids) -> list[list[float | None]]:
         rows = padded(prompt_ids, completion_ids, pad_id=pad_id, device=device)

@@ -1,4 +1,4 @@
-"""What every role with weights can do: say something of the tokens of a batch."""
+"""The interface of every role with weights: outputs of a forward pass on a batch."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ class Scorer(Protocol):
     """A role: actor, critic, reward model."""
 
     def score(self, rows: Any, want: AbstractSet[Quantity]) -> Outputs:  # noqa: ANN401
-        """What one forward pass says of ``rows``, of tokens or of steps; differentiable."""
+        """The outputs of one forward pass of ``rows``, tokens or steps; differentiable."""
         ...
 
     @property
     def parameters(self) -> Mapping[str, torch.nn.Parameter]:
-        """The weights that are trained, by name."""
+        """The trained weights by name."""
         ...
 
 
 def measured(
     scorer: Scorer, rows: TokenRows | StepRows, quantity: Quantity, at_once: int = 128
 ) -> torch.Tensor:
-    """One quantity of every row, [B, ...], without gradient, ``at_once`` rows a forward pass."""
+    """One output for every row, [B, ...], without gradient, ``at_once`` rows per forward pass."""
     (found,) = together(scorer, rows, [quantity], at_once)
     return found
 
@@ -37,7 +37,7 @@ def measured(
 def together(
     scorer: Scorer, rows: TokenRows | StepRows, quantities: Sequence[Quantity], at_once: int = 128
 ) -> list[torch.Tensor]:
-    """Several quantities of the same forward passes, in their order."""
+    """Several outputs of the same forward passes, in the order of their names."""
     parts = [
         scorer.score(rows.rows(index), frozenset(quantities))
         for index in torch.arange(rows.shape[0]).split(at_once)

@@ -1,1 +1,1 @@
-"""Collecting responses: groups from an engine, demonstrations from data, answers to examine."""
+"""Collecting experience: sampled groups, given data, episodes, replay, evaluation."""

@@ -1,4 +1,4 @@
-"""Whether a model prefers what was preferred, on held-out pairs and rankings."""
+"""Accuracy of a model on held-out pairs and rankings."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from polopt.types import Batch, Metrics
 AT_ONCE = 64  # prompts in a batch
 
 Measure = Callable[[Batch], Mapping[str, Tensor]]
-"""What a model says of every response of a batch, [B] each; ``reward`` is what decides."""
+"""Values of every response of a batch by name, [B] each; ``reward`` orders the pairs."""
 
 
 def compare(rankings: Sequence[Ranking], measure: Measure) -> Evaluation:
-    """Pair accuracy with its 95 % interval, calibration, and what either side is given.
+    """Pair accuracy with its 95 % interval, calibration error, and means of either side.
 
     Every figure is a mean over prompts of the mean over the pairs of a prompt; with one pair to a
-    prompt the interval is Wilson's. The calibration error compares, over all pairs, how sure the
-    model is of its verdict, ``σ(|rᵢ - rⱼ|)``, with how often it is right (Guo 1706.04599).
+    prompt the interval is Wilson's. The calibration error compares, over all pairs, the
+    confidence of the model, ``σ(|rᵢ - rⱼ|)``, with how often it is right (Guo 1706.04599).
 
     Args:
         rankings: Held out from training; each has a pair.
-        measure: ``reward``, and any number of others, whose means are told as well.
+        measure: ``reward``, and any number of others, whose means are reported as well.
     """
     measured: dict[str, list[Tensor]] = {}
     batches = list(_batches(rankings))

@@ -11,7 +11,7 @@ from polopt.types import Group, Sample
 
 
 def demonstrated(place: int, demonstration: Demonstration) -> Group:
-    """A demonstration as a group of one; nobody sampled it, so it has no behaviour log-probs."""
+    """A demonstration as a group of one; it was not sampled and has no behaviour log-probs."""
     return Group(place, demonstration.prompt, (_sample(demonstration),))
 
 

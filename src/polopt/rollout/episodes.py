@@ -1,4 +1,4 @@
-"""Episodes of N environments as arrays: what was seen, done, earned, and what followed."""
+"""Episodes of N environments as arrays of observations, actions, rewards and successors."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ PATIENCE = 50_000  # steps of an episode whose end is waited for; one of Atari i
 
 
 class Tell(Protocol):
-    """How whoever watches the run is told something."""
+    """The function that sends a message to the observers of the run."""
 
     def __call__(self, text: str, *, warning: bool = False) -> None:
-        """A line; a warning stays in the record."""
+        """Send a line; a warning is also written to the run directory."""
         ...
 
 
-def _nobody(text: str, *, warning: bool = False) -> None:
-    """Nobody watches."""
+def _silent(text: str, *, warning: bool = False) -> None:
+    """Discard the message."""
 
 
 @dataclass(frozen=True)
 class Episode:
-    """What an episode that ended came to."""
+    """The return, length and facts of an episode that ended."""
 
-    total: float  # of its rewards
+    total: float  # the return: sum of its rewards
     length: int
-    cut: bool = False  # by the time limit, and not over
+    cut: bool = False  # truncated by the time limit, not terminated
     facts: Mapping[str, float] = field(default_factory=dict[str, float])  # of the environment
 
 
 @dataclass(frozen=True)
 class Trajectories:
-    """T steps in each of N environments; where ``valid`` is False, nothing happened."""
+    """T steps in each of N environments; where ``valid`` is False, no step was taken."""
 
     observations: NDArray[np.float32]  # [N, T, O]
     actions: NDArray[Any]  # [N, T] or [N, T, D], as the policy drew them
@@ -65,15 +65,15 @@ class Trajectories:
 
 
 class Playing:
-    """N environments in which one episode follows the other, and what those under way earned.
+    """N environments that start a new episode after each end, with the returns so far.
 
     Raises:
-        RecipeError: an environment that observes or earns something that is not finite.
+        RecipeError: an observation or a reward that is not finite.
     """
 
-    def __init__(self, environments: Environments, tell: Tell = _nobody) -> None:
+    def __init__(self, environments: Environments, tell: Tell = _silent) -> None:
         self.environments, self._tell = environments, tell
-        self.ended: list[Episode] = []  # since somebody took them away
+        self.ended: list[Episode] = []  # since the last :meth:`taken`
         self._seen: NDArray[np.float32] | None = None  # None: episodes have to begin
         self._clear()
 
@@ -89,12 +89,12 @@ class Playing:
 
     @property
     def seen(self) -> NDArray[np.float32]:
-        """What there is to act on, [N, O]."""
+        """The current observations, [N, O]."""
         assert self._seen is not None, "begun"
         return self._seen
 
     def begin(self, seed: int) -> None:
-        """A new episode in each environment."""
+        """Reset each environment."""
         self._clear()
         self._seen = self.environments.reset(seed)
         self._check("observation", self._seen)
@@ -102,7 +102,7 @@ class Playing:
     def step(
         self, actions: NDArray[Any], counted: NDArray[np.bool_] | None = None
     ) -> tuple[Transition, NDArray[np.bool_]]:
-        """One step in each, and which of them are valid and ``counted`` (default: all)."""
+        """One step in each environment, and which are valid and ``counted`` (default: all)."""
         step = self.environments.step(actions)
         valid = step.valid if counted is None else step.valid & counted
         self._check("observation", step.successors, 1, step.valid)
@@ -119,7 +119,7 @@ class Playing:
         return step, valid
 
     def still(self, waiting: NDArray[np.bool_]) -> bool:
-        """Whether there are environments whose episode has to come to its end.
+        """Whether the episode of some environment is still to be finished.
 
         Raises:
             RecipeError: one that may never end.
@@ -134,7 +134,7 @@ class Playing:
     def _check(
         self, name: str, values: Numbers, ahead: int = 0, valid: NDArray[np.bool_] | None = None
     ) -> None:
-        """Refuse [N, ...] that nothing can be learned from, ``ahead`` steps of those counted."""
+        """Refuse values [N, ...] that are not finite; ``ahead``: steps beyond the counted ones."""
         if np.isfinite(values).all():
             return
         bad = ~np.isfinite(values.reshape(len(values), -1))
@@ -150,13 +150,13 @@ class Playing:
             )
 
     def taken(self) -> tuple[Episode, ...]:
-        """The episodes that ended; they are told of once."""
+        """The episodes that ended since the last call."""
         ended = tuple(self.ended)
         self.ended.clear()
         return ended
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the environments stand; those that cannot say begin anew, here and on resuming."""
+        """The state of the environments; those without one are reset, here and on resuming."""
         state = self.environments.state_dict()
         if state is None or self._seen is None:
             self._seen = None
@@ -169,7 +169,7 @@ class Playing:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`state_dict` gave; begin anew where environments fail to repeat it."""
+        """Restore the state of :meth:`state_dict`; reset environments that fail to reproduce it."""
         if not state:
             return
         rows = [[float.fromhex(x) for x in row] for row in state["seen"]]
@@ -203,11 +203,11 @@ class EpisodeSource:
         self._stats: Metrics = {}
 
     def publish(self, version: int) -> None:
-        """The actor shares the weights; actions are drawn by their version."""
+        """Set the version, which seeds the actions; the actor shares the weights."""
         self._version = version
 
     def next_batch(self) -> Trajectories:
-        """Act in all environments."""
+        """Collect the next batch in all environments."""
         start, playing = time.perf_counter(), self._playing
         generator = torch.Generator().manual_seed(derive(self._seed, "act", self._version))
         anew = not playing.begun or self._steps is None
@@ -227,24 +227,24 @@ class EpisodeSource:
         return replace(_stacked(columns), episodes=ended, taken_at=self._version, anew=anew)
 
     def _goes_on(self, columns: Sequence[tuple[Any, ...]], counted: NDArray[np.bool_]) -> bool:
-        """Until the episodes end, or for as many steps; at least one of them must count."""
+        """Whether to go on: until episodes end, or for ``steps`` steps with at least one valid."""
         if self._steps is None:
             return self._playing.still(counted)
         return len(columns) < self._steps or not any(valid.any() for *_, valid in columns)
 
     def ack(self, batch: Trajectories) -> None:
-        """Nothing waits."""
+        """Nothing to do: batches take no slots."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the environments stand; whole episodes always begin anew."""
+        """The state of the environments; whole episodes need none, they begin with a reset."""
         return {} if self._steps is None else self._playing.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`state_dict` gave."""
+        """Restore the state of :meth:`state_dict`."""
         self._playing.load_state_dict(state)
 
     def stats(self) -> Metrics:
-        """Seconds of the last batch."""
+        """The seconds of the last batch."""
         return dict(self._stats)
 
 
@@ -263,7 +263,7 @@ def _stacked(columns: Sequence[tuple[Any, ...]]) -> Trajectories:
 
 
 def episode_metrics(steps: int, episodes: Sequence[Episode]) -> Metrics:
-    """Steps that were taken, and returns and lengths of the episodes that ended in them."""
+    """The number of steps, and returns and lengths of the episodes that ended in them."""
     metrics: Metrics = {"steps": float(steps), "episodes": float(len(episodes))}
     if episodes:
         metrics["return/mean"] = statistics.fmean(e.total for e in episodes)
@@ -274,7 +274,7 @@ def episode_metrics(steps: int, episodes: Sequence[Episode]) -> Metrics:
 
 
 def described(episodes: Sequence[Episode]) -> Metrics:
-    """Means over episodes: of length, of being cut, and of what the environment says."""
+    """Means over episodes: length, share truncated, and facts of the environment."""
     return {
         "length": statistics.fmean(episode.length for episode in episodes),
         "reached_limit": statistics.fmean(episode.cut for episode in episodes),
@@ -285,7 +285,7 @@ def described(episodes: Sequence[Episode]) -> Metrics:
 def played(
     environments: Environments, actor: StepActor, *, seed: int, episodes: int
 ) -> list[Episode]:
-    """The first ``episodes`` episodes, in each environment in turn, by the likeliest actions."""
+    """The first ``episodes`` episodes by the most likely actions, over the environments in turn."""
     ended: list[Episode] = []
     playing = Playing(environments)
     while len(ended) < episodes:

@@ -1,4 +1,4 @@
-"""What a policy does on fixed prompts that training never sees."""
+"""Evaluation of a policy on fixed prompts that training never sees."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHOWN = 24  # prompts whose answers are recorded, the same before and after
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures of one evaluation, and some of the answers behind them."""
+    """The metrics of one evaluation, with some of the responses."""
 
     metrics: Metrics  # accuracy, accuracy_greedy, and the task's own, by plain name
     intervals: Mapping[str, tuple[float, float]]  # 95 % confidence, by the same names
@@ -28,7 +28,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Examination:
-    """The prompts and how answers to them are judged."""
+    """The prompts of an evaluation, and the scoring of responses."""
 
     engine: Engine
     prompts: Sequence[Prompt]
@@ -36,7 +36,7 @@ class Examination:
     score: Callable[[Sequence[Group]], list[Group]]  # rewards and outcomes filled in
     text: Callable[[Sample], str]
     describe: Callable[[str, Mapping[str, Any]], Mapping[str, float | None]]
-    answers: int = 1  # sampled to each prompt
+    answers: int = 1  # sampled for each prompt
 
 
 def evaluate(examination: Examination, *, greedy: bool) -> Evaluation:
@@ -97,7 +97,7 @@ def sample_line(group: Group, sample: Sample, text: Callable[[Sample], str]) -> 
 
 
 def _number(value: float) -> float | None:
-    """As JSON has it: what could not be scored is null."""
+    """A number as JSON; null where there is none."""
     return None if math.isnan(value) else value
 
 
@@ -138,7 +138,7 @@ def _figures(
 
 
 def _own(examination: Examination, pairs: Sequence[tuple[Group, Sample]]) -> Metrics:
-    """Means of what the task says of each answer; None is left out."""
+    """Means of the metrics of the task over the responses; None is left out."""
     return means(
         examination.describe(examination.text(sample), group.prompt.columns)
         for group, sample in pairs

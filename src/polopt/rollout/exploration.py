@@ -1,4 +1,4 @@
-"""How a policy acts while it is trained off-policy: by its own draws, or with noise added."""
+"""Exploration off-policy: by draws of the policy, or by noise added to its actions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Noise = Callable[[Tensor, Tensor], Tensor]
 
 
 class Explorer(Protocol):
-    """Who acts; what it remembers from step to step is in the checkpoint."""
+    """The acting policy with its exploration; its state is in the checkpoint."""
 
     def act(
         self, observations: NDArray[np.float32], generator: torch.Generator
@@ -26,20 +26,20 @@ class Explorer(Protocol):
         ...
 
     def forget(self, over: NDArray[np.bool_]) -> None:
-        """Where an episode is over, [N], the next one begins anew."""
+        """Reset the state of the environments whose episode ended, [N]."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """What resuming needs."""
+        """The state for resuming."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`state_dict` gave."""
+        """Restore the state of :meth:`state_dict`."""
         ...
 
 
 class Drawn:
-    """A policy with chance of its own explores by it."""
+    """A stochastic policy, which explores by its own draws."""
 
     def __init__(self, actor: StepActor) -> None:
         self._actor = actor
@@ -51,14 +51,14 @@ class Drawn:
         return self._actor.choose(observations, generator)
 
     def forget(self, over: NDArray[np.bool_]) -> None:
-        """There is nothing to forget."""
+        """Nothing to reset."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing."""
+        """No state."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Nothing."""
+        """No state."""
 
 
 class Noisy:
@@ -71,12 +71,12 @@ class Noisy:
     def act(
         self, observations: NDArray[np.float32], generator: torch.Generator
     ) -> NDArray[np.float32]:
-        """In units of half the range of an action."""
+        """Noisy actions [N, D] in [-1, 1], in units of half the range of an action."""
         self._x = self._noise(self._x, torch.randn(self._x.shape, generator=generator))
         return np.clip(self._actor.choose(observations, None) + self._x.numpy(), -1.0, 1.0)
 
     def forget(self, over: NDArray[np.bool_]) -> None:
-        """No noise is left of an episode that is over."""
+        """Set the noise of ended episodes to 0."""
         self._x[torch.from_numpy(over)] = 0.0
 
     def state_dict(self) -> dict[str, Any]:
@@ -84,6 +84,6 @@ class Noisy:
         return {"noise": [[float(x).hex() for x in row] for row in self._x]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`state_dict` gave."""
+        """Restore the state of :meth:`state_dict`."""
         rows = [[float.fromhex(x) for x in row] for row in state["noise"]]
         self._x = torch.tensor(rows, dtype=torch.float32)

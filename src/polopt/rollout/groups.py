@@ -1,4 +1,4 @@
-"""Groups of responses as tensors, and what they say about the rollout."""
+"""Groups of responses as tensors, and the metrics of a rollout."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def experience(batch: Batch, *, pad_id: int, device: torch.device) -> Experience
         numbers = [math.nan if sample.finish in UNTRAINED else of(sample) for sample in rows]
         return torch.tensor(numbers, dtype=torch.float32, device=device)
 
-    # Where the rewards stand, if they all say so; else they are as good as at the end.
+    # The tokens of the rewards, if all responses have them; else rewards are at the end.
     given = [s.token_rewards for s in samples if s.token_rewards is not None]
     greedy = [group.greedy for group in batch.groups for _ in group.samples if group.greedy]
     sampling = samples[0].sampling
@@ -89,7 +89,7 @@ def informative(least: float, most: float) -> Callable[[Group], bool]:
 
 
 def has_contrast(group: Group) -> bool:
-    """Whether the responses to a prompt earned differently (DAPO 2503.14476, Eq. 11).
+    """Whether the rewards of the responses to a prompt differ (DAPO 2503.14476, Eq. 11).
 
     By the rewards as they were given, before any penalty for length; below 1e-6 it is rounding.
     The greedy response counts where there is one: the others are compared with it.
@@ -129,5 +129,5 @@ def marks(samples: Iterable[Sample]) -> list[bool]:
 
 
 def _numbers(rewards: Iterable[float]) -> list[float]:
-    """Those that could be given."""
+    """The numbers that are not NaN."""
     return [reward for reward in rewards if not math.isnan(reward)]

@@ -1,4 +1,4 @@
-"""Plain text beside the rollouts: every token of it is to be predicted, the first one given."""
+"""Pretraining text beside the rollouts; the loss is on every token but the first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A replay buffer: the newest steps, from which batches are drawn again and again."""
+"""A replay buffer of the newest steps, from which batches are drawn uniformly."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FILE = "replay.safetensors"
 class Replay:
     """A ring of ``size`` steps, one a row of one table; the newest take the place of the oldest.
 
-    It is a learner of its stage, which learns nothing: its state is in the checkpoint.
+    It has the interface of a learner, so that checkpoints hold its content; it has no update.
 
     Raises:
         RecipeError: it does not fit into memory.
@@ -48,13 +48,13 @@ class Replay:
         step: Transition,
         valid: NDArray[np.bool_],
     ) -> None:
-        """Store the valid ones of N steps: what was seen and done, and what became of it."""
+        """Store the valid ones of N steps: observation, action, reward, successor, termination."""
         columns = (
             observations,
             actions,
             step.successors,
             step.rewards[:, None],
-            step.terminated[:, None],  # a time limit is no end: what follows still counts
+            step.terminated[:, None],  # truncation is not stored: the successor still has its value
         )
         rows = np.concatenate(columns, 1, dtype=np.float32)[valid]
         places = (self._next + np.arange(len(rows))) % self.size
@@ -68,16 +68,16 @@ class Replay:
         return Transitions(torch.from_numpy(rows), *self._sizes)
 
     def update(self, experience: Experience, credited: Advantages, step: int) -> Metrics:
-        """Nothing is learned."""
+        """No update: steps are stored by :meth:`add`."""
         return {}
 
     def save(self, directory: Path) -> dict[str, int]:
-        """Write what is stored; return where the next step goes."""
+        """Write the stored steps; return the position of the next one."""
         save_file({"table": self._table[: self.filled]}, directory / FILE)
         return {"next": self._next}
 
     def load(self, directory: Path, counters: dict[str, int]) -> None:
-        """Take up what :meth:`save` wrote."""
+        """Restore what :meth:`save` wrote."""
         table = load_file(directory / FILE)["table"]
         self.filled, self._next = len(table), counters["next"]
         self._table[: self.filled] = table

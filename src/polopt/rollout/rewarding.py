@@ -30,13 +30,13 @@ def specs(
     given: RewardFunction | None = None,
     models: Mapping[str, RewardFunction] | None = None,
 ) -> list[RewardSpec]:
-    """What the stage's answers are scored by.
+    """The rewards of a stage.
 
     Args:
         stage: resolved.
         task: of the data source; its verifier is ``verifier = "task"``, and the default.
         given: a function from Python, which takes the place of the recipe's rewards.
-        models: what the reward models among them say, by name of the reward.
+        models: the functions of the reward models among them, by name of the reward.
 
     Raises:
         RecipeError: the data have no verifier of their own and no reward is named.
@@ -50,7 +50,7 @@ def specs(
 
 
 def load_files(recipe: Recipe) -> None:
-    """Run every reward file of a run once, at its start: a misspelt one must not wait its stage.
+    """Import every reward file at the start of a run, so that errors come before any stage.
 
     Raises:
         RewardError: a reward file that cannot be used.
@@ -66,7 +66,7 @@ _loaded = lru_cache(maxsize=None)(from_file)
 
 
 def judge(source: TextSource, rewards: Sequence[RewardSpec], seed: int) -> Judge:
-    """A function that fills in reward, parts and outcome of every sample."""
+    """The function that fills in reward, parts and outcome of every sample."""
     tokenizer = source.tokeniser.tokenizer
 
     def judged(groups: Sequence[Group]) -> list[Group]:

@@ -21,14 +21,14 @@ from polopt.types import Prompt
 
 @dataclass(frozen=True)
 class TextSource:
-    """What a stage reads. Every place is a pure function of the seed and the place."""
+    """The data of a stage; each item is a pure function of the seed and its place."""
 
     rows: Rows
     order: PromptStream
     tokeniser: Tokeniser
     evaluation: tuple[Prompt, ...]
     task: TextTask | None  # the verifier and the metrics of a task
-    unseen: tuple[Ranking, ...] = ()  # held-out preferences, where the stage learns from such
+    unseen: tuple[Ranking, ...] = ()  # held-out preferences, in stages that learn from preferences
 
     def prompt(self, place: int) -> Prompt:
         """The prompt at a place of the endless stream."""

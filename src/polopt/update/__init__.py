@@ -1,4 +1,4 @@
-"""Turning losses into new weights."""
+"""Updates: optimiser steps on losses, adaptive numbers, lagged copies, running statistics."""
 
 from polopt.update.adaptive import AdaptiveNumber
 from polopt.update.lagged import Lagged

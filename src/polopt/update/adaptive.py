@@ -1,7 +1,7 @@
-"""Numbers of the recipe that follow the run: moving baselines and adaptive coefficients.
+"""Adaptive numbers: moving baselines and coefficients in the place of fields of the recipe.
 
-A batch is consumed with the number as it stands; what the batch says of it holds for the batches
-after it. So each is a learner, after all those that read it, and its state is in the checkpoint.
+A batch is trained on with the current number, and then updates it. So each number is a learner
+that comes after all those that read it, and its state is in the checkpoint.
 """
 
 from __future__ import annotations
@@ -33,36 +33,36 @@ LogProbs = Callable[[Any], Tensor]
 
 
 class AdaptiveNumber:
-    """A number that stands in the place of a field of the recipe, and how it follows the run."""
+    """A number that replaces a field of the recipe and is updated after every batch."""
 
     def __init__(self, name: str, field: str, start: float, follow: Follow) -> None:
         self.name, self.field = name, field
         self.value = start
-        self.seen = 0  # rewards, where it is their mean
+        self.seen = 0  # count of rewards, for a running mean
         self._follow = follow
 
     def __float__(self) -> float:
-        """As it stands: whoever was given it in the place of the field asks when it is needed."""
+        """The current value; read at each use, in the place of the field."""
         return self.value
 
     def update(self, experience: Experience, credited: Advantages, step: int) -> Metrics:
-        """Consume one batch; the metrics say what it was trained with."""
+        """Update on one batch; the metrics hold the value before it, used for that batch."""
         self.value, self.seen, metrics = self._follow(self.value, self.seen, experience, credited)
         return {f"{self.name}/{name}": value for name, value in metrics.items()}
 
     def save(self, directory: Path) -> dict[str, int]:
-        """Write the number, every digit of it; return how much it has seen."""
+        """Write the number exactly; return its count."""
         write_json(directory / STATE_FILE, self.value)
         return {"seen": self.seen}
 
     def load(self, directory: Path, counters: dict[str, int]) -> None:
-        """Take up what :meth:`save` wrote."""
+        """Restore what :meth:`save` wrote."""
         self.value = json.loads((directory / STATE_FILE).read_text(encoding="utf-8"))
         self.seen = counters["seen"]
 
 
 Earned = Callable[[Advantages], Tensor]
-"""What a baseline is the mean of, of one batch; NaN does not count."""
+"""The values of one batch over which a baseline is the mean; NaN is skipped."""
 
 
 def whole_rewards(credited: Advantages) -> Tensor:
@@ -78,7 +78,7 @@ def step_returns(credited: Advantages) -> Tensor:
 
 
 def ema(decay: float, earned: Earned = whole_rewards) -> Follow:
-    """``b ← αb + (1-α)·mean(R)`` over what the batch earned."""
+    """``b ← αb + (1-α)·mean(R)`` over the rewards R of the batch."""
 
     def follow(
         value: float, seen: int, experience: Experience, credited: Advantages
@@ -89,7 +89,7 @@ def ema(decay: float, earned: Earned = whole_rewards) -> Follow:
 
 
 def running_mean(earned: Earned = whole_rewards) -> Follow:
-    """The mean of everything earned so far."""
+    """The mean of all rewards so far."""
 
     def follow(
         value: float, seen: int, experience: Experience, credited: Advantages
@@ -100,7 +100,7 @@ def running_mean(earned: Earned = whole_rewards) -> Follow:
 
 
 def controlled(controller: Controller) -> Follow:
-    """A coefficient that holds the KL of the responses to the reference where it should be."""
+    """A coefficient adapted to hold the KL of responses to the reference at a target."""
 
     def follow(
         value: float, seen: int, experience: Experience, credited: Advantages
@@ -113,7 +113,7 @@ def controlled(controller: Controller) -> Follow:
 
 
 def penalised(controller: Controller, log_probs: LogProbs) -> Follow:
-    """A coefficient that holds how far one update moves the policy, KL(π_old‖π) a token.
+    """A coefficient adapted to hold the KL of one update, KL(π_old‖π) per token, at a target.
 
     Measured after the update, by one more forward pass: the mean of ``ρ - 1 - log ρ``.
     """
@@ -134,9 +134,9 @@ def penalised(controller: Controller, log_probs: LogProbs) -> Follow:
 
 
 def measured_kl(experience: Experience) -> tuple[float, int]:
-    """KL of the policy that is about to be updated to the reference, and over how many responses.
+    """KL of the policy before the update to the reference, and the number of responses.
 
-    Over those with a score: summed over their tokens, mean over them.
+    Over responses with a reward: summed over tokens, mean over responses.
     """
     assert experience.logp_old is not None and experience.logp_ref is not None, "KL has a reference"
     mask = experience.mask & ~torch.isnan(experience.rewards)[:, None]

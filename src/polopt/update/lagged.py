@@ -1,4 +1,4 @@
-"""Lagged copies of a role: the reference of a policy, the target of a critic."""
+"""Lagged copies of a role: the moving reference of a policy, target networks."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from polopt.update.optimizer_state import load_weights, save_weights
 
 
 class Lagged:
-    """A copy of weights that follows them: every so many batches, a share of the way.
+    """A lagged copy of weights, moved towards them every ``every`` batches (Polyak averaging).
 
-    ``φ′ ← τφ + (1-τ)φ′`` after each ``every``-th batch; with τ = 1 it becomes what they are.
+    ``φ′ ← τφ + (1-τ)φ′`` after each ``every``-th batch; τ = 1 copies them.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Lagged:
         self._every, self._rate = every, rate
 
     def update(self, experience: Experience, credited: Advantages, step: int) -> Metrics:
-        """Follow, where ``step`` batches before this one make it a batch to follow after."""
+        """Move the copy after every ``every``-th batch; ``step`` batches came before this one."""
         if (step + 1) % self._every == 0:
             with torch.no_grad():
                 for name, weight in self._copy.items():
@@ -41,10 +41,10 @@ class Lagged:
         return {}
 
     def save(self, directory: Path) -> dict[str, int]:
-        """Write the copy: it stands nowhere else."""
+        """Write the copy, which is in no other file."""
         save_weights(directory, self._copy)
         return {}
 
     def load(self, directory: Path, counters: dict[str, int]) -> None:
-        """Take up what :meth:`save` wrote."""
+        """Restore what :meth:`save` wrote."""
         load_weights(directory, self._copy)

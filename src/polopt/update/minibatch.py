@@ -34,7 +34,7 @@ from polopt.update.schedule import learning_rate
 
 
 class Terms(Protocol):
-    """What a loss needs beside the live scores, divisors included; can be cut into rows."""
+    """The inputs of a loss beside the outputs of the forward pass, divisors included, by rows."""
 
     def rows(self, index: RowIndex) -> Self:
         """The same for some of the rows."""
@@ -46,17 +46,17 @@ T = TypeVar("T", bound=Terms)
 
 @dataclass(frozen=True)
 class Loss(Generic[T]):
-    """A loss that adds up over micro-batches: what it wants, its terms, and itself."""
+    """A loss that adds up over micro-batches: the outputs it needs, its terms, its value."""
 
     want: AbstractSet[Quantity]
     terms: Callable[[Experience, Advantages], T]  # once a minibatch, over all of its rows
     value: Callable[[Outputs, T], tuple[Tensor, dict[str, Tensor]]]  # once a micro-batch
-    needs_logp: bool = False  # terms read experience.logp: one more forward pass a minibatch
-    whole_groups: bool = False  # it compares rows of a group: none is split
+    needs_logp: bool = False  # terms read experience.logp: one more forward pass per minibatch
+    whole_groups: bool = False  # rows of a group are compared: groups are not split
 
 
 Companion = Callable[[int], tuple[Tensor, dict[str, Tensor]]]
-"""``optimiser steps so far -> (loss, metrics)``: a loss on data of its own, added to each step."""
+"""``optimiser steps so far -> (loss, metrics)``: a loss on other data, added to each step."""
 
 
 class FirstOrder(Generic[T]):
@@ -77,7 +77,7 @@ class FirstOrder(Generic[T]):
         self.scorer, self.loss, self.settings = scorer, loss, settings
         self.steps, self.seed, self.name = steps, seed, name
         self.companions = companions
-        self.keeps = keeps  # weights that stand nowhere else in the checkpoint
+        self.keeps = keeps  # weights that are in no other file of the checkpoint
         self.optimiser_steps = 0
         self._named = dict(scorer.parameters)
         self._weights = list(self._named.values())
@@ -89,7 +89,7 @@ class FirstOrder(Generic[T]):
         )
 
     def update(self, experience: Experience, credited: Advantages, step: int) -> Metrics:
-        """Consume one batch; ``step`` batches were consumed before it."""
+        """Update on one batch; ``step`` batches came before it."""
         rate = learning_rate(self.settings, step, self.steps)
         for group in self._optimiser.param_groups:
             group["lr"] = rate
@@ -106,7 +106,7 @@ class FirstOrder(Generic[T]):
         return {f"{self.name}/{name}": value for name, value in totals.items()}
 
     def _epochs(self, experience: Experience, step: int) -> Iterator[Sequence[Tensor]]:
-        """Row indices of the optimiser steps of each epoch, in an order of its own."""
+        """Row indices of the minibatches of each epoch, shuffled by epoch."""
         rows = experience.mask.shape[0]
         units = self._groups(experience) if self.loss.whole_groups else None
         most = rows if units is None else len(units)
@@ -144,13 +144,13 @@ class FirstOrder(Generic[T]):
         totals["grad_norm"] = torch.nn.utils.get_total_norm(
             [weight.grad for weight in self._weights if weight.grad is not None]
         )
-        # One read for all: an accelerator is waited for each time.
+        # One read for all: each one waits for the accelerator.
         values = dict(zip(totals, torch.stack([*totals.values()]).tolist(), strict=True))
         self._move(values["grad_norm"], totals["grad_norm"], step)
         return values
 
     def _move(self, norm: float, gradients: Tensor, step: int) -> None:
-        """One step down the gradients, shortened to the largest norm allowed."""
+        """One optimiser step on the gradients, clipped to the largest norm allowed."""
         most = self.settings.max_grad_norm
         if not math.isfinite(norm):
             raise NonFiniteError(
@@ -190,7 +190,7 @@ class FirstOrder(Generic[T]):
         return {"optimiser_steps": self.optimiser_steps}
 
     def load(self, directory: Path, counters: dict[str, int]) -> None:
-        """Take up what :meth:`save` wrote."""
+        """Restore what :meth:`save` wrote."""
         load_optimiser(directory, self._optimiser, self._named)
         self.optimiser_steps = counters["optimiser_steps"]
         if self.keeps:
@@ -212,7 +212,7 @@ def _cut(
 
 
 def _by_decay(weights: Sequence[Tensor], decay: float) -> list[dict[str, Any]]:
-    """Norms and biases do not decay; without decay all are one group, which takes fewer kernels."""
+    """Parameter groups: norms and biases without decay; if none decay, one, for fewer kernels."""
     if not decay:
         return [{"params": weights, "weight_decay": 0.0}]
     matrices = [weight for weight in weights if weight.ndim > 1]

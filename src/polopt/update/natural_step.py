@@ -38,12 +38,12 @@ T = TypeVar("T", bound=Terms)
 Rows = TokenRows | StepRows
 
 Divergence = Callable[[Tensor, Tensor], Tensor]
-"""``(old, new) -> KL(old‖new)[b, T]`` of what the role calls its distribution, [b, T, V]."""
+"""``(old, new) -> KL(old‖new)[b, T]`` of the ``distribution`` of the role, [b, T, V]."""
 
 
 @dataclass(frozen=True)
 class Region:
-    """How far a step may lead, and what finding it may cost."""
+    """The trust region and the budget of the search for a step."""
 
     delta: float  # largest mean KL(π_old‖π), in nats
     damping: float  # added to the diagonal of the Fisher matrix
@@ -54,7 +54,7 @@ class Region:
 
 
 class NaturalStep(Generic[T]):
-    """TRPO on the trained weights of a role; between batches it remembers nothing but a count."""
+    """TRPO on the trained weights of a role; its only state is a count of steps."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class NaturalStep(Generic[T]):
         self._weights = list(scorer.parameters.values())
 
     def update(self, experience: Experience, credited: Advantages, step: int) -> Metrics:
-        """Consume one batch; ``step`` batches were consumed before it.
+        """Update on one batch; ``step`` batches came before it.
 
         Returns:
             The metrics of the loss before the step; ``kl``, the mean KL(π_old‖π) of whole
@@ -114,7 +114,7 @@ class NaturalStep(Generic[T]):
     def fisher_product(
         self, experience: Experience, credited: Advantages
     ) -> Callable[[Tensor], Tensor]:
-        """``v ↦ ∇(∇KL·v) + damping·v``, [N] to [N], at the weights as they are.
+        """``v ↦ ∇(∇KL·v) + damping·v``, [N] to [N], at the current weights.
 
         There π_θ is π_old, ∇KL is 0, and the Hessian of the KL is the Fisher matrix.
         """
@@ -136,7 +136,7 @@ class NaturalStep(Generic[T]):
         return product
 
     def _gradient(self, rows: Rows, terms: T) -> tuple[Tensor, dict[str, Tensor]]:
-        """``g = ∇L = -∇loss`` at the weights as they are, and the metrics of the loss."""
+        """``g = ∇L = -∇loss`` at the current weights, and the metrics of the loss."""
         gradient, totals = torch.zeros_like(_flat(self._weights).detach()), dict[str, Tensor]()
         for index in self._micro_batches(rows):
             outputs = self._score(rows.rows(index), self.loss.want)
@@ -148,7 +148,7 @@ class NaturalStep(Generic[T]):
 
     @torch.no_grad()
     def _evaluate(self, theta: Tensor, terms: T, states: _States) -> tuple[Tensor, Tensor]:
-        """``(L(θ), KL(π_old‖π_θ))`` over the whole batch; NaN where θ leads to no numbers.
+        """``(L(θ), KL(π_old‖π_θ))`` over the whole batch; NaN where the loss at θ is not finite.
 
         The old distribution is computed again for each micro-batch: that of a batch would not fit.
         """
@@ -160,14 +160,14 @@ class NaturalStep(Generic[T]):
                 outputs = self._score(rows, {*self.loss.want, "distribution"})
             try:
                 loss, _ = self.loss.value(outputs, terms.rows(index))
-            except NonFiniteError:  # a step too far, not a fault: the line search comes back
+            except NonFiniteError:  # a step too far, no error: the line search shortens it
                 return theta.new_tensor(torch.nan), theta.new_tensor(torch.nan)
             surrogate = surrogate - loss
             kl = kl + states.mean_kl(old, _given(outputs.distribution), index)
         return surrogate, kl
 
     def _score(self, rows: Rows, want: AbstractSet[Quantity]) -> Outputs:
-        """By the one kernel of attention whose gradient has a gradient."""
+        """The outputs by the math kernel of attention, the only one with second derivatives."""
         with sdpa_kernel(SDPBackend.MATH):
             return self.scorer.score(rows, want)
 
@@ -191,7 +191,7 @@ class NaturalStep(Generic[T]):
 
     @contextmanager
     def _at(self, theta: Tensor) -> Generator[None]:
-        """The role with other weights; its own are untouched and come back whatever happens."""
+        """The role with other weights inside the block; its own are always restored."""
         own = [weight.data for weight in self._weights]
         try:
             for weight, part in zip(self._weights, self._parts(theta), strict=True):
@@ -219,7 +219,7 @@ class NaturalStep(Generic[T]):
         return _States(experience.inputs, credited.mask, weights, self.divergence)
 
     def _chosen(self, credited: Advantages, step: int) -> Tensor:
-        """Rows for the Fisher matrix: a share of those in the loss, drawn anew for every step."""
+        """Rows for the Fisher matrix: a share of those in the loss, drawn for every step."""
         rows = credited.mask.any(-1).nonzero()[:, 0].cpu()
         if self.settings.fisher_share == 1.0:
             return rows
@@ -246,13 +246,13 @@ class NaturalStep(Generic[T]):
         return {"optimiser_steps": self.optimiser_steps}
 
     def load(self, directory: Path, counters: dict[str, int]) -> None:
-        """Take up what :meth:`save` returned."""
+        """Restore what :meth:`save` returned."""
         self.optimiser_steps = counters["optimiser_steps"]
 
 
 @dataclass(frozen=True)
 class _States:
-    """Where distributions are compared: the mean over these tokens or steps is the KL."""
+    """The states (tokens or steps) over which the KL is averaged."""
 
     rows: Rows
     mask: Tensor  # [B, T] bool
@@ -278,7 +278,7 @@ def _facts(taken: TrustRegionStep, gradient: Tensor, before: Tensor) -> dict[str
 
 
 def _flat(tensors: Iterable[Tensor]) -> Tensor:
-    """One vector [N] of all."""
+    """All tensors as one vector [N]."""
     return torch.cat([tensor.flatten() for tensor in tensors])
 
 

@@ -1,4 +1,4 @@
-"""Statistics that follow the run: of observations in the policy, of returns for the rewards."""
+"""Running statistics: of observations for the policy, of returns for the rewards."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FARTHEST = 10.0
 
 
 class Steps(Protocol):
-    """What was earned, and where episodes ended."""
+    """The rewards of steps, and where episodes ended."""
 
     @property
     def rewards(self) -> NDArray[np.float64]:
@@ -40,7 +40,7 @@ class Steps(Protocol):
 
     @property
     def anew(self) -> bool:
-        """Whether episodes begin with them, so that nothing was earned in these before."""
+        """Whether episodes begin with these steps."""
         ...
 
 
@@ -56,8 +56,8 @@ class RewardScale:
         self._seen, self._mean, self._squares = 0.0, 0.0, 0.0
 
     def scaled(self, steps: Steps) -> NDArray[np.float64]:
-        """Rewards [N, T] after their steps were taken up."""
-        if steps.anew:  # those before may have been given up
+        """Scaled rewards [N, T]; their steps update the statistics first."""
+        if steps.anew:  # earlier episodes may have been abandoned
             self._returns = np.zeros_like(self._returns)
         for t in range(steps.rewards.shape[1]):
             valid = steps.valid[:, t]
@@ -79,18 +79,18 @@ class RewardScale:
         self._seen = total
 
     def state_dict(self) -> dict[str, Any]:
-        """All of it, exactly."""
+        """The statistics, exactly."""
         numbers = [self._seen, self._mean, self._squares, *self._returns.tolist()]
         return {"numbers": [float(x).hex() for x in numbers]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`state_dict` gave."""
+        """Restore the state of :meth:`state_dict`."""
         self._seen, self._mean, self._squares, *rest = map(float.fromhex, state["numbers"])
         self._returns = np.array(rest)
 
 
 class Normalisers:
-    """Takes up the observations of a batch once it has been learned from."""
+    """The learner of the observation statistics; it comes after those that train on the batch."""
 
     name = "normalisers"
 
@@ -98,17 +98,17 @@ class Normalisers:
         self._observations, self._rewards = observations, rewards
 
     def update(self, experience: Experience, credited: Advantages, step: int) -> Metrics:
-        """See what the batch saw: the next one is normalised by it, this one was not."""
+        """Add the observations of the batch, which normalise the batches after it."""
         if self._observations is not None:
             assert experience.steps is not None
             self._observations.see(experience.steps.observations[experience.mask])
         return {}
 
     def save(self, directory: Path) -> dict[str, Any]:
-        """The policy holds those of observations."""
+        """Return the statistics of rewards; those of observations are saved with the policy."""
         return {} if self._rewards is None else self._rewards.state_dict()
 
     def load(self, directory: Path, counters: dict[str, Any]) -> None:
-        """Take up what :meth:`save` gave."""
+        """Restore what :meth:`save` wrote."""
         if self._rewards is not None:
             self._rewards.load_state_dict(counters)

@@ -1,4 +1,4 @@
-"""Optimisers, and weights that stand nowhere else, as files of a checkpoint."""
+"""Weights and optimiser state of a learner as files of a checkpoint."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def save_optimiser(directory: Path, optimiser: Optimizer, named: Mapping[str, Pa
 
 
 def load_optimiser(directory: Path, optimiser: Optimizer, named: Mapping[str, Parameter]) -> None:
-    """Take up what :func:`save_optimiser` wrote."""
+    """Restore what :func:`save_optimiser` wrote."""
     for full_name, tensor in load_file(directory / STATE_FILE).items():
         name, key = full_name.rsplit(".", 1)
         parameter = named[name]
-        # Adam's step counter stays where the fused kernel wants it; moments follow the weight.
+        # Moments follow the weight; Adam's step counter keeps the device that the kernel needs.
         optimiser.state[parameter][key] = tensor.to(parameter.device)
 
 
@@ -42,11 +42,11 @@ def save_weights(directory: Path, named: Mapping[str, Tensor]) -> None:
 
 @torch.no_grad()
 def load_weights(directory: Path, named: Mapping[str, Tensor]) -> None:
-    """Take up what :func:`save_weights` wrote."""
+    """Restore what :func:`save_weights` wrote."""
     for name, weight in load_file(directory / WEIGHTS_FILE).items():
         named[name].copy_(weight)
 
 
 def only(named: Mapping[str, Parameter], names: Iterable[str]) -> dict[str, Parameter]:
-    """Some of the parameters."""
+    """The parameters of some names."""
     return {name: named[name] for name in names}

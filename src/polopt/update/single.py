@@ -18,19 +18,19 @@ from polopt.update.optimizer_state import load_optimiser, load_weights, save_opt
 from polopt.update.schedule import learning_rate
 
 Loss = Callable[[Transitions, torch.Generator], tuple[Tensor, dict[str, Tensor]]]
-"""``(steps, generator) -> (loss, metrics)``; what it draws comes from the generator."""
+"""``(steps, generator) -> (loss, metrics)``; its random numbers are the generator's."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights by name that are trained with the same settings."""
+    """Named weights that share optimiser settings."""
 
     named: Mapping[str, Parameter]
     settings: Update
 
 
 class SingleStep:
-    """Adam on the weights of one role; whoever else the loss asks is left as it is.
+    """Adam on the weights of one role; other roles in the loss are not changed.
 
     The random numbers of a recorded step are a function of its place, so that a run resumes.
 
@@ -51,7 +51,7 @@ class SingleStep:
         self.name, self.optimiser_steps = name, 0
         self._loss, self._groups = loss, groups
         self._steps, self._seed = steps, seed
-        self._keeps = keeps or {}  # weights that stand nowhere else in the checkpoint
+        self._keeps = keeps or {}  # weights that are in no other file of the checkpoint
         self._named = {name: weight for one in groups for name, weight in one.named.items()}
         self._weights = [*self._named.values()]
         self._optimiser = torch.optim.AdamW(
@@ -92,7 +92,7 @@ class SingleStep:
         return {f"{self.name}/{name}": value for name, value in {**metrics, **own}.items()}
 
     def _begin(self, step: int) -> None:
-        """The rates and the random numbers of a recorded step."""
+        """Set learning rates and the random generator of a recorded step."""
         for group, one in zip(self._optimiser.param_groups, self._groups, strict=True):
             group["lr"] = learning_rate(one.settings, step, self._steps)
         self._rate = float(self._optimiser.param_groups[0]["lr"])
@@ -100,14 +100,14 @@ class SingleStep:
         self._begun = step
 
     def save(self, directory: Path) -> dict[str, int]:
-        """Write the optimiser and what it keeps; return its counters."""
+        """Write optimiser state and kept weights; return counters."""
         save_optimiser(directory, self._optimiser, self._named)
         if self._keeps:
             save_weights(directory, self._keeps)
         return {"optimiser_steps": self.optimiser_steps}
 
     def load(self, directory: Path, counters: dict[str, int]) -> None:
-        """Take up what :meth:`save` wrote."""
+        """Restore what :meth:`save` wrote."""
         load_optimiser(directory, self._optimiser, self._named)
         self.optimiser_steps = counters["optimiser_steps"]
         if self._keeps:

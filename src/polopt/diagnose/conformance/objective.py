@@ -35,6 +35,7 @@ from polopt.objective import (
 from polopt.types import Experience
 
 Config = Mapping[str, Any]
+OURS = {"scores": "rewards", "greedy_scores": "greedy_rewards"}  # fields under another name there
 LEVELS = {"token": TOKEN, "seq_mean": SEQUENCE_MEAN, "seq_sum": SEQUENCE_SUM}
 
 
@@ -43,7 +44,8 @@ def objective(batch: dict[str, Any], config: Config) -> dict[str, Any]:
     logp: Tensor = batch["logp"].requires_grad_()
     # In these cases last_values stand where a response was cut, and 0 where it ended.
     experience = Experience(
-        **_without(batch, "logp"), truncated=torch.ones_like(batch["scores"], dtype=torch.bool)
+        **{OURS.get(name, name): value for name, value in batch.items() if name != "logp"},
+        truncated=torch.ones_like(batch["scores"], dtype=torch.bool),
     )
     choice = _objective(**_without(config, "reward", "returns", "baseline", "norm"))
     credited = assign(experience, _credit(**_only(config, "reward", "returns", "baseline", "norm")))

@@ -1,1 +1,1 @@
-"""Kinds of policy: how log-probabilities are computed is a policy's own business."""
+"""Kinds of policy: log-probabilities, entropy, sampling and KL of each distribution."""

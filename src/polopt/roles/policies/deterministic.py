@@ -1,4 +1,4 @@
-"""A policy without chance; its parameters are the action before its tanh."""
+"""A deterministic policy; its parameters are the action before its tanh."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from polopt.roles.policies.squashed import moved as moved  # to the bounds of th
 
 
 def sample(parameters: Tensor, generator: torch.Generator) -> Tensor:
-    """There is nothing to draw."""
+    """The mode: a deterministic policy has no distribution."""
     return mode(parameters)
 
 

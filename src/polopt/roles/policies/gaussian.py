@@ -35,7 +35,7 @@ def sample(parameters: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def mode(parameters: Tensor) -> Tensor:
-    """The mean."""
+    """The mean μ, [..., D]."""
     return parameters.chunk(2, -1)[0]
 
 

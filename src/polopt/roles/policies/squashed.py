@@ -1,7 +1,7 @@
-"""A Gaussian behind a tanh; its parameters are mean and log standard deviation, both of the state.
+"""A tanh-squashed Gaussian (SAC); its parameters, mean and log σ, both depend on the state.
 
-Actions lie between -1 and 1, and so does what is stored of them. Log-probs are those of these
-actions, not of the environment's: the change of units is a constant, the same in every state.
+Actions and their stored values lie in [-1, 1]. Log-probs are those of these actions, not of the
+environment's: the change of units is a constant, the same in every state.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A Gaussian behind a tanh whose spread does not depend on the state: actions within their bounds.
+"""A tanh-squashed Gaussian whose σ does not depend on the state: actions within their bounds.
 
-What is drawn and stored is u, before the tanh: it always comes back exactly. Log-probs are those of
+The stored action is u, before the tanh, so that no inverse is needed. Log-probs are those of
 tanh u in [-1, 1]^D; the change to the units of the environment is a constant.
 """
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Quantity = Literal[
     "logp",
     "entropy",
-    "entropy_told",  # the same without gradient, where nobody is paid for it
+    "entropy_told",  # the same without gradient, for metrics alone
     "values",
     "last_values",
     "action_values",
@@ -28,7 +28,7 @@ Quantity = Literal[
 
 @dataclass(frozen=True)
 class Outputs:
-    """What one forward pass says of a batch; a quantity that was not asked for is None."""
+    """The outputs of one forward pass of a batch; those that were not requested are None."""
 
     logp: torch.Tensor | None = None  # [B, T] log π(y_t | x, y_<t)
     entropy: torch.Tensor | None = None  # [B, T] of the next-token distribution, in nats
@@ -86,7 +86,7 @@ def score(
 def values(
     head: torch.nn.Module, hidden: torch.Tensor, rows: TokenRows, want: AbstractSet[Quantity]
 ) -> Outputs:
-    """What a critic's head says of the hidden states [B, P + T, H].
+    """The outputs of a value head on the hidden states [B, P + T, H].
 
     One output is the value of a state: ``values`` [B, T] before each token, ``last_values`` [B]
     after the last one. One output for each token of the vocabulary is the value of an action:
@@ -130,7 +130,7 @@ def _forward(model: torch.nn.Module, rows: TokenRows, *, autocast: bool, **optio
 def entropy_as_wanted(
     want: AbstractSet[Quantity], entropy: Callable[[torch.Tensor], torch.Tensor], of: torch.Tensor
 ) -> torch.Tensor | None:
-    """``entropy(of)``, with a gradient where that is wanted."""
+    """``entropy(of)``, with gradient where ``entropy`` is requested."""
     if "entropy" in want:
         return entropy(of)
     return entropy(of.detach()) if "entropy_told" in want else None

@@ -29,7 +29,7 @@ COMPACT_BELOW = 0.75  # share of live rows below which the finished ones leave
 
 
 def padded(rows: int) -> int:
-    """How many slots are decoded for ``rows`` that are wanted.
+    """The number of slots that are decoded for ``rows`` responses.
 
     CPU matrix kernels give other bits below 4 rows a thread (twice that to be safe), and vector
     kernels in what is left over from whole blocks of 16 or 32 numbers.
@@ -39,7 +39,7 @@ def padded(rows: int) -> int:
 
 
 class Decode:
-    """The state of a batch while it is decoded; its requests sample alike.
+    """The state of a batch while it is decoded; its requests share sampling parameters.
 
     Raises:
         ModelError: prompt and response outgrow a sliding window.
@@ -84,7 +84,7 @@ class Decode:
     def _step(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """One token for every slot and its log-prob."""
         visible = self._cache.at(self._position)
-        # Added to the scores: what every attention, eager ones too, takes a mask for.
+        # Added to the attention scores: every attention takes such a mask, eager ones too.
         mask = torch.zeros(visible.shape, device=visible.device).masked_fill(~visible, -torch.inf)
         logits = self._model(
             input_ids=self._next[:, None],
@@ -119,7 +119,7 @@ class Decode:
                 self._stopped[row] = True
 
     def _compact(self) -> None:
-        """Let finished rows leave when enough of them have stopped."""
+        """Drop finished rows once enough of them have stopped."""
         going = ~self._stopped[self._live]
         count = padded(int(going.sum()))
         if count > COMPACT_BELOW * len(self._live):

@@ -45,7 +45,7 @@ class Engine(Protocol):
 
 
 def answered(engine: Engine, requests: Sequence[Request]) -> list[Group]:
-    """All the groups that are asked for, in the order of their tickets."""
+    """All requested groups, in the order of their tickets."""
     engine.submit(requests)
     groups = list[Group]()
     while finished := engine.poll():

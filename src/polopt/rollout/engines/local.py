@@ -1,4 +1,4 @@
-"""The engine in this process: it decodes with the very module that is trained.
+"""The engine in this process: it decodes with the module that is trained.
 
 A prompt is read once for its whole group, rows that finished leave the batch, and results do not
 depend on which rows are decoded together: draws are seeded per row, the cache is ragged, and the
@@ -45,7 +45,7 @@ class LocalEngine:
         return self._version
 
     def update(self, version: int) -> None:
-        """The weights are shared, so only their version changes hands."""
+        """Set the version; the weights are shared."""
         self._version = version
 
     def submit(self, requests: Sequence[Request]) -> None:

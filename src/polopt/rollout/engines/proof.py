@@ -1,4 +1,4 @@
-"""An engine is compared with a plain forward pass before it serves: no wrong number is silent."""
+"""The check of an engine before use: its log-probs are compared with a plain forward pass."""
 
 from __future__ import annotations
 

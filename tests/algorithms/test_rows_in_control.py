@@ -1,4 +1,4 @@
-"""Rows on bodies: the same files as on text, environments in the place of prompts."""
+"""Rows in control: the same files as on text, environments in the place of prompts."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ def test_nothing_is_left_of_an_episode_that_was_given_up() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in ROWS if len(row(name).domains) > 1])
-def test_what_differs_on_bodies_is_told_and_has_an_effect_there(name: str) -> None:
+def test_what_differs_in_control_is_told_and_has_an_effect_there(name: str) -> None:
     stage = resolve(load({**BASE, "algorithm": name})).stages[0]
     told = {
         field: v for entry in differences(name, "control") for field, v in entry["settings"].items()
@@ -247,7 +247,7 @@ def test_what_differs_on_bodies_is_told_and_has_an_effect_there(name: str) -> No
     [(name, "control:pendulum") for name in IN_CONTROL]
     + [(name, "control:cartpole") for name in IN_CONTROL if name not in OFF_POLICY],
 )
-def test_a_row_takes_steps_on_bodies(name: str, source: str, tmp_path: Path) -> None:
+def test_a_row_takes_steps_in_control(name: str, source: str, tmp_path: Path) -> None:
     train(tmp_path / "run", name, source, evaluation={"every": 2})
     found = {
         key: value for line in lines(tmp_path / "run", "metrics") for key, value in line.items()
@@ -495,7 +495,7 @@ def test_a_batch_has_a_step_even_where_all_episodes_begin(name: str, tmp_path: P
     assert [line["steps"] for line in metrics(tmp_path / "run") if "steps" in line] == [4] * 4
 
 
-def test_a_reward_from_python_is_nothing_to_a_body(tmp_path: Path) -> None:
+def test_a_reward_from_python_is_nothing_in_control(tmp_path: Path) -> None:
     with pytest.raises(
         RecipeError, match=r"reward: a function has no effect with data\.source = c"
     ):
@@ -621,6 +621,6 @@ def test_a_policy_is_evaluated_again_where_and_how_one_likes(tmp_path: Path) -> 
 def test_trpo_learns_to_balance(tmp_path: Path) -> None:
     """Half of the recipe; the whole of it is in make test-control."""
     recipe = Path(__file__).parents[2] / "recipes" / "cartpole_trpo.toml"
-    flags = {"run.directory": str(tmp_path / "run"), "run.steps": 12, "evaluation.every": 0}
+    flags = {"run.directory": str(tmp_path / "run"), "run.steps": 12}
     summary = polopt.train(recipe, flags=flags | {"evaluation.episodes": 20}).summary
     assert summary["return_mean_after"] > 300

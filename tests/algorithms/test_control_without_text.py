@@ -1,4 +1,4 @@
-"""Runs on bodies wait for nothing that only text needs."""
+"""Runs in control wait for nothing that only text needs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ for name, source, size, more in (
 """
 
 
-def test_a_body_is_trained_used_and_evaluated_without_libraries_of_text(tmp_path: Path) -> None:
+def test_control_is_trained_used_and_evaluated_without_libraries_of_text(tmp_path: Path) -> None:
     words = [sys.executable, "-c", CODE, str(tmp_path)]
     found = subprocess.run(words, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr

@@ -1,4 +1,4 @@
-"""What rows on bodies must reach: ``make test-control``."""
+"""What rows in control must reach: ``make test-control``."""
 
 from __future__ import annotations
 
@@ -50,9 +50,8 @@ def trained(directory: Path, seed: int, name: str, source: str, **flags: Any) ->
 @pytest.mark.parametrize("seed", SEEDS)
 def test_trpo_balances_the_pole_inside_its_region(seed: int, tmp_path: Path) -> None:
     recipe = ROOT / "recipes" / "cartpole_trpo.toml"
-    flags = {"run.seed": seed, "run.directory": str(tmp_path / "run"), "evaluation.every": 0}
-    run = polopt.train(recipe, flags=flags)
-    assert run.summary["return_mean_after"] >= 475  # after 51,200 steps
+    run = polopt.train(recipe, flags={"run.seed": seed, "run.directory": str(tmp_path / "run")})
+    assert run.summary["return_mean_after"] >= 475  # after 51,200 steps at most
     kl = [line["policy/kl"] for line in lines(run.directory, "metrics") if "policy/kl" in line]
     assert max(kl) <= 0.01
 

@@ -1,19 +1,26 @@
-"""Whether the data that a recipe names are there, before anything is loaded."""
+"""The requirements of a recipe that are checked without a model: data, environments, packages."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from polopt.algorithms import row
 from polopt.choices.source import parse
 from polopt.envs.text import TextTask, load
-from polopt.errors import DataError, RecipeError
+from polopt.errors import DataError, MissingExtraError, RecipeError
 from polopt.recipe import Recipe, StageRecipe, shown
 
 
+def check_requirements(recipe: Recipe) -> None:
+    """Check all requirements, before anything is loaded; raises as the functions below."""
+    check_sources(recipe)
+    check_packages(recipe)
+
+
 def check_sources(recipe: Recipe) -> None:
-    """Ask for every task and environment with its parameters, and for every file.
+    """Check that every task and environment takes its parameters, and that every file exists.
 
     Raises:
         RecipeError: no such task, a parameter that it does not take, no preferences in it, or what
@@ -41,10 +48,10 @@ def check_sources(recipe: Recipe) -> None:
 
 
 def _check_environments(stages: Sequence[StageRecipe]) -> None:
-    """Make an environment of each stage, and see whether its method and its policy can act there.
+    """Make an environment of each stage, and check that its method and its policy fit it.
 
     Raises:
-        RecipeError: they cannot, or the stage waits for a figure that nobody takes.
+        RecipeError: they do not fit, or ``until.metric`` is never measured.
     """
     if not stages:
         return
@@ -73,4 +80,17 @@ def _check_preferences(field: str, source: str, algorithm: str, task: TextTask) 
         raise RecipeError(
             f"{field}: {source} has no preferences, and {algorithm} learns from them; task:taste, "
             "or a hub: source or a file with data.chosen_field and data.rejected_field"
+        )
+
+
+def check_packages(recipe: Recipe) -> None:
+    """Check for peft where a stage trains an adapter; data and trackers check for their own.
+
+    Raises:
+        MissingExtraError: names the extra to install.
+    """
+    ranks = [stage.model.lora for stage in recipe.stages if stage.model.lora is not None]
+    if ranks and find_spec("peft") is None:
+        raise MissingExtraError(
+            f'model.lora: {ranks[0]} needs the package peft: pip install "polopt[lora]"'
         )

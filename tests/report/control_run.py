@@ -1,4 +1,4 @@
-"""A run directory on bodies as a run would have left it."""
+"""A run directory of control as a run would have left it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def cartpole(balances: bool) -> dict[str, Any]:
     return shown(watch("control:cartpole", {}), Leaning(balances), seed=1)  # type: ignore[arg-type]
 
 
-def write_body_run(directory: Path, before: dict[str, Any], after: dict[str, Any]) -> Path:
+def write_control_run(directory: Path, before: dict[str, Any], after: dict[str, Any]) -> Path:
     """Write the run and return its directory."""
     run = write_run(directory, sft_steps=1, rl_steps=1)
     config = json.loads((run / "config.json").read_text())
