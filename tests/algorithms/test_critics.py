@@ -191,6 +191,22 @@ def test_without_values_there_is_no_critic() -> None:
 # How it learns
 
 
+def test_a_critic_takes_as_many_steps_as_the_policy_or_as_it_is_told(tmp_path: Path) -> None:
+    """One pass over four minibatches as the policy, or three passes over two."""
+    shared = {"update.epochs": 1, "update.minibatches": 4, "rollout.prompts_per_step": 4}
+
+    def taken(flags: Mapping[str, Any]) -> dict[str, int]:
+        one = stage("ppo", {**shared, **flags})
+        of, critic = valued(stage_context(inputs(one)))
+        assert critic is not None
+        learner, tensors = critic_learner(of, critic), critic.of(sampled(rows()))
+        learner.update(tensors, assign(tensors, credit_of(one)), 0)
+        return learner.save(tmp_path)
+
+    assert taken({}) == {"optimiser_steps": 4}
+    assert taken({"critic.epochs": 3, "critic.minibatches": 2}) == {"optimiser_steps": 6}
+
+
 def test_a_critic_learns_what_the_states_are_worth() -> None:
     of, critic = valued(stage_context(inputs(stage("a2c", {"critic.learning_rate": 1e-3}))))
     assert critic is not None

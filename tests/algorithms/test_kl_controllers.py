@@ -101,9 +101,9 @@ def test_the_next_batch_pays_the_new_coefficient_in_the_reward() -> None:
     flags = {"kl__coefficient": 0.1, "kl__placement": "reward", "kl__estimator": "k1"}
     one = stage("pg", kl__controller="ppo", kl__target=1.0, **flags)
     (number,) = adaptive_numbers(one, no_policy)
-    lost = []
+    credit, lost = credit_of(one, [number]), []  # made once, as a stage does
     for _ in range(2):
-        credited = assign(batch(2.0), credit_of(one, [number]))
+        credited = assign(batch(2.0), credit)
         lost.append(credited.advantages[0, 0].item())
         held(number, batch(2.0), one)
     assert lost == pytest.approx([-0.2, -0.4])
