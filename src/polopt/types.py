@@ -70,6 +70,7 @@ class Prompt:
     text: str
     tokens: tuple[int, ...]
     columns: Mapping[str, Any] = field(default_factory=dict[str, Any])  # every column of the row
+    keys: tuple[str, ...] = ()  # prompts that share one are the same (``data.identity``)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polopt.data import chat
+from polopt.data.identity import key, unique
 from polopt.data.rows import BadRowError, Row, Text
 from polopt.errors import DataError
 from polopt.recipe import shown
@@ -78,7 +79,7 @@ class Tokeniser:
         if self.max_prompt_tokens is not None and len(tokens) > self.max_prompt_tokens:
             detail = f"has {len(tokens)} tokens; at most {self.max_prompt_tokens}"
             raise BadRowError(row.where, "prompt too long", detail, row.fields.prompt)
-        return Prompt(id, text, tuple(tokens), row.columns)
+        return Prompt(id, text, tuple(tokens), row.columns, unique([*row.keys, key(text)]))
 
     def demonstration(self, row: Row, id: int) -> Demonstration:
         """Prompt, completion and end of sequence; in a conversation every turn of the assistant.
@@ -145,14 +146,17 @@ class Tokeniser:
             raise BadRowError(row.where, "empty field", "has no tokens", row.fields.prompt)
         return np.array(tokens, dtype=np.int64)
 
-    def check(self, row: Row) -> None:
-        """Raise what ``prompt``, ``demonstration`` or ``ranking`` would, for ``load_rows``."""
+    def check(self, row: Row) -> tuple[str, ...]:
+        """The keys of the prompt as the model reads it, for ``load_rows``.
+
+        Raises:
+            BadRowError: as ``prompt``, ``demonstration`` or ``ranking``, by what the row holds.
+        """
         if row.ranked:
-            self.ranking(row, 0)
-        elif row.completion is None:
-            self.prompt(row, 0)
-        else:
-            self.demonstration(row, 0)
+            return self.ranking(row, 0).prompt.keys
+        if row.completion is None:
+            return self.prompt(row, 0).keys
+        return self.demonstration(row, 0).prompt.keys
 
     @cached_property
     def _special(self) -> re.Pattern[str]:
