@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 import polopt
-from polopt.assembly.context import StageInputs, stage_context
+from polopt.assembly.context import stage_context
 from polopt.assembly.critic import HEAD, critic_learner, critic_loss, new_head, valued
+from polopt.assembly.inputs import StageInputs
 from polopt.assembly.objective import policy_gradient
 from polopt.assembly.text import credit_of
 from polopt.credit import assign

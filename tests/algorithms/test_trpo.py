@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 import polopt
-from polopt.assembly.context import StageInputs, stage_context
+from polopt.assembly.context import stage_context
 from polopt.assembly.critic import Valued, valued
+from polopt.assembly.inputs import StageInputs
 from polopt.assembly.learners import natural_step
 from polopt.assembly.text import credit_of
 from polopt.credit import assign

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from one_file import imported, needs
 from polopt.assembly import build
-from polopt.assembly.context import StageInputs
 from polopt.assembly.critic import critic_loss
+from polopt.assembly.inputs import StageInputs
 from polopt.assembly.objective import policy_gradient
 from polopt.assembly.text import credit_of
 from polopt.credit import assign

@@ -15,9 +15,10 @@ from torch import Tensor
 from polopt.assembly.adaptive import adaptive_numbers
 from polopt.assembly.around import Around, Update
 from polopt.assembly.chosen import chosen
-from polopt.assembly.context import StageInputs, staged
+from polopt.assembly.context import staged
 from polopt.assembly.critic import Valued, critic_learner, of_actions
 from polopt.assembly.fits import check_actions, check_fits, shape, shape_of_policy
+from polopt.assembly.inputs import StageInputs
 from polopt.assembly.learners import learner_of_policy
 from polopt.choices.roles import reads_values
 from polopt.coordination.stage import Learner, Measured, Stage

@@ -8,7 +8,8 @@ import torch
 
 from polopt.assembly.around import on_kept
 from polopt.assembly.chosen import chosen
-from polopt.assembly.context import StageInputs, assembled, policy_learner, stage_context
+from polopt.assembly.context import assembled, policy_learner, stage_context
+from polopt.assembly.inputs import StageInputs
 from polopt.assembly.objective import given
 from polopt.assembly.text import sampled_stage
 from polopt.coordination.offline import OfflineSource

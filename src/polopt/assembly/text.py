@@ -9,18 +9,13 @@ from typing import Any
 
 from polopt.assembly.adaptive import adaptive_numbers
 from polopt.assembly.chosen import chosen, number
-from polopt.assembly.context import (
-    StageContext,
-    StageInputs,
-    assembled,
-    reporting_once,
-    stage_context,
-)
+from polopt.assembly.context import StageContext, assembled, reporting_once, stage_context
 from polopt.assembly.critic import Valued, critic_learner, valued
 from polopt.assembly.extras import companions
+from polopt.assembly.inputs import StageInputs
 from polopt.assembly.learners import learner_of_policy
 from polopt.assembly.process import Crediting, Processed, processed
-from polopt.assembly.reward import agreement, refreshed
+from polopt.assembly.refresh import agreement, refreshed
 from polopt.choices.returns import SUMS
 from polopt.choices.roles import reads_process
 from polopt.coordination.ledger import Ledger
