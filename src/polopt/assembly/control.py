@@ -100,7 +100,7 @@ def control_stage(inputs: StageInputs) -> Stage:
         inputs,
         source,
         prepare=lambda batch: prepared(of, batch),
-        credit=partial(credited, credit=credit_of(recipe, of.adaptive)),
+        credit=partial(step_advantages, credit=credit_of(recipe, of.adaptive)),
         learners=learners,
         save_model=lambda path: save_policy(of.actor.network, path),
         describe=lambda batch: (episode_metrics(int(batch.valid.sum()), batch.episodes), ()),
@@ -220,7 +220,7 @@ def credit_of(recipe: StageRecipe, adaptive: Sequence[AdaptiveNumber] = ()) -> C
     )
 
 
-def credited(experience: Experience, credit: Credit) -> Advantages:
+def step_advantages(experience: Experience, credit: Credit) -> Advantages:
     """The advantage of every step, without the metrics of groups of responses."""
     result = assign(experience, credit)
     kept = {
@@ -229,16 +229,17 @@ def credited(experience: Experience, credit: Credit) -> Advantages:
     return replace(result, metrics=kept)
 
 
-# Read by credit alone, by no learner.
-CREDITED = dict.fromkeys(("logp_rollout", "step_rewards", "next_values", "terminated", "cut"))
+# Fields that are read by the credit stage alone, by no learner: left out of its batches.
+READ_BY_CREDIT = dict.fromkeys(("logp_rollout", "step_rewards", "next_values", "terminated", "cut"))
 
 
 def flattened(learner: Learner) -> Learner:
     """A learner that gets the valid steps as rows of one step each."""
 
-    def update(own: Update, experience: Experience, credited: Advantages, step: int) -> Measured:
+    def update(own: Update, experience: Experience, advantages: Advantages, step: int) -> Measured:
         where = experience.mask.nonzero(as_tuple=True)
-        return own(_flat(replace(experience, **CREDITED), where), _flat(credited, where), step)
+        rows = _flat(replace(experience, **READ_BY_CREDIT), where)
+        return own(rows, _flat(advantages, where), step)
 
     return Around(learner, update)
 

@@ -174,7 +174,7 @@ def credit_of(recipe: StageRecipe, adaptive: Sequence[AdaptiveNumber] = ()) -> C
     )
 
 
-def _with_metrics(of: StageContext, experience: Experience, credited: Advantages) -> Advantages:
+def _with_metrics(of: StageContext, experience: Experience, advantages: Advantages) -> Advantages:
     """The KL of the policy before the update to the behaviour policy and to the reference.
 
     The first is 0 where the engine has the current weights. Also the agreement of reward models.
@@ -185,4 +185,4 @@ def _with_metrics(of: StageContext, experience: Experience, credited: Advantages
         metrics |= {"behaviour/kl": float(found.k3), "behaviour/ess": float(found.ess_fraction)}
     if experience.logp_old is not None and experience.logp_ref is not None:
         metrics["kl/measured"] = measured_kl(experience)[0]
-    return replace(credited, metrics=credited.metrics | metrics)
+    return replace(advantages, metrics=advantages.metrics | metrics)
