@@ -1,7 +1,7 @@
-"""What an advantage is divided by. Always stated: population, ddof, epsilon and where it sits.
+"""Normalisation of advantages. Always stated: population, ddof, epsilon and where it sits.
 
 Group functions scale advantages by a statistic of one reward a row; rows that are not ``valid`` are
-in no statistic. What a baseline made exactly 0, in a group without variance, stays 0 (rule R6).
+in no statistic. Advantages of exactly 0, in a group without variance, stay 0 (rule R6).
 """
 
 from collections.abc import Callable

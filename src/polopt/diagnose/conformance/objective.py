@@ -48,14 +48,16 @@ def objective(batch: dict[str, Any], config: Config) -> dict[str, Any]:
         truncated=torch.ones_like(batch["scores"], dtype=torch.bool),
     )
     choice = _objective(**_without(config, "reward", "returns", "baseline", "norm"))
-    credited = assign(experience, _credit(**_only(config, "reward", "returns", "baseline", "norm")))
-    terms = step_terms(experience, credited, choice, logp.detach())
+    advantages = assign(
+        experience, _credit(**_only(config, "reward", "returns", "baseline", "norm"))
+    )
+    terms = step_terms(experience, advantages, choice, logp.detach())
     loss, _ = policy_loss(logp, None, terms, choice)
     (gradient,) = torch.autograd.grad(loss, logp)
-    targets = credited.value_targets
+    targets = advantages.value_targets
     return {
-        "advantages": masked(credited.advantages, terms.reduction.mask),
-        "valid": credited.valid,
+        "advantages": masked(advantages.advantages, terms.reduction.mask),
+        "valid": advantages.valid,
         "loss": loss,
         "grad_logp": gradient,
         "value_targets": None if targets is None else masked(targets, terms.reduction.mask),
