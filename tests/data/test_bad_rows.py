@@ -186,7 +186,7 @@ BAD_LINES = {
 
 def load(path, *, demonstrations=True, **fields):
     data = Data(source=str(path), **fields)
-    return load_rows(data, 5, 1, demonstrations=demonstrations)
+    return load_rows(data, 5, 1, wanted="demonstrations" if demonstrations else "prompts")
 
 
 @pytest.mark.parametrize("name", BAD_LINES)

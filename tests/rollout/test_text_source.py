@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from polopt.errors import RecipeError, RewardError
-from polopt.models import load
+from polopt.models import load, reader_of
 from polopt.recipe import load as load_recipe
 from polopt.resolution import resolve
 from polopt.rewards import RewardSpec
@@ -28,7 +28,8 @@ TABLES = {
 
 def source(stage: int = 1, seed: int = 1, demonstrations: bool = False) -> TextSource:
     recipe = resolve(load_recipe(TABLES | {"run": {"seed": seed}}))
-    return text_source(recipe.stages[stage], LANGUAGE_MODEL, demonstrations=demonstrations)
+    wanted = "demonstrations" if demonstrations else "prompts"
+    return text_source(recipe.stages[stage], reader_of(LANGUAGE_MODEL), wanted=wanted)
 
 
 def test_a_place_has_one_prompt_whoever_asks_when() -> None:

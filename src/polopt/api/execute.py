@@ -14,12 +14,12 @@ from typing import Any
 import torch
 
 from polopt.api.domains import IN_DOMAIN
-from polopt.api.recorded import recorded
+from polopt.api.recorded import prompts_of, recorded
 from polopt.assembly import StageInputs, build
 from polopt.coordination import checkpoint
 from polopt.coordination.loop import Progress, RunContext, link_best, restore, run_stage
 from polopt.coordination.progress import progress as progress_shown
-from polopt.coordination.stage import Event, Observer
+from polopt.coordination.stage import Event, Observer, Stage
 from polopt.coordination.track import trackers
 from polopt.envs.control.registry import unlimited
 from polopt.errors import RecipeError, RunDirectoryError, UserError, counted
@@ -27,6 +27,7 @@ from polopt.recipe import Recipe, StageRecipe
 from polopt.recipe.contradictions import ENDED, models_by_field
 from polopt.record import RunDirectory, begun, write_json
 from polopt.rollout.rewarding import load_files
+from polopt.rollout.text import reserved
 
 
 def execute(
@@ -96,10 +97,14 @@ def _run_stages(
         )
         context.observe(Event("message", {"text": text}))
     with _reason_kept(run, recipe, progress):
+        done = progress.stage == len(recipe.stages)
+        avoid = {} if done else reserved(recipe.stages)
         while progress.stage < len(recipe.stages):
             inside = newest if progress.stage_step > 0 else None
-            inputs = _parts(run, recipe, progress, context, inside, device, reward)
+            inputs = _parts(run, recipe, progress, context, inside, device, reward, avoid)
             stage = build(inputs)
+            if inside is None and inputs.recipe.start is None:
+                _tell_earlier(stage, inputs, run, progress)
             if inside is not None:
                 restore(stage, inside, state)
                 context.observe(Event("message", {"text": f"resuming from {inside.name}"}))
@@ -115,6 +120,7 @@ def _parts(
     inside: Path | None,
     device: torch.device,
     reward: Callable[..., Any] | None,
+    avoid: Mapping[str, str],
 ) -> StageInputs:
     """The inputs of the next stage, or of the stage that the checkpoint ``inside`` it is of."""
     stage = recipe.stages[progress.stage]
@@ -132,7 +138,25 @@ def _parts(
         compare=progress.stage == len(recipe.stages) - 1,
         reward=reward,
         ends=ends,
+        avoid=avoid,
     )
+
+
+def _tell_earlier(stage: Stage, inputs: StageInputs, run: RunDirectory, progress: Progress) -> None:
+    """Take over what the weights were trained on by an earlier run, and tell what overlaps."""
+    path = inputs.recipe.model.path
+    before = prompts_of(path)
+    if before is None:
+        return
+    line = {"step": progress.step, "stage": stage.name, "model": path}
+    run.append("prompts", line | {"trained": sorted(before.trained)})
+    trained = sum(before.seen(keys) == "trained" for keys in stage.held_out)
+    if trained:
+        inputs.tell(
+            f"model.path: {path} was trained on {trained} of the "
+            f"{counted(len(stage.held_out), 'prompt')} that {stage.name} is evaluated on",
+            warning=True,
+        )
 
 
 def _placed(progress: Progress, stage: str, observe: Observer, event: Event) -> None:

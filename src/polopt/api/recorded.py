@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from polopt.coordination.checkpoint import MANIFEST
+from polopt.coordination.checkpoint import MANIFEST, step_of
 from polopt.errors import RunDirectoryError
 from polopt.recipe import Recipe, load
+from polopt.record import Prompts, recorded_prompts
 from polopt.resolution import resolve
 
 
@@ -35,6 +36,14 @@ def located(path: Path) -> tuple[Path, Path] | None:
     if (path / MANIFEST).is_file() and above and _is_run(above[0]):
         return above[0], path
     return None
+
+
+def prompts_of(path: str) -> Prompts | None:
+    """The prompts that weights of a run were trained on; None: no run, or one without a record."""
+    if not Path(path).is_dir() or (found := located(Path(path))) is None:
+        return None
+    run, weights = found
+    return recorded_prompts(run, step_of(weights))
 
 
 def _is_run(path: Path) -> bool:

@@ -11,15 +11,16 @@ from polopt.assembly.inputs import StageInputs
 from polopt.assembly.reward import RewardModel, reward_models
 from polopt.coordination.sources import RolloutSource
 from polopt.coordination.stage import Evaluation, Event, Learner, Observer, Stage, Until
+from polopt.data import Wanted
 from polopt.errors import RecipeError
 from polopt.math.divergence import kl_divergence_of_logs
-from polopt.models import save
+from polopt.models import reader_of, save
 from polopt.recipe import StageRecipe
 from polopt.rewards import RewardSpec, Scored, first_batch_report
 from polopt.roles import Actor, Scorer
 from polopt.rollout.engines import LocalEngine
 from polopt.rollout.evaluation import Examination, evaluate, means, sample_line
-from polopt.rollout.groups import experience, rollout_metrics
+from polopt.rollout.groups import asked, experience, rollout_metrics
 from polopt.rollout.rewarding import Judge, judge, specs, text_of
 from polopt.rollout.text import TextSource, text_source
 from polopt.seeding import derive
@@ -100,16 +101,13 @@ class StageContext:
         return experience(batch, pad_id=self.pad_id, device=self.inputs.device)
 
 
-def stage_context(
-    inputs: StageInputs, *, demonstrations: bool = False, preferences: bool = False
-) -> StageContext:
+def stage_context(inputs: StageInputs, wanted: Wanted = "prompts") -> StageContext:
     """Load the model, the data and the rewards of a stage, and report on the data."""
     recipe, rollout = inputs.recipe, inputs.recipe.rollout
     language_model = inputs.policy()
     models = reward_models(inputs, language_model)
-    text = text_source(
-        recipe, language_model, demonstrations=demonstrations, preferences=preferences
-    )
+    reader = reader_of(language_model)
+    text = text_source(recipe, reader, wanted=wanted, avoid=inputs.avoid)
     report(inputs, text)
     return StageContext(
         inputs=inputs,
@@ -174,6 +172,7 @@ def assembled(
         save_model=lambda path: save(of.actor.language_model, path),
         describe=_describer(of),
         evaluate=examine,
+        text=of.text,
         compare=bool(of.rewards) or evaluate is not None,
     )
 
@@ -188,6 +187,7 @@ def staged(
     save_model: Callable[[Path], None],
     describe: Callable[[B], tuple[Metrics, Sequence[Mapping[str, Any]]]],
     evaluate: Callable[[bool], Evaluation] | None,
+    text: TextSource | None = None,
     batches_per_step: int = 1,
     compare: bool = True,
 ) -> Stage:
@@ -204,6 +204,8 @@ def staged(
         save_model=save_model,
         evaluate=evaluate,
         describe=describe,
+        held_out=() if text is None else [prompt.keys for prompt in text.evaluation],
+        asked=asked if text is not None else lambda _: (),
         batches_per_step=batches_per_step,
         evaluate_every=recipe.evaluation.every,
         checkpoint_every=recipe.run.checkpoint_every or max(1, steps // 10),

@@ -36,6 +36,7 @@ class StageInputs:
     compare: bool  # evaluate before and after
     reward: RewardFunction | None = None  # from Python
     ends: Mapping[str, str] = field(default_factory=dict[str, str])  # stage -> where it ended
+    avoid: Mapping[str, str] = field(default_factory=dict[str, str])  # key -> evaluated elsewhere
 
     def language_model(self, path: str) -> LanguageModel:
         """A language model on the stage's device; a built-in one is initialised by the seed."""

@@ -26,7 +26,7 @@ from polopt.assembly.text import frozen_start
 from polopt.coordination.offline import OfflineSource
 from polopt.coordination.stage import Evaluation, Stage
 from polopt.math.reduce import masked, row_mean, row_sum
-from polopt.models import save
+from polopt.models import reader_of, save
 from polopt.objective import (
     PreferenceObjective,
     PreferenceTerms,
@@ -51,7 +51,7 @@ def reward_model_stage(inputs: StageInputs) -> Stage:
     """A stage that trains a reward model to order the responses to a prompt."""
     recipe = inputs.recipe
     model = inputs.reward_model()
-    text = text_source(recipe, model, preferences=True)
+    text = text_source(recipe, reader_of(model), wanted="pairs", avoid=inputs.avoid)
     report(inputs, text)
     role, objective = Critic(model, autocast=inputs.autocast), objective_of(recipe)
     pad_id = cast(int, model.tokenizer.pad_token_id)
@@ -87,12 +87,13 @@ def reward_model_stage(inputs: StageInputs) -> Stage:
         save_model=lambda path: save(model, path),
         describe=given_responses,
         evaluate=evaluate,
+        text=text,
     )
 
 
 def direct_preference_stage(inputs: StageInputs) -> Stage:
     """A stage that trains a policy on preferences against the reference (DPO and others)."""
-    of = stage_context(inputs, preferences=True)
+    of = stage_context(inputs, wanted="pairs")
     objective = objective_of(inputs.recipe)
     reference = frozen_start(of)
 

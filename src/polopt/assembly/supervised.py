@@ -25,7 +25,7 @@ from polopt.update.minibatch import Loss
 
 def demonstrated_stage(inputs: StageInputs) -> Stage:
     """Supervised fine-tuning: a stage that maximises the likelihood of given responses."""
-    of = stage_context(inputs, demonstrations=True)
+    of = stage_context(inputs, wanted="demonstrations")
     assert inputs.recipe.update.batch_size is not None, "resolved by the row"
 
     def group(place: int) -> Group:

@@ -59,6 +59,9 @@ def run_stage(stage: Stage, progress: Progress, context: RunContext) -> None:
             },
         )
     )
+    if progress.stage_step == 0 and stage.held_out:
+        held_out = [key for prompt in stage.held_out for key in prompt]
+        _write_prompts(stage, progress, context, held_out=held_out)
     stage.source.publish(progress.step)
     if stage.compare and progress.stage_step == 0:
         evaluation = _evaluate(stage, progress, context, label="before")
@@ -79,7 +82,7 @@ def _step(stage: Stage, progress: Progress, context: RunContext) -> None:
     """One recorded step: collect, credit and update for each batch; then publish and record."""
     start = time.perf_counter()
     batch: Any = None
-    learned, line = list[Measured](), Metrics()
+    learned, line, asked = list[Measured](), Metrics(), list[str]()
     for turn in range(1, stage.batches_per_step + 1):
         batch = stage.source.next_batch()
         with timed(line, "time/update"):
@@ -88,7 +91,10 @@ def _step(stage: Stage, progress: Progress, context: RunContext) -> None:
             progress.step += 1
             progress.stage_step += 1
             stage.source.publish(progress.step)
+        asked.extend(stage.asked(batch))
         stage.source.ack(batch)  # after the new weights are served: no ticket starts stale
+    if asked:
+        _write_prompts(stage, progress, context, trained=asked)
     metrics, samples = stage.describe(batch)
     for sample in samples:
         context.run.append("samples", {"step": progress.step, "stage": stage.name, **sample})
@@ -262,6 +268,13 @@ def _write_line(stage: Stage, progress: Progress, context: RunContext, line: Met
         if name.startswith("time/"):
             kind = name.removeprefix("time/")
             totals[kind] = totals.get(kind, 0.0) + value
+
+
+def _write_prompts(
+    stage: Stage, progress: Progress, context: RunContext, **keys: Sequence[str]
+) -> None:
+    """One line of the prompts, by their keys, that were held out or trained on."""
+    context.run.append("prompts", {"step": progress.step, "stage": stage.name, **keys})
 
 
 def _seconds(progress: Progress, stage: Stage) -> dict[str, float]:

@@ -9,6 +9,7 @@ Files, the hub, and tasks give the same ``Rows``::
     prompt = tokeniser.prompt(rows.train[order(position)], id=position)
 """
 
+from polopt.data.identity import holding, question
 from polopt.data.load import Wanted, evaluation_rows, generated, load_rows, plain_rows, whole
 from polopt.data.rows import BadRowError, Report, Row, Rows
 from polopt.data.stream import PromptStream
@@ -26,7 +27,9 @@ __all__ = [
     "Wanted",
     "evaluation_rows",
     "generated",
+    "holding",
     "load_rows",
     "plain_rows",
+    "question",
     "whole",
 ]

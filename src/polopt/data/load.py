@@ -25,7 +25,7 @@ Wanted = Literal["prompts", "demonstrations", "pairs"]  # of every row
 Check = Callable[[Row], tuple[str, ...]]
 OF_TASKS = Fields(completions="completions", ranks="ranks")
 HELD_OUT_SHARE = 10  # at most one distinct prompt in ten is held out for evaluation
-DRAWS, FAR = 64, 1 << 40  # of a generated row that must be another one; no run gets to an index so far
+DRAWS, FAR = 64, 1 << 40  # of a generated row in the place of another: indices no run gets to
 
 
 def load_rows(
@@ -46,18 +46,11 @@ def load_rows(
     Args:
         data: section of the recipe.
         evaluation_prompts: how many distinct prompts to evaluate on, at most.
-<<<<<<< HEAD
         seed: which prompts are held out.
         wanted: what every row must hold.
         check: further conditions, which raise ``BadRowError``; gives the keys of the row
             (``Tokeniser.check``).
         avoid: keys of further prompts that must not be trained on.
-=======
-        seed: decides which prompts are held out.
-        demonstrations: whether every row must hold a demonstration.
-        preferences: whether every row must hold a pair or a ranking.
-        check: further conditions, which raise ``BadRowError`` (see ``Tokeniser.check``).
->>>>>>> words
 
     Raises:
         DataError: a source, or a row of it, that cannot be used; too few distinct prompts.
@@ -145,14 +138,9 @@ def generated(
         source: name of the task, for messages.
         row: the columns of an index, a pure function; its splits share no prompt.
         evaluation_prompts: how many rows to evaluate on.
-<<<<<<< HEAD
         wanted: what every row must hold.
         avoid: keys of further prompts that must not be trained on; the row of such an index is
             drawn anew.
-=======
-        demonstrations: whether every row must hold a demonstration.
-        preferences: whether every row must hold a ranking.
->>>>>>> words
     """
     train = _Generated(source, row, "train", wanted, avoid)
     held_out = _Generated(source, row, "evaluation", wanted)
@@ -232,19 +220,9 @@ def _read(data: Data, source: str, field: str) -> Iterator[Read]:
     return files.read(source, field)
 
 
-<<<<<<< HEAD
 def _held_out(source: str, rows: Sequence[Row], most: int, seed: int) -> tuple[Row, ...]:
     """A tenth of the distinct prompts, rounded up, or ``most``; a row of each."""
     distinct = len({row.keys[0] for row in rows})
-=======
-def _held_out(source: str, rows: Sequence[Row], most: int, seed: int) -> dict[str, Row]:
-    """A row of each held-out prompt: a tenth of the distinct prompts, rounded up; at most ``most``.
-
-    Raises:
-        DataError: fewer than two distinct prompts.
-    """
-    distinct = len({_key(row.prompt) for row in rows})
->>>>>>> words
     if distinct < 2:
         raise DataError(
             f"{source}: all {len(rows)} rows have the same prompt; at least two prompts, one to "
@@ -257,19 +235,7 @@ def _chosen(rows: Sequence[Row], most: int, seed: int) -> tuple[Row, ...]:
     """The first rows of at most ``most`` distinct prompts, which the seed chooses."""
     first: dict[str, Row] = {}
     for row in rows:
-<<<<<<< HEAD
         first.setdefault(row.keys[0], row)
     each = list(first.values())
     order = shuffled(len(each), derive(seed, "held out"))
     return tuple(each[index] for index in order[:most])
-=======
-        first.setdefault(_key(row.prompt), row)
-    keys = list(first)
-    order = shuffled(len(keys), derive(seed, "held out"))
-    return {keys[index]: first[keys[index]] for index in order[:most]}
-
-
-def _key(prompt: Text) -> str:
-    """A key that is equal for equal prompts."""
-    return prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True)
->>>>>>> words

@@ -24,6 +24,15 @@ PREFIX = "builtin:"
 
 
 @dataclass(frozen=True)
+class Reader:
+    """What is needed to read text as a model does, without its weights."""
+
+    tokenizer: PreTrainedTokenizerBase
+    stop_ids: tuple[int, ...]  # tokens that end a response
+    context: int  # tokens that the model can attend to at once
+
+
+@dataclass(frozen=True)
 class LanguageModel:
     """A causal language model and its tokeniser."""
 
@@ -87,6 +96,34 @@ def load_scalar(
         language_model = _ready(model, tokens)
     model.config.pad_token_id = cast(int, language_model.tokenizer.pad_token_id)
     return ScalarModel(model.eval(), language_model.tokenizer, language_model.stop_ids)
+
+
+def read(path: str, *, revision: str | None = None) -> Reader:
+    """The reader of a model, as :func:`load` would give it; no weights are loaded.
+
+    Raises:
+        ModelError: there is no such model, or its tokeniser or configuration cannot be read.
+    """
+    if path.startswith(PREFIX):
+        size, tokens = _builtin_size(path), builtin.tokenizer()
+        return Reader(tokens, _stop_ids(tokens.eos_token_id, tokens), size.context)
+    located = _located(path)
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+    with _told(path), _quiet():
+        options: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
+        tokens = AutoTokenizer.from_pretrained(located, **options)
+        config = AutoConfig.from_pretrained(located, **options)
+        try:
+            ends = GenerationConfig.from_pretrained(located, **options).eos_token_id
+        except OSError:  # most models have such a file; the others say it in their configuration
+            ends = config.eos_token_id
+    return Reader(tokens, _stop_ids(ends, tokens), _context(config))
+
+
+def reader_of(model: LanguageModel | ScalarModel) -> Reader:
+    """The reader of a model that is loaded."""
+    return Reader(model.tokenizer, model.stop_ids, context_length(model))
 
 
 def _head(model: PreTrainedModel) -> torch.nn.Linear:
@@ -185,7 +222,21 @@ def save(language_model: LanguageModel | ScalarModel, directory: Path) -> None:
 
 def context_length(language_model: LanguageModel | ScalarModel) -> int:
     """Tokens that the model can attend to at once."""
-    return int(getattr(language_model.model.config, "max_position_embeddings", 1 << 30))
+    return _context(language_model.model.config)
+
+
+def _context(config: Any) -> int:  # noqa: ANN401 - of any architecture
+    return int(getattr(config, "max_position_embeddings", 1 << 30))
+
+
+@contextmanager
+def _told(path: str) -> Generator[None]:
+    """One line for whatever transformers makes of files that are not ours."""
+    try:
+        yield
+    except Exception as error:
+        reason = one_line(f"{type(error).__name__}: {error}".split(". ")[0], 160)
+        raise ModelError(f"model.path: {path!r} cannot be loaded: {reason}") from error
 
 
 @contextmanager
@@ -247,12 +298,17 @@ def _ready(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Langua
     """
     # A model for sequence classification has no generation_config.
     settings = getattr(model, "generation_config", None) or model.config
-    named = settings.eos_token_id
-    stop = {named} if isinstance(named, int) else set(named or [])
-    if isinstance(tokenizer.eos_token_id, int):
-        stop.add(tokenizer.eos_token_id)
+    stop = _stop_ids(settings.eos_token_id, tokenizer)
     if not stop:
         raise ModelError("model.path: the model names no end-of-sequence token")
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(min(stop))
-    return LanguageModel(model.eval(), tokenizer, tuple(sorted(stop)))
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(stop[0])
+    return LanguageModel(model.eval(), tokenizer, stop)
+
+
+def _stop_ids(named: Any, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:  # noqa: ANN401
+    """The tokens that end a response, by the model and by its tokeniser."""
+    stop = {named} if isinstance(named, int) else set(named or [])
+    if isinstance(tokenizer.eos_token_id, int):
+        stop.add(tokenizer.eos_token_id)
+    return tuple(sorted(stop))

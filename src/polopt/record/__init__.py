@@ -1,4 +1,4 @@
-"""The run directory: config.json, environment.json, metrics.jsonl, samples.jsonl, summary.json."""
+"""The run directory: config.json, environment.json, summary.json, and lines of its steps."""
 
 from polopt.record.directory import (
     RunDirectory,
@@ -8,13 +8,16 @@ from polopt.record.directory import (
     open_existing,
 )
 from polopt.record.files import disk_errors, write_json
+from polopt.record.prompts import Prompts, recorded_prompts
 
 __all__ = [
+    "Prompts",
     "RunDirectory",
     "begun",
     "create",
     "disk_errors",
     "next_free",
     "open_existing",
+    "recorded_prompts",
     "write_json",
 ]

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from polopt.errors import RunDirectoryError
 from polopt.record.files import disk_errors, sync, write_json
 
-LINES = ("metrics", "samples", "warnings")
+LINES = ("metrics", "samples", "warnings", "prompts")
 
 
 class RunDirectory:

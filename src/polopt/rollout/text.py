@@ -5,15 +5,29 @@ Here tasks, data and the tokeniser meet; none of them knows the others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from polopt.data import Demonstration, PromptStream, Ranking, Rows, Tokeniser, generated, load_rows
+from polopt.algorithms import row
+from polopt.choices.domain import TEXT
+from polopt.data import (
+    Demonstration,
+    PromptStream,
+    Ranking,
+    Row,
+    Rows,
+    Tokeniser,
+    Wanted,
+    evaluation_rows,
+    generated,
+    load_rows,
+    question,
+)
 from polopt.envs.text import TextTask
 from polopt.envs.text import load as load_task
 from polopt.envs.text.interface import Split
-from polopt.models import LanguageModel, ScalarModel, context_length
+from polopt.models import Reader, read
 from polopt.recipe import StageRecipe
 from polopt.seeding import derive
 from polopt.types import Prompt
@@ -49,38 +63,36 @@ class TextSource:
 
 def text_source(
     stage: StageRecipe,
-    language_model: LanguageModel | ScalarModel,
+    reader: Reader,
     *,
-    demonstrations: bool = False,
-    preferences: bool = False,
+    wanted: Wanted = "prompts",
+    avoid: Collection[str] = (),
 ) -> TextSource:
     """The text of a resolved stage.
 
     Stages read different places of the same data; all of them are evaluated on the same prompts.
 
+    Args:
+        stage: resolved.
+        reader: the tokeniser of its model, and what it can hold.
+        wanted: what every row must hold.
+        avoid: keys of the prompts that other stages are evaluated on; they are not trained on.
+
     Raises:
         DataError: a row that cannot be used.
         RecipeError: a task or a parameter that does not exist.
     """
-    context = context_length(language_model)
-    longest = stage.data.max_prompt_tokens or context - stage.rollout.max_new_tokens
-    tokeniser = Tokeniser(language_model.tokenizer, longest, context, language_model.stop_ids)
+    tokeniser = tokeniser_of(stage, reader)
     seed, own_seed = stage.run.seed, derive(stage.run.seed, stage.name, "data")
     count, source = stage.evaluation.prompts, stage.data.source
     task = None
     if stage.data.parsed.of.has_verifier:  # a task that makes rows
         task = load_task(source, stage.data.parameters, seed)
         row = _rows_of(task, load_task(source, stage.data.parameters, own_seed))
-        rows = generated(source, row, count, demonstrations=demonstrations, preferences=preferences)
+        rows = generated(source, row, count, wanted=wanted, avoid=avoid)
     else:
-        rows = load_rows(
-            stage.data,
-            count,
-            seed,
-            demonstrations=demonstrations,
-            preferences=preferences,
-            check=tokeniser.check,
-        )
+        check = tokeniser.check
+        rows = load_rows(stage.data, count, seed, wanted=wanted, check=check, avoid=avoid)
     held_out = list(enumerate(rows.evaluation))
     return TextSource(
         rows,
@@ -90,6 +102,44 @@ def text_source(
         task=task,
         unseen=tuple(tokeniser.ranking(row, i) for i, row in held_out if row.ranked),
     )
+
+
+def tokeniser_of(stage: StageRecipe, reader: Reader) -> Tokeniser:
+    """The tokeniser of a stage, which refuses what its model cannot hold."""
+    longest = stage.data.max_prompt_tokens or reader.context - stage.rollout.max_new_tokens
+    return Tokeniser(reader.tokenizer, longest, reader.context, reader.stop_ids)
+
+
+def wanted_by(stage: StageRecipe) -> Wanted:
+    """What every row of a stage must hold, by its algorithm."""
+    requires = row(stage.algorithm).requires
+    kinds: tuple[Wanted, ...] = ("demonstrations", "pairs", "prompts")
+    return next(kind for kind in kinds if kind in requires or kind == "prompts")
+
+
+def reserved(stages: Sequence[StageRecipe]) -> Mapping[str, str]:
+    """All prompts that any stage of a run is evaluated on, by their keys: none may train on them.
+
+    None where a run has one stage with text, or tasks alone, whose own split sees to it.
+
+    Raises:
+        DataError: a row that cannot be used.
+    """
+    of_text = [stage for stage in stages if stage.domain == TEXT.name]
+    if len(of_text) < 2 or all(stage.data.parsed.of.has_verifier for stage in of_text):
+        return {}
+    rows = (row for stage in of_text for row in _evaluated_on(stage))
+    return {key: question(row.prompt) for row in rows for key in row.keys}
+
+
+def _evaluated_on(stage: StageRecipe) -> Sequence[Row]:
+    """The rows that a stage is evaluated on."""
+    data, seed, count = stage.data, stage.run.seed, stage.evaluation.prompts
+    if data.parsed.of.has_verifier:
+        task = load_task(data.source, data.parameters, seed)
+        return generated(data.source, task.row, count).evaluation
+    tokeniser = tokeniser_of(stage, read(stage.model.path, revision=stage.model.revision))
+    return evaluation_rows(data, count, seed, wanted=wanted_by(stage), check=tokeniser.check)
 
 
 def _rows_of(task: TextTask, own: TextTask) -> Callable[[Split, int], Mapping[str, Any]]:
