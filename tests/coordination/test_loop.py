@@ -58,7 +58,7 @@ class Learner:
     name: str
     weight: int = 0
 
-    def update(self, experience: Experience, credited: Advantages, step: int) -> dict[str, float]:
+    def update(self, experience: Experience, advantages: Advantages, step: int) -> dict[str, float]:
         self.calls.append(f"{self.name} {step}")
         self.weight += 1
         return {f"{self.name}/loss": float(self.weight)}
