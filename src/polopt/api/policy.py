@@ -34,7 +34,7 @@ class Policy:
 
     language_model: LanguageModel
     sampling: Sampling
-    seeds: Iterator[int] = field(default_factory=count)  # of calls without a seed
+    seeds: Iterator[int] = field(default_factory=count)  # used by calls without a seed
 
     def respond(
         self, prompts: Sequence[str], *, temperature: float = 0.0, seed: int | None = None
@@ -44,7 +44,7 @@ class Policy:
         Args:
             prompts: texts.
             temperature: of sampling.
-            seed: of the draws; without one each call draws anew, the first of them as with 0.
+            seed: of the draws; calls without one use 0, 1, 2, ... in turn.
 
         Raises:
             DataError: a prompt without a token.
@@ -69,7 +69,7 @@ class ControlPolicy:
     """A trained policy in control that gives actions for observations."""
 
     actor: StepActor
-    seeds: Iterator[int] = field(default_factory=count)  # of calls without a seed
+    seeds: Iterator[int] = field(default_factory=count)  # used by calls without a seed
 
     def act(
         self,
@@ -81,10 +81,10 @@ class ControlPolicy:
         """The action for an observation, or one for each of N: an integer, or numbers [D].
 
         Args:
-            observations: as the environment gives them: O numbers of any shape, or N times that.
-                Of a number among n, n flags. Statistics of the policy normalise them.
-            deterministic: the likeliest action; otherwise one that is drawn.
-            seed: of the draw; without one each call draws anew, the first of them as with 0.
+            observations: as the environment gives them: O numbers in any shape, or [N, ...] of
+                that; a discrete one of n values as a one-hot vector. Not yet normalised.
+            deterministic: the most likely action; otherwise one that is drawn.
+            seed: of the draw; calls without one use 0, 1, 2, ... in turn.
 
         Raises:
             DataError: observations of another size, or that are not finite numbers.
@@ -102,10 +102,10 @@ def _or_next(seed: int | None, seeds: Iterator[int]) -> int:
 
 
 def _rows(observations: object, size: int) -> tuple[NDArray[np.float32], bool]:
-    """[N, size], and whether it was one observation and not N.
+    """Observations as [N, size], and whether a single one was given.
 
     Raises:
-        DataError: another size, or no finite numbers.
+        DataError: another size, or numbers that are not finite.
     """
     try:
         given = np.asarray(observations, dtype=np.float32)
@@ -154,7 +154,7 @@ def of_text(run: Path, weights: Path, stage: StageRecipe) -> Policy:
     """A language model with the response length of its training.
 
     Raises:
-        RunDirectoryError: it is a reward model.
+        RunDirectoryError: the weights are those of a reward model.
     """
     if row(stage.algorithm).trains != "actor":
         raise RunDirectoryError(

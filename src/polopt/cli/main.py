@@ -1,4 +1,4 @@
-"""Entry point: exit codes, and one line on stderr for whatever the user can put right."""
+"""Entry point: exit codes, and one line on stderr for errors that the user can put right."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _fail(message: str) -> int:
 
 
 def _tolerate(stream: TextIO) -> None:
-    """Equations hold letters that an old terminal may lack: a question mark, not a traceback."""
+    """Print ``?`` for characters of equations that the terminal cannot encode."""
     reconfigure = getattr(stream, "reconfigure", None)
     if reconfigure is not None:
         reconfigure(errors="replace")

@@ -70,16 +70,6 @@ def action_correction(
     return torch.where(chance > 0, chance * action_values.detach(), 0.0).sum(-1)
 
 
-def raw_singletons(
-    advantages: Float[Tensor, "B"],
-    rewards: Float[Tensor, "B"],
-    group: Int[Tensor, "B"],
-    valid: Bool[Tensor, "B"],
-) -> Float[Tensor, "B"]:
-    """The advantage of a group of one is its raw reward: the convention of verl (mean 0, std 1)."""
-    return torch.where(valid & ~has_peers(group, valid), widen(rewards), advantages)
-
-
 def ema_update(baseline: float, rewards: Float[Tensor, "N"], decay: float) -> float:
     """``b ← αb + (1-α)·mean(R)`` for the *next* batch, α the decay; rewards of NaN are left out."""
     scored = rewards[~torch.isnan(rewards)]

@@ -27,18 +27,6 @@ def var_plus(variance: Float[Tensor, "*shape"], eps: float) -> Float[Tensor, "*s
     return (variance + eps).sqrt()
 
 
-def var_clamp(variance: Float[Tensor, "*shape"], eps: float) -> Float[Tensor, "*shape"]:
-    """``√max(var, ε)`` (OpenRLHF)."""
-    return variance.clamp(min=eps).sqrt()
-
-
-DENOMINATORS: dict[str, Denominator] = {
-    "std_plus": std_plus,
-    "var_plus": var_plus,
-    "var_clamp": var_clamp,
-}
-
-
 def _divide(x: Tensor, denominator: Tensor) -> Tensor:
     """``x/denominator``; 0 where the denominator is 0: no spread, nothing to compare."""
     usable = denominator > 0

@@ -142,7 +142,7 @@ class Biped:
         )
         contacts = sensors[:, -1, :2] > 0
         balls = sensors[:, -1, 2:].reshape(-1, 2, 4, 3)
-        strides = stride.went_on(
+        strides = stride.after_step(
             states[:, STRIDE],
             STEP,
             stood=states[:, -2:] > 0,

@@ -22,7 +22,7 @@ COLUMNS = 22
 SATURATED = 0.99  # of the largest torque
 
 
-def went_on(
+def after_step(
     stride: Numbers,
     seconds: float,
     *,
