@@ -82,7 +82,7 @@ def test_counts_and_times_are_whole_on_a_narrow_screen(
         observe(Event("metrics", {"stage": "train", "stage_step": 10, **values}))
     shown = capsys.readouterr().err
     assert "10/100" in shown and "0:00:00" in shown
-    assert "return 182.9" in shown and "evaluation return 383.2" in shown
+    assert "return 182.9" in shown and "evaluation mean return 383.2" in shown
     assert ("length 182.9" in shown) is length
     assert "…" not in shown
 
@@ -95,6 +95,6 @@ def test_runs_in_control_have_returns(capsys: pytest.CaptureFixture[str]) -> Non
         observe(Event("metrics", {"stage": "train", "stage_step": 1, **values}))
     assert capsys.readouterr().err.splitlines() == [
         "train: ppo, 2 steps",
-        "train 0/2  evaluation return -1,231",
-        "train 1/2  return 142.8  length 71.5  evaluation return 9.250",
+        "train 0/2  evaluation mean return -1,231",
+        "train 1/2  return 142.8  length 71.5  evaluation mean return 9.250",
     ]

@@ -28,7 +28,9 @@ def steps(returned: Any, **fields: Any) -> RewardSpec:
 
 
 def whole(*numbers: float | None, **fields: Any) -> RewardSpec:
-    return RewardSpec(**{"name": "whole", "function": lambda: list(numbers), **fields})
+    return RewardSpec(
+        **{"name": "whole", "function": lambda: list(numbers), "is_accuracy": True, **fields}
+    )
 
 
 def placed(*specs: RewardSpec) -> list[list[float]]:

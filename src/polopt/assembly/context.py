@@ -209,6 +209,7 @@ def staged(
         batches_per_step=batches_per_step,
         evaluate_every=recipe.evaluation.every,
         checkpoint_every=recipe.run.checkpoint_every or max(1, steps // 10),
+        best=recipe.evaluation.best,
         until=None if until is None else Until(until.metric, until.at_least),
         compare=inputs.compare and compare,
     )

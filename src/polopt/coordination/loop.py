@@ -16,7 +16,7 @@ from polopt.coordination import checkpoint
 from polopt.coordination.stage import Event, Measured, Observer, Stage
 from polopt.coordination.timing import timed
 from polopt.errors import Stopped
-from polopt.record import RunDirectory
+from polopt.record import RunDirectory, headline_of, words_of
 from polopt.rollout.evaluation import Evaluation
 from polopt.types import Metrics
 
@@ -33,7 +33,7 @@ class Progress:
     ended: dict[str, str] = field(default_factory=dict[str, str])  # stage -> why it ended
     stage_ends: dict[str, str] = field(default_factory=dict[str, str])  # stage -> checkpoint
     stage_steps: dict[str, int] = field(default_factory=dict[str, int])
-    best: dict[str, Any] = field(default_factory=dict[str, Any])  # accuracy and checkpoint
+    best: dict[str, Any] = field(default_factory=dict[str, Any])  # metric and checkpoint
 
 
 @dataclass(frozen=True)
@@ -151,11 +151,8 @@ def _reached(
     if until is None:
         return None
     value = evaluation.metrics.get(until.metric)
-    if value is None:  # a metric may apply to none of the answers; a misspelt one never applies
-        names = ", ".join(sorted(evaluation.metrics))
-        message = f"until.metric: {until.metric!r} was not measured; there are: {names}"
-        where = {"step": progress.step, "stage": stage.name}
-        context.observe(Event("warning", where | {"message": message}))
+    if value is None:
+        _warn_unmeasured(stage, progress, context, "until.metric", until.metric, evaluation)
         return None
     return (
         f"{until.metric} {value:.3f} reached {until.at_least:g}"
@@ -187,16 +184,31 @@ def _keep_best(
     stage: Stage, progress: Progress, context: RunContext, evaluation: Evaluation
 ) -> None:
     """Remember the best evaluated weights of the compared stage, and save them."""
-    named = (name for name in ("accuracy", "return_mean") if name in evaluation.metrics)
-    name = next(named, None)
+    name = stage.best or headline_of(evaluation.metrics)
     if not stage.compare or name is None:
         return
-    value = evaluation.metrics[name]
-    if value > progress.best.get(name, -math.inf):
+    value = evaluation.metrics.get(name)
+    if value is None:
+        _warn_unmeasured(stage, progress, context, "evaluation.best", name, evaluation)
+    elif value > progress.best.get(name, -math.inf):
         progress.best = {name: value, "checkpoint": f"step_{progress.step}"}
-        called = "mean return" if name == "return_mean" else name
-        text = f"best {called} so far {value:.3f}"
+        text = f"best {words_of(name)} so far {value:.3f}"
         context.observe(Event("message", {"text": text}))
+
+
+def _warn_unmeasured(
+    stage: Stage,
+    progress: Progress,
+    context: RunContext,
+    field: str,
+    metric: str,
+    evaluation: Evaluation,
+) -> None:
+    """Say that a metric was not measured: it may apply to none of the answers, or be misspelt."""
+    names = ", ".join(sorted(evaluation.metrics))
+    message = f"{field}: {metric!r} was not measured; there are: {names}"
+    where = {"step": progress.step, "stage": stage.name}
+    context.observe(Event("warning", where | {"message": message}))
 
 
 def _save_when_due(stage: Stage, progress: Progress, context: RunContext) -> None:

@@ -22,6 +22,7 @@ from rich.table import Column
 
 from polopt.coordination.stage import Event, Observer
 from polopt.errors import counted
+from polopt.record import headline_of, words_of
 
 SHOWN = (  # metric, label; the first few that a line has
     ("reward/mean", "reward"),
@@ -121,10 +122,9 @@ def _figures(values: Mapping[str, Any], count: int = 4) -> str:
 
 
 def _evaluated(values: Mapping[str, Any]) -> str:
-    for name, label in (("eval/accuracy", "accuracy"), ("eval/return_mean", "return")):
-        if name in values:
-            return f"evaluation {label} {_short(values[name])}"
-    return ""
+    measured = {name.removeprefix("eval/"): values[name] for name in values if "eval/" in name}
+    name = headline_of(measured)
+    return "" if name is None else f"evaluation {words_of(name)} {_short(measured[name])}"
 
 
 def _short(value: float) -> str:

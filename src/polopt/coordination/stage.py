@@ -63,6 +63,7 @@ class Stage:
     evaluate_every: int = 0  # 0: only before and after
     checkpoint_every: int = 1
     until: Until | None = None
+    best: str | None = None  # metric of evaluation that the best checkpoint goes by
     compare: bool = False  # evaluate before and after, for the summary
 
 

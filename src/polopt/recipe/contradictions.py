@@ -119,6 +119,8 @@ def _rewards(stage: StageRecipe) -> Iterator[Finding]:
         text = _half_reward(reward)
         if text:
             yield where, text
+        if reward.is_accuracy and (problem := _tells_itself(reward)):
+            yield f"{where}.is_accuracy", problem
         for field, problem in _reward_model(reward, [*names]):
             yield f"{where}.{field}", problem
     for name, count in names.items():
@@ -127,6 +129,15 @@ def _rewards(stage: StageRecipe) -> Iterator[Finding]:
     if stage.rewards and not any(reward.weight for reward in stage.rewards):
         where = "reward.weight" if len(stage.rewards) == 1 else "rewards"
         yield where, "0 is the weight of every reward, so that nothing is rewarded"
+
+
+def _tells_itself(reward: Reward) -> str | None:
+    """Why it makes no sense to say of a reward that it is an accuracy."""
+    if reward.verifier:
+        return "true has no effect on a verifier, which says right or wrong; remove it"
+    if reward.per_token:
+        return "true is not allowed with per_token: a sum of steps is no right answer; false"
+    return None
 
 
 def rewards_by_field(stage: StageRecipe) -> Iterator[tuple[str, Reward]]:

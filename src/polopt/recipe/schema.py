@@ -176,6 +176,10 @@ class Reward(Section):
     )
     file: Text | None = Field(default=None, description="local Python file")
     function: Text | None = Field(default=None, description="name of the callable in file")
+    is_accuracy: bool = Field(
+        default=False,
+        description="1 and more mean a right answer, as booleans and verifiers say by themselves",
+    )
     per_token: bool = Field(
         default=False,
         description="function or model give one number for each token, none where no step ends",
@@ -215,6 +219,11 @@ class Evaluation(Section):
         default=0, description="steps between evaluations; 0: only before and after"
     )
     prompts: Positive = Field(default=512, description="fixed unseen prompts")
+    best: Annotated[Text | None, EVERYWHERE] = Field(
+        default=None,
+        description="metric of evaluation that checkpoints/best goes by, more is better; default: "
+        "accuracy, where nothing says right or wrong the mean reward; in control the return",
+    )
     episodes: Annotated[Positive, OF_NETWORKS] = Field(
         default=20, description="in control, by the likeliest actions, from starts of their own"
     )

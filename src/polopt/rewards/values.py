@@ -76,8 +76,9 @@ def _is_nan(number: Any) -> bool:  # noqa: ANN401
 def values(returned: Any, count: int) -> list[float | Problem | None] | Problem:  # noqa: ANN401
     """The reward of each completion, or one problem with all of them.
 
-    Numbers are int, float, bool, and scalars of numpy or torch; None means that the reward does not
-    apply. A one-dimensional array or tensor is a list of numbers.
+    Numbers are int, float, bool, and scalars of numpy or torch; a bool stays one, for it says
+    right or wrong. None means that the reward does not apply.
+    A one-dimensional array or tensor is a list of numbers.
     """
     allowed = f"a list of {count} numbers (or None), one for each completion"
     if isinstance(returned, np.ndarray | torch.Tensor):
@@ -94,7 +95,9 @@ def _value(item: Any) -> float | Problem | None:  # noqa: ANN401
         return None
     if isinstance(item, np.ndarray | torch.Tensor | np.generic) and item.ndim == 0:
         item = item.item()
-    if not isinstance(item, Real | np.bool_):
+    if isinstance(item, bool | np.bool_):
+        return bool(item)
+    if not isinstance(item, Real):
         return Problem(Outcome.ERROR, f"returned {_kind(item)}; a number or None")
     try:
         number = float(item)

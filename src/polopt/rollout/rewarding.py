@@ -45,7 +45,9 @@ def specs(
     if given is not None:
         return [RewardSpec(_name(given), given)]
     if not stage.rewards:
-        return [] if task is None else [RewardSpec(task.name, from_verifier(task.score))]
+        if task is None:
+            return []
+        return [RewardSpec(task.name, from_verifier(task.score), is_accuracy=True)]
     return [_spec(reward, task, stage.data.source, models or {}) for reward in stage.rewards]
 
 
@@ -121,10 +123,8 @@ def _spec(
 ) -> RewardSpec:
     name = reward_name(reward)
     if reward.model is not None:
-        function, timeout, verdict = models[name], None, False
-        return RewardSpec(
-            name, function, reward.weight, timeout, reward.on_error, reward.per_token, verdict
-        )
+        function = models[name]
+        return RewardSpec(name, function, reward.weight, None, reward.on_error, reward.per_token)
     if reward.verifier is None:
         assert reward.file is not None and reward.function is not None, "checked by the schema"
         function = _loaded(reward.file, reward.function)
@@ -134,9 +134,14 @@ def _spec(
         )
     else:
         function, name = from_verifier(task.score), reward.name or task.name
-    verdict = not reward.per_token  # a sum of steps does not say whether the answer is right
     return RewardSpec(
-        name, function, reward.weight, reward.timeout, reward.on_error, reward.per_token, verdict
+        name,
+        function,
+        reward.weight,
+        reward.timeout,
+        reward.on_error,
+        reward.per_token,
+        is_accuracy=reward.is_accuracy or reward.verifier is not None,
     )
 
 
