@@ -46,7 +46,7 @@ def stage(name: str, flags: Mapping[str, Any] | None = None) -> StageRecipe:
 def built(name: str, flags: Mapping[str, Any] | None = None) -> Stage:
     recipe = stage(name, flags)
     path = recipe.model.path
-    inputs = StageInputs(recipe, path, path, torch.device("cpu"), lambda _: None, compare=True)
+    inputs = StageInputs(recipe, path, path, torch.device("cpu"), lambda _: None, is_last=True)
     return build(inputs)
 
 

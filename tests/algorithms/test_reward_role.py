@@ -69,7 +69,7 @@ def built(given: list[dict[str, Any]], flags: Mapping[str, Any] | None = None) -
     one = stage(given, flags)
     path = one.model.path
     return stage_context(
-        StageInputs(one, path, path, torch.device("cpu"), lambda _: None, compare=False)
+        StageInputs(one, path, path, torch.device("cpu"), lambda _: None, is_last=False)
     )
 
 
@@ -188,7 +188,7 @@ def test_errors_of_loading_name_the_field() -> None:
 def test_a_stage_is_where_it_ended(trained: str, tmp_path: Path) -> None:
     one = stage([{"model": trained}])
     located = replace(
-        StageInputs(one, "", "", torch.device("cpu"), lambda _: None, compare=False),
+        StageInputs(one, "", "", torch.device("cpu"), lambda _: None, is_last=False),
         ends={"reward": trained},
     )
     model = located.reader("x", "stage:reward", load("builtin:tiny"))

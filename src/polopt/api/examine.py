@@ -33,7 +33,7 @@ def examine(stage: StageRecipe, weights: str, k: int) -> Evaluation:
     if stage.run.threads is not None:
         torch.set_num_threads(stage.run.threads)
     with progress() as observe:
-        inputs = StageInputs(stage, weights, weights, torch.device("cpu"), observe, compare=True)
+        inputs = StageInputs(stage, weights, weights, torch.device("cpu"), observe, is_last=True)
         here = IN_DOMAIN[stage.domain]
         found = named(here.examiner)(inputs, k)
     if found is None:

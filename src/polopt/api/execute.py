@@ -135,7 +135,7 @@ def _parts(
         start=start,
         device=device,
         observe=partial(_placed, progress, stage.name, context.observe),
-        compare=progress.stage == len(recipe.stages) - 1,
+        is_last=progress.stage == len(recipe.stages) - 1,
         reward=reward,
         ends=ends,
         avoid=avoid,
@@ -252,13 +252,14 @@ def _device(name: str) -> torch.device:
 def _summary(recipe: Recipe, progress: Progress) -> dict[str, Any]:
     """The final figures, with their intervals."""
     figures: dict[str, Any] = {}
-    for when, evaluation in progress.evaluations.items():
+    of_last = progress.evaluations.get(recipe.stages[-1].name, {})
+    for when, evaluation in of_last.items():
         for name, value in evaluation["metrics"].items():
             figures[f"{name}_{when}"] = value
             if name in evaluation["intervals"]:
                 figures[f"{name}_{when}_interval"] = evaluation["intervals"][name]
     if recipe.stages[-1].domain == "control":
-        figures |= progress.evaluations.get("after", {}).get("metrics", {})
+        figures |= of_last.get("after", {}).get("metrics", {})
     kinds = {kind for seconds in progress.seconds.values() for kind in seconds}
     seconds = {
         kind: sum(one.get(kind, 0.0) for one in progress.seconds.values()) for kind in sorted(kinds)
@@ -276,6 +277,7 @@ def _summary(recipe: Recipe, progress: Progress) -> dict[str, Any]:
                 "steps": progress.stage_steps[stage.name],
                 "ended": progress.ended[stage.name],
                 "seconds": _total(progress.seconds.get(stage.name, {})),
+                **progress.evaluations.get(stage.name, {}),
             }
             for stage in recipe.stages
         ],

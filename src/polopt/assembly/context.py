@@ -9,22 +9,24 @@ from typing import Any, Protocol, TypeVar, cast
 
 from polopt.assembly.inputs import StageInputs
 from polopt.assembly.reward import RewardModel, reward_models
+from polopt.choices.roles import reads_process
 from polopt.coordination.sources import RolloutSource
 from polopt.coordination.stage import Evaluation, Event, Learner, Observer, Stage, Until
 from polopt.data import Wanted
-from polopt.errors import RecipeError
+from polopt.errors import RewardError
 from polopt.math.divergence import kl_divergence_of_logs
 from polopt.models import reader_of, save
 from polopt.recipe import StageRecipe
+from polopt.recipe.fields import flat
 from polopt.rewards import RewardSpec, Scored, first_batch_report
 from polopt.roles import Actor, Scorer
 from polopt.rollout.engines import LocalEngine
 from polopt.rollout.evaluation import Examination, evaluate, means, sample_line
-from polopt.rollout.groups import asked, experience, rollout_metrics
+from polopt.rollout.groups import asked, experience, marks, rollout_metrics
 from polopt.rollout.rewarding import Judge, judge, specs, text_of
 from polopt.rollout.text import TextSource, text_source
 from polopt.seeding import derive
-from polopt.types import Advantages, Batch, Experience, Group, Metrics, Sampling
+from polopt.types import Advantages, Batch, Experience, Group, Metrics, Outcome, Sampling
 from polopt.update import AdaptiveNumber, FirstOrder
 from polopt.update.minibatch import Loss
 from polopt.update.natural_step import Divergence
@@ -157,12 +159,6 @@ def assembled(
     evaluate: Callable[[bool], Evaluation] | None = None,
 ) -> Stage:
     """The stage of a language model, evaluated by its responses unless ``evaluate`` is given."""
-    recipe, examine = of.recipe, evaluate or examiner(of)
-    if examine is None and recipe.evaluation.every:
-        raise RecipeError(
-            f"evaluation.every: {recipe.evaluation.every} is not allowed where nothing says which "
-            f"answers to {recipe.data.source} are right; name a reward, or 0"
-        )
     return staged(
         of.inputs,
         source,
@@ -171,9 +167,8 @@ def assembled(
         learners=learners,
         save_model=lambda path: save(of.actor.language_model, path),
         describe=_describer(of),
-        evaluate=examine,
+        evaluate=evaluate or examiner(of),
         text=of.text,
-        compare=bool(of.rewards) or evaluate is not None,
     )
 
 
@@ -189,7 +184,6 @@ def staged(
     evaluate: Callable[[bool], Evaluation] | None,
     text: TextSource | None = None,
     batches_per_step: int = 1,
-    compare: bool = True,
 ) -> Stage:
     """Build the :class:`Stage`; its name and lengths are those of the recipe."""
     recipe, steps, until = inputs.recipe, inputs.steps, inputs.recipe.until
@@ -211,7 +205,7 @@ def staged(
         checkpoint_every=recipe.run.checkpoint_every or max(1, steps // 10),
         best=recipe.evaluation.best,
         until=None if until is None else Until(until.metric, until.at_least),
-        compare=inputs.compare and compare,
+        is_last=inputs.is_last,
     )
 
 
@@ -284,6 +278,27 @@ def given_responses(batch: Batch) -> tuple[Metrics, Sequence[Mapping[str, Any]]]
     return {"tokens": float(sum(int(s.mask.sum()) for s in samples))}, []
 
 
+def _check_without_verdicts(of: StageContext) -> None:
+    """Refuse, or say of, what needs rewards that tell right from wrong.
+
+    Raises:
+        RewardError: a process reward model, which would have nothing to learn from.
+    """
+    advice = "return booleans, or is_accuracy = true"
+    if reads_process(flat(of.recipe)):
+        raise RewardError(
+            f"reward: nothing says which answers are right, as {of.recipe.algorithm} needs for its "
+            f"process rewards; {advice}"
+        )
+    rollout = of.recipe.rollout
+    if rollout.resample_rounds and (rollout.accuracy_min or rollout.accuracy_max != 1):
+        of.inputs.tell(
+            "rollout.accuracy_min and accuracy_max have no effect: nothing says which answers "
+            f"are right; {advice}",
+            warning=True,
+        )
+
+
 def reporting_once(judged: Judge, of: StageContext, observe: Observer) -> Judge:
     """The same scoring function, which also reports on the first batch."""
     names = [reward.name for reward in of.rewards]
@@ -298,6 +313,8 @@ def reporting_once(judged: Judge, of: StageContext, observe: Observer) -> Judge:
             scored = [Scored(s.reward, dict(s.parts), s.outcome) for s in samples]
             for line in first_batch_report(scored, names):
                 observe(Event("message", {"text": line}))
+            if not marks(samples) and any(s.outcome is Outcome.SCORED for s in samples):
+                _check_without_verdicts(of)
         return result
 
     return judge_and_tell

@@ -33,7 +33,7 @@ class StageInputs:
     start: str  # initial weights of the stage: the reference, and the trunk of a new critic
     device: torch.device
     observe: Observer
-    compare: bool  # evaluate before and after
+    is_last: bool  # of the run
     reward: RewardFunction | None = None  # from Python
     ends: Mapping[str, str] = field(default_factory=dict[str, str])  # stage -> where it ended
     avoid: Mapping[str, str] = field(default_factory=dict[str, str])  # key -> evaluated elsewhere

@@ -39,6 +39,7 @@ from polopt.roles import Critic, measured
 from polopt.roles.policies.token import Outputs
 from polopt.rollout.comparison import compare
 from polopt.rollout.dataset import ranked
+from polopt.rollout.evaluation import both
 from polopt.rollout.groups import experience
 from polopt.rollout.text import TextSource, text_source
 from polopt.seeding import derive
@@ -175,11 +176,6 @@ def _both(
         pairs = compare(of.text.unseen, measure)
         if answers is None:
             return pairs
-        found = answers(greedy)
-        return Evaluation(
-            {**found.metrics, **pairs.metrics},
-            {**found.intervals, **pairs.intervals},
-            found.samples,
-        )
+        return both(answers(greedy), pairs)
 
     return evaluate

@@ -29,6 +29,7 @@ class Progress:
     stage_step: int = 0  # batches consumed by the stage
     step: int = 0  # batches consumed by the run: the policy version
     seconds: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
+    # stage -> before, after -> metrics, intervals
     evaluations: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
     ended: dict[str, str] = field(default_factory=dict[str, str])  # stage -> why it ended
     stage_ends: dict[str, str] = field(default_factory=dict[str, str])  # stage -> checkpoint
@@ -63,7 +64,7 @@ def run_stage(stage: Stage, progress: Progress, context: RunContext) -> None:
         held_out = [key for prompt in stage.held_out for key in prompt]
         _write_prompts(stage, progress, context, held_out=held_out)
     stage.source.publish(progress.step)
-    if stage.compare and progress.stage_step == 0:
+    if stage.evaluate is not None and progress.stage_step == 0:
         evaluation = _evaluate(stage, progress, context, label="before")
         _write_line(stage, progress, context, _named(evaluation))
     while stage.name not in progress.ended and progress.stage_step < stage.steps:
@@ -130,14 +131,14 @@ def _evaluate_when_due(
     """Evaluate every ``evaluate_every`` steps and at the end; check the criterion of the stage."""
     last = progress.stage_step == stage.steps
     due = stage.evaluate_every and progress.stage_step % stage.evaluate_every == 0
-    if not due and not (stage.compare and last):
+    if stage.evaluate is None or not (due or last):
         return
-    label = "after" if last and stage.compare else ""
+    label = "after" if last else ""
     evaluation = _evaluate(stage, progress, context, label)
     reached = _reached(stage, progress, context, evaluation)
     if reached is not None:
         progress.ended[stage.name] = reached
-        if stage.compare and not last:
+        if not last:
             evaluation = _evaluate(stage, progress, context, label="after")
     line |= _named(evaluation)
     _keep_best(stage, progress, context, evaluation)
@@ -170,7 +171,7 @@ def _evaluate(stage: Stage, progress: Progress, context: RunContext, label: str)
     with timed(_seconds(progress, stage), kind):
         evaluation = stage.evaluate(bool(label))
     if label:
-        progress.evaluations[label] = {
+        progress.evaluations.setdefault(stage.name, {})[label] = {
             "metrics": dict(evaluation.metrics),
             "intervals": {name: list(pair) for name, pair in evaluation.intervals.items()},
         }
@@ -183,9 +184,9 @@ def _evaluate(stage: Stage, progress: Progress, context: RunContext, label: str)
 def _keep_best(
     stage: Stage, progress: Progress, context: RunContext, evaluation: Evaluation
 ) -> None:
-    """Remember the best evaluated weights of the compared stage, and save them."""
+    """Remember the best evaluated weights of the last stage, and save them."""
     name = stage.best or headline_of(evaluation.metrics)
-    if not stage.compare or name is None:
+    if not stage.is_last or name is None:
         return
     value = evaluation.metrics.get(name)
     if value is None:

@@ -64,7 +64,7 @@ class Stage:
     checkpoint_every: int = 1
     until: Until | None = None
     best: str | None = None  # metric of evaluation that the best checkpoint goes by
-    compare: bool = False  # evaluate before and after, for the summary
+    is_last: bool = True  # of the run; its best weights are kept
 
 
 @dataclass(frozen=True)

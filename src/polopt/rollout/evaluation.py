@@ -61,6 +61,13 @@ def evaluate(examination: Examination, *, greedy: bool) -> Evaluation:
     return Evaluation(metrics, intervals, lines)
 
 
+def both(one: Evaluation, other: Evaluation) -> Evaluation:
+    """The figures of two evaluations together, with the samples of the first."""
+    return Evaluation(
+        {**one.metrics, **other.metrics}, {**one.intervals, **other.intervals}, one.samples
+    )
+
+
 def proportion(right: int, count: int) -> tuple[float, float]:
     """The 95 % Wilson interval of ``right`` out of ``count``."""
     interval = binomtest(right, count).proportion_ci(method="wilson")

@@ -43,6 +43,7 @@ class TextSource:
     evaluation: tuple[Prompt, ...]
     task: TextTask | None  # the verifier and the metrics of a task
     unseen: tuple[Ranking, ...] = ()  # held-out preferences, in stages that learn from preferences
+    demonstrations: tuple[Demonstration, ...] = ()  # held-out ones, in stages that learn from them
 
     def prompt(self, place: int) -> Prompt:
         """The prompt at a place of the endless stream."""
@@ -101,6 +102,9 @@ def text_source(
         evaluation=tuple(tokeniser.prompt(row, i) for i, row in held_out),
         task=task,
         unseen=tuple(tokeniser.ranking(row, i) for i, row in held_out if row.ranked),
+        demonstrations=tuple(
+            tokeniser.demonstration(row, i) for i, row in held_out if row.completion is not None
+        ),
     )
 
 
