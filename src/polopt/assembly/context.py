@@ -23,11 +23,13 @@ from polopt.recipe.contradictions import ENDED
 from polopt.rewards import RewardSpec, Scored, first_batch_report
 from polopt.roles import Actor, Scorer
 from polopt.roles.scorer import trainable
+from polopt.rollout import usage
 from polopt.rollout.engines import LocalEngine
 from polopt.rollout.evaluation import Examination, evaluate, means, sample_line
 from polopt.rollout.groups import experience, rollout_metrics
 from polopt.rollout.rewarding import Judge, RewardFunction, judge, specs, text_of
 from polopt.rollout.text import TextSource, text_source
+from polopt.rollout.usage import Usage
 from polopt.seeding import derive
 from polopt.types import Advantages, Batch, Experience, Group, Metrics, Sampling
 from polopt.update import AdaptiveNumber, FirstOrder
@@ -285,11 +287,18 @@ def assembled(
         prepare=prepare,
         credit=credit,
         learners=learners,
-        save_model=lambda path: save(of.actor.language_model, path),
+        save_model=lambda path: _save(of, path),
         describe=_describer(of),
         evaluate=examine,
         compare=bool(of.rewards) or evaluate is not None,
     )
+
+
+def _save(of: StageContext, directory: Path) -> None:
+    """Write the policy, and beside it how it was asked and sampled from."""
+    save(of.actor.language_model, directory)
+    field = of.recipe.data.prompt_field
+    usage.write(Usage(of.text.has_messages, field, of.sampling), directory)
 
 
 def staged(

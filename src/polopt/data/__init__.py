@@ -9,7 +9,7 @@ Files and the hub, and tasks, give the same ``Rows``::
     prompt = tokeniser.prompt(rows.train[order(position)], id=position)
 """
 
-from polopt.data.load import generated, load_rows, plain_rows
+from polopt.data.load import asked, generated, load_rows, plain_rows
 from polopt.data.rows import BadRowError, Report, Row, Rows
 from polopt.data.stream import PromptStream
 from polopt.data.tokenise import Demonstration, Ranking, Tokeniser
@@ -23,6 +23,7 @@ __all__ = [
     "Row",
     "Rows",
     "Tokeniser",
+    "asked",
     "generated",
     "load_rows",
     "plain_rows",

@@ -110,6 +110,21 @@ def plain_rows(
     return usable(source, _read(data, source, "pretraining.source"), taken, cap)[0]
 
 
+def asked(file: str, name: str, check: Callable[[Row], object]) -> Sequence[Row]:
+    """The prompts of a file, in the column ``name``.
+
+    Raises:
+        DataError: a file, or a row of it, that cannot be used.
+    """
+
+    def taken(where: str, columns: Columns) -> Row:
+        row = accept(where, columns, Fields(name), demonstrations=False)
+        check(row)
+        return row
+
+    return usable(file, files.read(file, "file"), taken, None)[0]
+
+
 def generated(
     source: str,
     row: Callable[[Split, int], Mapping[str, Any]],
