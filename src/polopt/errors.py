@@ -66,6 +66,11 @@ def one_line(text: object, length: int = 200) -> str:
     return "".join(escaped)[:length]
 
 
+def with_hints(error: UserError) -> str:
+    """The message of an error and its notes, in one line."""
+    return "; ".join([str(error), *getattr(error, "__notes__", ())])
+
+
 def counted(number: int, noun: str) -> str:
     """``1 step``, ``2 steps``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -79,7 +79,7 @@ def test_the_policy_answers(whole: Path) -> None:
     assert policy.respond(["1+2-3="] * 6, temperature=1.0, seed=1) == warm
     assert policy.respond(["1+2-3="] * 6, temperature=1.0, seed=2) != warm
     assert policy.respond([]) == []
-    with pytest.raises(DataError, match="prompts: number 1 is empty"):
+    with pytest.raises(DataError, match="prompt 2: is empty"):
         policy.respond(["1+2=", ""])
 
 

@@ -5,6 +5,7 @@ file, and what follows may use it. Python blocks of a page share their names, as
 text block below a command that ends with an error is the error.
 """
 
+import io
 import json
 import os
 import shlex
@@ -158,6 +159,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("sys.stdin", io.StringIO("What is 17 + 25?\n"))  # of polopt chat
     known = set(sys.modules)
     yield tmp_path
     for module in set(sys.modules) - known:  # reward files of one page are not those of another

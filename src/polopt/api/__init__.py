@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from polopt import record
 from polopt.algorithms import row
@@ -26,6 +26,9 @@ from polopt.record.environment import environment
 from polopt.resolution import derived, describe, inert, resolve, settings
 
 if TYPE_CHECKING:
+    from polopt.api.conversation import Conversation
+    from polopt.api.policy import Policy
+    from polopt.api.sampling import Settings
     from polopt.coordination.stage import Observer
     from polopt.rollout.evaluation import Evaluation
 
@@ -129,7 +132,8 @@ def evaluate(model_or_run: str | Path, *, flags: Flags = (), k: int = 1) -> Eval
     from polopt.api.examine import examine
 
     weights = str(model_or_run)
-    _check_target(weights, with_source="data.source" in flag_values(flags))
+    with_source = "data.source" in flag_values(flags)
+    _check_target(weights, remote=with_source, hub_id="a hub id with data.source")
     tables: dict[str, Any] = {"model": {}, "data": {}}
     if (found := located(Path(model_or_run))) is not None:
         run, weights = found[0], str(found[1])
@@ -142,8 +146,8 @@ def evaluate(model_or_run: str | Path, *, flags: Flags = (), k: int = 1) -> Eval
     return examine(stage, weights, k)
 
 
-def _check_target(target: str, *, with_source: bool) -> None:
-    """Refuse a target that is no directory, unless it is a hub id with ``data.source``.
+def _check_target(target: str, *, remote: bool = True, hub_id: str = "a hub id") -> None:
+    """Refuse what is no directory, and cannot be a hub id or is one where none is allowed.
 
     Raises:
         ModelError: names the allowed targets.
@@ -151,22 +155,54 @@ def _check_target(target: str, *, with_source: bool) -> None:
     if Path(target).is_file():
         raise ModelError(f"{target}: a file; the directory of a run, a checkpoint or a model")
     elsewhere = target.startswith("builtin:") or re.fullmatch(HUB_ID, target)
-    if not Path(target).expanduser().exists() and not (elsewhere and with_source):
+    if not Path(target).expanduser().exists() and not (elsewhere and remote):
         raise ModelError(
-            f"{target}: no such directory; that of a run, a checkpoint or a model, or a hub id "
-            "with data.source"
+            f"{target}: no such directory; that of a run, a checkpoint or a model, or {hub_id}"
         )
 
 
-def load(run: str | Path) -> Any:  # noqa: ANN401 - a policy of text or in control, as the run was
-    """The trained policy of a run, for use: a ``Policy`` of text, or a ``ControlPolicy``.
+def load(model_or_run: str | Path, *, device: str = "auto") -> Any:  # noqa: ANN401 - of text or in control
+    """A policy for use: a ``Policy`` of text, or a ``ControlPolicy``.
 
     Args:
-        run: its directory, for the last weights, or a checkpoint in it (``checkpoints/best``).
+        model_or_run: a run directory, for its last weights, a checkpoint (``checkpoints/best``),
+            a model directory, or a hub id.
+        device: auto, cpu, cuda, cuda:N or mps; a policy in control stays on the CPU.
     """
     from polopt.api.policy import load as load_policy
 
-    return load_policy(Path(run))
+    _check_target(str(model_or_run))
+    return load_policy(str(model_or_run), device)
+
+
+def load_text(model_or_run: str | Path) -> Policy:
+    """The same of text alone.
+
+    Raises:
+        ModelError: a policy in control.
+    """
+    from polopt.api.policy import Policy
+
+    policy = load(model_or_run)
+    if not isinstance(policy, Policy):
+        raise ModelError(
+            f"{model_or_run}: a policy in control, which answers no prompts; polopt eval measures "
+            "it, polopt.load gives it observations"
+        )
+    return policy
+
+
+def converse(
+    model_or_run: str | Path, *, seed: int = 0, **settings: Unpack[Settings]
+) -> Conversation:
+    """A conversation with a policy, for ``polopt chat``.
+
+    Raises:
+        ModelError: a policy in control, or a tokeniser without a chat template.
+    """
+    from polopt.api.conversation import Conversation
+
+    return Conversation(load_text(model_or_run), seed=seed, **settings)
 
 
 def check(recipe: RecipeSource, flags: Flags = ()) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from polopt.api.device import device_of
 from polopt.api.domains import IN_DOMAIN
 from polopt.api.recorded import prompts_of, recorded
 from polopt.assembly import StageInputs, build
@@ -43,7 +44,7 @@ def execute(
             _check_threads(first.threads)
             stack.callback(torch.set_num_threads, torch.get_num_threads())
             torch.set_num_threads(first.threads)
-        device = _device(first.device)
+        device = device_of(first.device)
         load_files(recipe)
         heard = [stack.enter_context(progress_shown()), *observers]
         heard += trackers(first.track, run.path, config, stack)
@@ -229,24 +230,6 @@ def _check_threads(threads: int) -> None:
         raise RecipeError(
             f"run.threads: {threads} is not allowed; this machine has {processors} processors"
         )
-
-
-def _device(name: str) -> torch.device:
-    """The device of a recipe; ``auto`` is the first accelerator there is.
-
-    Raises:
-        RecipeError: a device that this machine does not have.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    count = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
-    available = count.get(device.type, 1)
-    if (device.index or 0) >= available:
-        raise RecipeError(
-            f"run.device: {name!r} is not there; this machine has {available} of that kind"
-        )
-    return device
 
 
 def _summary(recipe: Recipe, progress: Progress) -> dict[str, Any]:

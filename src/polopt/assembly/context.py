@@ -20,11 +20,13 @@ from polopt.recipe import StageRecipe
 from polopt.recipe.fields import flat
 from polopt.rewards import RewardSpec, Scored, first_batch_report
 from polopt.roles import Actor, Scorer
+from polopt.rollout import usage
 from polopt.rollout.engines import LocalEngine
 from polopt.rollout.evaluation import Examination, evaluate, means, sample_line
 from polopt.rollout.groups import asked, experience, marks, rollout_metrics
 from polopt.rollout.rewarding import Judge, judge, specs, text_of
 from polopt.rollout.text import TextSource, text_source
+from polopt.rollout.usage import Usage
 from polopt.seeding import derive
 from polopt.types import Advantages, Batch, Experience, Group, Metrics, Outcome, Sampling
 from polopt.update import AdaptiveNumber, FirstOrder
@@ -165,11 +167,18 @@ def assembled(
         prepare=prepare,
         credit=credit,
         learners=learners,
-        save_model=lambda path: save(of.actor.language_model, path),
+        save_model=lambda path: _save(of, path),
         describe=_describer(of),
         evaluate=evaluate or examiner(of),
         text=of.text,
     )
+
+
+def _save(of: StageContext, directory: Path) -> None:
+    """Write the policy, and beside it how it was asked and sampled from."""
+    save(of.actor.language_model, directory)
+    field = of.recipe.data.prompt_field
+    usage.write(Usage(of.text.has_messages, field, of.sampling), directory)
 
 
 def staged(

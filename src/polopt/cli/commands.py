@@ -124,6 +124,102 @@ def evaluate(words: tuple[str, ...], k: int, as_json: bool) -> None:
     output.table(("figure", "value", "95 % interval"), rows)
 
 
+_MODEL = "the directory of a run, a checkpoint or a model, or a hub id"
+_target = click.argument("target", required=False, metavar="MODEL_OR_RUN")
+_max_new_tokens = click.option(
+    "--max-new-tokens",
+    type=click.IntRange(min=1),
+    metavar="TOKENS",
+    help="longest answer [default: as in training]",
+)
+_seed = click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="NUMBER",
+    help="of what is drawn [default: 0]",
+)
+
+
+def _temperature(default: str) -> Callable[[click.decorators.FC], click.decorators.FC]:
+    return click.option(
+        "--temperature",
+        type=click.FloatRange(min=0),
+        metavar="NUMBER",
+        help=f"0: the most likely answer [default: {default}]",
+    )
+
+
+@polopt.command()
+@_target
+@click.argument("prompts", nargs=-1, metavar="[PROMPT]...")
+@click.option("--file", metavar="PROMPTS", help="a .jsonl, .csv or .parquet file with more prompts")
+@click.option(
+    "-n",
+    "count",
+    type=click.IntRange(min=1),
+    default=1,
+    metavar="NUMBER",
+    help="answers to each prompt [default: 1]",
+)
+@_temperature("0; with -n above 1, as in training")
+@_max_new_tokens
+@_seed
+@_json
+def generate(
+    target: str | None,
+    prompts: tuple[str, ...],
+    file: str | None,
+    count: int,
+    temperature: float | None,
+    max_new_tokens: int | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Answer prompts with a run, a checkpoint or a model.
+
+    A run is asked as in its training: the same template, stop strings and length.
+    """
+    if target is None:
+        raise UserError(f"MODEL_OR_RUN: missing; {_MODEL}")
+    if not prompts and file is None:
+        raise UserError("PROMPT: missing; a text, or --file with a column of prompts")
+    from polopt import api
+    from polopt.cli import output
+
+    with output.others_on_stderr(as_json):
+        policy = api.load_text(target)
+        asked = [*prompts, *(policy.read(file) if file is not None else ())]
+        answers = policy.respond(
+            asked, n=count, seed=seed, temperature=temperature, max_new_tokens=max_new_tokens
+        )
+    if as_json:
+        pairs = zip(asked, answers, strict=True)
+        output.write_json([{"prompt": prompt, "answers": some} for prompt, some in pairs])
+    else:
+        print("\n\n".join(map(output.answered, asked, answers)))
+
+
+@polopt.command()
+@_target
+@_temperature("0")
+@_max_new_tokens
+@_seed
+def chat(
+    target: str | None, temperature: float | None, max_new_tokens: int | None, seed: int
+) -> None:
+    """Talk with a run, a checkpoint or a model.
+
+    Each line is a turn, through the chat template. Ctrl-C stops an answer, Ctrl-D ends.
+    """
+    if target is None:
+        raise UserError(f"MODEL_OR_RUN: missing; {_MODEL}")
+    from polopt import api
+    from polopt.cli.talk import talk
+
+    talk(api.converse(target, seed=seed, temperature=temperature, max_new_tokens=max_new_tokens))
+
+
 @polopt.command()
 @_json
 def algorithms(as_json: bool) -> None:

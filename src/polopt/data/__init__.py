@@ -10,7 +10,14 @@ Files, the hub, and tasks give the same ``Rows``::
 """
 
 from polopt.data.identity import holding, question
-from polopt.data.load import Wanted, evaluation_rows, generated, load_rows, plain_rows, whole
+from polopt.data.load import (
+    Wanted,
+    evaluation_rows,
+    generated,
+    load_rows,
+    plain_rows,
+    whole,
+)
 from polopt.data.rows import BadRowError, Report, Row, Rows
 from polopt.data.stream import PromptStream
 from polopt.data.tokenise import Demonstration, Ranking, Tokeniser

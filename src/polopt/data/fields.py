@@ -112,6 +112,11 @@ def _check_string(where: str, name: str, value: str, part: str = "") -> None:
     if "\0" in value:
         detail = f"{part}has a NUL character at {value.index(chr(0))}; text without one"
         raise BadRowError(where, "NUL character", detail, name)
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        detail = f"{part}has half of a surrogate pair (\\ud800 to \\udfff); text without one"
+        raise BadRowError(where, "lone surrogate", detail, name) from None
 
 
 def _message(where: str, name: str, number: int, item: Any, inside: str = "") -> Message:  # noqa: ANN401

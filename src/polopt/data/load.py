@@ -95,14 +95,14 @@ def evaluation_rows(
     return _evaluation(data, rows, evaluation_prompts, seed, taken)[0]
 
 
-def whole(data: Data, check: Check | None = None) -> list[Row]:
-    """Every row of a source, each with a prompt.
+def whole(data: Data, field: str, check: Check | None = None) -> Sequence[Row]:
+    """Every row of a source, for its prompt; ``field`` names the source in messages.
 
     Raises:
         DataError: a source, or a row of it, that cannot be used.
     """
     taken = _taken(data, "prompts", check)
-    return usable(data.source, _read(data, data.source, "--data"), taken, _cap(data))[0]
+    return usable(data.source, _read(data, data.source, field), taken, _cap(data))[0]
 
 
 def plain_rows(

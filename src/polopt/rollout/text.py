@@ -45,6 +45,12 @@ class TextSource:
     unseen: tuple[Ranking, ...] = ()  # held-out preferences, in stages that learn from preferences
     demonstrations: tuple[Demonstration, ...] = ()  # held-out ones, in stages that learn from them
 
+    @property
+    def has_messages(self) -> bool:
+        """Whether the prompts are chat messages, all of them; rows of a task are alike."""
+        places = range(self.rows.size or 1)
+        return not any(isinstance(self.rows.train[place].prompt, str) for place in places)
+
     def prompt(self, place: int) -> Prompt:
         """The prompt at a place of the endless stream."""
         return self.tokeniser.prompt(self.rows.train[self.order(place)], place)
