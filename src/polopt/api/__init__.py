@@ -15,7 +15,7 @@ from polopt import record
 from polopt.algorithms import row
 from polopt.api.domains import IN_DOMAIN, domain_of_weights, of_evaluation
 from polopt.api.extend import extend, flag_values
-from polopt.api.recorded import located, recorded
+from polopt.api.recorded import located, prompts_of, recorded
 from polopt.choices.domain import DOMAINS
 from polopt.diagnose.requirements import check_packages, check_requirements
 from polopt.errors import ModelError, RecipeError, UserError
@@ -27,10 +27,10 @@ from polopt.resolution import derived, describe, inert, resolve, settings
 
 if TYPE_CHECKING:
     from polopt.api.conversation import Conversation
+    from polopt.api.examine import Examined
     from polopt.api.policy import Policy
     from polopt.api.sampling import Settings
     from polopt.coordination.stage import Observer
-    from polopt.rollout.evaluation import Evaluation
 
 HUB_ID = r"\w[\w.-]*(/[\w.-]+)?"
 RecipeSource = str | Path | Mapping[str, Any]
@@ -117,24 +117,38 @@ def quickstart(flags: Flags = (), *, observers: Sequence[Observer] = ()) -> Run:
     return train(packaged("quickstart"), flags=flags, observers=observers)
 
 
-def evaluate(model_or_run: str | Path, *, flags: Flags = (), k: int = 1) -> Evaluation:
-    """Evaluate a model on data that training never sees.
+def evaluate(
+    model_or_run: str | Path,
+    *,
+    data: Sequence[str | Path] = (),
+    flags: Flags = (),
+    k: int = 1,
+) -> list[Examined]:
+    """Evaluate a model on files, or on the prompts that its run held out.
 
-    A policy of text: accuracy and pass@k on prompts. A reward model: accuracy on pairs. A policy in
-    control: the mean return of episodes by its most likely actions.
+    A policy of text: accuracy, pass@k and majority@k on prompts. A reward model: accuracy on pairs.
+    A policy in control: the mean return of episodes by its most likely actions.
+
+    Each entry has the prompts of one source that training has seen, or those that it has not, by
+    the record of the run; of weights without a record they are unknown. By default the verifier of
+    the run's task, or its rewards, judge the answers.
 
     Args:
         model_or_run: a run directory (its last weights and its data), a checkpoint in one (the
-            data of the run), or a model directory or a hub id (``data.source`` must then be given).
+            data of the run), or a model directory or a hub id (with ``data`` or ``data.source``).
+        data: files or hub data sets, every row of which is evaluated on.
         flags: override fields of the recipe, such as ``data.source`` or ``evaluation.prompts``.
         k: answers to each prompt; 1 in control.
-    """
-    from polopt.api.examine import examine
 
-    weights = str(model_or_run)
-    with_source = "data.source" in flag_values(flags)
-    _check_target(weights, remote=with_source, hub_id="a hub id with data.source")
-    tables: dict[str, Any] = {"model": {}, "data": {}}
+    Raises:
+        UserError: what the user can put right, in one line.
+    """
+    from polopt.api.examine import Asked, examine
+
+    weights, sources = str(model_or_run), [str(source) for source in data]
+    with_source = bool(sources) or "data.source" in flag_values(flags)
+    _check_target(weights, remote=with_source, hub_id="a hub id with --data or data.source")
+    tables: dict[str, Any] = {"model": {}, "data": {"source": sources[0]} if sources else {}}
     if (found := located(Path(model_or_run))) is not None:
         run, weights = found[0], str(found[1])
         config = record.open_existing(run).config
@@ -143,7 +157,7 @@ def evaluate(model_or_run: str | Path, *, flags: Flags = (), k: int = 1) -> Eval
     tables["model"]["path"] = DOMAINS[domain].model or weights
     tables.setdefault("algorithm", IN_DOMAIN[domain].algorithm)
     stage = resolve(load_recipe(tables, flags), own_reward=True).stages[-1]
-    return examine(stage, weights, k)
+    return examine(stage, weights, Asked(k, sources, prompts_of(str(model_or_run))))
 
 
 def _check_target(target: str, *, remote: bool = True, hub_id: str = "a hub id") -> None:

@@ -15,7 +15,7 @@ from polopt.coordination.stage import Evaluation, Event, Learner, Observer, Stag
 from polopt.data import Wanted
 from polopt.errors import RewardError
 from polopt.math.divergence import kl_divergence_of_logs
-from polopt.models import reader_of, save
+from polopt.models import LanguageModel, reader_of, save
 from polopt.recipe import StageRecipe
 from polopt.recipe.fields import flat
 from polopt.rewards import RewardSpec, Scored, first_batch_report
@@ -107,12 +107,19 @@ class StageContext:
 
 def stage_context(inputs: StageInputs, wanted: Wanted = "prompts") -> StageContext:
     """Load the model, the data and the rewards of a stage, and report on the data."""
-    recipe, rollout = inputs.recipe, inputs.recipe.rollout
     language_model = inputs.policy()
-    models = reward_models(inputs, language_model)
     reader = reader_of(language_model)
-    text = text_source(recipe, reader, wanted=wanted, avoid=inputs.avoid)
+    text = text_source(inputs.recipe, reader, wanted=wanted, avoid=inputs.avoid)
     report(inputs, text)
+    return context_of(inputs, language_model, text)
+
+
+def context_of(
+    inputs: StageInputs, language_model: LanguageModel, text: TextSource
+) -> StageContext:
+    """The context of a policy that is loaded, with the rewards of its stage."""
+    recipe, rollout = inputs.recipe, inputs.recipe.rollout
+    models = reward_models(inputs, language_model)
     return StageContext(
         inputs=inputs,
         actor=Actor(language_model, autocast=inputs.autocast),
@@ -218,8 +225,14 @@ def staged(
     )
 
 
-def examiner(of: StageContext, answers: int = 1) -> Callable[[bool], Evaluation] | None:
-    """Evaluation by the task's verifier if there is one, else by the rewards; else None."""
+def examiner(of: StageContext) -> Callable[[bool], Evaluation] | None:
+    """Evaluation by responses, where something can judge them."""
+    found = examination(of)
+    return None if found is None else lambda greedy: evaluate(found, greedy=greedy)
+
+
+def examination(of: StageContext, answers: int = 1) -> Examination | None:
+    """What is asked and how it is judged: by the verifier of the task, else by the rewards."""
     task = of.text.task
     own = specs(of.recipe.model_copy(update={"rewards": ()}), task)
     if not (rewards := own or list(of.rewards)):
@@ -228,7 +241,7 @@ def examiner(of: StageContext, answers: int = 1) -> Callable[[bool], Evaluation]
     if own and of.rewards:
         trained_on = judge(of.text, of.rewards, of.recipe.run.seed)
         score = _marked_by(score, trained_on)
-    examination = Examination(
+    return Examination(
         engine=of.engine("evaluation"),
         prompts=of.text.evaluation,
         sampling=of.sampling,
@@ -236,8 +249,8 @@ def examiner(of: StageContext, answers: int = 1) -> Callable[[bool], Evaluation]
         text=text_of(of.text),
         describe=of.text.describe,
         answers=answers,
+        extract=of.text.extract,
     )
-    return lambda greedy: evaluate(examination, greedy=greedy)
 
 
 def _marked_by(verify: Judge, reward: Judge) -> Judge:

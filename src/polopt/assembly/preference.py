@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import cast
 
 from torch import Tensor
@@ -25,6 +26,7 @@ from polopt.assembly.supervised import alike
 from polopt.assembly.text import frozen_start
 from polopt.coordination.offline import OfflineSource
 from polopt.coordination.stage import Evaluation, Stage
+from polopt.data import Ranking
 from polopt.math.reduce import masked, row_mean, row_sum
 from polopt.models import reader_of, save
 from polopt.objective import (
@@ -54,23 +56,8 @@ def reward_model_stage(inputs: StageInputs) -> Stage:
     model = inputs.reward_model()
     text = text_source(recipe, reader_of(model), wanted="pairs", avoid=inputs.avoid)
     report(inputs, text)
-    role, objective = Critic(model, autocast=inputs.autocast), objective_of(recipe)
-    pad_id = cast(int, model.tokenizer.pad_token_id)
-
-    def prepare(batch: Batch) -> Experience:
-        return experience(batch, pad_id=pad_id, device=inputs.device)
-
-    def measure(batch: Batch) -> Mapping[str, Tensor]:
-        outputs = measured(role, _tokens(prepare(batch)), "last_values")
-        return {"reward": objective.beta * outputs}
-
-    def evaluate(_: bool) -> Evaluation:
-        """The accuracy of the reward model on held-out pairs."""
-        found = compare(text.unseen, measure)
-        metrics, intervals = dict(found.metrics), dict(found.intervals)
-        metrics["accuracy"] = metrics.pop("pair_accuracy")
-        return Evaluation(metrics, {"accuracy": intervals["pair_accuracy"]}, found.samples)
-
+    role = Critic(model, autocast=inputs.autocast)
+    examine = on_pairs(inputs, role)
     learner = FirstOrder(
         role,
         verdicts(recipe),
@@ -82,14 +69,37 @@ def reward_model_stage(inputs: StageInputs) -> Stage:
     return staged(
         inputs,
         rankings(recipe, text),
-        prepare=prepare,
+        prepare=partial(_prepared, inputs, role),
         credit=alike,
         learners=[learner],
         save_model=lambda path: save(model, path),
         describe=given_responses,
-        evaluate=evaluate,
+        evaluate=lambda _: examine(text.unseen),
         text=text,
     )
+
+
+def on_pairs(inputs: StageInputs, role: Critic) -> Callable[[Sequence[Ranking]], Evaluation]:
+    """The evaluation of a reward model on pairs and rankings."""
+    objective = objective_of(inputs.recipe)
+
+    def measure(batch: Batch) -> Mapping[str, Tensor]:
+        outputs = measured(role, _tokens(_prepared(inputs, role, batch)), "last_values")
+        return {"reward": objective.beta * outputs}
+
+    def evaluate(pairs: Sequence[Ranking]) -> Evaluation:
+        found = compare(pairs, measure)
+        metrics, intervals = dict(found.metrics), dict(found.intervals)
+        metrics["accuracy"] = metrics.pop("pair_accuracy")
+        intervals["accuracy"] = intervals.pop("pair_accuracy")
+        return Evaluation(metrics, intervals, found.samples)
+
+    return evaluate
+
+
+def _prepared(inputs: StageInputs, role: Critic, batch: Batch) -> Experience:
+    pad_id = cast(int, role.scalar_model.tokenizer.pad_token_id)
+    return experience(batch, pad_id=pad_id, device=inputs.device)
 
 
 def direct_preference_stage(inputs: StageInputs) -> Stage:

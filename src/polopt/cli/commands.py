@@ -99,29 +99,30 @@ def resume(words: tuple[str, ...], as_json: bool) -> None:
 
 
 @polopt.command("eval", cls=FieldCommand, context_settings=_PASS_ON)
-@_words("MODEL_OR_RUN [--FIELD VALUE]...")
+@_words("MODEL_OR_RUN [--data FILE]... [--FIELD VALUE]...")
+@click.option("--data", multiple=True, metavar="FILE", help="evaluate on every row; repeatable")
 @click.option("--k", type=click.IntRange(min=1), default=1, help="answers to a prompt, for pass@k")
+@click.option("--output", metavar="DIRECTORY", help="of the table, its page and all answers")
 @_json
-def evaluate(words: tuple[str, ...], k: int, as_json: bool) -> None:
-    """Measure accuracy and pass@k on unseen prompts; in control, the return of episodes."""
+def evaluate(
+    words: tuple[str, ...], data: tuple[str, ...], k: int, output: str | None, as_json: bool
+) -> None:
+    """Measure a policy on files, or on the prompts that its run held out.
+
+    Accuracy, pass@k, majority@k, reward and length, each with its 95 % interval, apart for prompts
+    that training has seen; in control, the return of episodes. Without --output the answers are
+    written to evaluations/ in the run directory, or here.
+    """
     targets, flags = split(words)
     target = one(targets, "MODEL_OR_RUN", "the directory of a model or a run")
     from polopt import api
-    from polopt.cli import output
+    from polopt.cli import evaluation
+    from polopt.cli.output import others_on_stderr
 
-    with output.others_on_stderr(as_json):
-        found = api.evaluate(target, flags=flags, k=k)
-    figures = [(name, value, found.intervals.get(name)) for name, value in found.metrics.items()]
-    if as_json:
-        output.write_json(
-            [dict(zip(("figure", "value", "interval"), f, strict=True)) for f in figures]
-        )
-        return
-    rows = [
-        (name, value, f"{output.text(span[0])} to {output.text(span[1])}" if span else "")
-        for name, value, span in figures
-    ]
-    output.table(("figure", "value", "95 % interval"), rows)
+    with others_on_stderr(as_json):
+        found = api.evaluate(target, data=data, flags=flags, k=k)
+        directory = api.write_evaluation(found, target, output)
+    evaluation.show(found, directory, as_json=as_json)
 
 
 _MODEL = "the directory of a run, a checkpoint or a model, or a hub id"

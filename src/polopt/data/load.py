@@ -95,13 +95,15 @@ def evaluation_rows(
     return _evaluation(data, rows, evaluation_prompts, seed, taken)[0]
 
 
-def whole(data: Data, field: str, check: Check | None = None) -> Sequence[Row]:
-    """Every row of a source, for its prompt; ``field`` names the source in messages.
+def whole(
+    data: Data, field: str, *, wanted: Wanted = "prompts", check: Check | None = None
+) -> Sequence[Row]:
+    """Every row of a source, to be evaluated on or answered; ``field`` names it in messages.
 
     Raises:
         DataError: a source, or a row of it, that cannot be used.
     """
-    taken = _taken(data, "prompts", check)
+    taken = _taken(data, wanted, check)
     return usable(data.source, _read(data, data.source, field), taken, _cap(data))[0]
 
 

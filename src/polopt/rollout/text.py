@@ -15,6 +15,7 @@ from polopt.data import (
     Demonstration,
     PromptStream,
     Ranking,
+    Report,
     Row,
     Rows,
     Tokeniser,
@@ -23,6 +24,7 @@ from polopt.data import (
     generated,
     load_rows,
     question,
+    whole,
 )
 from polopt.envs.text import TextTask
 from polopt.envs.text import load as load_task
@@ -66,6 +68,10 @@ class TextSource:
     def describe(self, completion: str, columns: Mapping[str, Any]) -> Mapping[str, float | None]:
         """The task's own metrics of one answer; none for other data."""
         return {} if self.task is None else self.task.describe(completion, columns)
+
+    def extract(self, completion: str) -> str:
+        """The answer of a completion: what the task compares, of other data all of it."""
+        return completion.strip() if self.task is None else self.task.extract(completion)
 
 
 def text_source(
@@ -111,6 +117,32 @@ def text_source(
         demonstrations=tuple(
             tokeniser.demonstration(row, i) for i, row in held_out if row.completion is not None
         ),
+    )
+
+
+def whole_source(
+    stage: StageRecipe, reader: Reader, source: str, *, wanted: Wanted = "prompts"
+) -> TextSource:
+    """Every row of another source to evaluate on, for what a stage has trained.
+
+    The rows are judged by the verifier of the stage's task, if it has one.
+
+    Raises:
+        DataError: a row that cannot be used.
+    """
+    tokeniser, data = tokeniser_of(stage, reader), stage.data
+    other = data.model_copy(update={"source": source})
+    rows = whole(other, "--data", wanted=wanted, check=tokeniser.check)
+    task = None
+    if data.parsed.of.has_verifier:
+        task = load_task(data.source, data.parameters, stage.run.seed)
+    return TextSource(
+        Rows((), 0, rows, Report(source, read=len(rows), evaluation=len(rows))),
+        PromptStream(1, stage.run.seed),
+        tokeniser,
+        evaluation=tuple(tokeniser.prompt(row, i) for i, row in enumerate(rows)),
+        task=task,
+        unseen=tuple(tokeniser.ranking(row, i) for i, row in enumerate(rows) if row.ranked),
     )
 
 

@@ -63,6 +63,10 @@ class ChainSum:
         _, mark, given = completion.rpartition(">")
         return float(mark == ">" and given.strip() == row["answer"])
 
+    def extract(self, completion: str) -> str:
+        """What follows the last ``>``."""
+        return completion.rpartition(">")[2].strip()
+
     def describe(self, completion: str, row: Mapping[str, Any]) -> dict[str, float | None]:
         """Whether the answer was worked out, and the accuracy of each of the two ways."""
         worked, score = "=" in completion, self.score(completion, row)

@@ -33,6 +33,10 @@ class TextTask(Protocol):
         """The reward of a completion: 1.0 where it is right, else less."""
         ...
 
+    def extract(self, completion: str) -> str:
+        """The answer in a completion, without the way to it: those that agree are the same."""
+        ...
+
     def describe(self, completion: str, row: Mapping[str, Any]) -> dict[str, float | None]:
         """Further metrics of one completion by name; None where one does not apply to it."""
         ...

@@ -65,6 +65,10 @@ class ReasoningGym:
         """1.0 where the completion is the answer, but for whitespace around them."""
         return float(completion.strip() == row["answer"].strip())
 
+    def extract(self, completion: str) -> str:
+        """All of it, but for whitespace around it."""
+        return completion.strip()
+
     def describe(self, completion: str, row: Mapping[str, Any]) -> dict[str, float | None]:
         """No further metrics."""
         return {}

@@ -46,6 +46,10 @@ class Reverse:
         """1.0 where the completion is the answer, but for whitespace around it."""
         return float(completion.strip() == row["answer"])
 
+    def extract(self, completion: str) -> str:
+        """All of it, but for whitespace around it."""
+        return completion.strip()
+
     def describe(self, completion: str, row: Mapping[str, Any]) -> dict[str, float | None]:
         """No further metrics."""
         return {}

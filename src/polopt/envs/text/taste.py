@@ -81,6 +81,10 @@ class Taste:
         text = completion.strip()
         return _share(text, LIKED[row["prompt"][-1]]) if text else 0.0
 
+    def extract(self, completion: str) -> str:
+        """All of it, but for whitespace around it."""
+        return completion.strip()
+
     def describe(self, completion: str, row: Mapping[str, Any]) -> dict[str, float | None]:
         """The exact score as a metric, whatever reward is trained on."""
         return {"planted_score": self.score(completion, row)}

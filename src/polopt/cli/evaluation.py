@@ -1,0 +1,37 @@
+"""The table of an evaluation: a line for each data set, and for what training saw of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from polopt.cli import output
+
+if TYPE_CHECKING:
+    from polopt.api.examine import Examined
+
+ALONE = ("figure", "value", "95 % interval")
+
+
+def show(found: Sequence[Examined], directory: Path, *, as_json: bool) -> None:
+    """Print the figures, and where the answers are."""
+    from polopt.api.evaluations import table
+
+    if as_json:
+        output.write_json({"directory": str(directory), "evaluations": table(found)})
+        return
+    names = list(dict.fromkeys(name for one in found for name in one.evaluation.metrics))
+    titles = [f"{one.data} ({one.seen})" if one.seen else one.data for one in found]
+    rows = [["", *titles], ["n", *(one.count for one in found)]]
+    rows += [[name, *(_cell(one, name) for one in found)] for name in names]
+    output.table(["", *titles], rows[1:])
+    print(f"\nanswers: {directory / 'answers.jsonl'}\npage:    {directory / 'report.html'}")
+
+
+def _cell(one: Examined, name: str) -> str:
+    value, interval = one.evaluation.metrics.get(name), one.evaluation.intervals.get(name)
+    if value is None:
+        return ""
+    between = f"  {output.text(interval[0])} to {output.text(interval[1])}" if interval else ""
+    return output.text(value) + between
