@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 import polopt
-from polopt.assembly.context import StageInputs, stage_context
+from polopt.assembly.context import stage_context
 from polopt.assembly.critic import HEAD, critic_learner, critic_loss, new_head, valued
+from polopt.assembly.inputs import StageInputs
 from polopt.assembly.objective import policy_gradient
 from polopt.assembly.text import credit_of
 from polopt.credit import assign
@@ -191,6 +192,22 @@ def test_without_values_there_is_no_critic() -> None:
 # How it learns
 
 
+def test_a_critic_takes_as_many_steps_as_the_policy_or_as_it_is_told(tmp_path: Path) -> None:
+    """One pass over four minibatches as the policy, or three passes over two."""
+    shared = {"update.epochs": 1, "update.minibatches": 4, "rollout.prompts_per_step": 4}
+
+    def taken(flags: Mapping[str, Any]) -> dict[str, int]:
+        one = stage("ppo", {**shared, **flags})
+        of, critic = valued(stage_context(inputs(one)))
+        assert critic is not None
+        learner, tensors = critic_learner(of, critic), critic.of(sampled(rows()))
+        learner.update(tensors, assign(tensors, credit_of(one)), 0)
+        return learner.save(tmp_path)
+
+    assert taken({}) == {"optimiser_steps": 4}
+    assert taken({"critic.epochs": 3, "critic.minibatches": 2}) == {"optimiser_steps": 6}
+
+
 def test_a_critic_learns_what_the_states_are_worth() -> None:
     of, critic = valued(stage_context(inputs(stage("a2c", {"critic.learning_rate": 1e-3}))))
     assert critic is not None
@@ -198,9 +215,9 @@ def test_a_critic_learns_what_the_states_are_worth() -> None:
     explained = []
     for step in range(60):
         tensors = critic.of(sampled(tokens))
-        credited = assign(tensors, credit_of(of.recipe))
-        explained.append(credited.metrics["value/explained_variance"])
-        learned = learner.update(tensors, credited, step)
+        advantages = assign(tensors, credit_of(of.recipe))
+        explained.append(advantages.metrics["value/explained_variance"])
+        learned = learner.update(tensors, advantages, step)
     assert explained[0] == 0.0  # it says 0 of everything
     assert explained[-1] > 0.9
     assert learned["critic/value_loss"] < 0.01
@@ -220,9 +237,9 @@ def test_the_clip_of_the_recipe_bounds_how_far_a_value_may_move(clip: float, los
     mask = torch.ones(1, 2, dtype=torch.bool)
     given = Experience(mask, torch.zeros(1).long(), torch.zeros(1), values=torch.zeros(1, 2))
     targets = torch.tensor([[1.0, 0.4]])
-    credited = Advantages(torch.zeros(1, 2), mask, mask[:, 0], value_targets=targets)
+    advantages = Advantages(torch.zeros(1, 2), mask, mask[:, 0], value_targets=targets)
     values = torch.tensor([[0.9, 0.1]])
-    found, told = of.value(Outputs(values=values), of.terms(given, credited))
+    found, told = of.value(Outputs(values=values), of.terms(given, advantages))
     assert float(found) == pytest.approx(loss)
     assert float(told["value_clip_fraction"]) == (0.5 if clip else 0.0)
 
@@ -232,14 +249,14 @@ def test_the_loss_of_a_shared_trunk_is_the_sum_of_both() -> None:
     of, critic = valued(stage_context(inputs(one)))
     assert critic is not None and critic.role is None
     tensors = sampled(rows(), torch.randn(ROWS, WIDTH, generator=torch.Generator().manual_seed(3)))
-    credited = assign(tensors, credit_of(one))
+    advantages = assign(tensors, credit_of(one))
     loss, options = critic.joined(policy_gradient(one))
     assert options == {"keeps": (HEAD,)}
 
     def gradient(which: Any) -> Tensor:
         of.actor.language_model.model.zero_grad()
         scores = of.actor.score(tensors.tokens, which.want)
-        value, _ = which.value(scores, which.terms(tensors, credited))
+        value, _ = which.value(scores, which.terms(tensors, advantages))
         value.backward()
         grads = [p.grad for p in of.actor.parameters.values() if p.grad is not None]
         total = torch.cat([g.flatten() for g in grads])
@@ -306,8 +323,8 @@ def test_an_action_baseline_is_unbiased_with_its_correction() -> None:
             values=measured(critic, tokens, "values"),
             tokens=tokens,
         )
-        credited = assign(tensors, credit_of(recipe))
-        terms = loss.terms(tensors, credited)
+        advantages = assign(tensors, credit_of(recipe))
+        terms = loss.terms(tensors, advantages)
         weighed = (chance * 259).float()[:, None]  # the mean over rows becomes the expectation
         reduction = getattr(terms, "policy", terms).reduction
         reduction.weights.mul_(weighed)

@@ -58,9 +58,9 @@ def batch(kl: float, responses: int = 2, tokens: int = 2) -> Experience:
 
 
 def held(number: AdaptiveNumber, experience: Experience, one: StageRecipe) -> float:
-    credited = assign(experience, credit_of(one, [number]))
+    advantages = assign(experience, credit_of(one, [number]))
     before = number.value
-    assert number.update(experience, credited, 0) == {"kl/coefficient": before}
+    assert number.update(experience, advantages, 0) == {"kl/coefficient": before}
     return number.value
 
 
@@ -101,10 +101,10 @@ def test_the_next_batch_pays_the_new_coefficient_in_the_reward() -> None:
     flags = {"kl__coefficient": 0.1, "kl__placement": "reward", "kl__estimator": "k1"}
     one = stage("pg", kl__controller="ppo", kl__target=1.0, **flags)
     (number,) = adaptive_numbers(one, no_policy)
-    lost = []
+    credit, lost = credit_of(one, [number]), []  # made once, as a stage does
     for _ in range(2):
-        credited = assign(batch(2.0), credit_of(one, [number]))
-        lost.append(credited.advantages[0, 0].item())
+        advantages = assign(batch(2.0), credit)
+        lost.append(advantages.advantages[0, 0].item())
         held(number, batch(2.0), one)
     assert lost == pytest.approx([-0.2, -0.4])
 
@@ -115,8 +115,8 @@ def test_the_next_batch_pays_the_new_coefficient_in_the_loss() -> None:
     (number,) = adaptive_numbers(one, no_policy)
     loss, experience, paid = policy_gradient(one, [number]), batch(2.0), []
     for _ in range(2):
-        credited = assign(experience, credit_of(one))
-        terms = loss.terms(experience, credited)
+        advantages = assign(experience, credit_of(one))
+        terms = loss.terms(experience, advantages)
         value, _ = loss.value(Outputs(logp=experience.logp_old), terms)
         paid.append(float(value))
         held(number, experience, one)

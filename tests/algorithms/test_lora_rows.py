@@ -120,7 +120,7 @@ def test_the_reference_is_the_start_of_the_stage_exactly(two_stages: Path) -> No
 def test_no_second_model_is_loaded_for_the_reference(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from polopt.assembly.context import StageInputs
+    from polopt.assembly.inputs import StageInputs
 
     loaded: list[str] = []
     original = StageInputs.language_model

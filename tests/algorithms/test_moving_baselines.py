@@ -54,8 +54,8 @@ def train(
     one: StageRecipe, number: AdaptiveNumber, experience: Experience
 ) -> tuple[Advantages, dict]:
     """What a batch is credited with, and what the number makes of it."""
-    credited = assign(experience, credit_of(one, [number]))
-    return credited, number.update(experience, credited, 0)
+    advantages = assign(experience, credit_of(one, [number]))
+    return advantages, number.update(experience, advantages, 0)
 
 
 @pytest.mark.parametrize("baseline", ["ema", "running_mean"])
@@ -69,8 +69,8 @@ def test_golden_numbers(baseline: str) -> None:
         case["expected"]["baseline_used"],
         strict=True,
     ):
-        credited, metrics = train(one, number, batch(rewards))
-        assert credited.advantages[:, 0].tolist() == pytest.approx(wanted, abs=1e-6)
+        advantages, metrics = train(one, number, batch(rewards))
+        assert advantages.advantages[:, 0].tolist() == pytest.approx(wanted, abs=1e-6)
         assert metrics == {"baseline/value": pytest.approx(used, abs=1e-6)}
     assert number.value == pytest.approx(case["expected"]["final"], abs=1e-6)
 
@@ -92,9 +92,9 @@ def test_what_could_not_be_scored_moves_nothing(baseline: str) -> None:
     train(one, other, batch([1.0, 0.0]))
     assert (number.value, number.seen) == (other.value, other.seen)
     before = number.value
-    credited, _ = train(one, number, batch([NAN, NAN]))
+    advantages, _ = train(one, number, batch([NAN, NAN]))
     assert number.value == before
-    assert not credited.valid.any()
+    assert not advantages.valid.any()
 
 
 def test_it_is_the_mean_of_the_shaped_rewards() -> None:
@@ -127,9 +127,9 @@ def test_credit_that_was_built_once_reads_the_number_as_it_stands(
 
     monkeypatch.setattr("polopt.assembly.chosen.import_module", never)
     for _ in range(2):
-        credited = assign(batch([1.0]), credit)
-        earned.append(credited.advantages[0, 0].item())
-        number.update(batch([1.0]), credited, 0)
+        advantages = assign(batch([1.0]), credit)
+        earned.append(advantages.advantages[0, 0].item())
+        number.update(batch([1.0]), advantages, 0)
     assert earned == [1.0, 0.5]
 
 

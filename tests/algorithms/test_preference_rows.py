@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import polopt
 from polopt.assembly import build
-from polopt.assembly.context import StageInputs
+from polopt.assembly.inputs import StageInputs
 from polopt.assembly.preference import objective_of
 from polopt.coordination.stage import Stage
 from polopt.errors import DataError, ModelError, RecipeError, RunDirectoryError

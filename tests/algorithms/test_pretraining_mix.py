@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 import polopt
-from polopt.assembly.context import StageInputs, stage_context
+from polopt.assembly.context import stage_context
 from polopt.assembly.extras import companions
+from polopt.assembly.inputs import StageInputs
 from polopt.errors import DataError, RecipeError
 from polopt.recipe import load
 from polopt.resolution import resolve

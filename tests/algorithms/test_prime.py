@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 import polopt
-from polopt.assembly.context import StageInputs, stage_context
+from polopt.assembly.context import stage_context
+from polopt.assembly.inputs import StageInputs
 from polopt.assembly.process import Processed, outcome_loss, processed
 from polopt.assembly.text import credit_of
 from polopt.coordination.stage import Learner

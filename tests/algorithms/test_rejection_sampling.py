@@ -54,9 +54,9 @@ def test_golden_numbers(name: str) -> None:
     inputs = case["inputs"]
     flags = {"credit__threshold": inputs["threshold"]} if "threshold" in inputs else {}
     one = stage(credit__select=inputs["mode"], **flags)
-    credited = assign(scored(inputs["rewards"], inputs["group"]), selection_of(one))
-    assert credited.valid.tolist() == case["expected"]["keep"]
-    assert credited.advantages.tolist() == [[float(k)] * 2 for k in case["expected"]["keep"]]
+    advantages = assign(scored(inputs["rewards"], inputs["group"]), selection_of(one))
+    assert advantages.valid.tolist() == case["expected"]["keep"]
+    assert advantages.advantages.tolist() == [[float(k)] * 2 for k in case["expected"]["keep"]]
 
 
 def test_what_has_no_score_or_was_cut_is_never_the_best() -> None:
@@ -64,16 +64,16 @@ def test_what_has_no_score_or_was_cut_is_never_the_best() -> None:
     cut = torch.tensor([False, False, True, False])
     for drop, kept in ((True, [1]), (False, [2])):
         one = stage(credit__drop_truncated=drop)
-        credited = assign(scored(rewards, group, truncated=cut), selection_of(one))
-        assert credited.valid.nonzero()[:, 0].tolist() == kept
+        advantages = assign(scored(rewards, group, truncated=cut), selection_of(one))
+        assert advantages.valid.nonzero()[:, 0].tolist() == kept
 
 
 def test_statistics_see_what_is_not_kept() -> None:
     """One of two groups has equal rewards; two of the four responses stay."""
     one = stage(credit__select="threshold", credit__threshold=0.5)
-    credited = assign(scored([1.0, 1.0, 0.0, 0.2], [0, 0, 1, 1]), selection_of(one))
-    assert credited.metrics["degenerate_groups"] == 0.5
-    assert credited.metrics["excluded_rows"] == 0.5
+    advantages = assign(scored([1.0, 1.0, 0.0, 0.2], [0, 0, 1, 1]), selection_of(one))
+    assert advantages.metrics["degenerate_groups"] == 0.5
+    assert advantages.metrics["excluded_rows"] == 0.5
 
 
 # The update
@@ -92,12 +92,12 @@ def experience(scores: list[float]) -> Experience:
     )
 
 
-def trained(one: StageRecipe, batch: Experience, credited: Advantages, **update: Any) -> Actor:
+def trained(one: StageRecipe, batch: Experience, advantages: Advantages, **update: Any) -> Actor:
     actor = Actor(builtin_model())
     settings = one.update.model_copy(update={"learning_rate": 1e-3, **update})
     loss = likelihood(one)
     policy = FirstOrder(actor, loss, settings, steps=10, seed=7, name="policy")
-    on_kept(policy).update(batch, credited, 0)
+    on_kept(policy).update(batch, advantages, 0)
     return actor
 
 
@@ -122,14 +122,14 @@ def test_it_is_the_policy_gradient_with_advantages_of_0_and_1() -> None:
     plain = {**BASE, "algorithm": "pg", "objective": {"aggregation": "token_mean"}}
     pg = resolve(load(plain, {})).stages[0]
     gradients = []
-    for loss, credited in (
+    for loss, advantages in (
         (likelihood(stage()), assign(batch, selection_of(stage()))),
         (policy_gradient(pg), assign(batch, credit_of(pg))),
     ):
         actor = Actor(builtin_model())
         settings = pg.update.model_copy(update={"max_grad_norm": 1e9})
         policy = FirstOrder(actor, loss, settings, steps=10, seed=7, name="policy")
-        policy.update(batch, credited, 0)
+        policy.update(batch, advantages, 0)
         gradients.append(torch.cat([p.grad.flatten() for p in actor.parameters.values()]))
     torch.testing.assert_close(gradients[0] * 7 / 12, gradients[1], rtol=1e-4, atol=1e-7)
 

@@ -46,18 +46,18 @@ def experience() -> Experience:
 
 def test_the_sampled_response_alone_pays_for_its_distance() -> None:
     """1 - 2·0.1 - ½ on both tokens of the first, -½ on the second; the third leaves."""
-    credited = assign(experience(), credit_of(stage({"kl.coefficient": 0.1})))
+    advantages = assign(experience(), credit_of(stage({"kl.coefficient": 0.1})))
     wanted = torch.tensor([[0.3, 0.3], [-0.5, 0.0], [0.0, 0.0]])
-    torch.testing.assert_close(credited.advantages, wanted)
-    assert credited.valid.tolist() == [True, True, False]
+    torch.testing.assert_close(advantages.advantages, wanted)
+    assert advantages.valid.tolist() == [True, True, False]
 
 
 def test_that_of_verl_pays_for_what_comes_after() -> None:
     """Its last token does not pay for the first: 1 - 0.1 - ½."""
     presets = tomllib.loads(PEERS.read_text(encoding="utf-8"))["preset"]
     (verl,) = (p["recipe"] for p in presets if (p["method"], p["peer"]) == ("remax", "verl"))
-    credited = assign(experience(), credit_of(stage({**verl, "kl.coefficient": 0.1})))
-    torch.testing.assert_close(credited.advantages[0], torch.tensor([0.3, 0.4]))
+    advantages = assign(experience(), credit_of(stage({**verl, "kl.coefficient": 0.1})))
+    torch.testing.assert_close(advantages.advantages[0], torch.tensor([0.3, 0.4]))
 
 
 def test_a_run_scores_them_and_trains_on_none(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ from transformers import AutoTokenizer
 
 import polopt
 from polopt.assembly.around import Around
-from polopt.assembly.context import StageContext, StageInputs, stage_context
-from polopt.assembly.reward import agreement, refreshed
+from polopt.assembly.context import StageContext, stage_context
+from polopt.assembly.inputs import StageInputs
+from polopt.assembly.refresh import agreement, refreshed
 from polopt.diagnose.conformance.formulas import ranking_loss
 from polopt.errors import ModelError, RecipeError
 from polopt.models import load, load_scalar, save

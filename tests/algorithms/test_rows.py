@@ -217,6 +217,12 @@ def test_shared_fields_reach_the_stages_that_use_them() -> None:
     assert (sft.start, rl.start) == (None, "sft")
 
 
+def test_a_stage_starts_from_the_one_before_it() -> None:
+    own = {name: {"algorithm": "grpo"} for name in ("one", "two", "three")}
+    found = resolve(load({"model": GRPO["model"], "data": GRPO["data"], "stage": own})).stages
+    assert [stage.start for stage in found] == [None, "one", "two"]
+
+
 def test_an_unchecked_recipe_is_checked() -> None:
     """Somebody may build the dataclasses without ``load``."""
     recipe = load(GRPO)

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 import polopt
-from polopt.assembly.context import StageInputs, stage_context
+from polopt.assembly.context import stage_context
 from polopt.assembly.critic import Valued, valued
+from polopt.assembly.inputs import StageInputs
 from polopt.assembly.learners import natural_step
 from polopt.assembly.text import credit_of
 from polopt.credit import assign
@@ -230,11 +231,11 @@ def test_a_batch_that_says_little_has_finite_numbers(happens: Any, share: float)
     one, actor = stage({"trust_region.fisher_share": share}), Actor(builtin_model())
     batch = experience()
     batch = happens(replace(batch, logp_old=actor.log_probs(batch.tokens)))
-    start, credited = weights(actor), assign(batch, credit_of(one))
-    found = learner(one, actor).update(batch, credited, 0) | credited.metrics
+    start, advantages = weights(actor), assign(batch, credit_of(one))
+    found = learner(one, actor).update(batch, advantages, 0) | advantages.metrics
     assert all(math.isfinite(value) for value in found.values()), found
     assert weights(actor).isfinite().all()
-    assert bool(credited.mask.any()) or torch.equal(start, weights(actor))
+    assert bool(advantages.mask.any()) or torch.equal(start, weights(actor))
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ class Learner:
     name: str
     weight: int = 0
 
-    def update(self, experience: Experience, credited: Advantages, step: int) -> dict[str, float]:
+    def update(self, experience: Experience, advantages: Advantages, step: int) -> dict[str, float]:
         self.calls.append(f"{self.name} {step}")
         self.weight += 1
         return {f"{self.name}/loss": float(self.weight)}
@@ -236,6 +236,16 @@ def test_metrics_come_from_every_part_of_a_step(setting: RunContext) -> None:
         "time/step": 0,
         "time/update": 0,
     }
+
+
+def test_metrics_of_a_step_are_means_of_its_batches(setting: RunContext) -> None:
+    """The loss of the stub is the number of its updates: 1 and 2, then 3 and 4."""
+    lines = list[dict[str, Any]]()
+    told = replace(
+        setting, observe=lambda e: lines.append(dict(e.values)) if e.kind == "metrics" else None
+    )
+    run_stage(stage([], steps=2, batches_per_step=2), Progress(), told)
+    assert [line["policy/loss"] for line in lines] == [1.5, 3.5]
 
 
 def test_evaluation_before_after_and_in_between(setting: RunContext) -> None:

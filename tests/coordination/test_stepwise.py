@@ -110,3 +110,17 @@ def test_ends_are_stored_as_ends_and_time_limits_are_not() -> None:
     assert not steps.terminated[after != 3].any()  # 5: a time limit
     ends = steps.terminated[after == 3]
     assert ends.any() and not ends.all()
+
+
+def test_steps_are_reported_once_also_after_a_resume() -> None:
+    acting, replay = source(start_steps=10)
+    acting.next_batch()
+    assert acting.stats()["steps"] == 12  # of both environments: 10 and one for an optimiser step
+    again, buffer = source(start_steps=10)
+    again.load_state_dict(acting.state_dict())
+    buffer.__dict__.update(replay.__dict__)
+    again.publish(1)
+    again.next_batch()
+    assert again.stats()["steps"] == 0  # the second optimiser step was paid for before
+    again.next_batch()
+    assert again.stats()["steps"] == 2

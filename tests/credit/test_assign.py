@@ -49,8 +49,8 @@ def experience(scores, lengths=None, group=None, **fields):
     )
 
 
-def per_row(credited):
-    return credited.advantages[:, 0].tolist()
+def per_row(advantages):
+    return advantages.advantages[:, 0].tolist()
 
 
 def test_the_default_is_the_score_on_every_token():
@@ -316,9 +316,9 @@ def test_rows_of_experience_and_credited():
     assert some.tokens.tokens.tolist() == [[4, 5], [0, 1]]
     assert some.tokens.temperature == 0.7
     assert some.logp_ref is None
-    credited = assign(e, Credit())
-    assert credited.rows(pick).advantages[:, 0].tolist() == [2.0, 1.0]
-    assert credited.rows(pick).metrics == credited.metrics
+    advantages = assign(e, Credit())
+    assert advantages.rows(pick).advantages[:, 0].tolist() == [2.0, 1.0]
+    assert advantages.rows(pick).metrics == advantages.metrics
 
 
 def test_a_critic_that_errs_by_the_same_number_everywhere_explains_all_of_the_variance():

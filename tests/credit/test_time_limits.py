@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 import torch
 
+from polopt.assembly.chosen import chosen
 from polopt.credit import Credit, assign, earned, step_action_value, step_gae
+from polopt.recipe import load
+from polopt.resolution import resolve
 from polopt.types import Advantages, Experience
 
 NOWHERE = [False, False, False]
@@ -63,6 +66,25 @@ def test_targets_with_a_trace_of_their_own_end_there_too() -> None:
     assert found.advantages[0].tolist() == pytest.approx([2 + 7 / 4, 7, 12])
     assert found.value_targets is not None
     assert found.value_targets[0].tolist() == pytest.approx([9.5, 12, 18])
+
+
+def test_a_recipe_in_control_may_give_the_targets_a_trace_of_their_own() -> None:
+    """The same numbers: V and the advantage of λ = ½, V and the return of λ = 1."""
+    recipe = {
+        "algorithm": "ppo",
+        "model": {"path": "builtin:mlp"},
+        "data": {"source": "control:cartpole"},
+        "credit": {"gamma": 0.5, "lambda": 0.5},
+    }
+    for flags, targets in (
+        ({}, [4 + 2 + 7 / 4, 12, 18]),
+        ({"credit.critic_lambda": 1.0}, [9.5, 12, 18]),
+    ):
+        returns = chosen("returns", resolve(load(recipe, flags)).stages[0])
+        found = credited(returns, NOWHERE, [False, True, False])
+        assert found.advantages[0].tolist() == pytest.approx([2 + 7 / 4, 7, 12])
+        assert found.value_targets is not None
+        assert found.value_targets[0].tolist() == pytest.approx(targets)
 
 
 def test_the_value_of_an_action_counts_what_follows_a_time_limit() -> None:

@@ -8,6 +8,7 @@ import torch
 from polopt.diagnose.conformance.formulas import (
     exploration_probability,
     negative_log_likelihood,
+    raw_singletons,
     regularised_reward,
     token_shift,
 )
@@ -23,6 +24,14 @@ def test_pretraining_term_by_hand():
         torch.tensor(x, dtype=torch.float64) for x in ([1, 0.2], [-20, -15], [-22, -15.5])
     )
     assert regularised_reward(r, rl, sft, 0.02).item() == pytest.approx(0.575)
+
+
+def test_raw_singletons_reproduce_the_other_convention():
+    group, valid = torch.tensor([0, 0, 1, 2]), torch.tensor([True, True, True, False])
+    got = raw_singletons(
+        torch.tensor([0.5, -0.5, 0, 0]), torch.tensor([1, 0, 5, NAN]), group, valid
+    )
+    assert got.tolist() == [0.5, -0.5, 5.0, 0.0]
 
 
 def test_the_largest_shifts_first_and_only_inside_the_mask():

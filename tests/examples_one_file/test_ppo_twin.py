@@ -13,8 +13,8 @@ from torch import Tensor
 
 from one_file import imported, needs
 from polopt.assembly import build
-from polopt.assembly.context import StageInputs
 from polopt.assembly.critic import critic_loss
+from polopt.assembly.inputs import StageInputs
 from polopt.assembly.objective import policy_gradient
 from polopt.assembly.text import credit_of
 from polopt.credit import assign
@@ -118,19 +118,19 @@ def test_twin_and_library_take_the_same_steps() -> None:
     for step in range(4):
         tokens, mask, scores = sampled(policy, step)
         experience = experience_of((actor, valuer, reference_role), tokens, mask, scores)
-        credited = assign(experience, credit_of(one))
+        advantages = assign(experience, credit_of(one))
         batch = twin.credited(tokens, mask, scores, (policy, critic, reference), CONFIG)
 
         assert torch.equal(batch.logp_old[mask], experience.logp_old[mask])
         assert torch.equal(batch.values_old[mask], experience.values[mask])
-        assert torch.equal(batch.advantages[mask], credited.advantages[mask])
-        assert torch.equal(batch.targets[mask], credited.value_targets[mask])
+        assert torch.equal(batch.advantages[mask], advantages.advantages[mask])
+        assert torch.equal(batch.targets[mask], advantages.value_targets[mask])
 
         orders = tuple([*chain(*learner._epochs(experience, step))] for learner in library)
         assert [len(order) for order in orders] == [CONFIG.epochs * CONFIG.minibatches] * 2
         twin.learn(ours, optimisers, batch, orders, CONFIG)
         for learner in reversed(library):
-            for name, value in learner.update(experience, credited, step).items():
+            for name, value in learner.update(experience, advantages, step).items():
                 if "clip_fraction" in name:
                     clipped[name] = clipped.get(name, 0.0) + value
 
@@ -209,17 +209,17 @@ def test_twin_and_library_push_the_cart_alike() -> None:
             valid=np.ones(played.fallen.shape, dtype=np.bool_),
         )
         experience = built.prepare(batch)
-        credited = built.credit(experience)
+        advantages = built.credit(experience)
         weighed = twin.weighed(played, *ours, CART)
-        assert torch.equal(weighed.advantages, credited.advantages.flatten())
-        assert torch.equal(weighed.targets, credited.value_targets.flatten())
+        assert torch.equal(weighed.advantages, advantages.advantages.flatten())
+        assert torch.equal(weighed.targets, advantages.value_targets.flatten())
 
         count = torch.empty(CART.environments * CART.horizon)
         flat = Experience(mask=count[:, None].bool(), group=count.long(), rewards=count)
         orders = tuple([*chain(*learner._epochs(flat, step))] for learner in (actors, critics))
         twin.steer(ours, optimisers, played, orders, CART)
         for learner in built.learners[:2]:
-            learner.update(experience, credited, step)
+            learner.update(experience, advantages, step)
         for model, other in zip(ours, theirs, strict=True):
             for (name, p), q in zip(model.named_parameters(), other.parameters(), strict=True):
                 assert torch.equal(p, q), f"{name} after batch {step}"

@@ -12,7 +12,6 @@ from polopt.math.baselines import (
     has_peers,
     leave_one_out,
     length_weighted,
-    raw_singletons,
     running_mean_update,
 )
 
@@ -101,12 +100,6 @@ def test_unscorable_rows_are_in_no_statistic():
 def test_a_group_of_one_scorable_row_is_a_group_of_one():
     peers = has_peers(torch.tensor([0, 0]), torch.tensor([True, False]))
     assert peers.tolist() == [False, False]
-
-
-def test_raw_singletons_reproduce_the_other_convention():
-    group, valid = torch.tensor([0, 0, 1, 2]), torch.tensor([True, True, True, False])
-    got = raw_singletons(vector(0.5, -0.5, 0, 0), vector(1, 0, 5, NAN), group, valid)
-    assert got.tolist() == [0.5, -0.5, 5.0, 0.0]
 
 
 def test_close_rewards_keep_their_difference():

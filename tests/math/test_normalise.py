@@ -5,13 +5,13 @@ import math
 import pytest
 import torch
 
+from polopt.diagnose.conformance.formulas import var_clamp
 from polopt.math.baselines import centred, group_mean
 from polopt.math.normalise import (
     batch_std,
     group_mean_divide,
     group_std,
     std_plus,
-    var_clamp,
     var_plus,
     whiten,
 )

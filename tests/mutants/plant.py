@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,8 @@ SECONDS = 900  # of a mutant; one that hangs is noticed, too
 NET = (
     "math credit objective update roles rollout coordination recipe data models rewards algorithms"
 )
+
+OWN = "its own tests"
 
 Mutant = dict[str, Any]
 
@@ -54,20 +57,39 @@ def mutated(mutant: Mutant, text: str) -> str:
 
 
 def noticed(root: Path, tests: Sequence[str]) -> str | None:
-    """The first test that fails; None: all of them pass."""
-    there = [test for test in tests if (root / test).exists()]
-    program = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *there]
-    environment = os.environ | {"PYTHONPATH": str(root / "src"), "OMP_NUM_THREADS": "1"}
+    """The first test that fails; None: all of them pass.
+
+    Raises:
+        RuntimeError: pytest could not run them. That says nothing about the mutant.
+    """
+    options = ["-x", "--tb=no", "-p", "no:cacheprovider"]
+    program = [sys.executable, "-m", "pytest", *options, *tests]
+    environment = os.environ | {
+        "PYTHONPATH": str(root / "src"),
+        "PYTHONDONTWRITEBYTECODE": "1",  # or a mutant of the same second and size is not seen
+        "OMP_NUM_THREADS": "1",
+    }
+    process = subprocess.Popen(
+        program,
+        cwd=root,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
     try:
-        run = subprocess.run(
-            program, cwd=root, env=environment, capture_output=True, text=True, timeout=SECONDS
-        )
+        output, _ = process.communicate(timeout=SECONDS)
     except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # what the tests have started, too
+        process.wait()
         return "hangs"
-    if run.returncode == 0:
+    if process.returncode == 0:
         return None
-    failed = [line for line in run.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    return failed[0].split(" - ")[0].partition(" ")[2] if failed else f"exit {run.returncode}"
+    failed = [line for line in output.splitlines() if line.startswith("FAILED")]
+    if process.returncode != 1 or not failed:
+        raise RuntimeError(f"pytest ended with {process.returncode}:\n{output[-2000:]}")
+    return failed[0].split(" - ")[0].partition(" ")[2]
 
 
 def judged(mutant: Mutant, root: Path) -> dict[str, str]:
@@ -76,7 +98,7 @@ def judged(mutant: Mutant, root: Path) -> dict[str, str]:
     whole = file.read_text(encoding="utf-8")
     file.write_text(mutated(mutant, whole), encoding="utf-8")
     try:
-        by, where = noticed(root, mutant["tests"]), "its own tests"
+        by, where = noticed(root, mutant["tests"]), OWN
         if by is None:
             by, where = noticed(root, [f"tests/{name}" for name in NET.split()]), "other tests"
     finally:
@@ -86,23 +108,26 @@ def judged(mutant: Mutant, root: Path) -> dict[str, str]:
 
 def main(names: Sequence[str]) -> int:
     """Plant those of the names, or all; 1 where too few are killed."""
-    found: dict[str, dict[str, str]] = {}
     chosen = [one for one in planted() if not names or one["name"] in names]
+    if missing := set(names) - {one["name"] for one in chosen}:
+        raise SystemExit(f"not in planted.toml: {', '.join(sorted(missing))}")
+    found: dict[str, dict[str, str]] = {}
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory) / "polopt"
-        ignored = shutil.ignore_patterns(".venv", ".git", "runs", "__pycache__")
+        ignored = shutil.ignore_patterns(".*", "runs", "__pycache__")
         shutil.copytree(ROOT, root, ignore=ignored)
         for mutant in chosen:
             result = found[mutant["name"]] = judged(mutant, root)
-            print(
-                mutant["name"],
-                f"killed by {result['by']}" if result["by"] else "SURVIVED",
-                flush=True,
-            )
-            if not names:
-                RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            told = f"killed by {result['by']}" if result["by"] else f"SURVIVED: {mutant['suffers']}"
+            print(f"{mutant['name']:50} {told}", flush=True)
+    if not names:
+        RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    own = sum(result["killed"] == OWN for result in found.values())
     killed = sum(bool(result["by"]) for result in found.values())
-    print(f"{len(found)} planted, {killed} killed, {len(found) - killed} survived")
+    print(
+        f"{len(found)} planted, {killed} killed ({own} by the tests of their own folder), "
+        f"{len(found) - killed} survived"
+    )
     return int(killed < WANTED * len(found))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from plant import Mutant, mutated, planted, source_of
+from plant import ROOT, Mutant, mutated, planted, source_of
 
 LIST = planted()
 
@@ -13,6 +13,7 @@ def test_it_can_be_planted(mutant: Mutant) -> None:
     file = source_of(mutant)
     compile(mutated(mutant, file.read_text(encoding="utf-8")), str(file), "exec")
     assert mutant["suffers"] and mutant["tests"]
+    assert all((ROOT / test).exists() for test in mutant["tests"])
 
 
 def test_there_are_sixty_of_them() -> None:

@@ -58,9 +58,9 @@ def given(advantages=ADVANTAGES, mask=MASK, **fields):
 
 
 def loss_of(objective, logp=NEW, entropy=None, **fields):
-    experience, credited = given(**fields)
+    experience, advantages = given(**fields)
     live = logp.clone().requires_grad_()
-    terms = step_terms(experience, credited, objective, logp)
+    terms = step_terms(experience, advantages, objective, logp)
     loss, metrics = policy_loss(live, entropy, terms, objective)
     (gradient,) = torch.autograd.grad(loss, live)
     return loss.item(), gradient, {k: v.item() for k, v in metrics.items()}
@@ -176,8 +176,8 @@ GRPO = Credit(baseline=group_mean, normalise=scaled(group_std))
 
 def whole_and_split(objective, parts, seed=0):
     experience, logp, entropy = random_batch(seed)
-    credited = assign(experience, GRPO)
-    terms = step_terms(experience, credited, objective, logp)
+    advantages = assign(experience, GRPO)
+    terms = step_terms(experience, advantages, objective, logp)
     out = []
     for slices in ([torch.arange(12)], parts):
         live = logp.clone().requires_grad_()
@@ -215,9 +215,9 @@ def test_padding_and_row_order_change_nothing(name):
     experience, logp, entropy = random_batch()
 
     def run(experience, logp, entropy):
-        credited = assign(experience, GRPO)
+        advantages = assign(experience, GRPO)
         live = logp.clone().requires_grad_()
-        terms = step_terms(experience, credited, objective, logp)
+        terms = step_terms(experience, advantages, objective, logp)
         loss, _ = policy_loss(live, entropy, terms, objective)
         loss.backward()
         return loss.item(), live.grad
@@ -265,9 +265,9 @@ def test_a_pilot_in_float32_agrees_to_six_digits():
 
 
 def test_half_precision_is_accumulated_in_float32():
-    experience, credited = given(advantages=ADVANTAGES.float(), logp_old=OLD.bfloat16())
+    experience, advantages = given(advantages=ADVANTAGES.float(), logp_old=OLD.bfloat16())
     objective = PolicyObjective(TOKEN, CLIP, token_mean)
-    terms = step_terms(experience, credited, objective)
+    terms = step_terms(experience, advantages, objective)
     loss, _ = policy_loss(OLD.bfloat16(), None, terms, objective)
     assert loss.dtype == torch.float32
 
@@ -357,9 +357,9 @@ def test_m2po_drops_tokens_from_numerator_and_denominator():
 
 @pytest.mark.parametrize("bad", [NAN, float("inf"), -float("inf")])
 def test_a_bad_log_prob_names_the_row_of_the_step(bad):
-    experience, credited = given()
+    experience, advantages = given()
     objective = PolicyObjective(TOKEN, CLIP, token_mean)
-    terms = step_terms(experience, credited, objective)
+    terms = step_terms(experience, advantages, objective)
     logp = NEW.clone()
     logp[1, 1] = bad
     second = torch.tensor([1])
@@ -368,9 +368,9 @@ def test_a_bad_log_prob_names_the_row_of_the_step(bad):
 
 
 def test_a_bad_reference_is_refused_before_the_step():
-    experience, credited = given(logp_ref=torch.full_like(OLD, NAN))
+    experience, advantages = given(logp_ref=torch.full_like(OLD, NAN))
     with pytest.raises(NonFiniteError, match="logp_ref"):
-        step_terms(experience, credited, PolicyObjective(TOKEN, CLIP, token_mean))
+        step_terms(experience, advantages, PolicyObjective(TOKEN, CLIP, token_mean))
 
 
 @pytest.mark.parametrize(
@@ -385,16 +385,16 @@ def test_a_bad_reference_is_refused_before_the_step():
 )
 def test_a_missing_tensor_is_named(change, word):
     choices = {"ratio": NONE, "surrogate": score_function, "aggregate": token_mean, **change}
-    experience, credited = given(logp_old=None)
+    experience, advantages = given(logp_old=None)
     with pytest.raises(ValueError, match=word):
-        step_terms(experience, credited, PolicyObjective(**choices))
+        step_terms(experience, advantages, PolicyObjective(**choices))
 
 
 def test_an_entropy_bonus_needs_the_entropy():
     objective = PolicyObjective(TOKEN, CLIP, token_mean, entropy_coefficient=0.5)
-    experience, credited = given()
+    experience, advantages = given()
     with pytest.raises(ValueError, match="entropy"):
-        policy_loss(NEW, None, step_terms(experience, credited, objective), objective)
+        policy_loss(NEW, None, step_terms(experience, advantages, objective), objective)
 
 
 def test_the_score_function_needs_no_old_policy():
@@ -406,9 +406,9 @@ def test_the_score_function_needs_no_old_policy():
 
 
 def test_metrics_carry_no_graph():
-    experience, credited = given()
+    experience, advantages = given()
     objective = PolicyObjective(TOKEN, CLIP, token_mean)
     _, metrics = policy_loss(
-        NEW.clone().requires_grad_(), None, step_terms(experience, credited, objective), objective
+        NEW.clone().requires_grad_(), None, step_terms(experience, advantages, objective), objective
     )
     assert not any(x.requires_grad for x in metrics.values())

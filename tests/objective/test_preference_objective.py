@@ -124,11 +124,14 @@ def test_the_loss_is_ranking_loss_of_the_mathematics():
 
 
 def test_centring_pulls_both_scores_to_zero():
-    scores = torch.tensor([3.0, 1.0, 5.0], dtype=torch.float64)
+    """(3 + 1)² is 16, and grows by 8 with either of the two scores."""
+    scores = torch.tensor([3.0, 1.0, 5.0], dtype=torch.float64, requires_grad=True)
     terms = preference_terms(given([0, 1, 0], [0, 0, 1]))  # the last has nobody to lose to
     plain, _ = reward_model_loss(scores, terms, objective())
     centred, _ = reward_model_loss(scores, terms, objective(centre=0.01))
-    assert (centred - plain).item() == pytest.approx(0.01 * 16)
+    assert (centred - plain).item() == pytest.approx(0.16)
+    (slope,) = torch.autograd.grad(centred - plain, scores)
+    assert slope.tolist() == pytest.approx([0.08, 0.08, 0.0])
 
 
 def random_batch(seed=0, prompts=5):

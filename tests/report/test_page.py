@@ -167,10 +167,10 @@ PPO = "GAE from a critic, KL in the reward, epochs of clipped steps"
         (PPO, "task:chain_sum", "none", "GAE from a critic, epochs of clipped steps"),
         (PPO, "control:cartpole", "none", "GAE from a critic, epochs of clipped steps"),
         (
-            "the reward on every token: the theorem, and nothing else",
+            "policy gradient theorem: the reward on every token, no baseline",
             "control:cartpole",
             "none",
-            "the reward on every step: the theorem, and nothing else",
+            "policy gradient theorem: the reward on every step, no baseline",
         ),
         ("clip-higher, no KL", "task:chain_sum", "none", "clip-higher, no KL"),
     ],

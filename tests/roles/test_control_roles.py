@@ -77,6 +77,16 @@ def test_all_of_them_see_what_was_seen_less_its_mean_over_its_spread() -> None:
         torch.testing.assert_close(given[0][:, :3], expected)
 
 
+def test_what_follows_is_worth_what_the_policy_expects_and_not_its_best_action() -> None:
+    """Chances of ¼ and ¾, worth 8 and 4: 2 + 3."""
+    actor, _, critic = roles("categorical")
+    for network, says in ((actor.network, [0.0, math.log(3.0)]), (critic.network, [8.0, 4.0])):
+        last: Any = network.body[-1]  # the same of every observation
+        torch.nn.init.zeros_(last.weight)
+        last.bias.data.copy_(torch.tensor(says))
+    torch.testing.assert_close(critic.after(actor, seen(), GENERATOR), torch.full((6, 4), 5.0))
+
+
 def test_the_entropy_of_a_squashed_policy_follows_its_spread() -> None:
     """Around 0, where tanh is the identity, it is that of a Gaussian: two nats for a factor e²."""
     narrow, wider = (tanh_gaussian.entropy(torch.tensor([[0.0, s]])).item() for s in (-5.0, -3.0))

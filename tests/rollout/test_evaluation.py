@@ -86,6 +86,12 @@ def test_accuracy_is_the_share_of_right_answers_among_those_judged() -> None:
     assert "accuracy_greedy" not in found.metrics
 
 
+def test_pass_at_k_is_a_share_of_the_prompts_that_were_judged() -> None:
+    """One of two was passed; of the third nothing is known."""
+    found = evaluate(examination([[OK, WRONG], [WRONG, WRONG], [TIMEOUT, TIMEOUT]]), greedy=False)
+    assert found.metrics["pass@2"] == 0.5
+
+
 @pytest.mark.parametrize(
     ("right", "count", "low", "high"),
     [

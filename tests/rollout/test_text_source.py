@@ -1,5 +1,6 @@
 """Where tasks, rewards and the tokeniser meet."""
 
+import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from polopt.errors import RecipeError, RewardError
 from polopt.models import load
 from polopt.recipe import load as load_recipe
 from polopt.resolution import resolve
+from polopt.rewards import RewardSpec
 from polopt.rollout.rewarding import judge, specs, text_of
 from polopt.rollout.text import TextSource, text_source
 from polopt.types import Group, Outcome, Sample
@@ -134,3 +136,15 @@ def test_a_prompt_that_leaves_no_room_for_an_answer_is_refused() -> None:
     long = replace(source().tokeniser, max_prompt_tokens=2)
     with pytest.raises(Exception, match="at most 2"):
         long.prompt(source().rows.train[0], 0)
+
+
+def test_a_reward_that_draws_draws_anew_in_every_batch() -> None:
+    """And the same in the same batch, so that a run resumes."""
+
+    def noise(completions):
+        return [random.random() for _ in completions]
+
+    text = source()
+    judged = judge(text, [RewardSpec("noise", noise)], seed=1)
+    drawn = [judged([group(text, place, "a")])[0].samples[0].reward for place in (0, 1, 2, 1)]
+    assert len(set(drawn)) == 3 and drawn[3] == drawn[1]

@@ -74,9 +74,11 @@ def batch(seed: int = 0) -> tuple[Experience, Advantages]:
     return experience, Advantages(advantages, mask, mask.any(-1))
 
 
-def gradient(experience: Experience, credited: Advantages, update: Update = UPDATE, **kw) -> Tensor:
+def gradient(
+    experience: Experience, advantages: Advantages, update: Update = UPDATE, **kw
+) -> Tensor:
     language_model = builtin_model()
-    learner(language_model, update, **kw).update(experience, credited, 0)
+    learner(language_model, update, **kw).update(experience, advantages, 0)
     return torch.cat([p.grad.flatten() for p in language_model.model.parameters()]).double()
 
 
@@ -130,7 +132,7 @@ def test_metrics_do_not_depend_on_the_split() -> None:
 
 @pytest.mark.parametrize(("left", "right"), [(0, 5), (7, 0), (30, 40)])
 def test_the_amount_of_padding_changes_nothing(left: int, right: int) -> None:
-    experience, credited = batch()
+    experience, advantages = batch()
     assert experience.tokens is not None
     pad = torch.nn.functional.pad
 
@@ -149,18 +151,18 @@ def test_the_amount_of_padding_changes_nothing(left: int, right: int) -> None:
         ),
     )
     credited_padded = replace(
-        credited,
-        advantages=pad(credited.advantages, (0, right)),
-        mask=pad(credited.mask, (0, right)),
+        advantages,
+        advantages=pad(advantages.advantages, (0, right)),
+        mask=pad(advantages.mask, (0, right)),
     )
-    assert_same_gradient(gradient(experience, credited), gradient(padded, credited_padded))
+    assert_same_gradient(gradient(experience, advantages), gradient(padded, credited_padded))
 
 
 def test_the_order_of_rows_changes_nothing() -> None:
-    experience, credited = batch()
+    experience, advantages = batch()
     order = torch.tensor([3, 0, 5, 1, 4, 2])
-    shuffled = gradient(experience.rows(order), credited.rows(order))
-    assert_same_gradient(gradient(experience, credited), shuffled)
+    shuffled = gradient(experience.rows(order), advantages.rows(order))
+    assert_same_gradient(gradient(experience, advantages), shuffled)
 
 
 def test_no_signal_leaves_the_weights_as_they_are() -> None:
@@ -171,17 +173,17 @@ def test_no_signal_leaves_the_weights_as_they_are() -> None:
         language_model, decaying, loss=loss(replace(OBJECTIVE, kl=None, entropy_coefficient=0.0))
     )
     start = weights(language_model)
-    experience, credited = batch()
-    policy.update(experience, credited, 0)
+    experience, advantages = batch()
+    policy.update(experience, advantages, 0)
     moved = weights(language_model)
     assert not same(start, moved)
     assert policy.optimiser_steps == 1
-    silent = replace(credited, advantages=torch.zeros_like(credited.advantages))
+    silent = replace(advantages, advantages=torch.zeros_like(advantages.advantages))
     metrics = policy.update(experience, silent, 1)
     assert same(moved, weights(language_model))
     assert policy.optimiser_steps == 1
     assert metrics["policy/grad_norm"] == 0.0
-    nobody = replace(credited, mask=torch.zeros_like(credited.mask))  # every row left the loss
+    nobody = replace(advantages, mask=torch.zeros_like(advantages.mask))  # every row left the loss
     policy.update(experience, nobody, 2)
     assert same(moved, weights(language_model))
 
@@ -202,9 +204,9 @@ def test_no_step_is_taken_on_a_gradient_that_is_not_finite(factor: float, tmp_pa
 
 
 def test_gradients_are_clipped_by_their_global_norm() -> None:
-    experience, credited = batch()
-    free = gradient(experience, credited)
-    clipped_ = gradient(experience, credited, UPDATE.model_copy(update={"max_grad_norm": 0.01}))
+    experience, advantages = batch()
+    free = gradient(experience, advantages)
+    clipped_ = gradient(experience, advantages, UPDATE.model_copy(update={"max_grad_norm": 0.01}))
     assert clipped_.norm().item() == pytest.approx(0.01, rel=1e-3)
     assert torch.allclose(clipped_ / clipped_.norm(), free / free.norm(), atol=1e-6)
 
@@ -223,7 +225,7 @@ class OneWeight:
 def path(*gradients: float, **settings: float) -> list[float]:
     """Where one weight is after each of these gradients, from 0 on."""
     role, places = OneWeight(), list[float]()
-    plain = Loss({"values"}, lambda _, credited: credited, lambda s, _: (s.values.sum(), {}))
+    plain = Loss({"values"}, lambda _, advantages: advantages, lambda s, _: (s.values.sum(), {}))
     update = Update(learning_rate=0.1, **settings)
     policy = FirstOrder(role, plain, update, steps=9, seed=7, name="policy")
     yes, one = torch.ones(1, 1, dtype=torch.bool), torch.zeros(1)
@@ -311,14 +313,14 @@ def minibatches(seed: int, step: int, epochs: int = 2, count: int = 3) -> list[l
     seen = list[list[int]]()
     plain = loss()
 
-    def terms(experience: Experience, credited: Advantages):
+    def terms(experience: Experience, advantages: Advantages):
         seen.append(experience.group.tolist())
-        return plain.terms(experience, credited)
+        return plain.terms(experience, advantages)
 
     settings = UPDATE.model_copy(update={"epochs": epochs, "minibatches": count})
     policy = learner(builtin_model(), settings, loss=replace(plain, terms=terms), seed=seed)
-    experience, credited = batch()
-    policy.update(replace(experience, group=torch.arange(ROWS)), credited, step)
+    experience, advantages = batch()
+    policy.update(replace(experience, group=torch.arange(ROWS)), advantages, step)
     return seen
 
 

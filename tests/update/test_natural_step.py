@@ -167,13 +167,13 @@ def test_steps_of_a_gaussian(budget: int | None) -> None:
     rows = StepRows(torch.zeros(4, 1, 1), actions)
     logp, mask = body.score(rows, {"logp"}).logp.detach(), torch.ones(4, 1, dtype=torch.bool)
     experience = Experience(mask, torch.arange(4), torch.zeros(4), logp_old=logp, steps=rows)
-    credited = Advantages(vector(1, -1, 0.5, 2)[:, None], mask, mask.any(-1))
+    advantages = Advantages(vector(1, -1, 0.5, 2)[:, None], mask, mask.any(-1))
     policy = learner(body, micro_batch_tokens=budget, divergence=gaussian.divergence)
-    product = policy.fisher_product(experience, credited)
+    product = policy.fisher_product(experience, advantages)
     found = torch.stack([product(v) for v in torch.eye(2, dtype=torch.float64)])
     torch.testing.assert_close(found, torch.diag(vector(1 / sigma**2, 2)))
     start = body.theta.detach().clone()
-    told = policy.update(experience, credited, 0)
+    told = policy.update(experience, advantages, 0)
     assert told["policy/accepted"] == 1.0
     old, new = (torch.distributions.Normal(x[0], x[1].exp()) for x in (start, body.theta.detach()))
     kl = torch.distributions.kl_divergence(old, new).item()
@@ -264,11 +264,11 @@ def test_products_are_those_of_the_explicit_fisher_matrix(
     budget: int | None, forbidden: int
 ) -> None:
     language_model = replace(gpt2(), stop_ids=(2,))
-    experience, credited = batch()
+    experience, advantages = batch()
     tokens = replace(experience.tokens, min_new_tokens=forbidden, temperature=0.7)
     experience = with_old(language_model, replace(experience, tokens=tokens))
     policy = learner(Actor(language_model), micro_batch_tokens=budget)
-    product = policy.fisher_product(experience, credited)
+    product = policy.fisher_product(experience, advantages)
     matrix = fisher_of(language_model, experience)
     generator = torch.Generator().manual_seed(1)
     for _ in range(3):
@@ -280,8 +280,8 @@ def test_products_are_those_of_the_explicit_fisher_matrix(
 def test_products_are_those_of_the_hessian_of_the_divergence() -> None:
     """By differences of the gradient of the KL, which never derives it twice."""
     language_model = gpt2()
-    experience, credited = batch()
-    product = learner(Actor(language_model)).fisher_product(experience, credited)
+    experience, advantages = batch()
+    product = learner(Actor(language_model)).fisher_product(experience, advantages)
     logs = Actor(language_model).score(experience.tokens, {"distribution"}).distribution.detach()
 
     def slope(moved: Tensor) -> Tensor:
@@ -301,29 +301,29 @@ def test_products_are_those_of_the_hessian_of_the_divergence() -> None:
 def test_a_step_stays_inside_the_region_and_improves() -> None:
     """Both measured without the learner, by another kernel of attention."""
     language_model = gpt2()
-    experience, credited = batch()
+    experience, advantages = batch()
     experience = with_old(language_model, experience)
     actor, mask = Actor(language_model), experience.mask
     before = actor.score(experience.tokens, {"distribution", "logp"})
-    found = learner(actor, region(delta=0.02)).update(experience, credited, 0)
+    found = learner(actor, region(delta=0.02)).update(experience, advantages, 0)
     after = actor.score(experience.tokens, {"distribution", "logp"})
     kl = kl_divergence(before.distribution.exp(), after.distribution.exp())[mask].mean().item()
     assert found["policy/accepted"] == 1.0
     assert 0.001 < kl <= 0.02
     assert found["policy/kl"] == pytest.approx(kl, rel=1e-9)
-    gained = ((after.logp - before.logp).exp() - 1)[mask] * credited.advantages[mask]
+    gained = ((after.logp - before.logp).exp() - 1)[mask] * advantages.advantages[mask]
     assert found["policy/surrogate_improvement"] == pytest.approx(gained.mean().item(), rel=1e-9)
     assert gained.mean() > 0
 
 
 def moved(
-    experience: Experience, credited: Advantages, settings: Region = UNDAMPED, **kw: Any
+    experience: Experience, advantages: Advantages, settings: Region = UNDAMPED, **kw: Any
 ) -> Tensor:
     """What one step adds to the weights."""
     language_model = gpt2()
     experience = with_old(language_model, experience)
     start = flat(language_model)
-    found = learner(Actor(language_model), settings, **kw).update(experience, credited, 0)
+    found = learner(Actor(language_model), settings, **kw).update(experience, advantages, 0)
     assert found["policy/accepted"] == 1.0
     return flat(language_model) - start
 
@@ -345,16 +345,16 @@ def test_the_split_into_micro_batches_changes_nothing(rows: int) -> None:
 
 def test_the_order_of_rows_changes_nothing() -> None:
     order = torch.tensor([3, 0, 5, 1, 4, 2])
-    experience, credited = batch()
+    experience, advantages = batch()
     assert_same_step(
-        moved(experience, credited, EXACT),
-        moved(experience.rows(order), credited.rows(order), EXACT),
+        moved(experience, advantages, EXACT),
+        moved(experience.rows(order), advantages.rows(order), EXACT),
     )
 
 
 @pytest.mark.parametrize(("left", "right"), [(0, 3), (2, 0), (3, 4)])
 def test_the_amount_of_padding_changes_nothing(left: int, right: int) -> None:
-    experience, credited = batch()
+    experience, advantages = batch()
     pad = torch.nn.functional.pad
     padded = replace(
         experience,
@@ -366,45 +366,45 @@ def test_the_amount_of_padding_changes_nothing(left: int, right: int) -> None:
         ),
     )
     wider = replace(
-        credited,
-        advantages=pad(credited.advantages, (0, right), value=torch.nan),
-        mask=pad(credited.mask, (0, right)),
+        advantages,
+        advantages=pad(advantages.advantages, (0, right), value=torch.nan),
+        mask=pad(advantages.mask, (0, right)),
     )
-    assert_same_step(moved(experience, credited, EXACT), moved(padded, wider, EXACT))
+    assert_same_step(moved(experience, advantages, EXACT), moved(padded, wider, EXACT))
 
 
 def test_rows_outside_the_loss_are_in_no_mean() -> None:
-    experience, credited = batch()
+    experience, advantages = batch()
     some = torch.tensor([0, 2, 3, 5])
     left_out = torch.ones(ROWS, dtype=torch.bool).index_fill(0, some, value=False)
-    mask = credited.mask & ~left_out[:, None]
-    fewer = replace(credited, mask=mask, valid=mask.any(-1))
+    mask = advantages.mask & ~left_out[:, None]
+    fewer = replace(advantages, mask=mask, valid=mask.any(-1))
     assert_same_step(
-        moved(experience, fewer, EXACT), moved(experience.rows(some), credited.rows(some), EXACT)
+        moved(experience, fewer, EXACT), moved(experience.rows(some), advantages.rows(some), EXACT)
     )
 
 
 def test_no_signal_leaves_the_bits() -> None:
     language_model = gpt2()
-    experience, credited = batch()
+    experience, advantages = batch()
     experience = with_old(language_model, experience)
     policy, start = learner(Actor(language_model)), weights(language_model)
-    silent = replace(credited, advantages=torch.zeros_like(credited.advantages))
+    silent = replace(advantages, advantages=torch.zeros_like(advantages.advantages))
     found = policy.update(experience, silent, 0)
     assert same(start, weights(language_model))
     assert found["policy/grad_norm"] == found["policy/accepted"] == found["policy/backtracks"] == 0
-    nobody = replace(credited, mask=torch.zeros_like(credited.mask))
+    nobody = replace(advantages, mask=torch.zeros_like(advantages.mask))
     policy.update(experience, nobody, 1)
     assert same(start, weights(language_model))
     assert policy.optimiser_steps == 0
-    policy.update(experience, credited, 2)
+    policy.update(experience, advantages, 2)
     assert not same(start, weights(language_model))
     assert policy.optimiser_steps == 1
 
 
 def test_a_refused_step_of_a_language_model_leaves_the_bits() -> None:
     language_model = builtin_model()  # float32
-    experience, credited = batch(vocabulary=259)
+    experience, advantages = batch(vocabulary=259)
     experience, start = with_old(language_model, experience), weights(language_model)
     places = [p.data_ptr() for p in language_model.model.parameters()]
     plain, calls = loss(), list[int]()
@@ -415,7 +415,7 @@ def test_a_refused_step_of_a_language_model_leaves_the_bits() -> None:
         return total + len(calls), metrics
 
     policy = learner(Actor(language_model), loss=replace(plain, value=worse_each_time))
-    found = policy.update(experience, credited, 0)
+    found = policy.update(experience, advantages, 0)
     assert found["policy/accepted"] == 0.0
     assert found["policy/backtracks"] == 10
     assert len(calls) == 11
@@ -426,10 +426,10 @@ def test_a_refused_step_of_a_language_model_leaves_the_bits() -> None:
 def test_a_step_to_where_nothing_is_finite_is_refused() -> None:
     """Weights that overflow are outside of every region; the line search comes back."""
     language_model = builtin_model()
-    experience, credited = batch(vocabulary=259)
+    experience, advantages = batch(vocabulary=259)
     experience, start = with_old(language_model, experience), weights(language_model)
     far = region(delta=1e76, line_search_steps=2)
-    found = learner(Actor(language_model), far).update(experience, credited, 0)
+    found = learner(Actor(language_model), far).update(experience, advantages, 0)
     assert found["policy/accepted"] == 0.0
     assert same(start, weights(language_model))
 
@@ -445,43 +445,43 @@ class Breaks(Actor):
 
 def test_whatever_happens_in_a_line_search_the_weights_come_back() -> None:
     language_model = gpt2()
-    experience, credited = batch()
+    experience, advantages = batch()
     experience, start = with_old(language_model, experience), weights(language_model)
     with pytest.raises(RuntimeError, match="out of memory"):
-        learner(Breaks(language_model)).update(experience, credited, 0)
+        learner(Breaks(language_model)).update(experience, advantages, 0)
     assert same(start, weights(language_model))
 
 
 @pytest.mark.parametrize("factor", [float("nan"), float("inf")])
 def test_no_step_is_taken_on_a_gradient_that_is_not_finite(factor: float) -> None:
     language_model = gpt2()
-    experience, credited = batch()
+    experience, advantages = batch()
     experience, start = with_old(language_model, experience), weights(language_model)
     policy = learner(Actor(language_model), loss=loss(factor))
     with pytest.raises(NonFiniteError, match="policy: the norm of the gradient of step 4 is nan"):
-        policy.update(experience, credited, 3)
+        policy.update(experience, advantages, 3)
     assert same(start, weights(language_model))
 
 
 def test_a_number_inside_the_mask_that_is_not_finite_is_refused() -> None:
     language_model = gpt2()
-    experience, credited = batch()
+    experience, advantages = batch()
     experience = with_old(language_model, experience)
     experience.logp_old[1, 0] = torch.nan
     with pytest.raises(NonFiniteError, match="logp_old is nan at row 1, token 0"):
-        learner(Actor(language_model)).update(experience, credited, 0)
+        learner(Actor(language_model)).update(experience, advantages, 0)
 
 
 def test_weights_that_are_not_trained_stay_and_are_in_no_vector() -> None:
     language_model = gpt2()
     for name, p in language_model.model.named_parameters():
         p.requires_grad_("c_attn" in name)
-    experience, credited = batch()
+    experience, advantages = batch()
     experience, start = with_old(language_model, experience), weights(language_model)
     policy = learner(Actor(language_model))
     size = 4 * 12 + 12  # from 4 to 3 · 4, and the bias
-    assert policy.fisher_product(experience, credited)(torch.ones(size).double()).shape == (size,)
-    assert policy.update(experience, credited, 0)["policy/accepted"] == 1.0
+    assert policy.fisher_product(experience, advantages)(torch.ones(size).double()).shape == (size,)
+    assert policy.update(experience, advantages, 0)["policy/accepted"] == 1.0
     after = weights(language_model)
     changed = {name for name in start if not torch.equal(start[name], after[name])}
     assert {"c_attn" in name for name in changed} == {True}
@@ -502,10 +502,10 @@ SEEN = list[list[list[int]]]()
 def fisher_rows(share: float, seed: int, step: int) -> list[list[int]]:
     SEEN.clear()
     language_model = gpt2()
-    experience, credited = batch()
+    experience, advantages = batch()
     experience = with_old(language_model, experience)
     settings = region(fisher_share=share, cg_iterations=1)
-    learner(Counting(language_model), settings, seed=seed).update(experience, credited, step)
+    learner(Counting(language_model), settings, seed=seed).update(experience, advantages, step)
     assert all(rows == SEEN[0] for rows in SEEN)  # the matrix stays the same within a step
     return SEEN[0]
 
@@ -542,9 +542,9 @@ def test_models_are_derived_twice_whatever_their_attention(kind: str, attention:
     )
     language_model = of_architecture(kind, **shared, **sizes)
     assert language_model.model.config._attn_implementation == attention
-    experience, credited = batch(vocabulary=64)
+    experience, advantages = batch(vocabulary=64)
     experience = with_old(language_model, experience)
-    found = learner(Actor(language_model), region()).update(experience, credited, 0)
+    found = learner(Actor(language_model), region()).update(experience, advantages, 0)
     assert found["policy/accepted"] == 1.0
 
 
@@ -553,8 +553,8 @@ def test_state_saved_and_loaded_takes_the_same_next_step(tmp_path: Path) -> None
     settings = region(fisher_share=0.5)
     policy = learner(Actor(undisturbed), settings)
     for step in range(2):
-        experience, credited = batch(step)
-        policy.update(with_old(undisturbed, experience), credited, step)
+        experience, advantages = batch(step)
+        policy.update(with_old(undisturbed, experience), advantages, step)
     counters = policy.save(tmp_path)
     assert counters == {"optimiser_steps": 2}
     resumed = gpt2()
@@ -562,10 +562,10 @@ def test_state_saved_and_loaded_takes_the_same_next_step(tmp_path: Path) -> None
     successor = learner(Actor(resumed), settings)
     successor.load(tmp_path, counters)
     for step in range(2, 4):
-        experience, credited = batch(step)
+        experience, advantages = batch(step)
         experience = with_old(undisturbed, experience)
-        assert policy.update(experience, credited, step) == successor.update(
-            experience, credited, step
+        assert policy.update(experience, advantages, step) == successor.update(
+            experience, advantages, step
         )
         assert same(weights(undisturbed), weights(resumed))
     assert successor.optimiser_steps == policy.optimiser_steps == 4

@@ -1,14 +1,20 @@
-"""Statistics of observations: of every step that was learned from, once, and of nothing else."""
+"""Statistics of observations: of every step that was learned from, once, and of nothing else.
+
+Those of rewards follow the returns of episodes, from one batch to the next.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file
 
 import polopt
+from polopt.update.normalisers import RewardScale
 from runs import metrics
 
 STEPS, COUNT, LONG = 4, 3, 20  # batches, environments, steps in each
@@ -64,3 +70,49 @@ def test_a_batch_is_learned_from_through_the_statistics_that_it_was_sampled_thro
         assert line["policy/grad_norm"] > 0
     first, second = (statistics(directory, step)["normaliser.mean"] for step in (1, 2))
     assert (first - second).abs().max() > 0.01
+
+
+@dataclass(frozen=True)
+class OfOne:
+    """Rewards of one environment in which no episode ends."""
+
+    of: tuple[float, ...]
+    anew: bool = False
+
+    @property
+    def rewards(self) -> Any:
+        return np.array([self.of])
+
+    @property
+    def terminated(self) -> Any:
+        return np.zeros((1, len(self.of)), dtype=np.bool_)
+
+    @property
+    def valid(self) -> Any:
+        return ~self.terminated
+
+    truncated = terminated
+
+
+def begun() -> RewardScale:
+    """It has seen the returns 1 and 2 of an episode that goes on."""
+    scale = RewardScale(count=1, gamma=1.0)
+    scale.scaled(OfOne((1.0, 1.0), anew=True))
+    return scale
+
+
+def test_the_returns_of_an_episode_go_on_in_the_next_batch() -> None:
+    """1, 2 and 2 + 4 = 6 have a variance of 14/3."""
+    assert begun().scaled(OfOne((4.0,)))[0, 0] == pytest.approx(4 / (14 / 3) ** 0.5)
+
+
+def test_the_returns_of_an_abandoned_episode_do_not() -> None:
+    """1, 2 and 3 have a variance of 2/3; on top of the abandoned 2 it were 1, 2 and 5."""
+    scaled = begun().scaled(OfOne((3.0,), anew=True))
+    assert scaled[0, 0] == pytest.approx(3 / (2 / 3) ** 0.5)
+
+
+def test_a_resumed_scale_knows_the_returns_that_go_on() -> None:
+    again = RewardScale(count=1, gamma=1.0)
+    again.load_state_dict(begun().state_dict())
+    assert again.scaled(OfOne((4.0,)))[0, 0] == pytest.approx(4 / (14 / 3) ** 0.5)

@@ -1,4 +1,4 @@
-"""The rows: one file a method. A file that is added here is a method that there is. No torch."""
+"""The rows of the methods, one file each; every file of this folder is found. No torch."""
 
 from __future__ import annotations
 

@@ -4,8 +4,8 @@
     θ′ ← τ θ + (1 - τ) θ′ of both,  a = clip(μ(s) + x, ±1),  x ← x - θ x + σ N(0, 1)
 
 Silver et al. 2014 (the gradient); Lillicrap et al. 2016, arXiv:1509.02971 (replay, target networks,
-Ornstein-Uhlenbeck noise with dt = 1), whose numbers these are but for the random steps at first,
-the networks (400-300 there), the batch of 64 and the weight decay of its critic.
+Ornstein-Uhlenbeck noise with dt = 1). Defaults are those of the paper, except for the random steps
+at the start, the networks (400-300 there), the batch (64) and the weight decay of the critic.
 """
 
 from __future__ import annotations

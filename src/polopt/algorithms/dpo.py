@@ -1,4 +1,4 @@
-"""DPO: the policy learns from preferences directly, as the reward model of itself.
+"""DPO: the policy learns from preferences, with its own log-ratio to the reference as reward.
 
     L = -log σ(β h),  h = log π(y_w)/π_ref(y_w) - log π(y_l)/π_ref(y_l)
 
@@ -12,7 +12,7 @@ from polopt.recipe.row import Place, Row
 
 ROW = Row(
     name="dpo",
-    summary="learns from preferences without a reward model: the policy is its own",
+    summary="learns from preferences: the log-ratio to the reference is the reward",
     source="Rafailov et al. 2023, arXiv:2305.18290, Eq. 7",
     requires=frozenset({"pairs"}),
     uses=frozenset(

@@ -1,4 +1,4 @@
-"""Policy gradient: every token of a response is credited with its reward.
+"""Policy gradient: the advantage of every token is the reward of its response.
 
     L = -1/B Σᵢ rᵢ Σₜ log π(yᵢₜ | xᵢ, yᵢ,<ₜ)
 
@@ -11,7 +11,7 @@ from polopt.recipe.row import policy_row
 
 ROW = policy_row(
     "pg",
-    summary="the reward on every token: the theorem, and nothing else",
+    summary="policy gradient theorem: the reward on every token, no baseline",
     source="Sutton et al. 2000, policy gradient theorem",
     values={
         "credit.returns": "outcome",

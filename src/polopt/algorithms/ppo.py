@@ -4,7 +4,7 @@
     L = 1/N Σᵢₜ max(-ρ A, -clip(ρ, 1-ε, 1+ε) A),  V learns A + V_old, not normalised
 
 Schulman et al. 2017, arXiv:1707.06347, Eq. 7; for language models Stiennon et al. 2020,
-arXiv:2009.01325. Numbers are those of lm-human-preferences and TRL (Huang et al. 2024,
+arXiv:2009.01325. Defaults on text are those of lm-human-preferences and TRL (Huang et al. 2024,
 arXiv:2403.17031).
 """
 

@@ -1,4 +1,4 @@
-"""Action-value actor-critic: the critic's value of the token is its weight.
+"""Action-value actor-critic: the critic's Q(s, a) of a token is its advantage.
 
     L = -1/N Σᵢₜ Q(sₜ, yₜ) log π(yₜ),  Q learns rₜ + γ Q(sₜ₊₁, yₜ₊₁) (SARSA)
 
@@ -12,7 +12,7 @@ from polopt.recipe.row import policy_row
 
 ROW = policy_row(
     "q_actor_critic",
-    summary="actor-critic on action values: the critic says what a token is worth",
+    summary="actor-critic on action values: Q(s, a) of a token is its advantage",
     source="Sutton et al. 2000; Konda & Tsitsiklis 2000",
     values={
         "credit.returns": "q",

@@ -1,4 +1,4 @@
-"""REINFORCE: what comes after a token, compared with a baseline.
+"""REINFORCE: the return from a token on, less a baseline.
 
     L = -1/B Σᵢₜ (Gᵢₜ - b) log π(yᵢₜ | xᵢ, yᵢ,<ₜ),  Gₜ = Σ_{k≥t} γ^{k-t} rₖ
 

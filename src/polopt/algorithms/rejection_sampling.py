@@ -1,4 +1,4 @@
-"""Rejection sampling: sample several responses, keep the best, raise their likelihood; again.
+"""Rejection sampling: in every step sample several responses, and fine-tune on the best.
 
     L = -1/N Σ_{i kept} Σₜ log π(yᵢₜ | xᵢ, yᵢ,<ₜ),  N tokens of those that are kept
 
@@ -11,7 +11,7 @@ from polopt.recipe.row import Place, Row
 
 ROW = Row(
     name="rejection_sampling",
-    summary="the best of several responses, then maximum likelihood of it: iterated",
+    summary="samples several responses and fine-tunes on the best, in every step",
     source="Dong et al. 2023, RAFT, arXiv:2304.06767, Algorithm 1",
     requires=frozenset({"prompts", "reward"}),
     uses=frozenset(
@@ -34,7 +34,7 @@ ROW = Row(
     places={"text": Place("polopt.assembly.supervised:imitated_stage", "groups", "alternate")},
     values={
         "credit.select": "best",
-        "credit.threshold": 1.0,  # what a verifier gives a right answer
+        "credit.threshold": 1.0,  # the reward of a right answer by a verifier
         "objective.aggregation": "token_mean",
         "update.learning_rate": 1e-5,
     },

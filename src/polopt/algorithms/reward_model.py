@@ -12,7 +12,7 @@ from polopt.recipe.row import Place, Row
 
 ROW = Row(
     name="reward_model",
-    summary="one score a response, from pairs or rankings: what the others optimise",
+    summary="one score a response, from pairs or rankings: a reward for other methods",
     source="Ouyang et al. 2022, InstructGPT, arXiv:2203.02155, Eq. 1",
     requires=frozenset({"pairs"}),
     uses=frozenset({"data", "preference", "update", "evaluation", "run"}),

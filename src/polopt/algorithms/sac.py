@@ -1,12 +1,12 @@
-"""SAC: a policy that earns and stays undecided, from two critics and a replay buffer.
+"""SAC: return plus entropy are maximised, with two critics and a replay buffer.
 
     y = r + γ (1 - terminated) [min(Q₁′, Q₂′)(s′, a′) - α log π(a′|s′)],  a′ ~ π(·|s′)
     L_Q = Σₖ E[(Qₖ(s, a) - y)²],  φ′ ← τ φ + (1 - τ) φ′
     L_π = E[α log π(a|s) - min(Q₁, Q₂)(s, a)],  a = tanh(μ + σ N(0, 1)),  L_α = -log α E[log π + H̄]
 
-Haarnoja et al. 2018, arXiv:1801.01290, and with a learned temperature arXiv:1812.05905, whose
-numbers these are but for the random steps at first and the networks (256-256 there); the form of
-the temperature is that of Stable-Baselines3.
+Haarnoja et al. 2018, arXiv:1801.01290, and with a learned temperature arXiv:1812.05905. Defaults
+are those of the latter, except for the random steps at the start and the networks (256-256 there);
+the loss of the temperature is that of Stable-Baselines3.
 """
 
 from __future__ import annotations

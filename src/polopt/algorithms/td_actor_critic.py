@@ -1,9 +1,9 @@
-"""One-step actor-critic: the error of the critic's own prediction is the advantage.
+"""One-step actor-critic: the TD error of the critic is the advantage.
 
     δₜ = rₜ + γ V(sₜ₊₁) - V(sₜ),  L = -1/N Σᵢₜ δₜ log π(yₜ),  V learns rₜ + γ V(sₜ₊₁)
 
-Sutton & Barto 2018, section 13.5. An unbiased advantage only where V is the value of the policy:
-with a reward at the last token alone, the others learn from what the critic has passed back.
+Sutton & Barto 2018, section 13.5. Unbiased only where V is the value of the policy: with a reward
+at the last token alone, earlier tokens learn from the values of the critic alone.
 """
 
 from __future__ import annotations
@@ -28,6 +28,6 @@ ROW = policy_row(
         "episodes.steps": 16,
         "credit.normalisation": "batch_z",
         "credit.epsilon": 1e-8,
-        "critic.epochs": 4,  # an advantage is as good as the critic: with 1 most seeds collapse
+        "critic.epochs": 4,  # with 1 the critic lags behind, and most seeds collapse
     },
 )

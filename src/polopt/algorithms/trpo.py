@@ -1,10 +1,10 @@
-"""TRPO: the step that improves most among those that change the policy little.
+"""TRPO: the step that improves most within a bound on the KL divergence.
 
     max E_old[ρ A]  subject to  E KL(π_old(· | s) ‖ π(· | s)) ≤ δ
 
 Schulman et al. 2015, arXiv:1502.05477, Eq. 14 and App. C; advantages of Schulman et al. 2016,
-arXiv:1506.02438. The direction solves F x = g by conjugate gradients, the length is searched. With
-`credit.returns = "outcome"` and a group baseline it needs no critic.
+arXiv:1506.02438. The direction solves F x = g by conjugate gradients, a line search finds the
+length. With `credit.returns = "outcome"` and a group baseline it needs no critic.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ROW = policy_row(
         "credit.normalisation": "batch_z",
         "credit.epsilon": 1e-8,
         "objective.ratio": "token",
-        "objective.bound": "none",  # the region bounds the step
+        "objective.bound": "none",  # the trust region bounds the step
         "objective.aggregation": "token_mean",
         "critic.clip": 0.0,
         "trust_region.delta": 0.01,
@@ -41,7 +41,7 @@ ROW = policy_row(
     },
     update="natural_step",
     uses=frozenset({"trust_region"}),
-    # One step a batch, whose length the region finds, on the objective alone.
+    # One step a batch, on the objective alone; the trust region decides its length.
     idle=frozenset(
         {
             "update.learning_rate",

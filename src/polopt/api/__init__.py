@@ -118,9 +118,10 @@ def quickstart(flags: Flags = (), *, observers: Sequence[Observer] = ()) -> Run:
 
 
 def evaluate(model_or_run: str | Path, *, flags: Flags = (), k: int = 1) -> Evaluation:
-    """Accuracy, and pass@k, on prompts that training never sees; of a reward model, on pairs.
+    """Evaluate a model on data that training never sees.
 
-    Of a policy in control, the return of whole episodes by its likeliest actions.
+    A policy of text: accuracy and pass@k on prompts. A reward model: accuracy on pairs. A policy in
+    control: the mean return of episodes by its most likely actions.
 
     Args:
         model_or_run: a run directory (its last weights and its data), a checkpoint in one (the
@@ -146,10 +147,10 @@ def evaluate(model_or_run: str | Path, *, flags: Flags = (), k: int = 1) -> Eval
 
 
 def _check_target(target: str, *, remote: bool = True, hub_id: str = "a hub id") -> None:
-    """Refuse what is no directory, and cannot be a hub id or is one where none is allowed.
+    """Refuse a target that is no directory, unless it is a hub id and those are allowed.
 
     Raises:
-        ModelError: names what is allowed.
+        ModelError: names the allowed targets.
     """
     if Path(target).is_file():
         raise ModelError(f"{target}: a file; the directory of a run, a checkpoint or a model")
@@ -205,7 +206,7 @@ def converse(
 
 
 def check(recipe: RecipeSource, flags: Flags = ()) -> list[dict[str, Any]]:
-    """Validate a recipe; for each stage its settings, what follows from them, and what is inert."""
+    """Validate a recipe; for each stage its settings, derived sizes and inert settings."""
     from polopt.diagnose.check import check as checked
 
     return checked(recipe, flags)
@@ -238,7 +239,7 @@ def _check_heard(recipe: Recipe) -> None:
 
 
 def _command(recipe: RecipeSource, flags: Flags) -> str | None:
-    """What to type to run the same again, in a new directory; None for a recipe from Python."""
+    """The command that runs the same again, in a new directory; None for a recipe from Python."""
     if isinstance(recipe, Mapping):
         return None
     given = flag_values(flags)
@@ -264,7 +265,7 @@ def _config(
                 "row": describe(stage),
                 "settings": settings(stage),
                 "derived": derived(stage),
-                "inert": inert(stage, given(own)),  # of what the user stated
+                "inert": inert(stage, given(own)),  # of the settings that the user stated
             }
             for own, stage in zip(written.stages, resolved.stages, strict=True)
         ],

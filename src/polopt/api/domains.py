@@ -26,7 +26,7 @@ class InDomain:
     policy: str  # module:function that loads a trained policy for use
     evaluated: str  # field of ``evaluation`` that counts what it is evaluated on
     sampled_examples: bool  # whether an evaluation outside of a run shows samples
-    weights: str = ""  # file that stands beside them; default: a model of its own
+    weights: str = ""  # file that marks a directory of weights; "": a model of transformers
 
 
 EXAMINED = {  # sections by the role whose weights a run ends with
@@ -41,10 +41,10 @@ def of_evaluation(stage: StageRecipe, checkpoints: Path) -> dict[str, Any]:
 
 
 def _of_text(stage: StageRecipe, checkpoints: Path) -> dict[str, Any]:
-    """The same for text; a reward model has its weights at the start of the stage."""
+    """The same for text, of a policy or of a reward model."""
     trains = row(stage.algorithm).trains
     of_training = {
-        "model": {"lora", "lora_alpha", "lora_targets"},  # merged into what is evaluated
+        "model": {"lora", "lora_alpha", "lora_targets"},  # evaluated weights have it merged in
         "rollout": {"prompts_per_step", "group_size", "resample_rounds"},
         "evaluation": {"every"},
         "run": {"steps", "checkpoint_every", "keep", "track", "directory"},
@@ -120,7 +120,7 @@ assert IN_DOMAIN.keys() == DOMAINS.keys(), "a domain of which the API knows noth
 
 
 def domain_of_weights(directory: str) -> str:
-    """The domain of the policy whose weights stand in a directory."""
+    """The domain of the weights in a directory, by the files in it."""
     named = (d for d, one in IN_DOMAIN.items() if one.weights)
     found = (d for d in named if (Path(directory) / IN_DOMAIN[d].weights).is_file())
     return next(found, TEXT.name)

@@ -23,7 +23,7 @@ from polopt.rollout.evaluation import Evaluation
 
 
 def examine(stage: StageRecipe, weights: str, k: int) -> Evaluation:
-    """Sample ``k`` answers to each evaluation prompt of a resolved stage, and the greedy one.
+    """Evaluate weights by a resolved stage: a policy of text by ``k`` samples and a greedy one.
 
     A reward model is evaluated on held-out pairs, a policy in control on episodes.
 
@@ -53,7 +53,7 @@ def of_control(inputs: StageInputs, k: int) -> Callable[[bool], Evaluation]:
     """Evaluate a policy in control on episodes.
 
     Raises:
-        RecipeError: it does not fit the environment, or ``k`` is not 1.
+        RecipeError: the policy does not fit the environment, or ``k`` is not 1.
     """
     stage = inputs.recipe
     if k > 1:

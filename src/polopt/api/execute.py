@@ -117,7 +117,7 @@ def _parts(
     device: torch.device,
     reward: Callable[..., Any] | None,
 ) -> StageInputs:
-    """The inputs of the next stage, or of the stage that the checkpoint ``inside`` it is of."""
+    """The inputs of the current stage; ``inside``: a checkpoint of this stage to go on from."""
     stage = recipe.stages[progress.stage]
     ends = {name: str(run.checkpoints / end) for name, end in progress.stage_ends.items()}
     start = stage.model.path if stage.start is None else ends[stage.start]
@@ -145,7 +145,7 @@ def _placed(progress: Progress, stage: str, observe: Observer, event: Event) -> 
 
 @contextmanager
 def _reason_kept(run: RunDirectory, recipe: Recipe, progress: Progress) -> Generator[None]:
-    """Write the reason why a run ended into its directory; the error names how to resume."""
+    """Write the error that ends a run into its warnings; add to it how to resume."""
     try:
         yield
     except UserError as error:
@@ -163,12 +163,12 @@ def _reason_kept(run: RunDirectory, recipe: Recipe, progress: Progress) -> Gener
 def _put_back(
     run: RunDirectory, newest: Path | None, state: Mapping[str, Any], observe: Observer
 ) -> Progress:
-    """The progress of a checkpoint; the line files of the run are cut back to it."""
+    """The progress of a checkpoint; truncates the line files of the run to it."""
     progress = Progress(**state.get("progress", {}))
     run.truncate(state.get("offsets", {}))
     if newest is None:
         _announce(run.config, observe)
-    else:  # a kill may have come between a checkpoint and its names
+    else:  # a kill may have come between a checkpoint and its links
         checkpoint.link(run.checkpoints, "last", newest)
         link_best(run.checkpoints, progress)
     return progress
@@ -196,7 +196,7 @@ def _check_whole(path: str, stage: StageRecipe) -> None:
 
 
 def _check_threads(threads: int) -> None:
-    """Refuse more threads than processors: they wait for each other.
+    """Refuse more threads than processors, which would wait for each other.
 
     Raises:
         RecipeError: names how many this machine has.
@@ -248,7 +248,7 @@ def _evaluated_on(stage: StageRecipe) -> dict[str, int]:
 
 
 def _total(seconds: dict[str, float]) -> float:
-    """Steps, and what happens between them; the parts of a step are in the step already."""
+    """Seconds of steps, comparisons and checkpoints; other kinds are parts of a step."""
     return sum(seconds.get(kind, 0.0) for kind in ("step", "compare", "checkpoint"))
 
 

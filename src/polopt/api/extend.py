@@ -42,7 +42,7 @@ def extend(run: Path, config: dict[str, Any], flags: Flags) -> None:
 
 
 def _standing(run: Path, stages: Sequence[StageRecipe]) -> str:
-    """The step of the newest checkpoint."""
+    """The step of the newest checkpoint, in words."""
     newest = checkpoint.newest(run / "checkpoints")
     if newest is None:
         return "its beginning"

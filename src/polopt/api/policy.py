@@ -44,7 +44,7 @@ class Policy:
 
     language_model: LanguageModel
     usage: Usage
-    seeds: Iterator[int] = field(default_factory=count)  # of calls without a seed
+    seeds: Iterator[int] = field(default_factory=count)  # used by calls without a seed
 
     @overload  # text is a sequence of texts, too: the first that fits counts
     def respond(  # pyright: ignore[reportOverlappingOverload]
@@ -99,7 +99,7 @@ class Policy:
         Args:
             prompts: one prompt, or a list of prompts.
             n: answers to each prompt.
-            seed: of the draws; without one each call draws anew, the first of them as with 0.
+            seed: of the draws; calls without one use 0, 1, 2, ... in turn.
             settings: ``temperature`` (default: 0, the most likely answer; of several answers that
                 of the training), ``top_p``, ``max_new_tokens`` (an answer also ends where the
                 context does) and ``stop``, a string or several (defaults: those of the training).
@@ -185,7 +185,7 @@ class ControlPolicy:
     """A trained policy in control that gives actions for observations."""
 
     actor: StepActor
-    seeds: Iterator[int] = field(default_factory=count)  # of calls without a seed
+    seeds: Iterator[int] = field(default_factory=count)  # used by calls without a seed
 
     def act(
         self,
@@ -197,10 +197,10 @@ class ControlPolicy:
         """The action for an observation, or one for each of N: an integer, or numbers [D].
 
         Args:
-            observations: as the environment gives them: O numbers of any shape, or N times that.
-                Of a number among n, n flags. Statistics of the policy normalise them.
-            deterministic: the likeliest action; otherwise one that is drawn.
-            seed: of the draw; without one each call draws anew, the first of them as with 0.
+            observations: as the environment gives them: O numbers in any shape, or [N, ...] of
+                that; a discrete one of n values as a one-hot vector. Not yet normalised.
+            deterministic: the most likely action; otherwise one that is drawn.
+            seed: of the draw; calls without one use 0, 1, 2, ... in turn.
 
         Raises:
             DataError: observations of another size, or that are not finite numbers.
@@ -225,10 +225,10 @@ def _or_next(seed: int | None, seeds: Iterator[int]) -> int:
 
 
 def _rows(observations: object, size: int) -> tuple[NDArray[np.float32], bool]:
-    """[N, size], and whether it was one observation and not N.
+    """Observations as [N, size], and whether a single one was given.
 
     Raises:
-        DataError: another size, or no finite numbers.
+        DataError: another size, or numbers that are not finite.
     """
     try:
         given = np.asarray(observations, dtype=np.float32)
@@ -273,7 +273,7 @@ def _check_answers(run: Path, weights: Path) -> None:
     """Refuse a run that ends in a reward model.
 
     Raises:
-        RunDirectoryError: says how to load it.
+        RunDirectoryError: the weights are those of a reward model.
     """
     stage = recorded(record.open_existing(run).config).stages[-1]
     if row(stage.algorithm).trains != "actor":

@@ -19,9 +19,9 @@ def recorded(config: Mapping[str, Any], flags: Mapping[str, Any] | None = None) 
 
 
 def located(path: Path) -> tuple[Path, Path] | None:
-    """The run and the weights that a path means: a run its last ones, a checkpoint in it its own.
+    """The run directory and the weights of a path: a run, with its last weights, or a checkpoint.
 
-    None: it is neither.
+    None where the path is neither.
 
     Raises:
         RunDirectoryError: a run without a checkpoint.

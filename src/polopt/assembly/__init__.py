@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from polopt.algorithms import row
 from polopt.assembly.chosen import named
-from polopt.assembly.context import StageInputs
+from polopt.assembly.inputs import StageInputs
 from polopt.coordination.stage import Stage
 
 

@@ -21,16 +21,16 @@ class Around:
         self.learner, self._instead = learner, instead
         self.name, self.save, self.load = learner.name, learner.save, learner.load
 
-    def update(self, experience: Experience, credited: Advantages, step: int) -> Measured:
+    def update(self, experience: Experience, advantages: Advantages, step: int) -> Measured:
         """Consume one batch by the wrapping function."""
-        return self._instead(self.learner.update, experience, credited, step)
+        return self._instead(self.learner.update, experience, advantages, step)
 
 
 def delayed(learner: Learner, steps: int) -> Learner:
     """A learner that skips the first ``steps`` batches."""
 
-    def update(own: Update, experience: Experience, credited: Advantages, step: int) -> Measured:
-        return own(experience, credited, step) if step >= steps else {}
+    def update(own: Update, experience: Experience, advantages: Advantages, step: int) -> Measured:
+        return own(experience, advantages, step) if step >= steps else {}
 
     return Around(learner, update)
 
@@ -38,8 +38,8 @@ def delayed(learner: Learner, steps: int) -> Learner:
 def every(count: int, learner: Learner) -> Learner:
     """A learner that updates on every ``count``-th batch."""
 
-    def update(own: Update, experience: Experience, credited: Advantages, step: int) -> Measured:
-        return own(experience, credited, step) if (step + 1) % count == 0 else {}
+    def update(own: Update, experience: Experience, advantages: Advantages, step: int) -> Measured:
+        return own(experience, advantages, step) if (step + 1) % count == 0 else {}
 
     return Around(learner, update)
 
@@ -47,9 +47,9 @@ def every(count: int, learner: Learner) -> Learner:
 def on_kept(learner: Learner) -> Learner:
     """A learner that updates on the valid rows alone; without any it skips the batch."""
 
-    def update(own: Update, experience: Experience, credited: Advantages, step: int) -> Measured:
-        kept = credited.valid.nonzero()[:, 0]
-        return own(experience.rows(kept), credited.rows(kept), step) if len(kept) else {}
+    def update(own: Update, experience: Experience, advantages: Advantages, step: int) -> Measured:
+        kept = advantages.valid.nonzero()[:, 0]
+        return own(experience.rows(kept), advantages.rows(kept), step) if len(kept) else {}
 
     return Around(learner, update)
 
@@ -60,7 +60,7 @@ def recredited(learner: Learner, credit: Callable[[Experience], Advantages]) -> 
     The metrics of these advantages replace the earlier ones.
     """
 
-    def update(own: Update, experience: Experience, credited: Advantages, step: int) -> Measured:
+    def update(own: Update, experience: Experience, advantages: Advantages, step: int) -> Measured:
         fresh = credit(experience)
         return {**fresh.metrics, **own(experience, fresh, step)}
 

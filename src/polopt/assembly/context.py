@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
-import torch
-
-from polopt.assembly.fits import check_reach, check_vocabulary
+from polopt.assembly.inputs import StageInputs
 from polopt.assembly.reward import RewardModel, reward_models
 from polopt.coordination.sources import RolloutSource
 from polopt.coordination.stage import Evaluation, Event, Learner, Observer, Stage, Until
-from polopt.errors import ModelError, RecipeError
+from polopt.errors import RecipeError
 from polopt.math.divergence import kl_divergence_of_logs
-from polopt.models import LanguageModel, ScalarModel, context_length, load, load_scalar, save
-from polopt.models.adapter import DIRECTORY, attach, load_adapter
-from polopt.recipe import StageRecipe, Update
-from polopt.recipe.contradictions import ENDED
+from polopt.models import save
+from polopt.recipe import StageRecipe
 from polopt.rewards import RewardSpec, Scored, first_batch_report
 from polopt.roles import Actor, Scorer
-from polopt.roles.scorer import trainable
 from polopt.rollout import usage
 from polopt.rollout.engines import LocalEngine
 from polopt.rollout.evaluation import Examination, evaluate, means, sample_line
 from polopt.rollout.groups import experience, rollout_metrics
-from polopt.rollout.rewarding import Judge, RewardFunction, judge, specs, text_of
+from polopt.rollout.rewarding import Judge, judge, specs, text_of
 from polopt.rollout.text import TextSource, text_source
 from polopt.rollout.usage import Usage
 from polopt.seeding import derive
@@ -38,114 +32,6 @@ from polopt.update.natural_step import Divergence
 
 SAMPLES_A_STEP = 8  # training responses recorded of each step
 B = TypeVar("B")  # the batch type of a source
-M = TypeVar("M", LanguageModel, ScalarModel)
-
-
-@dataclass(frozen=True)
-class StageInputs:
-    """The inputs from which a stage is assembled. Paths: directories, hub ids or built-in names."""
-
-    recipe: StageRecipe  # resolved
-    weights: str  # of the model to train: the start of the stage, or a checkpoint inside it
-    start: str  # initial weights of the stage: the reference, and the trunk of a new critic
-    device: torch.device
-    observe: Observer
-    compare: bool  # evaluate before and after
-    reward: RewardFunction | None = None  # from Python
-    ends: Mapping[str, str] = field(default_factory=dict[str, str])  # stage -> where it ended
-
-    def language_model(self, path: str) -> LanguageModel:
-        """A language model on the stage's device; a built-in one is initialised by the seed."""
-        loaded = load(self._located(path), revision=self._revision(path), seed=self._seed)
-        loaded.model.to(self.device)  # pyright: ignore[reportArgumentType] - torch's overloads
-        return loaded
-
-    def scalar_model(self, path: str, outputs: int = 1) -> ScalarModel:
-        """The same with a linear head of ``outputs`` numbers in the place of the vocabulary."""
-        loaded = load_scalar(
-            self._located(path), outputs=outputs, revision=self._revision(path), seed=self._seed
-        )
-        loaded.model.to(self.device)  # pyright: ignore[reportArgumentType] - torch's overloads
-        return loaded
-
-    def reader(self, field: str, path: str, policy: LanguageModel, outputs: int = 1) -> ScalarModel:
-        """A scalar model that takes the responses of the policy as input.
-
-        Raises:
-            ModelError: a model that cannot be loaded, or has too small a vocabulary or context.
-        """
-        return self._readable(field, path, policy, partial(self.scalar_model, outputs=outputs))
-
-    def language_reader(self, field: str, path: str, policy: LanguageModel) -> LanguageModel:
-        """A language model that takes the responses of the policy as input."""
-        return self._readable(field, path, policy, self.language_model)
-
-    def _readable(
-        self, field: str, path: str, policy: LanguageModel, load: Callable[[str], M]
-    ) -> M:
-        try:
-            loaded = load(path)
-        except ModelError as error:
-            raise ModelError(str(error).replace("model.path", field, 1)) from error
-        new = self.recipe.rollout.max_new_tokens
-        longest = self.recipe.data.max_prompt_tokens or context_length(policy) - new
-        check_vocabulary(field, (path, loaded), (self.recipe.model.path, policy))
-        check_reach(field, loaded, longest + new)
-        return loaded
-
-    def policy(self) -> LanguageModel:
-        """The trained policy: all of its weights, or an adapter on the frozen initial ones."""
-        return self._trained(self.language_model)
-
-    def reward_model(self) -> ScalarModel:
-        """The trained reward model: the same with one output, whose head is trained in full."""
-        return self._trained(self.scalar_model, head="score")
-
-    def _trained(self, load: Callable[[str], M], head: str | None = None) -> M:
-        settings = self.recipe.model
-        if settings.lora is None:
-            return load(self.weights)
-        loaded = load(self.start)
-        seed = derive(self.recipe.run.seed, self.recipe.name, "adapter")
-        attach(loaded.model, settings, seed, head=head)
-        if self.weights != self.start:  # inside the stage
-            load_adapter(loaded.model, Path(self.weights) / DIRECTORY)
-        trained = sum(p.numel() for p in trainable(loaded.model).values())
-        frozen = loaded.model.num_parameters() - trained
-        text = f"adapter of rank {settings.lora}: {trained:,} weights beside {frozen:,} frozen ones"
-        self.tell(text)
-        return loaded
-
-    def tell(self, text: str, *, warning: bool = False) -> None:
-        """Send a message to the observers; a warning is also written to the run directory."""
-        kind, name = ("warning", "message") if warning else ("message", "text")
-        self.observe(Event(kind, {name: text}))
-
-    def update(self, **changes: Any) -> Update:  # noqa: ANN401
-        """The section ``update`` of the recipe with changes, for one of the learners."""
-        return self.recipe.update.model_copy(update=changes)
-
-    @property
-    def steps(self) -> int:
-        """Batches that the stage consumes."""
-        assert self.recipe.run.steps is not None, "resolved by the row"
-        return self.recipe.run.steps
-
-    @property
-    def autocast(self) -> bool:
-        """Whether forward passes compute in bfloat16."""
-        return self.recipe.model.dtype == "bfloat16"
-
-    @property
-    def _seed(self) -> int:
-        return derive(self.recipe.run.seed, "model")
-
-    def _located(self, path: str) -> str:
-        """The checkpoint at the end of an earlier stage, for ``stage:NAME``."""
-        return self.ends[path.removeprefix(ENDED)] if path.startswith(ENDED) else path
-
-    def _revision(self, path: str) -> str | None:
-        return self.recipe.model.revision if path == self.recipe.model.path else None
 
 
 class PolicyContext(Protocol):

@@ -15,9 +15,10 @@ from torch import Tensor
 from polopt.assembly.adaptive import adaptive_numbers
 from polopt.assembly.around import Around, Update
 from polopt.assembly.chosen import chosen
-from polopt.assembly.context import StageInputs, staged
+from polopt.assembly.context import staged
 from polopt.assembly.critic import Valued, critic_learner, of_actions
 from polopt.assembly.fits import check_actions, check_fits, shape, shape_of_policy
+from polopt.assembly.inputs import StageInputs
 from polopt.assembly.learners import learner_of_policy
 from polopt.choices.roles import reads_values
 from polopt.coordination.stage import Learner, Measured, Stage
@@ -99,7 +100,7 @@ def control_stage(inputs: StageInputs) -> Stage:
         inputs,
         source,
         prepare=lambda batch: prepared(of, batch),
-        credit=partial(credited, credit=credit_of(recipe, of.adaptive)),
+        credit=partial(step_advantages, credit=credit_of(recipe, of.adaptive)),
         learners=learners,
         save_model=lambda path: save_policy(of.actor.network, path),
         describe=lambda batch: (episode_metrics(int(batch.valid.sum()), batch.episodes), ()),
@@ -219,7 +220,7 @@ def credit_of(recipe: StageRecipe, adaptive: Sequence[AdaptiveNumber] = ()) -> C
     )
 
 
-def credited(experience: Experience, credit: Credit) -> Advantages:
+def step_advantages(experience: Experience, credit: Credit) -> Advantages:
     """The advantage of every step, without the metrics of groups of responses."""
     result = assign(experience, credit)
     kept = {
@@ -228,16 +229,17 @@ def credited(experience: Experience, credit: Credit) -> Advantages:
     return replace(result, metrics=kept)
 
 
-# Read by credit alone, by no learner.
-CREDITED = dict.fromkeys(("logp_rollout", "step_rewards", "next_values", "terminated", "cut"))
+# Fields that are read by the credit stage alone, by no learner: left out of its batches.
+READ_BY_CREDIT = dict.fromkeys(("logp_rollout", "step_rewards", "next_values", "terminated", "cut"))
 
 
 def flattened(learner: Learner) -> Learner:
     """A learner that gets the valid steps as rows of one step each."""
 
-    def update(own: Update, experience: Experience, credited: Advantages, step: int) -> Measured:
+    def update(own: Update, experience: Experience, advantages: Advantages, step: int) -> Measured:
         where = experience.mask.nonzero(as_tuple=True)
-        return own(_flat(replace(experience, **CREDITED), where), _flat(credited, where), step)
+        rows = _flat(replace(experience, **READ_BY_CREDIT), where)
+        return own(rows, _flat(advantages, where), step)
 
     return Around(learner, update)
 

@@ -142,9 +142,9 @@ def with_action_correction(loss: Loss[Any], critic: Scorer, recipe: StageRecipe)
     """The same less ``Σ_a π(a|s) Q(s, a)`` of every token: without it b(s, a) is biased."""
     aggregate, length = chosen("aggregation", recipe), recipe.objective.aggregation_length
 
-    def terms(experience: Experience, credited: Advantages) -> Corrected:
-        reduce = reduction(credited.mask, experience.group, aggregate, length)
-        return Corrected(loss.terms(experience, credited), experience.inputs, reduce)
+    def terms(experience: Experience, advantages: Advantages) -> Corrected:
+        reduce = reduction(advantages.mask, experience.group, aggregate, length)
+        return Corrected(loss.terms(experience, advantages), experience.inputs, reduce)
 
     def value(outputs: Outputs, terms: Corrected) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         total, metrics = loss.value(outputs, terms.policy)

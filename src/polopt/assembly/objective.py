@@ -43,8 +43,8 @@ def policy_gradient(
     want: set[Quantity] = {"logp", "entropy" if objective.entropy_coefficient else "entropy_told"}
     return Loss(
         want=want,
-        terms=lambda experience, credited: step_terms(
-            experience, credited, objective, experience.logp
+        terms=lambda experience, advantages: step_terms(
+            experience, advantages, objective, experience.logp
         ),
         value=lambda outputs, terms: policy_loss(
             given(outputs.logp), outputs.entropy, terms, objective

@@ -11,7 +11,6 @@ from torch import Tensor
 from polopt.assembly.chosen import chosen
 from polopt.assembly.context import (
     StageContext,
-    StageInputs,
     assembled,
     examiner,
     given_responses,
@@ -20,6 +19,7 @@ from polopt.assembly.context import (
     stage_context,
     staged,
 )
+from polopt.assembly.inputs import StageInputs
 from polopt.assembly.objective import given
 from polopt.assembly.supervised import alike
 from polopt.assembly.text import frozen_start

@@ -45,17 +45,18 @@ class Processed:
     def measured(self, credit: Crediting) -> Crediting:
         """The same with metrics: the mean token reward of right and of wrong answers."""
 
-        def credited(tensors: Experience) -> Advantages:
+        def with_means(tensors: Experience) -> Advantages:
             found = credit(tensors)
             return replace(found, metrics=found.metrics | means(tensors))
 
-        return credited
+        return with_means
 
     def learners(self, others: Sequence[Learner], credit: Crediting) -> list[Learner]:
         """The learners, that of the process reward model first.
 
-        A batch has the rewards from before the model learned from it; where those from after it
-        are asked for, what policy and critic learn from is credited anew.
+        The rewards of a batch are those from before this learner's update on it. With
+        ``process.update = "before"``, advantages are recomputed with the rewards from after it,
+        for the policy and the critic.
         """
         if self.of.recipe.process.update == "before":
             others = [

@@ -10,9 +10,10 @@ import torch
 from torch.nn import Parameter
 
 from polopt.assembly.chosen import chosen
-from polopt.assembly.context import StageInputs, staged
+from polopt.assembly.context import staged
 from polopt.assembly.control import ControlContext, examiner, made, policy_network
 from polopt.assembly.fits import check_actions
+from polopt.assembly.inputs import StageInputs
 from polopt.coordination.stage import Learner, Stage
 from polopt.coordination.stepwise import ReplaySchedule, StepwiseSource
 from polopt.envs.control.interface import Box

@@ -8,7 +8,8 @@ import torch
 
 from polopt.assembly.around import on_kept
 from polopt.assembly.chosen import chosen
-from polopt.assembly.context import StageInputs, assembled, policy_learner, stage_context
+from polopt.assembly.context import assembled, policy_learner, stage_context
+from polopt.assembly.inputs import StageInputs
 from polopt.assembly.objective import given
 from polopt.assembly.text import sampled_stage
 from polopt.coordination.offline import OfflineSource
@@ -59,13 +60,13 @@ def selection_of(recipe: StageRecipe) -> Credit:
     )
 
 
-def _with_metrics(experience: Experience, credited: Advantages) -> Advantages:
+def _with_metrics(experience: Experience, advantages: Advantages) -> Advantages:
     """The same with metrics: the share of selected responses and their mean reward."""
-    kept = experience.rewards[credited.valid]
+    kept = experience.rewards[advantages.valid]
     metrics = {"kept/share": len(kept) / len(experience.rewards)}
     if len(kept):
         metrics["kept/reward"] = float(kept.mean())
-    return replace(credited, metrics=credited.metrics | metrics)
+    return replace(advantages, metrics=advantages.metrics | metrics)
 
 
 def likelihood(recipe: StageRecipe) -> Loss[Reduction]:
@@ -73,8 +74,8 @@ def likelihood(recipe: StageRecipe) -> Loss[Reduction]:
     aggregate, length = chosen("aggregation", recipe), recipe.objective.aggregation_length
     want: set[Quantity] = {"logp"}
 
-    def terms(experience: Experience, credited: Advantages) -> Reduction:
-        return reduction(credited.mask, experience.group, aggregate, length)
+    def terms(experience: Experience, advantages: Advantages) -> Reduction:
+        return reduction(advantages.mask, experience.group, aggregate, length)
 
     return Loss(want, terms, lambda outputs, reduce: supervised_loss(given(outputs.logp), reduce))
 

@@ -9,18 +9,13 @@ from typing import Any
 
 from polopt.assembly.adaptive import adaptive_numbers
 from polopt.assembly.chosen import chosen, number
-from polopt.assembly.context import (
-    StageContext,
-    StageInputs,
-    assembled,
-    reporting_once,
-    stage_context,
-)
+from polopt.assembly.context import StageContext, assembled, reporting_once, stage_context
 from polopt.assembly.critic import Valued, critic_learner, valued
 from polopt.assembly.extras import companions
+from polopt.assembly.inputs import StageInputs
 from polopt.assembly.learners import learner_of_policy
 from polopt.assembly.process import Crediting, Processed, processed
-from polopt.assembly.reward import agreement, refreshed
+from polopt.assembly.refresh import agreement, refreshed
 from polopt.choices.returns import SUMS
 from polopt.choices.roles import reads_process
 from polopt.coordination.ledger import Ledger
@@ -179,7 +174,7 @@ def credit_of(recipe: StageRecipe, adaptive: Sequence[AdaptiveNumber] = ()) -> C
     )
 
 
-def _with_metrics(of: StageContext, experience: Experience, credited: Advantages) -> Advantages:
+def _with_metrics(of: StageContext, experience: Experience, advantages: Advantages) -> Advantages:
     """The KL of the policy before the update to the behaviour policy and to the reference.
 
     The first is 0 where the engine has the current weights. Also the agreement of reward models.
@@ -190,4 +185,4 @@ def _with_metrics(of: StageContext, experience: Experience, credited: Advantages
         metrics |= {"behaviour/kl": float(found.k3), "behaviour/ess": float(found.ess_fraction)}
     if experience.logp_old is not None and experience.logp_ref is not None:
         metrics["kl/measured"] = measured_kl(experience)[0]
-    return replace(credited, metrics=credited.metrics | metrics)
+    return replace(advantages, metrics=advantages.metrics | metrics)

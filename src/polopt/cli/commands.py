@@ -1,4 +1,4 @@
-"""The commands. Each parses, hands over and prints; what they do stands in ``polopt.api``."""
+"""The commands. Each parses its arguments, calls ``polopt.api`` or ``diagnose``, and prints."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class _InOrder(click.Group):
     """Commands in the order in which a newcomer meets them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """As they were added."""
+        """Names in the order in which the commands were added."""
         return list(self.commands)
 
 

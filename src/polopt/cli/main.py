@@ -1,4 +1,4 @@
-"""Entry point: exit codes, and one line on stderr for whatever the user can put right."""
+"""Entry point: exit codes, and one line on stderr for errors that the user can put right."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _fail(message: str) -> int:
 
 
 def _tolerate(stream: TextIO) -> None:
-    """A letter that an old terminal lacks or did not write in UTF-8 is a question mark."""
+    """Replace characters that a terminal cannot encode, or did not send as UTF-8, by ``?``."""
     reconfigure = getattr(stream, "reconfigure", None)
     if reconfigure is not None:
         reconfigure(errors="replace")

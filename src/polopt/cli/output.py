@@ -17,7 +17,7 @@ _WIDE = 4096  # nothing is wrapped or cut where there is no screen
 
 
 def console() -> Console:
-    """Stdout: as wide as the screen, or as wide as it takes; text is never read as markup."""
+    """Stdout, as wide as the terminal; in a pipe without a limit. Text is never read as markup."""
     width = None if sys.stdout.isatty() else _WIDE
     return Console(width=width, markup=False, highlight=False, emoji=False)
 
@@ -31,7 +31,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str =
 
 
 def fits(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> bool:
-    """Whether the table stands on the screen without folding."""
+    """Whether the table fits the width of the terminal without folding."""
     screen = console()
     unbounded = screen.options.update(width=_WIDE)
     return Measurement.get(screen, unbounded, _table(columns, rows, "")).maximum <= screen.width
@@ -68,7 +68,7 @@ def _controls(character: str) -> bool:
 
 
 def text(value: object) -> str:
-    """A cell: numbers short, lists with commas, nothing for nothing."""
+    """A cell: numbers with six digits, lists with commas, None as an empty string."""
     match value:
         case None:
             return ""

@@ -11,7 +11,7 @@ from polopt.cli import output
 
 
 def show(directory: Path, *, as_json: bool) -> None:
-    """Print ``summary.json`` of a finished run as tables, or as it is."""
+    """Print ``summary.json`` of a finished run as tables, or as JSON."""
     summary: dict[str, Any] = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
     if as_json:
         output.write_json({"directory": str(directory), **summary})

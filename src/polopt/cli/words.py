@@ -57,10 +57,10 @@ def split(words: tuple[str, ...]) -> tuple[list[str], list[str]]:
 
 
 def one(targets: list[str], what: str, meaning: str) -> str:
-    """The one target of a command; ``what`` as the help names it.
+    """The single target of a command, named ``what`` in its help.
 
     Raises:
-        UserError: there is none, or more than one.
+        UserError: no target, or more than one.
     """
     if not targets:
         raise UserError(f"{what}: missing; {meaning}")
@@ -73,7 +73,7 @@ def none(targets: list[str]) -> None:
     """Check that a command without a target has none.
 
     Raises:
-        UserError: there is something.
+        UserError: a target was given.
     """
     if targets:
         raise UserError(f"{targets[0]!r} is not a flag; a flag is --section.field value")

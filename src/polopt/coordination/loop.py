@@ -102,10 +102,10 @@ def _step(stage: Stage, progress: Progress, context: RunContext) -> None:
 def _learn(stage: Stage, batch: Any, step: int) -> Measured:  # noqa: ANN401 - its own learners know
     """Update every learner on a batch, in order; their metrics."""
     experience = stage.prepare(batch)
-    credited = stage.credit(experience)
-    learned: dict[str, float | Tensor] = {**credited.metrics}
+    advantages = stage.credit(experience)
+    learned: dict[str, float | Tensor] = {**advantages.metrics}
     for learner in stage.learners:
-        learned |= learner.update(experience, credited, step)
+        learned |= learner.update(experience, advantages, step)
     return learned
 
 

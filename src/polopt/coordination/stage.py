@@ -22,7 +22,7 @@ class Learner(Protocol):
 
     name: str
 
-    def update(self, experience: Experience, credited: Advantages, step: int) -> Measured:
+    def update(self, experience: Experience, advantages: Advantages, step: int) -> Measured:
         """Update on one batch; ``step`` steps of the stage were recorded before it."""
         ...
 

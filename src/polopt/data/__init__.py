@@ -1,6 +1,6 @@
-"""Sources of prompts, demonstrations and preferences: read, checked, divided, ordered, tokenised.
+"""Sources of prompts, demonstrations and preferences: read, checked, split, ordered, tokenised.
 
-Files and the hub, and tasks, give the same ``Rows``::
+Files, the hub, and tasks give the same ``Rows``::
 
     tokeniser = Tokeniser(tokenizer, max_prompt_tokens=200)
     rows = load_rows(recipe.data, 512, seed, check=tokeniser.check)  # or, for a task,

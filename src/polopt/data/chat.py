@@ -17,16 +17,16 @@ Spans = list[tuple[int, int]]
 
 
 class RefusedError(Exception):
-    """The template cannot render these messages; the reason in words."""
+    """The chat template cannot render these messages; the message of the error says why."""
 
 
 def rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str:
-    """The prompt of the messages as text; the turn of the assistant follows."""
+    """The prompt of the messages as text, up to where the assistant's turn begins."""
     return str(_apply(tokenizer, messages, prompt=True, tokenize=False))
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
-    """The prompt of the messages as tokens; the turn of the assistant follows."""
+    """The prompt of the messages as tokens, up to where the assistant's turn begins."""
     return list(_apply(tokenizer, messages, prompt=True, tokenize=True)["input_ids"])
 
 
@@ -39,16 +39,16 @@ def conversation(
 ) -> tuple[list[int], Spans]:
     """The tokens of a conversation, and the span of every turn of the assistant in ``completion``.
 
-    A turn starts where the prompt before it ends, so that training continues what sampling is
-    given, and goes up to the token that ends it. A template that ends no turn by such a token gets
-    ``end`` after the last one, or the policy would never learn to stop.
+    A turn starts where the prompt before it ends, so that training sees the same prompt as
+    sampling, and includes the token that ends it. Where the template ends turns without such a
+    token, ``end`` is appended to the last one, or the policy would never learn to stop.
 
     Args:
         tokenizer: with a chat template.
         prompt: messages up to the first turn to learn.
         completion: the messages from there on; the last is of the assistant.
         stop_ids: tokens that end a response.
-        end: the one to end the last turn with where the template has none.
+        end: the stop token that is appended where the template has none.
 
     Raises:
         RefusedError: the template does not continue its own prompt with the answer.
@@ -87,7 +87,12 @@ def _prefix(tokens: list[int], beginning: list[int], turn: int) -> list[int]:
 def _apply(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], prompt: bool, tokenize: bool
 ) -> Any:  # noqa: ANN401
-    """The template alone places special tokens: a beginning of sequence is never doubled."""
+    """Apply the chat template, which alone adds special tokens: no second BOS token.
+
+    Raises:
+        DataError: the tokeniser has no chat template.
+        RefusedError: the template refuses the messages.
+    """
     if tokenizer.chat_template is None:
         raise DataError("model.path: the tokeniser has no chat template; data of plain text")
     try:

@@ -18,13 +18,13 @@ def accept(where: str, columns: Columns, fields: Fields, demonstrations: bool) -
 
     A prompt is text, or chat messages that end with the user's turn. A demonstration is text after
     text, text or messages after messages, or one whole conversation in the prompt field; its
-    prompt then ends where the assistant first speaks.
+    prompt then ends before the first turn of the assistant.
 
     Args:
         where: place of the row, for messages.
         columns: the row as it was read.
         fields: the columns to read.
-        demonstrations: whether the row must hold one.
+        demonstrations: whether the row must hold a demonstration.
 
     Raises:
         BadRowError: which field is wrong, how, and what is allowed.
@@ -85,7 +85,7 @@ def value_of(where: str, columns: Columns, name: str, how: str = "") -> Any:  # 
 
 
 def text_or_messages(where: str, name: str, value: Any, part: str = "") -> Text:  # noqa: ANN401
-    """A value as text or as messages; ``part`` names it where it is one of several."""
+    """A value as text or as messages; ``part`` names the value in errors, if a list has several."""
     if isinstance(value, str):
         _check_string(where, name, value, part)
         return value
@@ -153,7 +153,7 @@ def _divided(where: str, name: str, messages: Sequence[Message]) -> tuple[Text, 
 
 
 def check_turns(where: str, name: str, messages: Sequence[Message], last: str) -> None:
-    """User and assistant take turns, after an optional system message."""
+    """Refuse messages unless user and assistant alternate after an optional system message."""
     roles = [message["role"] for message in messages]
     start = int(roles[0] == "system")
     if "user" not in roles:
@@ -170,7 +170,7 @@ def check_turns(where: str, name: str, messages: Sequence[Message], last: str) -
 
 
 def _deeper_than(value: Any, levels: int) -> bool:  # noqa: ANN401
-    """Whether lists and objects are nested deeper; without recursion."""
+    """Whether lists and objects are nested in more than ``levels``; without recursion."""
     layer: list[Any] = [value]
     for _ in range(levels):
         inner = [item.values() if isinstance(item, dict) else item for item in layer]

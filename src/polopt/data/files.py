@@ -30,7 +30,7 @@ def read(name: str, field: str = "data.source") -> Iterator[Read]:
         field: of the recipe that names it, for messages.
 
     Raises:
-        DataError: the file is missing, unreadable, of another kind, or broken beyond one row.
+        DataError: the file is missing, unreadable, of another kind, or damaged as a whole.
     """
     path = Path(name).expanduser()
     reader = READERS.get(path.suffix)
@@ -58,7 +58,7 @@ def _json_object(where: str, line: bytes) -> dict[str, Any] | BadRowError:
     """One line as an object, or what is wrong with it."""
     try:
         value = json.loads(line.decode(), parse_constant=_refuse)
-        if b"\\u" in line:  # the only way to half of a surrogate pair, which no file can hold
+        if b"\\u" in line:  # an escape may be half of a surrogate pair, which UTF-8 cannot hold
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeDecodeError as error:
         return BadRowError(where, "bad UTF-8", f"byte {error.start} is not UTF-8; save it as UTF-8")
@@ -90,7 +90,7 @@ def _csv(path: Path) -> Iterator[Read]:
     line = 1
     limit = csv.field_size_limit(sys.maxsize)  # the default refuses cells beyond 128 KiB
     try:
-        # what is not UTF-8 becomes surrogates, so that it spoils its row and no other
+        # bytes that are not UTF-8 become surrogates, so that only their own row is bad
         with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
             lines = csv.reader(file, strict=True)
             header = next(lines, None)

@@ -19,11 +19,11 @@ def read(source: str, split: str, field: str = "data.source") -> Iterator[Read]:
 
     Args:
         source: as in the recipe.
-        split: where the source names none.
+        split: used where the source names none.
         field: of the recipe that names it, for messages.
 
     Raises:
-        DataError: the hub or a directory does not give such rows; one line with its reason.
+        DataError: the data set cannot be loaded; one line with the reason.
     """
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
@@ -33,7 +33,7 @@ def read(source: str, split: str, field: str = "data.source") -> Iterator[Read]:
         allowed = "hub:NAME, hub:NAME:CONFIGURATION, or either followed by [SPLIT]"
         raise DataError(f"{field}: {source!r} is not allowed; {allowed}")
     try:
-        # data sets are files here: no code of a repository is run
+        # data sets are read from files: no code of a repository is run
         data = load_dataset(match["name"], match["configuration"], split=match["split"] or split)
     except (DatasetsError, OSError, ValueError) as error:
         raise DataError(f"{field}: {source!r} cannot be loaded: {one_line(error)}") from error

@@ -43,8 +43,8 @@ def load_rows(
     Args:
         data: section of the recipe.
         evaluation_prompts: how many distinct prompts to evaluate on, at most.
-        seed: which prompts are held out.
-        demonstrations: whether every row must hold one.
+        seed: decides which prompts are held out.
+        demonstrations: whether every row must hold a demonstration.
         preferences: whether every row must hold a pair or a ranking.
         check: further conditions, which raise ``BadRowError`` (see ``Tokeniser.check``).
 
@@ -136,10 +136,10 @@ def generated(
     """The rows of a task: endless training rows, and the first rows of its evaluation split.
 
     Args:
-        source: its name, for messages.
+        source: name of the task, for messages.
         row: the columns of an index, a pure function; its splits share no prompt.
         evaluation_prompts: how many rows to evaluate on.
-        demonstrations: whether every row must hold one.
+        demonstrations: whether every row must hold a demonstration.
         preferences: whether every row must hold a ranking.
     """
     train = _Generated(source, row, "train", demonstrations, preferences)
@@ -179,7 +179,11 @@ def _read(data: Data, source: str, field: str) -> Iterator[Read]:
 
 
 def _held_out(source: str, rows: Sequence[Row], most: int, seed: int) -> dict[str, Row]:
-    """A tenth of the distinct prompts, rounded up, or ``most``; a row of each."""
+    """A row of each held-out prompt: a tenth of the distinct prompts, rounded up; at most ``most``.
+
+    Raises:
+        DataError: fewer than two distinct prompts.
+    """
     distinct = len({_key(row.prompt) for row in rows})
     if distinct < 2:
         raise DataError(
@@ -200,5 +204,5 @@ def _chosen(rows: Sequence[Row], most: int, seed: int) -> dict[str, Row]:
 
 
 def _key(prompt: Text) -> str:
-    """Equal for equal prompts."""
+    """A key that is equal for equal prompts."""
     return prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True)

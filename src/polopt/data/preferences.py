@@ -1,4 +1,4 @@
-"""From columns to responses in an order: a pair, or a ranking of several."""
+"""From columns to ranked responses: a pair, or a ranking of several."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def accept_ranked(where: str, columns: Columns, fields: Fields) -> Row:
     """A checked row of preferences from its columns.
 
     A pair is a prompt with a chosen and a rejected response; where both are whole conversations
-    and there is no prompt, it is what they have in common at their beginning. A ranking is a
+    and there is no prompt column, the prompt is the messages with which both begin. A ranking is a
     prompt with a list of responses, best first or with their ranks.
 
     Args:

@@ -23,7 +23,7 @@ class BadRowError(DataError):
         self.reason = reason  # a few words to count by
 
 
-Read = tuple[str, Columns | BadRowError]  # place in the source, and what stands there
+Read = tuple[str, Columns | BadRowError]  # place in the source, and its columns or their error
 
 
 class Fields(NamedTuple):
@@ -34,7 +34,7 @@ class Fields(NamedTuple):
     chosen: str = "chosen"
     rejected: str = "rejected"
     completions: str | None = None  # of a ranking; None: pairs
-    ranks: str | None = None  # of the completions; None: they stand best first
+    ranks: str | None = None  # of the completions; None: the list is best first
 
 
 class Ranked(NamedTuple):
@@ -42,7 +42,7 @@ class Ranked(NamedTuple):
 
     completion: Text
     rank: float  # among those of its prompt; lower is better
-    field: str  # where it stands, for messages
+    field: str  # column that holds it, for messages
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of a data source, divided.
+    """The rows of a data source, split into training and evaluation.
 
     ``train[PromptStream(size, seed)(position)]`` is the training row of a position.
     """
@@ -124,10 +124,10 @@ def usable(
     """The rows that ``accept`` takes, and how many were bad for which reason.
 
     Args:
-        source: its name, for messages.
+        source: name of the data source, for messages.
         found: rows and bad rows in their order.
         accept: turns columns into a row or raises ``BadRowError``.
-        max_bad_share: of all rows, that may be skipped; None: the first bad row is an error.
+        max_bad_share: share of all rows that may be skipped; None: the first bad row is an error.
 
     Raises:
         BadRowError: a bad row, where none may be skipped.

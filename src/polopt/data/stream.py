@@ -1,4 +1,4 @@
-"""The order of training rows: a pure function of the position, so resuming needs only that."""
+"""The order of training rows, a pure function of the position: to resume, that is all it needs."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from polopt.seeding import derive
 class PromptStream:
     """An endless order of rows.
 
-    Finite data are shuffled anew in every epoch, each row once; of data without end, the position
-    is the index.
+    Finite data are shuffled anew in every epoch, each row once; for endless data, the index of a
+    row is its position.
     """
 
-    size: int | None  # rows; None: without end
+    size: int | None  # number of rows; None: endless
     seed: int
 
     def __call__(self, position: int) -> int:
@@ -34,7 +34,7 @@ class PromptStream:
 
 @lru_cache(maxsize=2)
 def shuffled(size: int, seed: int) -> NDArray[np.int64]:
-    """The numbers below ``size`` in an order of the seed."""
+    """A permutation of the numbers below ``size``, by the seed; read-only."""
     order = np.random.Generator(np.random.Philox(seed)).permutation(size)
     order.flags.writeable = False
     return order

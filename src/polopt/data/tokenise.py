@@ -1,7 +1,7 @@
 """From rows to tokens: prompts to sample from, demonstrations and rankings to learn from.
 
-What a policy is trained on begins with exactly the tokens that it is prompted with: text is never
-tokenised across the end of the prompt.
+Training sequences begin with exactly the tokens that the policy is prompted with: prompt and
+completion are tokenised apart, never across the end of the prompt.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Demonstration:
-    """A prompt and how to respond to it."""
+    """A prompt with one response, as tokens and the mask of those to learn."""
 
     prompt: Prompt
     tokens: NDArray[np.int64]  # [P + T] begins with the tokens of the prompt
-    mask: NDArray[np.bool_]  # [P + T] True on what the policy is to produce, ends of turns too
+    mask: NDArray[np.bool_]  # [P + T] True on tokens of the response, with those that end a turn
     prompt_length: int  # P
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """A prompt and several responses to it in an order."""
+    """A prompt and several responses to it, with their ranks."""
 
     prompt: Prompt
     responses: tuple[Demonstration, ...]
@@ -50,8 +50,8 @@ class Tokeniser:
     """A tokeniser of transformers with the limits of a run.
 
     Text becomes tokens by the tokeniser's own convention for special tokens, chat messages by its
-    template alone; so a beginning of sequence is never doubled. Text that contains a special token
-    is refused: it would be read as the token, not as text.
+    template alone; so there is never a second BOS token. Text that contains a special token is
+    refused: it would be read as the token, not as text.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -81,9 +81,10 @@ class Tokeniser:
         return Prompt(id, text, tuple(tokens), row.columns)
 
     def demonstration(self, row: Row, id: int) -> Demonstration:
-        """Prompt, completion and end of sequence; in a conversation every turn of the assistant.
+        """Prompt, completion and end of sequence; for messages, the whole conversation.
 
-        The mask is True on the completion and the token that ends it, once for each turn.
+        The mask is True on every turn of the assistant in the completion, and on the token that
+        ends the turn.
 
         Raises:
             BadRowError: as ``prompt``; a completion without tokens; more than the context holds.
@@ -94,7 +95,7 @@ class Tokeniser:
         return self._response(row, self.prompt(row, id), row.completion, row.fields.completion)
 
     def ranking(self, row: Row, id: int) -> Ranking:
-        """The prompt with each of its responses, all of them as demonstrations are.
+        """The prompt with each of its responses, each as a demonstration, and their ranks.
 
         Raises:
             BadRowError: as ``demonstration``, naming the field of the response.
@@ -120,7 +121,7 @@ class Tokeniser:
                         self.tokenizer, messages, turns, stop_ids, self._end
                     )
             case _:
-                raise TypeError(f"{row.where}: text and messages are mixed")  # no row is so
+                raise TypeError(f"{row.where}: text and messages are mixed")  # accept() refuses
         if any(end - start < 2 for start, end in spans):
             raise BadRowError(row.where, "empty field", "has no tokens", field)
         if self.max_tokens is not None and len(tokens) > self.max_tokens:
@@ -132,7 +133,7 @@ class Tokeniser:
         return Demonstration(prompt, np.array(tokens, dtype=np.int64), mask, len(prompt.tokens))
 
     def text(self, row: Row) -> NDArray[np.int64]:
-        """A plain text with its end of sequence; what the context does not hold is left out.
+        """The tokens [T] of a plain text and its end of sequence, cut to ``max_tokens``.
 
         Raises:
             BadRowError: a special token in the text, fewer than two tokens, or messages.
@@ -156,7 +157,7 @@ class Tokeniser:
 
     @cached_property
     def _special(self) -> re.Pattern[str]:
-        """Any special token; built once, for asking the tokeniser is slow."""
+        """A pattern for any special token; built once, because asking the tokeniser is slow."""
         added = self.tokenizer.added_tokens_decoder.values()
         tokens = {*self.tokenizer.all_special_tokens, *(str(t) for t in added if t.special)}
         return re.compile("|".join(re.escape(token) for token in sorted(tokens) if token) or "(?!)")
@@ -178,7 +179,7 @@ class Tokeniser:
     def _prompt_ids(self, text: str) -> list[int]:
         """Plain text with the special tokens of the tokeniser's convention around it."""
         tokens = self._ids(text, special=True)
-        # some tokenisers also end what they are given, but a prompt goes on
+        # some tokenisers also append EOS, which must not stand between prompt and response
         ended = len(tokens) > 1 and tokens[-1] == self.tokenizer.eos_token_id
         return tokens[:-1] if ended else tokens
 
@@ -188,7 +189,7 @@ class Tokeniser:
 
 @contextmanager
 def _by_template(row: Row) -> Generator[None]:
-    """Name the row that the chat template cannot render."""
+    """Turn a refusal of the chat template into an error that names the row."""
     try:
         yield
     except chat.RefusedError as error:

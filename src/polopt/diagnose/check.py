@@ -1,4 +1,4 @@
-"""What a recipe resolves to, before anything is loaded: settings, derived sizes, inert settings."""
+"""What a recipe resolves to, before models and data load: settings, sizes, inert settings."""
 
 from __future__ import annotations
 

@@ -30,14 +30,14 @@ class Finding:
 
     subject: str
     value: str
-    advice: str = ""  # what to do about it; empty: nothing
+    advice: str = ""  # what to do about it; empty: nothing to do
 
 
 def doctor(directory: Path = Path()) -> list[Finding]:
     """The findings about this machine; imports torch.
 
     Args:
-        directory: where runs will be written; its disk is looked at.
+        directory: where runs will be written; the free space of its disk is reported.
     """
     return [
         Finding("polopt", metadata.version("polopt")),
@@ -72,7 +72,7 @@ def _devices(torch: Any) -> Iterator[Finding]:  # noqa: ANN401
 
 
 def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # what this process may use, not what is built in
+    if hasattr(os, "sched_getaffinity"):  # cores that this process may use, not all there are
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 

@@ -48,15 +48,15 @@ def check_sources(recipe: Recipe) -> None:
 
 
 def _check_environments(stages: Sequence[StageRecipe]) -> None:
-    """Make an environment of each stage, and check that its method and its policy fit it.
+    """Make an environment of each stage, and check that method and starting policy fit it.
 
     Raises:
-        RecipeError: they do not fit, or ``until.metric`` is never measured.
+        RecipeError: they do not fit, or no evaluation there gives ``until.metric``.
     """
     if not stages:
         return
     from polopt.assembly.fits import Shape, check_actions, check_fits, shape
-    from polopt.envs.control.registry import make  # all of them bring torch
+    from polopt.envs.control.registry import make  # all three import torch
     from polopt.rollout.episodes import FIGURES
 
     shapes = dict[str, Shape]()

@@ -1,4 +1,6 @@
-"""What is subtracted from a return. Unbiased as long as it does not depend on the action.
+"""Baselines: what is subtracted from a return to reduce the variance of the gradient.
+
+The gradient stays unbiased as long as the baseline does not depend on the action.
 
 Rows that are not ``valid`` (no score, no tokens) are in no statistic, and their baseline is 0. A
 group whose rewards are all equal has exactly that number as its baseline, so advantages are exactly
@@ -13,7 +15,7 @@ from polopt.math.reduce import group_is_constant, group_size, group_sum, widen
 
 
 def has_peers(group: Int[Tensor, "B"], valid: Bool[Tensor, "B"]) -> Bool[Tensor, "B"]:
-    """Valid rows of groups with at least two of them: a group of one says nothing (rule R5)."""
+    """Valid rows of groups with at least two of them: one row alone has no comparison (rule R5)."""
     return valid & (group_size(valid, group) >= 2)
 
 
@@ -68,18 +70,8 @@ def action_correction(
     return torch.where(chance > 0, chance * action_values.detach(), 0.0).sum(-1)
 
 
-def raw_singletons(
-    advantages: Float[Tensor, "B"],
-    rewards: Float[Tensor, "B"],
-    group: Int[Tensor, "B"],
-    valid: Bool[Tensor, "B"],
-) -> Float[Tensor, "B"]:
-    """The advantage of a group of one is its raw reward: the convention of verl (mean 0, std 1)."""
-    return torch.where(valid & ~has_peers(group, valid), widen(rewards), advantages)
-
-
 def ema_update(baseline: float, rewards: Float[Tensor, "N"], decay: float) -> float:
-    """``b ← αb + (1-α)·mean(R)``, for the *next* batch; without a score b stays."""
+    """``b ← αb + (1-α)·mean(R)`` for the *next* batch, α the decay; rewards of NaN are left out."""
     scored = rewards[~torch.isnan(rewards)]
     if scored.numel() == 0:
         return baseline
@@ -89,7 +81,10 @@ def ema_update(baseline: float, rewards: Float[Tensor, "N"], decay: float) -> fl
 def running_mean_update(
     baseline: float, seen: int, rewards: Float[Tensor, "N"]
 ) -> tuple[float, int]:
-    """Mean of all rewards so far (2402.14740's moving average), for the *next* batch; and count."""
+    """Mean of all rewards so far, for the *next* batch, and their count (2402.14740).
+
+    Rewards of NaN are left out.
+    """
     scored = rewards[~torch.isnan(rewards)]
     count = seen + scored.numel()
     return (baseline * seen + float(scored.sum())) / max(count, 1), count

@@ -1,6 +1,6 @@
-"""Coefficients that follow a metric. Plain numbers in, plain numbers out.
+"""Controllers of the KL coefficient: ``(β, measured KL, samples) -> β`` for the next batch.
 
-``(β, KL, samples) -> β`` for the next batch; targets are bound by keyword.
+Plain numbers in, plain numbers out; targets are bound by keyword.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Weights and masks for samples of another policy than the one that anchors the ratio.
+"""Importance weights and masks where the sampling policy is not π_old, the anchor of the ratio.
 
 ``uₜ = exp(logp_oldₜ - logp_rolloutₜ)`` corrects engine mismatch and staleness. Weights are
 constants: differentiating ``w·log π`` through w would add the spurious term ``log π·∇w``.

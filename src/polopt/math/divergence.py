@@ -1,4 +1,4 @@
-"""Estimators of ``KL(π‖π_ref)`` from samples of π, and what they are worth in expectation.
+"""Estimators of ``KL(π‖π_ref)`` from samples of π, and exact divergences of two distributions.
 
 Where an estimator stands decides what its gradient is: in the reward k1 is right, in the loss k2
 (2510.01555, 2512.21852).
@@ -67,7 +67,7 @@ def kl_divergence_of_logs(
 ) -> Float[Tensor, "*batch"]:
     """``KL(p‖q) = Σ p·(log p - log q)`` of log-probabilities; a term with p = 0 is 0.
 
-    What p rules out has no gradient, so that -∞ in both is no NaN, of any order of derivative.
+    Terms with p = 0 have no gradient, so that -∞ in both gives no NaN in any derivative.
     """
     possible = log_p > -torch.inf
     log_p, log_q = (torch.where(possible, x, 0.0) for x in (log_p, log_q))
@@ -82,8 +82,8 @@ def gaussian_kl_divergence(
 ) -> Float[Tensor, "*batch"]:
     """``KL(p‖q) = Σ [log(σ_q/σ_p) + (σ_p² + (μ_p - μ_q)²)/(2σ_q²) - ½]`` of diagonal Gaussians.
 
-    In terms of ``d = log(σ_p/σ_q)`` it is ``½(e²ᵈ - 1) - d``, exactly 0 where they are the same. A
-    map of both that can be undone, such as tanh, leaves it as it is.
+    With ``d = log(σ_p/σ_q)`` and equal means it is ``½(e²ᵈ - 1) - d``, exactly 0 for equal
+    distributions. An invertible map of the variable, such as tanh, does not change the KL.
     """
     d, z = log_std_p - log_std_q, (mean_p - mean_q) * (-log_std_q).exp()
     return (torch.expm1(2.0 * d) / 2.0 - d + z.square() / 2.0).sum(-1)

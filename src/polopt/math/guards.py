@@ -1,4 +1,4 @@
-"""The check that stands before the mathematics: what is inside the mask is finite (rule R8)."""
+"""Checks that tensors are finite inside the mask, made before a loss is computed (rule R8)."""
 
 import math
 from collections.abc import Generator
@@ -14,9 +14,9 @@ from polopt.errors import NonFiniteError
 
 
 class _Asked(NamedTuple):
-    """A check that waits: its answer on the device, and what the error needs."""
+    """A check that is not read yet: its result on the device, and what the error needs."""
 
-    total: Tensor  # of all cells, finite only where each of them is: one number, and no mask yet
+    total: Tensor  # sum of all cells, masked or not: finite only if each of them is
     site: str
     name: str
     x: Tensor
@@ -43,7 +43,7 @@ def require_finite(
         name: What the tensor is called, for the message.
         x: Any tensor of one number a token.
         mask: Where it is read.
-        row: What to call the rows of a slice; default: their place in ``x``.
+        row: Numbers of the rows for the message, where ``x`` is a slice; default: places in ``x``.
 
     Raises:
         NonFiniteError: Names site, tensor, row, column and value of the first such cell.
@@ -59,12 +59,12 @@ def require_finite(
 
 @contextmanager
 def read_together() -> Generator[None]:
-    """All checks inside are read at the end, at once: an accelerator is waited for one time.
+    """Read all checks inside at the end, together: the host waits for the accelerator once.
 
     Raises:
         NonFiniteError: of the first check that fails, in the order in which they were made.
     """
-    if _waiting.get() is not None:  # whoever is around this reads
+    if _waiting.get() is not None:  # an outer context reads them
         yield
         return
     waiting = list[_Asked]()
@@ -81,7 +81,7 @@ def _read(checks: list[_Asked]) -> None:
         return
     totals = torch.stack([one.total for one in checks]).tolist()
     for one, total in zip(checks, totals, strict=True):
-        if not math.isfinite(total):  # it may have overflowed, or stand outside the mask
+        if not math.isfinite(total):  # or the sum overflowed, or the cell is outside the mask
             _refuse(one)
 
 

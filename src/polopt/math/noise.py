@@ -1,11 +1,11 @@
-"""Exploration noise."""
+"""Exploration noise: the next noise from the last one ``x`` and standard normal draws ``noise``."""
 
 from jaxtyping import Float
 from torch import Tensor
 
 
 def no_noise(x: Float[Tensor, "*shape"], noise: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """0, whatever is drawn."""
+    """0 at every step."""
     return noise * 0.0
 
 

@@ -1,7 +1,7 @@
-"""What an advantage is divided by. Always stated: population, ddof, epsilon and where it sits.
+"""Normalisation of advantages. Always stated: population, ddof, epsilon and where it sits.
 
 Group functions scale advantages by a statistic of one reward a row; rows that are not ``valid`` are
-in no statistic. What a baseline made exactly 0, in a group without variance, stays 0 (rule R6).
+in no statistic. Advantages of exactly 0, in a group without variance, stay 0 (rule R6).
 """
 
 from collections.abc import Callable
@@ -25,18 +25,6 @@ def std_plus(variance: Float[Tensor, "*shape"], eps: float) -> Float[Tensor, "*s
 def var_plus(variance: Float[Tensor, "*shape"], eps: float) -> Float[Tensor, "*shape"]:
     """``√(var + ε)`` (verl, TRL)."""
     return (variance + eps).sqrt()
-
-
-def var_clamp(variance: Float[Tensor, "*shape"], eps: float) -> Float[Tensor, "*shape"]:
-    """``√max(var, ε)`` (OpenRLHF)."""
-    return variance.clamp(min=eps).sqrt()
-
-
-DENOMINATORS: dict[str, Denominator] = {
-    "std_plus": std_plus,
-    "var_plus": var_plus,
-    "var_clamp": var_clamp,
-}
 
 
 def _divide(x: Tensor, denominator: Tensor) -> Tensor:

@@ -1,4 +1,7 @@
-"""Methods whose gradient goes through the action: targets, temperature, squashed Gaussians."""
+"""Pathwise gradients (DDPG, SAC): targets, losses, temperature, squashed Gaussians.
+
+Q values are ``[B]`` or ``[K, B]`` of K critics, for B transitions of a replay buffer.
+"""
 
 import math
 
@@ -68,7 +71,7 @@ def soft_update(
 def temperature_loss_none(
     log_alpha: Float[Tensor, ""], logp: Float[Tensor, "B"], target_entropy: float
 ) -> Float[Tensor, ""]:
-    """0: the temperature stays what it is."""
+    """0: the temperature is constant."""
     return torch.zeros_like(log_alpha)
 
 

@@ -1,4 +1,4 @@
-"""Losses of preferences: of a difference (a pair), or of all responses to a prompt (a ranking).
+"""Losses of preferences: on the difference of a pair, or on all responses to a prompt (a ranking).
 
 A response has one number, its score: the output of a reward model, or how much more likely it is
 than under the reference. The loss of a pair sees the difference of two scores alone, so a reward
@@ -64,7 +64,7 @@ def ordered_pairs(
 
 
 def has_pair(ranks: Float[Tensor, "N"], group: Int[Tensor, "N"]) -> Bool[Tensor, "P"]:
-    """Whether a prompt has responses of different ranks, in the order of the prompts' labels."""
+    """Whether each prompt has responses of different ranks; prompts by ascending ``group``."""
     prompts, index = torch.unique(group, return_inverse=True)
     i, _ = ordered_pairs(ranks, group)
     return torch.zeros(len(prompts), dtype=torch.bool, device=group.device).index_fill(
@@ -75,12 +75,12 @@ def has_pair(ranks: Float[Tensor, "N"], group: Int[Tensor, "N"]) -> Bool[Tensor,
 def prompt_means(
     x: Float[Tensor, "M"], row: Int[Tensor, "M"], group: Int[Tensor, "N"]
 ) -> Float[Tensor, "P"]:
-    """The mean of ``x`` over the pairs of each prompt, in the order of the prompts' labels.
+    """The mean of ``x`` over the pairs of each prompt, by ascending ``group``; NaN without a pair.
 
     Args:
         x: One number a pair.
-        row: A row of each pair.
-        group: The prompt of each row. One without a pair is NaN.
+        row: Index of one of the two rows of each pair.
+        group: The prompt of each row.
     """
     prompts, index = torch.unique(group, return_inverse=True)
     totals = x.new_zeros(len(prompts)).index_add(0, index[row], x)
@@ -113,9 +113,9 @@ def plackett_luce_loss(
 ) -> Float[Tensor, "P"]:
     """``-Σᵢ log( e^{βsᵢ} / (e^{βsᵢ} + Σ_{j worse} e^{βsⱼ}) )`` of each prompt.
 
-    The negative log-likelihood of the ranking: the best is chosen first, then the best of what is
-    left (Plackett 1975; ListMLE, Xia et al. 2008; with implicit rewards DPO 2305.18290,
-    appendix A.3).
+    The negative log-likelihood of the ranking: the best response is chosen first, then the best of
+    the others, and so on (Plackett 1975; ListMLE, Xia et al. 2008; with implicit rewards DPO
+    2305.18290, appendix A.3).
     Of tied responses none is chosen before the other; with K = 2 it is the logistic loss of the
     pair. NaN for a prompt without a pair.
     """
@@ -124,7 +124,7 @@ def plackett_luce_loss(
     rivals = worse | torch.eye(len(scores), dtype=torch.bool, device=scores.device)
     others = torch.where(rivals, wide[None, :], -torch.inf)
     losses = others.logsumexp(dim=1) - wide
-    chosen = worse.any(dim=1)  # the last of a ranking is chosen from nobody
+    chosen = worse.any(dim=1)  # the last of a ranking has no rivals, and no term
     prompts, index = torch.unique(group, return_inverse=True)
     totals = wide.new_zeros(len(prompts)).index_add(0, index, torch.where(chosen, losses, 0.0))
     places = torch.zeros_like(totals).index_add(0, index, chosen.to(totals.dtype))
@@ -145,7 +145,7 @@ def pair_accuracy(
 def pair_confidence(
     differences: Float[Tensor, "M"],
 ) -> tuple[Float[Tensor, "M"], Float[Tensor, "M"]]:
-    """The confidence of each verdict, ``σ(|h|)``, and whether it is right (1, 0, or ½)."""
+    """``σ(|h|)``, the confidence in each ordering, and whether it is right (1, 0; ½ at a tie)."""
     return torch.sigmoid(differences.abs()), _right(differences)
 
 
@@ -154,8 +154,8 @@ def expected_calibration_error(
 ) -> Float[Tensor, ""]:
     """``Σ_b (n_b/n)·|mean of right in b - mean of confidence in b|`` (Guo 1706.04599, Eq. 3).
 
-    Bins of equal width over (0, 1]. A verdict on a pair is never less sure than ½, so half of them
-    serve pairs. 0 without any verdict.
+    Bins of equal width over (0, 1]. The confidence in an ordering is at least ½, so pairs fill half
+    of them. 0 without pairs.
     """
     place = (confidence * bins).ceil().clamp(1, bins).long() - 1
     gap = right.new_zeros(bins).index_add(0, place, right - confidence.to(right.dtype))

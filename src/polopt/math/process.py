@@ -92,7 +92,7 @@ def prime_cross_entropy(
         outcome: 1 or 0; NaN: not known.
         mask: tokens of the responses.
         beta: of the implicit reward.
-        rows: what the sum is divided by, counted over the whole optimiser step; default: here.
+        rows: divisor of the sum, counted over the whole optimiser step; default: rows counted here.
 
     Returns:
         z, and the mean over rows with an outcome and at least one token.

@@ -1,7 +1,7 @@
-"""How far the policy moved, as log-ratios ``log π_θ - log π_old``, one level each.
+"""Log-ratios ``log π_θ - log π_old`` at the level of tokens or of sequences.
 
 All return ``[B, T]`` (a sequence-level ratio stands on every token of its row), 0 outside the mask.
-They stay logarithms until ``safe_exp``: sums of them are exact where products overflow.
+They stay logarithms until ``safe_exp``: sums of logarithms do not overflow as products do.
 """
 
 import torch

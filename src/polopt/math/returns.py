@@ -93,8 +93,8 @@ def step_gae(
 ) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
     """``gae`` of a control rollout; next_values are of the true next observation, not of a reset.
 
-    Terminated: no bootstrap, trace cut. Truncated: bootstrap, trace cut. Both: termination wins. A
-    step outside ``mask`` (default: none is) did nothing but begin an episode, and is skipped.
+    Terminated: no bootstrap, trace cut. Truncated: bootstrap, trace cut. Both: termination wins.
+    Steps outside ``mask`` (default: none) only reset the environment, and are skipped.
     """
     discount = torch.where(terminated, 0.0, torch.full_like(values, gamma))
     trace = torch.where(truncated, 0.0, torch.full_like(values, lam))

@@ -25,9 +25,9 @@ def at_least(
 
 
 def has_contrast(rewards: Float[Tensor, "B"], group: Int[Tensor, "B"]) -> Bool[Tensor, "B"]:
-    """Rows of prompts whose rewards differ: the rest teach nothing (DAPO 2503.14476, Eq. 11).
+    """Rows of prompts whose rewards differ: others have advantage 0 (DAPO 2503.14476, Eq. 11).
 
-    Give it the accuracy, not the shaped reward: a length penalty makes every group look alive.
+    ``rewards`` are accuracies, not shaped rewards: with a length penalty all groups would differ.
     """
     valid = ~torch.isnan(rewards)
     return valid & ~group_is_constant(rewards, group, valid)

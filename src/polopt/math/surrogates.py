@@ -2,8 +2,8 @@
 
 ``(logp, log_ratio, advantages, mask) -> (ℓ, events)``; numbers are keyword arguments, to be bound
 with ``functools.partial``. Advantages are constants. ``events`` says at which tokens something
-happened (where a clip bites, say), under the name of the metric that counts them. Inputs are 0
-outside the mask; what ℓ and events are there is not read.
+happened (where the clip is active, say), under the name of the metric that counts them. Inputs are
+0 outside the mask; ℓ and events outside it are not read.
 """
 
 from collections.abc import Callable

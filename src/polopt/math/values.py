@@ -1,4 +1,4 @@
-"""The error of a value function."""
+"""The loss of a critic: the squared error of its values, optionally clipped."""
 
 import torch
 from jaxtyping import Bool, Float

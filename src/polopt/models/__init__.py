@@ -1,4 +1,4 @@
-"""Loading models and tokenisers, and the small ones that need no hub."""
+"""Loading and saving models and tokenisers, and small built-in models that need no download."""
 
 from polopt.models.builtin import BUILTIN
 from polopt.models.load import (

@@ -3,7 +3,7 @@
     W' = W + α/r · B A,   A [r, in], B [out, r];  B = 0 at the start, so that W' = W
 
 Hu et al. 2021, LoRA, arXiv:2106.09685, Section 4.1. The model stays the module of ``transformers``
-that it was: its linear layers are replaced in place, and sampling and log-probs need not know.
+that it was: its linear layers are replaced in place, and sampling and log-probs work as before.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ def attach(model: PreTrainedModel, settings: Model, seed: int, *, head: str | No
         head: a layer that is trained with the adapter, all of it.
 
     Raises:
-        ModelError: a layer that is not there, or a rank that no layer has.
+        ModelError: no layer of that name, or a rank above that of every layer.
     """
-    import peft  # an extra; that it is there was asked before the run began
+    import peft  # an extra; checked before the run began
     from transformers.pytorch_utils import Conv1D
 
     assert settings.lora is not None, "asked for"
@@ -78,7 +78,7 @@ def has_adapter(model: PreTrainedModel) -> bool:
 
 @contextmanager
 def switched_off(model: PreTrainedModel) -> Generator[None]:
-    """The frozen weights alone: the model as it was before :func:`attach`, bit for bit."""
+    """Inside, the model computes with its frozen weights alone, as before :func:`attach`."""
     layers = [layer for _, layer in _adapted(model)]
     for layer in layers:
         layer.enable_adapters(False)
@@ -106,7 +106,7 @@ def merged(model: PreTrainedModel) -> dict[str, Tensor]:
 
 
 def save_adapter(model: PreTrainedModel, directory: Path) -> None:
-    """Write what is trained in the layout of peft, for ``PeftModel.from_pretrained``."""
+    """Write the trained weights in the layout of peft, for ``PeftModel.from_pretrained``."""
     directory.mkdir(parents=True, exist_ok=True)
     trained = {name: p.detach().cpu().contiguous() for name, p in _trained(model)}
     save_file(trained, directory / WEIGHTS_FILE, metadata={"format": "pt"})

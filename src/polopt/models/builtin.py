@@ -1,4 +1,4 @@
-"""Small causal language models with random weights, for machines without a hub.
+"""Small causal language models with random weights, which need no download.
 
 The architecture is one of ``transformers``, so they take the same code path as any other model.
 The tokeniser knows bytes: every text has an encoding, and nothing is lost.

@@ -1,6 +1,6 @@
 """A model and its tokeniser from a directory, a hub id, or the built-in ones.
 
-``transformers`` is imported where a model is loaded: control does not wait for it.
+``transformers`` is imported inside functions, so that runs in control do not wait for it.
 """
 
 from __future__ import annotations
@@ -70,10 +70,10 @@ def load(path: str, *, revision: str | None = None, seed: int = 0) -> LanguageMo
 def load_scalar(
     path: str, *, outputs: int = 1, revision: str | None = None, seed: int = 0
 ) -> ScalarModel:
-    """The same weights under a linear head of ``outputs`` numbers, without bias.
+    """Load the weights of ``path`` under a linear head of ``outputs`` numbers, without bias.
 
-    A head that the files hold is kept if its shape is right; otherwise it starts at 0, and
-    so do the values of a new critic.
+    A head in the files is kept if its shape is right; otherwise its weights are 0, so that the
+    values of a new critic start at 0.
 
     Raises:
         ModelError: as :func:`load`; an architecture without sequence classification.
@@ -117,9 +117,12 @@ def _located(path: str) -> str:
 def _from_files(
     path: str, revision: str | None, outputs: int | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model and tokeniser by transformers, whole or not at all; a head may be a new one.
+    """Model and tokeniser by transformers; incomplete weights are refused, but for a new head.
 
-    ``outputs``: numbers of that head; None: a language model.
+    Args:
+        path: a directory or a hub id.
+        revision: of a hub id.
+        outputs: of the head of a scalar model; None: a language model.
     """
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -129,24 +132,24 @@ def _from_files(
     try:
         # safetensors only, and no code from the model's repository: weights must not execute.
         with _quiet(), torch.random.fork_rng(devices=[]):
-            loaded: Any = kind.from_pretrained(  # with what it found: a pair
+            loaded: Any = kind.from_pretrained(  # a pair: model, loading info
                 path,
                 revision=revision,
                 dtype=torch.float32,
                 use_safetensors=True,
                 trust_remote_code=False,
-                ignore_mismatched_sizes=True,  # told below, by name
+                ignore_mismatched_sizes=True,  # refused below, by name
                 output_loading_info=True,
                 **options,
             )
             tokens = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
-    except Exception as error:  # whatever transformers makes of files that are not ours
+    except Exception as error:  # transformers raises anything on broken files
         reason = one_line(f"{type(error).__name__}: {error}".split(". ")[0], 160)
         raise ModelError(f"model.path: {path!r} cannot be loaded: {reason}") from error
     model, found = loaded
     written = str((model.config.architectures or [""])[0])
     if language and written.endswith("ForSequenceClassification"):
-        # Its trunk would load, with tied weights even in full, and say nothing of any use.
+        # With tied weights transformers would load it in full, though it was not trained on text.
         raise ModelError(
             f"model.path: {path!r} holds a reward model or a critic, no language model"
         )
@@ -187,7 +190,7 @@ def context_length(language_model: LanguageModel | ScalarModel) -> int:
 
 @contextmanager
 def _quiet() -> Generator[None]:
-    """Without the bars and hints of transformers: progress is shown by polopt."""
+    """Silence progress bars and hints of transformers: polopt shows progress itself."""
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()
@@ -201,7 +204,11 @@ def _quiet() -> Generator[None]:
 
 
 def _check_directory(directory: Path) -> None:
-    """Say in one line what is wrong with a model directory, before transformers tries it."""
+    """Refuse a model directory that transformers could not read.
+
+    Raises:
+        ModelError: in one line, which file is missing, damaged or pickled.
+    """
     where = f"model.path: {str(directory)!r}"
     if not directory.is_dir():
         raise ModelError(
@@ -233,8 +240,13 @@ def _check_directory(directory: Path) -> None:
 
 
 def _ready(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> LanguageModel:
-    """Agree on padding and on the tokens that end a response; dropout off in every pass."""
-    settings = getattr(model, "generation_config", None) or model.config  # a critic has no former
+    """Set a padding token, collect the tokens that end a response, and switch dropout off.
+
+    Raises:
+        ModelError: model and tokeniser name no end-of-sequence token.
+    """
+    # A model for sequence classification has no generation_config.
+    settings = getattr(model, "generation_config", None) or model.config
     named = settings.eos_token_id
     stop = {named} if isinstance(named, int) else set(named or [])
     if isinstance(tokenizer.eos_token_id, int):

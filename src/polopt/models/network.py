@@ -1,4 +1,4 @@
-"""Small networks for control, which normalise observations by statistics of their own."""
+"""Small networks for control, with running normalisation of observations."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ class Specification:
     """The specification of a network; enough to build it again."""
 
     observation_size: int
-    outputs: int  # actions to choose from, or numbers of one action
+    outputs: int  # number of discrete actions, or size of a continuous one
     kind: Kind
     hidden: tuple[int, ...]
     activation: Literal["tanh", "relu"]
-    log_std: float  # at first
+    log_std: float  # initial
     normalise: bool  # observations
     low: tuple[float, ...] = ()  # of a continuous action; its environment's bounds
     high: tuple[float, ...] = ()
 
 
 class Normaliser(nn.Module):
-    """``clip((x - μ)/√(σ² + 1e-8), ±10)`` by the mean and the variance of all that was seen."""
+    """``clip((x - μ)/√(σ² + 1e-8), ±10)``, mean and variance of all observations so far."""
 
     mean: Tensor
     variance: Tensor
@@ -92,7 +92,7 @@ class PolicyNetwork(nn.Module):
 
 
 class ValueNetwork(nn.Module):
-    """V(s) of observations, which it normalises as the policy does."""
+    """V(s) of observations, normalised by the statistics of the policy."""
 
     def __init__(
         self, made_of: Specification, normaliser: Normaliser | None, generator: torch.Generator
@@ -159,10 +159,10 @@ class QNetwork(nn.Module):
 def layers(
     made_of: Specification, outputs: int, last: float | None, generator: torch.Generator
 ) -> nn.Sequential:
-    """Linear layers, as :func:`_linear` begins them: gain √2, ``last`` in the last one.
+    """A multilayer perceptron, initialised by :func:`_linear`: gain √2, ``last`` in the last layer.
 
-    Without ``last`` none has a gain: on random critics of gain √2 a policy that follows their slope
-    is led astray first, and on HalfCheetah begins to learn after 35,000 steps in place of 20,000.
+    Without ``last`` no layer has a gain: random critics of gain √2 mislead a policy that follows
+    their gradient, which on HalfCheetah starts to improve after 35,000 steps instead of 20,000.
     """
     sizes = [made_of.observation_size, *made_of.hidden, outputs]
     parts: list[nn.Module] = []
@@ -176,7 +176,7 @@ def layers(
 
 
 def _linear(before: int, after: int, gain: float | None, generator: torch.Generator) -> nn.Linear:
-    """Orthogonal weights, biases 0; without a gain all uniform within ±1/√before (as PyTorch)."""
+    """Orthogonal weights of that gain, biases 0; without one uniform in ±1/√before, as PyTorch."""
     with torch.random.fork_rng(devices=[]):
         layer = nn.Linear(before, after)
     if gain is None:

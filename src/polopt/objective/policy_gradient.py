@@ -106,7 +106,7 @@ class StepTerms:
 @torch.no_grad()
 def step_terms(
     experience: Experience,
-    credited: Advantages,
+    advantages: Advantages,
     objective: PolicyObjective,
     logp: Tensor | None = None,
 ) -> StepTerms:
@@ -114,7 +114,7 @@ def step_terms(
 
     Args:
         experience: The rows of the minibatch.
-        credited: The same rows.
+        advantages: Of the same rows.
         objective: The choices.
         logp: ``[B, T]`` of the current policy; only a ``mask_edit`` reads it.
 
@@ -122,16 +122,16 @@ def step_terms(
         ValueError: A tensor that the choices read is missing.
         NonFiniteError: NaN or infinity inside the mask.
     """
-    mask = credited.mask
+    mask = advantages.mask
     if objective.mask_edit is not None:
         old, new = _read("logp_old", experience.logp_old), _read("logp of the policy", logp)
-        mask = objective.mask_edit(new, old, credited.advantages, mask)
+        mask = objective.mask_edit(new, old, advantages.advantages, mask)
     reduce = reduction(
         mask,
         experience.group,
         objective.aggregate,
         objective.aggregation_length,
-        credited.advantages.dtype,
+        advantages.advantages.dtype,
     )
     for name in ("logp_old", "logp_ref", "logp_rollout"):
         x: Tensor | None = getattr(experience, name)
@@ -145,10 +145,10 @@ def step_terms(
     if objective.correction is not None:
         old = _read("logp_old", experience.logp_old)
         rollout = _read("logp_rollout", experience.logp_rollout)
-        correction = objective.correction(old, rollout, credited.mask)
+        correction = objective.correction(old, rollout, advantages.mask)
     return StepTerms(
         reduction=reduce,
-        advantages=objective.ratio.advantages(credited.advantages, mask),
+        advantages=objective.ratio.advantages(advantages.advantages, mask),
         logp_old=experience.logp_old,
         logp_ref=experience.logp_ref,
         correction=correction,

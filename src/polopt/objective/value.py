@@ -37,7 +37,7 @@ class ValueTerms:
 
 @torch.no_grad()
 def value_terms(
-    experience: Experience, credited: Advantages, objective: ValueObjective
+    experience: Experience, advantages: Advantages, objective: ValueObjective
 ) -> ValueTerms:
     """The terms of one optimiser step; call it on all rows of the minibatch.
 
@@ -45,18 +45,18 @@ def value_terms(
         ValueError: The batch has no values or no targets.
         NonFiniteError: NaN or infinity inside the mask.
     """
-    if experience.values is None or credited.value_targets is None:
+    if experience.values is None or advantages.value_targets is None:
         raise ValueError("the value loss reads values and value_targets; one of them is missing")
     reduce = reduction(
-        credited.mask,
+        advantages.mask,
         experience.group,
         objective.aggregate,
         objective.aggregation_length,
-        credited.value_targets.dtype,
+        advantages.value_targets.dtype,
     )
     reduce.require_finite("value loss", "values", experience.values)
-    reduce.require_finite("value loss", "value_targets", credited.value_targets)
-    return ValueTerms(reduce, credited.value_targets, experience.values)
+    reduce.require_finite("value loss", "value_targets", advantages.value_targets)
+    return ValueTerms(reduce, advantages.value_targets, experience.values)
 
 
 def value_loss(

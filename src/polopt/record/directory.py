@@ -1,4 +1,4 @@
-"""A run directory: made whole before torch loads, owned by one process, appended to by lines."""
+"""A run directory: created at once before torch loads, owned by one process, appended by lines."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class RunDirectory:
         with disk_errors(owner):
             owner.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
         for name in LINES:
-            # Unbuffered: a line that a full disk refused is not tried again when the file closes.
+            # Unbuffered: closing a file must not try again to write what a full disk refused.
             self._files[name] = (self.path / f"{name}.jsonl").open("ab", buffering=0)
         return self
 
@@ -73,17 +73,17 @@ class RunDirectory:
                 left = left[self._files[name].write(left) :]
 
     def offsets(self) -> dict[str, int]:
-        """Bytes in each line file, made durable: a checkpoint is never ahead of its record."""
+        """Bytes in each line file, synced to disk: no checkpoint is ahead of the recorded lines."""
         for name, file in self._files.items():
             with disk_errors(self.path / f"{name}.jsonl"):
                 os.fsync(file.fileno())
         return {name: file.tell() for name, file in self._files.items()}
 
     def truncate(self, offsets: Mapping[str, int]) -> None:
-        """Drop the lines that were written after a checkpoint; without an offset all of them.
+        """Drop the lines that were written after a checkpoint; all lines of a file without offset.
 
         Raises:
-            RunDirectoryError: a file has lost lines that the checkpoint has seen.
+            RunDirectoryError: a file is shorter than it was at the checkpoint.
         """
         for name, file in self._files.items():
             offset = offsets.get(name, 0)
@@ -97,7 +97,7 @@ class RunDirectory:
 
 
 def create(path: Path, config: Mapping[str, Any], environment: Mapping[str, Any]) -> Path:
-    """Make a run directory with its configuration in one step: it exists whole or not at all.
+    """Make a run directory with its configuration, atomically: by renaming a temporary one.
 
     Raises:
         RunDirectoryError: it exists, or cannot be made.
@@ -109,14 +109,14 @@ def create(path: Path, config: Mapping[str, Any], environment: Mapping[str, Any]
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(temporary, ignore_errors=True)  # of a killed process with the same number
+        shutil.rmtree(temporary, ignore_errors=True)  # of a killed process with the same id
         temporary.mkdir()
         (temporary / "checkpoints").mkdir()
         write_json(temporary / "environment.json", environment)
         write_json(temporary / "config.json", config)
         temporary.rename(path)
         sync(path.parent)
-    except OSError as error:  # a full disk among them
+    except OSError as error:  # a full disk, too
         shutil.rmtree(temporary, ignore_errors=True)
         cause = error.__cause__ if isinstance(error, RunDirectoryError) else error
         reason = getattr(cause, "strerror", None) or cause
@@ -138,11 +138,11 @@ def open_existing(path: Path) -> RunDirectory:
 
 
 def begun(path: Path) -> bool:
-    """Whether a run has written anything of its own."""
+    """Whether a run has recorded metrics."""
     return (path / "metrics.jsonl").is_file() and (path / "metrics.jsonl").stat().st_size > 0
 
 
 def next_free(name: str) -> Path:
-    """``runs/NAME-1``, or with the first number that is free."""
+    """``runs/NAME-N`` with the first N, from 1 on, for which no such path exists."""
     paths = (Path("runs") / f"{name}-{number}" for number in itertools.count(1))
     return next(path for path in paths if not path.exists())

@@ -13,7 +13,7 @@ DIFF_LIMIT = 200_000  # characters; a longer difference is cut and says so
 
 
 def environment() -> dict[str, Any]:
-    """Versions, machine, and the state of the user's git repository, if they stand in one."""
+    """Versions, machine, and the state of the git repository of the working directory, if any."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),

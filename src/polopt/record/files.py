@@ -1,4 +1,4 @@
-"""Writing so that a kill or a full disk leaves either the old file or the new one."""
+"""Atomic writing: after a kill or on a full disk there is either the old file or the new one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def sync(path: Path) -> None:
-    """Make a file, or the names in a directory, survive a power cut."""
+    """Sync a file, or the entries of a directory, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -45,7 +45,7 @@ def write_json(path: Path, value: Any) -> None:  # noqa: ANN401
 
 @contextmanager
 def disk_errors(path: Path) -> Generator[None]:
-    """Turn a full disk into one line that says where and how much is free."""
+    """Turn the errors of a full disk into a RunDirectoryError that says how many bytes are free."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -60,7 +60,7 @@ def disk_errors(path: Path) -> Generator[None]:
 
 
 def _number(error: OSError | SafetensorError) -> int | None:
-    """The system's number of an error; safetensors gives it in words alone."""
+    """The errno of an error; safetensors has it in its message alone."""
     if isinstance(error, OSError):
         return error.errno
     found = re.search(r"os error (\d+)", str(error))

@@ -1,7 +1,7 @@
 """One episode before training and one after it, as the page plays and draws them.
 
-Numbers go to the script as whole multiples of a quantum, each as its difference from the one
-before: a fifth of their length as text.
+Numbers go to the script as integer multiples of a quantum, each as its difference from the one
+before, which takes a fifth of the characters.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from polopt.report.text import duration, number
 
 MAX_STEPS = 1_000  # of an episode that are drawn
 MAX_FRAMES = 2_000_000  # characters of a sheet of pictures
-MAX_LINES, MAX_PANELS = 6, 4  # where an environment names no series: observations in one, panels
-PARTS = 1_000  # into which the largest number of a series is divided
-SPARE = 1 / 30  # seconds of a step, by default
+MAX_LINES, MAX_PANELS = 6, 4  # of plain observations: lines in a panel, panels
+PARTS = 1_000  # quanta in the largest number of a series, at least
+SPARE = 1 / 30  # seconds of a step where the environment names none
 
 
 @dataclass(frozen=True)
@@ -43,21 +43,21 @@ class Played:
     title: str  # Before, After
     total: float
     fate: str  # how it ended, and when
-    spoken: str  # for those who cannot see it
+    spoken: str  # for screen readers
 
 
 @dataclass(frozen=True)
 class Watched:
-    """The two episodes, with all that the page shows of them."""
+    """One or two episodes, with all that the page shows of them."""
 
     episodes: list[Played]
     tracks: list[Track]
     terms: list[tuple[str, list[float]]]  # of the reward: sum over each episode
     facts: list[tuple[str, list[float | None]]]  # of the environment, about each episode
-    pictured: bool  # whether there is something to play
-    no_frames: str  # why not, in words; "": nothing says it
-    until: int  # pictures end at this step, long before the episode does; 0: they do not
-    every: int  # so many steps are one moment on the page
+    pictured: bool  # whether there is a drawing or pictures to play
+    no_frames: str  # why there are none; "": unknown
+    until: int  # step at which pictures end before the episode does; 0: they last to its end
+    every: int  # steps in one moment of the page
     data: dict[str, Any]  # for the script
 
     @property
@@ -69,7 +69,7 @@ class Watched:
 
 
 def watched(rows: Sequence[Row]) -> Watched | None:
-    """The last episode before and the last one after; None where there is none."""
+    """The last recorded episodes before and after training; None without any."""
     latest = {row["kind"]: row for row in rows if row["kind"] in ("before", "after")}
     found = [latest[kind] for kind in ("before", "after") if kind in latest]
     if not found:
@@ -101,12 +101,12 @@ def watched(rows: Sequence[Row]) -> Watched | None:
 
 
 def _small_enough(row: Row) -> bool:
-    """Whether there are pictures that go into the page."""
+    """Whether there are pictures, small enough for the page."""
     return "frames" in row and len(row["frames"]["image"]) <= MAX_FRAMES
 
 
 def _no_frames(row: Row) -> str:
-    """Why there are no pictures, for a reader who has not seen the code of the environment."""
+    """Why there are no pictures, in words for those who do not know the code of the environment."""
     if "frames" in row and not _small_enough(row):
         return "they are too large for this page"
     said = re.sub(r"^data\.source: '[^']*':? ", "", str(row.get("no_frames", ""))).rstrip(".")
@@ -246,7 +246,7 @@ def _episode(row: Row, panels: Sequence[Mapping[str, Any]], every: int) -> dict[
 
 
 def _moving(place: Sequence[Any]) -> Sequence[Any]:
-    """Points [F, 2]; one that rests has a single moment."""
+    """A point over time, [F, 2]; a fixed one as [1, 2]."""
     return place if place and isinstance(place[0], list) else [place]
 
 
@@ -258,10 +258,10 @@ def _thin(values: Sequence[Any], every: int) -> Sequence[Any]:
 
 
 def pack(values: Sequence[float], largest: float = 0.0) -> dict[str, Any]:
-    """Whole multiples of a quantum, each as its difference from the one before.
+    """Integer multiples ``d`` of a quantum ``q``, each as its difference from the one before.
 
-    The quantum is a power of ten, and at most a thousandth of ``largest`` (of the values, where
-    that is 0).
+    The quantum is a power of ten, and at most a thousandth of ``largest``; of the largest value
+    where ``largest`` is 0.
     """
     largest = largest or max(map(abs, values), default=0.0)
     quantum = 10.0 ** math.floor(math.log10(largest / PARTS)) if largest > 0 else 1.0

@@ -30,9 +30,9 @@ PLOTS = (
         {
             "reward/mean": "mean",
             "reward/std": "standard deviation",
-            "baseline/value": "what it is compared with",
+            "baseline/value": "baseline",
             "reward/greedy": "of the most likely responses",
-            "kept/reward": "of those that are imitated",
+            "kept/reward": "of the selected responses",
         },
     ),
     Plot(
@@ -61,8 +61,8 @@ PLOTS = (
     ),
     Plot(
         "Episodes that reached the time limit",
-        "Share of episodes that were cut and did not end before. Where the agent can fall, the "
-        "share that stayed on its feet.",
+        "Share of episodes that the time limit truncated. Where the agent can fall, the share in "
+        "which it did not.",
         {"episode/reached_limit": "training", "eval/reached_limit": "without noise"},
         unit="share",
         top=1.0,
@@ -73,9 +73,9 @@ PLOTS = (
         {"episode/distance_m": "training", "eval/distance_m": "without noise"},
     ),
     Plot(
-        "On how many feet",
-        "Share of the time with neither foot on the floor, and with just one. Who walks always "
-        "has one there; running and shuffling have not.",
+        "Feet on the floor",
+        "Share of the time with neither foot on the floor, and with just one. In a walk one foot "
+        "is always there; a run has times with neither, and a shuffle few with just one.",
         {
             "episode/in_air": "none, training",
             "eval/in_air": "none, without noise",
@@ -116,14 +116,14 @@ PLOTS = (
     ),
     Plot(
         "KL coefficient",
-        "What the distance to another policy costs. It rises while the distance is larger than "
-        "its target, and falls while it is smaller.",
+        "Weight of the KL divergence. It rises while the KL divergence is above its target, and "
+        "falls while it is below.",
         {"kl/coefficient": "to the reference", "penalty/coefficient": "to the policy before"},
     ),
     Plot(
         "Critic",
         "Share of the variance of the returns that the critic explains before it learns from them: "
-        "1 is all of it, 0 none, and below 0 it does harm.",
+        "1 is all of it, 0 none; below 0 the critic is worse than a constant.",
         {"value/explained_variance": "explained variance"},
         top=1.0,
     ),
@@ -131,18 +131,18 @@ PLOTS = (
         "Values",
         "Mean value that the critic expects of the states, and mean target that it learns. The two "
         "lines should be near each other.",
-        {"value/mean": "expected", "value/target_mean": "to be learned"},
+        {"value/mean": "expected", "value/target_mean": "target"},
     ),
     Plot(
         "Loss of the critic",
-        "How wrong the critic is, squared. It falls at first, and then follows the policy.",
+        "Squared error of the critic. It falls at first, and rises where the policy changes fast.",
         {"critic/value_loss": "critic", "policy/value_loss": "on the trunk of the policy"},
     ),
     Plot(
         "Action values",
         "Mean value that the critics expect of the steps of a batch, and mean target that they "
         "learn. The two lines stay near each other; values far above any return are overestimates.",
-        {"critic/q_mean": "expected", "critic/target_mean": "to be learned"},
+        {"critic/q_mean": "expected", "critic/target_mean": "target"},
     ),
     Plot(
         "Temperature",
@@ -165,10 +165,10 @@ PLOTS = (
         top=1.0,
     ),
     Plot(
-        "Accuracy of verdicts",
+        "Accuracy on pairs",
         "Share of pairs whose better response has the higher reward; one half is chance. Where it "
-        "falls for a reward model that judges the policy, the policy has found what it is wrong "
-        "about.",
+        "falls for a reward model that the policy is trained on, the policy has found responses "
+        "that the reward model overrates.",
         {
             "reward_model/pair_accuracy": "training pairs",
             "policy/pair_accuracy": "training pairs",
@@ -180,8 +180,8 @@ PLOTS = (
     ),
     Plot(
         "Rewards of pairs",
-        "What the better and the worse response of a training pair are given, on average. The "
-        "lines part as the model learns; both may fall.",
+        "Mean reward of the better and of the worse response of a training pair. The lines part as "
+        "the model learns; both may fall.",
         {
             "reward_model/reward_chosen": "better",
             "reward_model/reward_rejected": "worse",
@@ -191,8 +191,8 @@ PLOTS = (
     ),
     Plot(
         "Likelihood of pairs",
-        "How likely the policy makes whole responses of training pairs, in nats. Only their "
-        "difference is trained: often both fall, and what rises in their place is in no pair.",
+        "Log-probability of whole responses of training pairs under the policy, in nats. Only "
+        "their difference is trained: often both fall, and responses outside the pairs rise.",
         {"policy/logp_chosen": "better", "policy/logp_rejected": "worse"},
     ),
     Plot(
@@ -212,23 +212,23 @@ PLOTS = (
         "Share of tokens whose change of probability hit the bound and was held back. A few per "
         "cent is normal; much more means that a step tries to move too far.",
         {
-            "policy/clip_fraction_high": "from above, praised",
-            "policy/clip_fraction_low": "from below, blamed",
+            "policy/clip_fraction_high": "from above, advantage > 0",
+            "policy/clip_fraction_low": "from below, advantage < 0",
             "policy/dual_clip_fraction": "by the dual clip",
             "critic/value_clip_fraction": "values",
             "policy/value_clip_fraction": "values, shared trunk",
-            "policy/stale_fraction": "stale and bad",
+            "policy/stale_fraction": "left out as stale",
         },
         unit="share",
     ),
     Plot(
         "Trust region",
-        "How often a step was shortened until it stayed inside the region and helped. Where none "
-        "did, it was not taken; that should be rare.",
+        "How often the line search shortened a step until it stayed inside the region and improved "
+        "the loss. Where it found none, no step was taken; that should be rare.",
         {"policy/backtracks": "times shortened", "policy/accepted": "taken"},
     ),
     Plot(
-        "Improvement in the region",
+        "Improvement by the step",
         "Change of the surrogate loss by the step, and what its gradient predicts. The first is a "
         "little smaller.",
         {
@@ -238,7 +238,7 @@ PLOTS = (
     ),
     Plot(
         "Gradient norm",
-        "Size of the update before clipping. It should stay in one range; spikes point to an "
+        "Norm of the gradient before clipping. It should stay in one range; spikes point to an "
         "unstable step, and a steady 0 means that nothing is learned.",
         {
             "policy/grad_norm": "policy",
@@ -271,8 +271,8 @@ PLOTS = (
         {
             "degenerate_groups": "groups with equal rewards",
             "response/truncated": "cut at the length limit",
-            "excluded_rows": "without a score or a rival",
-            "kept/share": "imitated",
+            "excluded_rows": "without a reward or a comparison",
+            "kept/share": "selected",
         },
         unit="share",
     ),
@@ -304,7 +304,7 @@ PLOTS = (
     ),
 )
 
-# Shown folded, with whatever the table does not know.
+# Shown folded, together with metrics that no plot names.
 FOLDED = (
     Plot(
         "Importance ratio",
@@ -334,14 +334,15 @@ FOLDED = (
         {"reward_model/reward_margin": "reward model", "policy/reward_margin": "policy"},
     ),
     Plot(
-        "Imitation",
-        "How surprising the policy finds given text: it falls while the policy learns it.",
-        {"policy/nll": "demonstrations", "policy/pretraining_nll": "text beside the rollouts"},
+        "Likelihood of given text",
+        "Negative log-likelihood of given text, in nats a token. It falls while the policy learns "
+        "the text.",
+        {"policy/nll": "demonstrations", "policy/pretraining_nll": "pretraining text"},
     ),
     Plot(
-        "Fit of samples and weights",
-        "Effective share of the sample under the weights that train. 1 where the policy that "
-        "trains is the one that sampled.",
+        "Effective sample size",
+        "Share of the sampled tokens that count, under the importance ratio of the trained policy "
+        "to the one that sampled. 1 where they are the same.",
         {"behaviour/ess": "effective share"},
         unit="share",
     ),
@@ -351,7 +352,7 @@ FOLDED = (
         {"lag/mean": "mean", "lag/max": "largest"},
     ),
     Plot(
-        "Groups that gave way",
+        "Replaced groups",
         "Prompts whose responses all had the same reward and that were replaced by others.",
         {"resampled_groups": "prompts"},
     ),
@@ -359,7 +360,7 @@ FOLDED = (
         "Direction of the step",
         "What conjugate gradients left unsolved, as a share of the gradient. Near 1 the step "
         "follows no natural gradient any more.",
-        {"policy/cg_residual": "left over"},
+        {"policy/cg_residual": "residual"},
     ),
     Plot(
         "Length of the step",
@@ -383,14 +384,14 @@ FOLDED = (
     ),
 )
 
-# Instead of the sentence above, where environments stand in the place of prompts.
+# In control, these sentences replace those of the plots above.
 IN_CONTROL = {
     "Loss": "What the optimiser lowers. It hovers around 0 and tells little: look at the return "
     "instead.",
     "KL divergence": "How far the policy has moved from the one that acted. Slow growth is "
     "learning; a sudden jump means the updates are too large.",
     "Critic": "Share of the variance of the returns that the critic explains before it learns from "
-    "them: 1 is all of it, 0 none, and below 0 it does harm.",
+    "them: 1 is all of it, 0 none; below 0 the critic is worse than a constant.",
     "Entropy": "Entropy of the next action, in nats. It falls while the policy learns what is "
     "rewarded; if it falls early, the policy stops exploring and the return "
     "stalls. With continuous actions it can be below 0.",
@@ -412,7 +413,7 @@ IN_CONTROL = {
 
 UNKNOWN_METRIC = "A metric of this run for which this page has no explanation."
 
-# The columns of a row, for a new reader.
+# The columns of a row, each in a few words.
 COLUMNS = {
     "rollout": "where the responses come from",
     "filter": "which prompts are replaced by others",
@@ -432,9 +433,9 @@ COLUMNS = {
     "correction": "how samples of an older policy are weighed",
     "preference": "how responses to a prompt are compared",
     "kl": "what holds the policy near the reference",
-    "controller": "how its coefficient is adapted",
+    "controller": "how the KL coefficient is adapted",
     "aggregation": "how token losses become one number",
-    "update": "how the weights move",
+    "update": "how the weights are updated",
     "roles": "which models take part",
     "extra_losses": "what else is added to the loss",
     "coordination": "when sampling and training take turns",
@@ -458,8 +459,8 @@ _BOOKKEEPING = ("step", "stage", "stage_step")
 def arrange(metrics: list[str], *, in_control: bool = False) -> tuple[list[Plot], list[Plot]]:
     """Sort metrics into plots: the main ones, and the folded ones by prefix.
 
-    Every metric appears in exactly one plot; a plot without metrics is left out. The ends of the
-    interval of a metric go with it.
+    Every metric appears in exactly one plot; a plot without metrics is left out. Bounds of a
+    confidence interval (``_low``, ``_high``) belong to their metric.
     """
     left = [name for name in metrics if name not in _BOOKKEEPING and not _is_end(name, metrics)]
     spared = {name for plot in FOLDED for name in plot.lines}
@@ -473,7 +474,7 @@ def arrange(metrics: list[str], *, in_control: bool = False) -> tuple[list[Plot]
 
 
 def _is_end(name: str, metrics: list[str]) -> bool:
-    """Whether it is an end of the interval of another metric."""
+    """Whether a metric is a bound of the confidence interval of another one."""
     return name.endswith(("_low", "_high")) and name.rsplit("_", 1)[0] in metrics
 
 
@@ -482,7 +483,7 @@ def _in_control(plot: Plot) -> Plot:
 
 
 def _take(plot: Plot, left: list[str], spared: set[str]) -> Plot:
-    """``plot`` with those of its metrics that are in ``left``, which loses them."""
+    """The plot with those of its metrics that are in ``left``; they are removed from ``left``."""
     lines: dict[str, str] = {}
     for pattern, label in plot.lines.items():
         if pattern.endswith("/*"):

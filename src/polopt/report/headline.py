@@ -1,4 +1,4 @@
-"""What happened, in one sentence and a few figures."""
+"""The head of the page: the result of a run in one sentence and a few figures."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from polopt.report.text import number, percent
 
 @dataclass(frozen=True)
 class Measured:
-    """An accuracy or a mean return, with what is known about it."""
+    """An evaluation: accuracy or mean return, with its interval and the greedy one if known."""
 
-    kind: str  # before, or after: also the newest one of a run that goes on
+    kind: str  # before or after; of a run that goes on, after is the newest evaluation
     title: str
     value: float
     low: float | None
@@ -33,13 +33,13 @@ class Scale:
     ticks: list[float]
 
     def share(self, value: float) -> float:
-        """Where a value lies: 0 is the left end, 1 the right one."""
+        """The position of a value on the axis: 0 is the left end, 1 the right one."""
         return (value - self.low) / (self.high - self.low)
 
 
 @dataclass(frozen=True)
 class StageDone:
-    """How far a stage came."""
+    """The progress of one stage."""
 
     name: str
     algorithm: str
@@ -135,7 +135,7 @@ def _evaluations(record: RunRecord, name: str) -> list[Row]:
 
 
 def _last_stage(record: RunRecord) -> Row:
-    """The one that is compared with what was before it."""
+    """The last stage, which is evaluated before and after."""
     stages: list[Row] = record.config["stages"]
     return stages[-1] if stages else {}
 
@@ -241,7 +241,7 @@ def _detail(stages: list[StageDone], unit: str) -> str:
 
 
 def _stages(record: RunRecord) -> list[StageDone]:
-    """From the summary where it speaks of the stage, else from the metrics."""
+    """The progress of each stage, by the summary where it lists the stage, else by the metrics."""
     listed = (record.summary or {}).get("stages") or []
     done: dict[Any, Row] = {stage.get("name"): stage for stage in listed}
     return [_stage(record, stage, done.get(stage["name"])) for stage in record.config["stages"]]

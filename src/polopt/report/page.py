@@ -30,7 +30,7 @@ from polopt.report.text import duration, number, percent, setting, visible, with
 
 @dataclass(frozen=True)
 class Warned:
-    """A warning, however often it came."""
+    """A warning, with how often and between which steps it came."""
 
     message: str
     stage: str
@@ -83,7 +83,7 @@ def _json(value: object) -> Markup:
 @cache
 def _environment() -> Environment:
     def shown(value: object) -> object:
-        return visible(value) if type(value) is str else value  # Markup is ours and stays
+        return visible(value) if type(value) is str else value  # Markup is made here, not shown
 
     environment = Environment(
         loader=PackageLoader("polopt.report", "templates"),
@@ -142,10 +142,10 @@ def _warnings(rows: Iterable[Row]) -> list[Warned]:
 
 
 def _summary(stage: Row, *, in_control: bool) -> str:
-    """The method in one line, as far as it is true here.
+    """The summary of a method, adapted to a stage.
 
-    The line speaks of the usual choices on text. Here the KL divergence may be in no column, and
-    control has steps where text has tokens.
+    Summaries describe the default choices on text: a clause on the KL is left out where the stage
+    has no KL, and in control tokens become steps.
     """
     row: list[Row] = stage.get("row") or []
     without = {cell.get("column") for cell in row if cell.get("choice") == "none"}

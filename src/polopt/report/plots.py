@@ -1,4 +1,4 @@
-"""From metrics to what the page draws: plots with their numbers, thinned and rounded."""
+"""From metrics to the plots of the page, with their numbers thinned and rounded."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from polopt.report.explain import Plot, arrange
 from polopt.report.read import Row
 from polopt.report.text import with_unit
 
-MAX_POINTS = 3_000  # a line; more cannot be told apart on a screen, and the page must stay small
+MAX_POINTS = 3_000  # of a line; more cannot be told apart on a screen
 DIGITS = 6  # significant digits of a plotted number
-COLOURS, KINDS = 6, 4  # of lines, as the style has them
-NEAR = 0.01  # of the height of a plot: about the width of a line
+COLOURS, KINDS = 6, 4  # of lines, in the style sheet; kinds: solid and three dashed ones
+NEAR = 0.01  # share of the height of a plot: about the width of a line
 
 Column = list[float | None]
 
@@ -39,7 +39,7 @@ class Figure:
     title: str
     sentence: str
     lines: list[tuple[str, str, int]]  # label, last value as text, kind of line
-    summary: str  # the curve in words, for those who cannot see it
+    summary: str  # the curve in words, for screen readers
 
 
 def draw(metrics: list[Row], *, in_control: bool = False) -> Curves:
@@ -83,7 +83,7 @@ def is_number(value: object) -> TypeGuard[float]:
 
 
 def _thin(metrics: list[Row], limit: int) -> tuple[list[Row], int]:
-    """Means over as many steps of one stage as brings the rows down to about ``limit``."""
+    """Means over so many steps of a stage that about ``limit`` rows are left, and that number."""
     width = math.ceil(len(metrics) / limit) or 1
     if width == 1:
         return metrics, 1
@@ -133,10 +133,10 @@ def _stage(row: Row) -> str:
 
 
 def _dashes(plot: Plot, columns: dict[str, Column]) -> list[int]:
-    """The kind of each line: 0 is drawn through, 1 to 3 are dashed in three ways.
+    """The kind of each line: 0 is solid, 1 to 3 are dashed in three ways.
 
-    More lines than colours go on with the next kind; of a few, one that runs on others is dashed,
-    so that they can be seen under it.
+    Beyond the number of colours, lines take the next kind; within it, a line that coincides with
+    earlier ones is dashed, so that those can be seen under it.
     """
     names = list(plot.lines)
     if len(names) > COLOURS or plot.stacked:
@@ -153,13 +153,13 @@ def _dashes(plot: Plot, columns: dict[str, Column]) -> list[int]:
 
 
 def _runs_on(one: Column, other: Column, near: float) -> bool:
-    """Whether at least half of the way one line cannot be told from the other."""
+    """Whether two lines coincide on at least half of the points that both have."""
     gaps = [abs(a - b) for a, b in zip(one, other, strict=True) if a is not None and b is not None]
     return bool(gaps) and 2 * sum(gap <= near for gap in gaps) >= len(gaps)
 
 
 def _in_points(name: str) -> bool:
-    """Whether a metric comes now and then, and is drawn in points."""
+    """Whether a metric is measured only at some steps, and drawn as points."""
     return name.startswith("eval/")
 
 

@@ -39,7 +39,7 @@ class Answer:
     text: Text
     reward: str  # "1", or "none"
     tone: str  # "good", "bad" or "none", by the sign of the reward
-    marks: tuple[str, ...]  # what else there is to know: outcome, length limit, parts
+    marks: tuple[str, ...]  # outcome, length limit, parts of the reward
     times: int = 1
 
 
@@ -70,7 +70,7 @@ class Comparison:
     after: float | None
     pairs: list[Pair]
     left_out: int  # prompts
-    awaits_after: bool  # nothing was recorded after it
+    awaits_after: bool  # no response after the stage is recorded yet
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Training:
 
 
 def compare(samples: list[Row]) -> list[Comparison]:
-    """Pair the samples of kind before and after; a new stage of kind before begins a new pair."""
+    """Pair the samples of kind before with those of kind after, stage by stage."""
     found: list[tuple[str, list[Row], list[Row]]] = []
     for row in samples:
         stage = str(row.get("stage", ""))

@@ -1,4 +1,4 @@
-"""How values are written on the page: numbers, durations, and text that may hold anything."""
+"""How values are written on the page: numbers, durations, and text of models and users."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 
 _NARROW = "\u202f"  # between a number and its unit; never breaks
 
-# What would be invisible or would change how the text around it is shown.
+# Characters that are invisible, or change how the text around them is shown.
 _HIDDEN = [
     *(code for code in range(0xA0) if chr(code) not in "\n\t" and not 0x20 <= code < 0x7F),
     *(0x200B, 0x200E, 0x200F, 0x2028, 0x2029, 0xFEFF),  # zero width, marks, separators

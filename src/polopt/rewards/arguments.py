@@ -17,9 +17,9 @@ Function = Callable[..., Any]
 def offered(
     prompts: Sequence[Prompt], completions: Sequence[str], completion_ids: Sequence[Sequence[int]]
 ) -> dict[str, list[Any]]:
-    """Everything that a function may ask for: the batch, and every data column by name.
+    """Every argument that a reward function may ask for: the batch, and the data columns by name.
 
-    A column that a row lacks is None there. The names of the batch win over columns.
+    A column that a row lacks is None for this row. The names of the batch win over columns.
     """
     columns = dict.fromkeys(name for prompt in prompts for name in prompt.columns)
     return {
@@ -33,7 +33,7 @@ def offered(
 
 @dataclass(frozen=True)
 class Declared:
-    """What the signature of a function asks for."""
+    """The arguments that the signature of a reward function asks for."""
 
     names: frozenset[str]
     required: Sequence[str]  # those without a default
@@ -71,7 +71,7 @@ def declared(name: str, function: Function) -> Declared:
 
 
 def wanted(name: str, asked: Declared, batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
-    """Copies of what a function asks for, of what is ``offered``.
+    """Copies of the arguments in ``batch`` (of :func:`offered`) that a function asks for.
 
     Raises:
         RewardError: a required parameter that is neither part of the batch nor a column.

@@ -18,23 +18,23 @@ import torch
 
 from polopt.errors import one_line
 
-GRACE = 0.1  # seconds that a coroutine is given to end by itself after the deadline has passed
+GRACE = 0.1  # seconds after the deadline at which a coroutine is cancelled
 LINE = 240  # characters
 
 
 @dataclass(frozen=True)
 class Returned:
-    """The call came back with a value."""
+    """The function returned a value."""
 
     value: Any
 
 
 @dataclass(frozen=True)
 class Raised:
-    """The call raised, or was still running at the deadline (``TimeoutError`` of ours)."""
+    """The function raised, or was still running at the deadline."""
 
     error: BaseException
-    late: bool = False
+    late: bool = False  # it was still running: the error is a ``TimeoutError`` made here
 
 
 def call(
@@ -44,17 +44,17 @@ def call(
 
     The function runs in a thread of its own, with the global generators of ``random``, numpy and
     torch set to ``seed``; they and the working directory are put back afterwards. A coroutine gets
-    an event loop of its own in every call, so what is bound to a loop must be made inside it.
+    an event loop of its own in every call, so objects bound to a loop must be made inside it.
 
-    What a thread cannot do: a function that hangs is left behind, not stopped (a coroutine that
-    awaits is cancelled), so it keeps its memory and its core, and may still draw from the global
-    generators. C code that holds the interpreter's lock holds the deadline back. A crash of the
-    interpreter (``os._exit``, a segmentation fault) ends the run. Signal handlers, such as
-    ``signal.alarm``, belong to the main thread and are refused by Python here.
+    Limits of a thread: a function that hangs is abandoned, not stopped (a coroutine that awaits is
+    cancelled), so it keeps its memory and its core, and may still draw from the global generators.
+    C code that holds the interpreter's lock delays the deadline. A crash of the interpreter
+    (``os._exit``, a segmentation fault) ends the run. Signal handlers, such as ``signal.alarm``,
+    belong to the main thread and are refused by Python here.
 
     Args:
-        function: any callable; what it raises, ``SystemExit`` and ``KeyboardInterrupt`` too, comes
-            back as ``Raised``. An interrupt by the user is not one of those and travels on.
+        function: any callable; exceptions of its own, ``SystemExit`` and ``KeyboardInterrupt`` too,
+            are returned as ``Raised``. An interrupt by the user is raised here.
         arguments: by name.
         timeout: seconds.
         seed: of the global generators during the call.
@@ -91,7 +91,7 @@ def told(error: BaseException) -> str:
 
 @contextmanager
 def undisturbed(seed: int) -> Generator[None]:
-    """Global generators set to ``seed``; they and the working directory are put back at the end."""
+    """Set the global generators to ``seed``; restore them and the working directory at the end."""
     state, array_state, directory = random.getstate(), np.random.get_state(), os.getcwd()
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.random.fork_rng(devices):

@@ -1,4 +1,4 @@
-"""A report on the first batch of rewards, before time is spent on what is wrong."""
+"""A report on the first batch of rewards, so that a wrong reward is seen at the start of a run."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from polopt.rewards.score import Scored
 
 
 def first_batch_report(scored: Sequence[Scored], names: Sequence[str]) -> list[str]:
-    """Lines of text: count, range and mean of the sum and of each part; what is suspicious.
+    """Lines of text: count, range and mean of the reward and of its parts, and suspicious findings.
 
     Args:
         scored: the first batch.
-        names: of the rewards, in order.
+        names: of the rewards of the recipe, in order.
     """
     rewards = [one.reward for one in scored if math.isfinite(one.reward)]
     lines = [f"rewards of the first batch: {len(rewards)} of {len(scored)} scored{_range(rewards)}"]

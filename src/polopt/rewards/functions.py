@@ -1,4 +1,4 @@
-"""Reward functions from where a recipe names them: a local Python file, or the task's verifier."""
+"""Reward functions that a recipe names: from a local Python file, or the verifier of a task."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from polopt.rewards.call import told, undisturbed
 
 
 def from_file(path: str, function: str) -> Callable[..., Any]:
-    """The callable that a local Python file defines under a name. The file is run.
+    """The callable named ``function`` of a local Python file; the file is run.
 
     Raises:
         RewardError: there is no such file, it cannot be run, or it defines no such callable.
@@ -49,7 +49,11 @@ def from_verifier(verify: Callable[[str, Mapping[str, Any]], float]) -> Callable
 
 
 def _run(file: Path) -> ModuleType:
-    """The file as a module of its own, registered because dataclasses look themselves up."""
+    """Import the file as a module in ``sys.modules``, where dataclasses look up their own.
+
+    Raises:
+        RewardError: it is no Python file, or cannot be run.
+    """
     name = f"polopt_reward_file_{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:

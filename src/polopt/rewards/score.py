@@ -1,6 +1,7 @@
 """The rewards of a batch: a weighted sum for each completion, its parts and its outcome.
 
-A failure is never a reward of 0: it stops the run or leaves the completion unscored, as asked.
+A failure is never a reward of 0: by ``on_error`` it stops the run or leaves the completion without
+a reward.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ class RewardSpec:
     name: str  # in metrics and messages
     function: Callable[..., Any]  # called by name with what its signature asks for
     weight: float = 1.0  # factor in the sum
-    timeout: float | None = 60.0  # seconds for one batch; None: of polopt itself, called directly
-    on_error: Literal["stop", "unscorable"] = "stop"  # what a failure does to the run or the row
+    timeout: float | None = 60.0  # seconds for one batch; None: polopt's own, called directly
+    on_error: Literal["stop", "unscorable"] = "stop"  # a failure: stop the run, or reward is NaN
     per_token: bool = False  # a list of numbers for each completion, one for each of its tokens
     verdict: bool = True  # whether 1.0 and more mean a right answer
 
@@ -52,7 +53,7 @@ class Scored:
     reward: float  # Σ weight·part over the parts that apply; NaN: could not be scored
     parts: dict[str, float]  # by name; absent: did not apply, NaN: failed
     outcome: Outcome
-    token_rewards: tuple[float, ...] | None = None  # NaN: none there; None: of whole responses
+    token_rewards: tuple[float, ...] | None = None  # NaN: no reward there; None: response level
 
 
 def score(
@@ -68,18 +69,18 @@ def score(
     ``completions`` (text), ``completion_ids`` (tokens) and the data columns that its signature
     declares; it returns one number or None (does not apply) for each completion, or with
     ``per_token`` a list of them, one for each token, None where no step ends. See ``call`` for
-    how it is kept in bounds.
+    timeouts and random numbers.
 
     The reward is Σ weight·part over the parts that apply, NaN where none applies or one failed; the
-    part of a reward per token is the sum of its steps. A part of weight 0 is recorded and takes no
-    part in that. ``token_rewards`` say where the reward stands: steps at their tokens, everything
-    else at the last one.
+    part of a reward per token is the sum of its steps. A part of weight 0 is only recorded: it
+    changes neither reward nor failure. ``token_rewards`` places the reward: steps at their tokens,
+    everything else at the last one.
 
-    The outcome is that of the failure: ``error`` for an exception or a value of the wrong kind or
-    number, ``timeout``, ``memory``, ``unscorable`` for a number that is not finite or where no part
-    applies. Otherwise the first reward that applies and can tell decides, so a verifier comes
-    first: ``ok`` from 1.0 upwards, the most a verifier gives, else ``wrong``; ``scored`` where none
-    can tell.
+    The outcome of a failure: ``error`` for an exception, or values of the wrong type or number;
+    ``timeout``; ``memory``; ``unscorable`` for a number that is not finite or where no part
+    applies. Otherwise the first reward with ``verdict`` that applies decides, so a verifier comes
+    first: ``ok`` from 1.0 upwards, the reward of a right answer by a verifier, else ``wrong``.
+    ``scored``: no reward with ``verdict`` applies.
 
     Args:
         prompts: of the completions, with their data columns.
@@ -147,7 +148,7 @@ def _placed(
 
 
 def _by_token(result: Result, length: int) -> NDArray[np.float64]:
-    """One result as a number for each token: that of a whole response stands at the last one."""
+    """One result as numbers [T]: the reward of a whole response at the last token, else NaN."""
     numbers = np.full(length, np.nan)
     if isinstance(result, Steps):
         numbers[:] = result.numbers
@@ -191,7 +192,7 @@ def _culprit(
     seed: int,
     raised: BaseException | None,
 ) -> int | None:
-    """The first row that raises the same kind of error when scored alone, just to name it."""
+    """The first row that raises the same type of error when scored alone, for the message."""
     if count == 1:
         return 0
     deadline = time.monotonic() + (spec.timeout or math.inf)
@@ -213,7 +214,7 @@ def _outcome(answer: Raised) -> Outcome:
 
 
 def _told(function: Callable[..., Any], answer: Raised) -> str:
-    """The exception on one line, with the last line of the function's own file that it passed."""
+    """The exception on one line, with the last line of the function's own file in its traceback."""
     if answer.late:
         return str(answer.error)
     text = "raised " + told(answer.error)

@@ -1,4 +1,4 @@
-"""The values that a reward function returned: a number, None or a problem for each completion."""
+"""Checks of the values that a reward function returned: a number, None or a problem for each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LARGEST = float(np.finfo(np.float32).max)  # scores are kept in float32
 
 @dataclass(frozen=True)
 class Problem:
-    """Why there is no number, and what kind of failure that is."""
+    """A failure in the place of a number: its outcome and its reason."""
 
     outcome: Outcome
     text: str
@@ -32,7 +32,7 @@ class Steps:
 
     @property
     def total(self) -> float:
-        """Their sum; 0 where no step ends."""
+        """The sum of the rewards; 0 where no step ends."""
         return math.fsum(number for number in self.numbers if not math.isnan(number))
 
 
@@ -40,7 +40,7 @@ def token_values(
     returned: Any,  # noqa: ANN401
     lengths: Sequence[int],
 ) -> list[Steps | Problem | None] | Problem:
-    """One entry for each completion, which has one number for each token, or a problem with all.
+    """The step rewards of each completion, or one problem with all of them.
 
     A number is None or NaN where no step ends; None in the place of a list means that the reward
     does not apply to the completion. One-dimensional arrays and tensors are lists of numbers.
@@ -74,7 +74,7 @@ def _is_nan(number: Any) -> bool:  # noqa: ANN401
 
 
 def values(returned: Any, count: int) -> list[float | Problem | None] | Problem:  # noqa: ANN401
-    """One entry for each completion, or a problem with all of them.
+    """The reward of each completion, or one problem with all of them.
 
     Numbers are int, float, bool, and scalars of numpy or torch; None means that the reward does not
     apply. A one-dimensional array or tensor is a list of numbers.

@@ -11,6 +11,8 @@ import torch
 from polopt.roles.policies.token import Outputs, Quantity
 from polopt.types import StepRows, TokenRows
 
+AT_ONCE = 128  # rows per forward pass without gradient
+
 
 class Scorer(Protocol):
     """A role: actor, critic, reward model."""
@@ -25,22 +27,20 @@ class Scorer(Protocol):
         ...
 
 
-def measured(
-    scorer: Scorer, rows: TokenRows | StepRows, quantity: Quantity, at_once: int = 128
-) -> torch.Tensor:
-    """One output for every row, [B, ...], without gradient, ``at_once`` rows per forward pass."""
-    (found,) = together(scorer, rows, [quantity], at_once)
+def measured(scorer: Scorer, rows: TokenRows | StepRows, quantity: Quantity) -> torch.Tensor:
+    """One output for every row, [B, ...], without gradient."""
+    (found,) = together(scorer, rows, [quantity])
     return found
 
 
 @torch.no_grad()
 def together(
-    scorer: Scorer, rows: TokenRows | StepRows, quantities: Sequence[Quantity], at_once: int = 128
+    scorer: Scorer, rows: TokenRows | StepRows, quantities: Sequence[Quantity]
 ) -> list[torch.Tensor]:
-    """Several outputs of the same forward passes, in the order of their names."""
+    """Several outputs of every row, [B, ...] each, without gradient, in the order of the names."""
     parts = [
         scorer.score(rows.rows(index), frozenset(quantities))
-        for index in torch.arange(rows.shape[0]).split(at_once)
+        for index in torch.arange(rows.shape[0]).split(AT_ONCE)
     ]
     return [torch.cat([getattr(part, quantity) for part in parts]) for quantity in quantities]
 

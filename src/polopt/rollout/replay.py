@@ -67,7 +67,7 @@ class Replay:
         rows = self._table.take(generator.integers(self.filled, size=count), 0)
         return Transitions(torch.from_numpy(rows), *self._sizes)
 
-    def update(self, experience: Experience, credited: Advantages, step: int) -> Metrics:
+    def update(self, experience: Experience, advantages: Advantages, step: int) -> Metrics:
         """No update: steps are stored by :meth:`add`."""
         return {}
 

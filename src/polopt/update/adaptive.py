@@ -25,7 +25,7 @@ from polopt.types import Advantages, Experience, Metrics
 STATE_FILE = "number.json"
 
 Follow = Callable[[float, int, Experience, Advantages], tuple[float, int, Metrics]]
-"""``(number, seen, experience, credited) -> (number, seen, metrics)`` after one batch."""
+"""``(number, seen, experience, advantages) -> (number, seen, metrics)`` after one batch."""
 
 
 LogProbs = Callable[[Any], Tensor]
@@ -45,9 +45,9 @@ class AdaptiveNumber:
         """The current value; read at each use, in the place of the field."""
         return self.value
 
-    def update(self, experience: Experience, credited: Advantages, step: int) -> Metrics:
+    def update(self, experience: Experience, advantages: Advantages, step: int) -> Metrics:
         """Update on one batch; the metrics hold the value before it, used for that batch."""
-        self.value, self.seen, metrics = self._follow(self.value, self.seen, experience, credited)
+        self.value, self.seen, metrics = self._follow(self.value, self.seen, experience, advantages)
         return {f"{self.name}/{name}": value for name, value in metrics.items()}
 
     def save(self, directory: Path) -> dict[str, int]:
@@ -65,25 +65,25 @@ Earned = Callable[[Advantages], Tensor]
 """The values of one batch over which a baseline is the mean; NaN is skipped."""
 
 
-def whole_rewards(credited: Advantages) -> Tensor:
+def whole_rewards(advantages: Advantages) -> Tensor:
     """The shaped reward of every row, [B]."""
-    assert credited.rewards is not None, "what assigns credit gives them"
-    return credited.rewards
+    assert advantages.rewards is not None, "what assigns credit gives them"
+    return advantages.rewards
 
 
-def step_returns(credited: Advantages) -> Tensor:
+def step_returns(advantages: Advantages) -> Tensor:
     """The return of every step, before any baseline, [M]."""
-    assert credited.value_targets is not None, "what assigns credit gives them"
-    return credited.value_targets[credited.mask]
+    assert advantages.value_targets is not None, "what assigns credit gives them"
+    return advantages.value_targets[advantages.mask]
 
 
 def ema(decay: float, earned: Earned = whole_rewards) -> Follow:
     """``b ← αb + (1-α)·mean(R)`` over the rewards R of the batch."""
 
     def follow(
-        value: float, seen: int, experience: Experience, credited: Advantages
+        value: float, seen: int, experience: Experience, advantages: Advantages
     ) -> tuple[float, int, Metrics]:
-        return ema_update(value, earned(credited), decay), seen, {"value": value}
+        return ema_update(value, earned(advantages), decay), seen, {"value": value}
 
     return follow
 
@@ -92,9 +92,9 @@ def running_mean(earned: Earned = whole_rewards) -> Follow:
     """The mean of all rewards so far."""
 
     def follow(
-        value: float, seen: int, experience: Experience, credited: Advantages
+        value: float, seen: int, experience: Experience, advantages: Advantages
     ) -> tuple[float, int, Metrics]:
-        return *running_mean_update(value, seen, earned(credited)), {"value": value}
+        return *running_mean_update(value, seen, earned(advantages)), {"value": value}
 
     return follow
 
@@ -103,7 +103,7 @@ def controlled(controller: Controller) -> Follow:
     """A coefficient adapted to hold the KL of responses to the reference at a target."""
 
     def follow(
-        value: float, seen: int, experience: Experience, credited: Advantages
+        value: float, seen: int, experience: Experience, advantages: Advantages
     ) -> tuple[float, int, Metrics]:
         kl, responses = measured_kl(experience)
         after = controller(value, kl, float(responses)) if responses else value
@@ -119,10 +119,10 @@ def penalised(controller: Controller, log_probs: LogProbs) -> Follow:
     """
 
     def follow(
-        value: float, seen: int, experience: Experience, credited: Advantages
+        value: float, seen: int, experience: Experience, advantages: Advantages
     ) -> tuple[float, int, Metrics]:
         assert experience.logp_old is not None
-        mask, tokens = credited.mask, float(credited.mask.sum())
+        mask, tokens = advantages.mask, float(advantages.mask.sum())
         if not tokens:
             return value, seen, {"coefficient": value}
         after = log_probs(experience.inputs)

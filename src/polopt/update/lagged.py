@@ -32,7 +32,7 @@ class Lagged:
         self._copy, self._source = copy, source
         self._every, self._rate = every, rate
 
-    def update(self, experience: Experience, credited: Advantages, step: int) -> Metrics:
+    def update(self, experience: Experience, advantages: Advantages, step: int) -> Metrics:
         """Move the copy after every ``every``-th batch; ``step`` batches came before this one."""
         if (step + 1) % self._every == 0:
             with torch.no_grad():

@@ -88,7 +88,7 @@ class FirstOrder(Generic[T]):
             fused=True,
         )
 
-    def update(self, experience: Experience, credited: Advantages, step: int) -> Metrics:
+    def update(self, experience: Experience, advantages: Advantages, step: int) -> Metrics:
         """Update on one batch; ``step`` batches came before it."""
         rate = learning_rate(self.settings, step, self.steps)
         for group in self._optimiser.param_groups:
@@ -99,7 +99,7 @@ class FirstOrder(Generic[T]):
         epochs = list(self._epochs(experience, step))
         count = sum(map(len, epochs))
         for parts in epochs:
-            for one, its in _cut(experience, credited, parts):
+            for one, its in _cut(experience, advantages, parts):
                 for name, value in self._optimise(one, its, step).items():
                     totals[name] = totals.get(name, 0.0) + value / count
         totals["learning_rate"] = rate
@@ -126,7 +126,7 @@ class FirstOrder(Generic[T]):
         groups = experience.group.cpu()
         return [(groups == group).nonzero()[:, 0] for group in dict.fromkeys(groups.tolist())]
 
-    def _optimise(self, experience: Experience, credited: Advantages, step: int) -> Metrics:
+    def _optimise(self, experience: Experience, advantages: Advantages, step: int) -> Metrics:
         """One optimiser step on all of the rows."""
         inputs = experience.inputs
         if self.loss.needs_logp:
@@ -135,7 +135,7 @@ class FirstOrder(Generic[T]):
             weight.grad = None
         totals: dict[str, Tensor] = {}
         with read_together():
-            terms = self.loss.terms(experience, credited)
+            terms = self.loss.terms(experience, advantages)
             for micro in self._micro_batches(experience):
                 outputs = self.scorer.score(inputs.rows(micro), self.loss.want)
                 _backward(*self.loss.value(outputs, terms.rows(micro)), totals)
@@ -198,17 +198,17 @@ class FirstOrder(Generic[T]):
 
 
 def _cut(
-    experience: Experience, credited: Advantages, parts: Sequence[Tensor]
+    experience: Experience, advantages: Advantages, parts: Sequence[Tensor]
 ) -> Iterator[tuple[Experience, Advantages]]:
     """The rows of each part of a batch. They are copied once for all: slices are free."""
     if len(parts) == 1:
-        yield experience, credited
+        yield experience, advantages
         return
     order, end = torch.cat(list(parts)), 0
-    experience, credited = experience.rows(order), credited.rows(order)
+    experience, advantages = experience.rows(order), advantages.rows(order)
     for size in map(len, parts):
         part, end = slice(end, end + size), end + size
-        yield experience.rows(part), credited.rows(part)
+        yield experience.rows(part), advantages.rows(part)
 
 
 def _by_decay(weights: Sequence[Tensor], decay: float) -> list[dict[str, Any]]:

@@ -73,7 +73,7 @@ class NaturalStep(Generic[T]):
         self.optimiser_steps = 0
         self._weights = list(scorer.parameters.values())
 
-    def update(self, experience: Experience, credited: Advantages, step: int) -> Metrics:
+    def update(self, experience: Experience, advantages: Advantages, step: int) -> Metrics:
         """Update on one batch; ``step`` batches came before it.
 
         Returns:
@@ -89,13 +89,13 @@ class NaturalStep(Generic[T]):
         if self.loss.needs_logp:
             experience = replace(experience, logp=measured(self.scorer, rows, "logp"))
         with read_together():
-            terms = self.loss.terms(experience, credited)
+            terms = self.loss.terms(experience, advantages)
             gradient, metrics = self._gradient(rows, terms)
         self._require_finite("gradient", gradient, step)
-        states, chosen = self._states(experience, credited), self._chosen(credited, step)
+        states, chosen = self._states(experience, advantages), self._chosen(advantages, step)
         taken = trust_region_step(
             lambda theta: self._evaluate(theta, terms, states),
-            self.fisher_product(experience.rows(chosen), credited.rows(chosen)),
+            self.fisher_product(experience.rows(chosen), advantages.rows(chosen)),
             gradient,
             _flat(self._weights).detach(),
             -metrics["loss"],
@@ -112,13 +112,13 @@ class NaturalStep(Generic[T]):
         return {f"{self.name}/{name}": float(value) for name, value in found.items()}
 
     def fisher_product(
-        self, experience: Experience, credited: Advantages
+        self, experience: Experience, advantages: Advantages
     ) -> Callable[[Tensor], Tensor]:
         """``v ↦ ∇(∇KL·v) + damping·v``, [N] to [N], at the current weights.
 
         There π_θ is π_old, ∇KL is 0, and the Hessian of the KL is the Fisher matrix.
         """
-        states = self._states(experience, credited)
+        states = self._states(experience, advantages)
         batches = self._micro_batches(states.rows)
 
         @lru_cache(maxsize=int(len(batches) == 1))  # one graph fits anyhow: all products share it
@@ -214,13 +214,13 @@ class NaturalStep(Generic[T]):
             for part, weight in zip(parts, self._weights, strict=True)
         ]
 
-    def _states(self, experience: Experience, credited: Advantages) -> _States:
-        weights = token_mean(credited.mask, experience.group, dtype=credited.advantages.dtype)
-        return _States(experience.inputs, credited.mask, weights, self.divergence)
+    def _states(self, experience: Experience, advantages: Advantages) -> _States:
+        weights = token_mean(advantages.mask, experience.group, dtype=advantages.advantages.dtype)
+        return _States(experience.inputs, advantages.mask, weights, self.divergence)
 
-    def _chosen(self, credited: Advantages, step: int) -> Tensor:
+    def _chosen(self, advantages: Advantages, step: int) -> Tensor:
         """Rows for the Fisher matrix: a share of those in the loss, drawn for every step."""
-        rows = credited.mask.any(-1).nonzero()[:, 0].cpu()
+        rows = advantages.mask.any(-1).nonzero()[:, 0].cpu()
         if self.settings.fisher_share == 1.0:
             return rows
         generator = torch.Generator().manual_seed(derive(self.seed, "fisher", step))

@@ -97,7 +97,7 @@ class Normalisers:
     def __init__(self, observations: Normaliser | None, rewards: RewardScale | None) -> None:
         self._observations, self._rewards = observations, rewards
 
-    def update(self, experience: Experience, credited: Advantages, step: int) -> Metrics:
+    def update(self, experience: Experience, advantages: Advantages, step: int) -> Metrics:
         """Add the observations of the batch, which normalise the batches after it."""
         if self._observations is not None:
             assert experience.steps is not None

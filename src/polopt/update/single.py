@@ -71,7 +71,7 @@ class SingleStep:
         self._rate = 0.0
 
     def update(
-        self, experience: Experience, credited: Advantages, step: int
+        self, experience: Experience, advantages: Advantages, step: int
     ) -> dict[str, float | Tensor]:
         """Take one step on the transitions; metrics are single numbers, without gradient."""
         assert experience.transitions is not None

@@ -14,8 +14,8 @@ from polopt.envs.control.biped.stride import (
     CLEARANCE,
     COLUMNS,
     SWING,
+    after_step,
     gait,
-    went_on,
 )
 
 STEP = 0.025
@@ -36,7 +36,7 @@ def walked(rows: Any = RIGHT, torques: float = 1.0) -> list[Any]:
     for stands, height, place in rows:
         now, applied = np.array([[stands, True]]), np.full((1, 6), torques)
         applied[0, 0] = 0.5
-        stride = went_on(
+        stride = after_step(
             stride,
             STEP,
             stood=stood,
@@ -89,7 +89,7 @@ def test_the_figures_of_a_gait() -> None:
 
 def test_both_feet_off_the_floor_is_in_the_air() -> None:
     stood = np.ones((1, 2), dtype=np.bool_)
-    stride = went_on(
+    stride = after_step(
         np.zeros((1, COLUMNS)),
         STEP,
         stood=stood,

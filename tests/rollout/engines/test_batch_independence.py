@@ -1,6 +1,7 @@
 """A response is the same, bit for bit, whatever else is decoded beside it."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from polopt.rollout.engines import LocalEngine, Request
 from polopt.types import Group, Sample, Sampling
-from random_models import SHARED, builtin_model, generated, of_architecture, request
+from random_models import SHARED, VOCABULARY, builtin_model, generated, of_architecture, request
 
 LENGTHS = [1, 2, 3, 15, 16, 17, 31, 33, 47, 64, 65, 90, 127, 128, 129]  # around every block size
 
@@ -45,6 +46,19 @@ def test_bits_do_not_depend_on_the_batch(language_model) -> None:
     for _ in range(3):
         some = rng.sample(requests, rng.randrange(2, len(requests)))
         assert_same_groups(generated(engine, some), together)
+
+
+def test_rows_that_go_on_keep_their_tokens_when_others_leave() -> None:
+    """Every fourth token ends a row: most of 64 have left when the last ones are still going."""
+    often = replace(builtin_model(), stop_ids=tuple(range(3, VOCABULARY, 4)))
+    engine = LocalEngine(often, seed=5)
+    requests = [request(i, 1 + i % 20) for i in range(64)]
+    together = generated(engine, requests)
+    lengths = {i: int(group.samples[0].mask.sum()) for i, group in together.items()}
+    longest = sorted(lengths, key=lengths.__getitem__)[-6:]
+    assert sorted(lengths.values())[40] + 3 < lengths[longest[0]], "many leave, some go on"
+    for i in longest:
+        assert_same_groups(generated(engine, [requests[i]]), together)
 
 
 @pytest.mark.parametrize("name", ["tiny", "small"])

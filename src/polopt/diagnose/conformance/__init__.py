@@ -1,4 +1,4 @@
-"""``polopt conformance``: the shipped functions are held to golden numbers."""
+"""``polopt conformance``: compares the shipped functions with golden numbers."""
 
 from polopt.diagnose.conformance.runner import SERVED, Report, run
 

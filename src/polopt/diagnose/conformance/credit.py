@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from polopt.diagnose.conformance import formulas
 from polopt.math import baselines, normalise, process, returns, selection, shaping
 from polopt.math.divergence import k1
-from polopt.math.normalise import DENOMINATORS
 from polopt.math.reduce import spread_rows
 
 Outputs = dict[str, Any]
@@ -19,6 +19,13 @@ SPREADS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
     "return": shaping.spread_discounted,
     "normalized": shaping.spread_normalised,
     "uniform": lambda scores, mask, _: shaping.spread_uniform(scores, mask),
+}
+
+
+DENOMINATORS: dict[str, normalise.Denominator] = {
+    "std_plus": normalise.std_plus,
+    "var_plus": normalise.var_plus,
+    "var_clamp": formulas.var_clamp,
 }
 
 
@@ -64,7 +71,7 @@ def _length_adaptive_lambda(lengths: Tensor, alpha: float) -> Outputs:
 def _singletons(advantages: Tensor, rewards: Tensor, group: Tensor, singleton: str) -> Outputs:
     scored = ~torch.isnan(rewards)
     if singleton == "raw":
-        raw = baselines.raw_singletons(advantages, rewards, group, scored)
+        raw = formulas.raw_singletons(advantages, rewards, group, scored)
         return {"advantages": raw, "valid": scored}
     return {"advantages": advantages, "valid": baselines.has_peers(group, scored)}
 

@@ -6,9 +6,25 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from polopt.math.baselines import has_peers
 from polopt.math.preference import dpo_loss, has_pair, implicit_reward, pairwise_loss
 from polopt.math.ratios import safe_exp, token_log_ratio
-from polopt.math.reduce import lengths, masked, token_mean, weighted_sum
+from polopt.math.reduce import lengths, masked, token_mean, weighted_sum, widen
+
+
+def raw_singletons(
+    advantages: Float[Tensor, "B"],
+    rewards: Float[Tensor, "B"],
+    group: Int[Tensor, "B"],
+    valid: Bool[Tensor, "B"],
+) -> Float[Tensor, "B"]:
+    """The advantage of a group of one is its raw reward: the convention of verl (mean 0, std 1)."""
+    return torch.where(valid & ~has_peers(group, valid), widen(rewards), advantages)
+
+
+def var_clamp(variance: Float[Tensor, "*shape"], eps: float) -> Float[Tensor, "*shape"]:
+    """``√max(var, ε)`` (OpenRLHF)."""
+    return variance.clamp(min=eps).sqrt()
 
 
 def regularised_reward(
@@ -40,7 +56,7 @@ def preference_logits(
 
 
 def dpo_gradient_weight(logits: Float[Tensor, "N"], *, beta: float) -> Float[Tensor, "N"]:
-    """``β·σ(-βh)``: how hard DPO pushes a pair; near 0 where the order is right already."""
+    """``β·σ(-βh)``: the weight of a pair in DPO's gradient; near 0 where h is large already."""
     return beta * torch.sigmoid(-beta * logits)
 
 
@@ -60,10 +76,10 @@ def ranking_loss(
         scores: Of the responses of all prompts.
         ranks: Of the responses among those of their prompt; lower is better.
         group: The prompt of each response.
-        margin: By which the better one has to win.
+        margin: m, by which the better score has to exceed the worse.
 
     Returns:
-        The loss of each prompt, in the order of their labels, and the mean.
+        The loss of each prompt, by ascending ``group``, and the mean.
     """
     per_prompt = pairwise_loss(scores, ranks, group, lambda h: dpo_loss(h, beta=1.0, margin=margin))
     usable = has_pair(ranks, group)
@@ -72,7 +88,7 @@ def ranking_loss(
 
 @dataclass(frozen=True)
 class TokenShift:
-    """What training changed, token by token; 0 outside the mask."""
+    """The change of token probabilities by training; 0 outside the mask."""
 
     delta_logp: Tensor  # [B, T] log π_trained - log π_base
     ratio: Tensor  # [B, T]
@@ -102,5 +118,5 @@ def token_shift(
 
 
 def exploration_probability(p: Float[Tensor, "*shape"], samples: int) -> Float[Tensor, "*shape"]:
-    """``1 - p^K``: the chance that K samples leave a path taken with probability p."""
+    """``1 - p^K``: the probability that one of K samples or more leaves a path of probability p."""
     return -torch.expm1(samples * p.log())

@@ -76,8 +76,7 @@ def _assembled(
         logp_old=logp_old,
         logp_rollout=logp_rollout,
     )
-    credited = Advantages(masked(advantages, mask), mask, mask.any(-1))
-    terms = step_terms(experience, credited, choice)
+    terms = step_terms(experience, Advantages(masked(advantages, mask), mask, mask.any(-1)), choice)
     live = logp.clone().requires_grad_()
     loss, _ = policy_loss(live, None, terms, choice)
     return loss, _slope(loss, live), terms
@@ -212,8 +211,8 @@ def _kimi_opmd_loss(
     )
     bound = partial(surrogates.opmd, tau=tau)
     choice = PolicyObjective(SEQUENCE_SUM, bound, seq_mean_token_sum)
-    credited = assign(experience, Credit(baseline=group_mean))
-    loss, _ = policy_loss(logp, None, step_terms(experience, credited, choice), choice)
+    advantages = assign(experience, Credit(baseline=group_mean))
+    loss, _ = policy_loss(logp, None, step_terms(experience, advantages, choice), choice)
     return {"loss": loss, "grad_logp_seq": _slope(loss, logp)[:, 0]}
 
 

@@ -14,12 +14,11 @@ from torch import Tensor
 
 from polopt import credit
 from polopt.credit import Credit, assign
-from polopt.diagnose.conformance.credit import SPREADS
+from polopt.diagnose.conformance.credit import DENOMINATORS, SPREADS
 from polopt.diagnose.conformance.loss import CORRECTIONS
 from polopt.math import normalise, surrogates
 from polopt.math.corrections import m2po_mask
 from polopt.math.divergence import ESTIMATORS
-from polopt.math.normalise import DENOMINATORS
 from polopt.math.reduce import AGGREGATIONS, masked
 from polopt.objective import (
     NONE,
@@ -35,27 +34,29 @@ from polopt.objective import (
 from polopt.types import Experience
 
 Config = Mapping[str, Any]
-OURS = {"scores": "rewards", "greedy_scores": "greedy_rewards"}  # fields under another name there
+OURS = {"scores": "rewards", "greedy_scores": "greedy_rewards"}  # by their names in golden cases
 LEVELS = {"token": TOKEN, "seq_mean": SEQUENCE_MEAN, "seq_sum": SEQUENCE_SUM}
 
 
 def objective(batch: dict[str, Any], config: Config) -> dict[str, Any]:
     """Credit, terms and loss of one batch; the gradient is that of autograd."""
     logp: Tensor = batch["logp"].requires_grad_()
-    # In these cases last_values stand where a response was cut, and 0 where it ended.
+    # Golden last_values are 0 where a response ended by itself: all may be bootstrapped.
     experience = Experience(
         **{OURS.get(name, name): value for name, value in batch.items() if name != "logp"},
         truncated=torch.ones_like(batch["scores"], dtype=torch.bool),
     )
     choice = _objective(**_without(config, "reward", "returns", "baseline", "norm"))
-    credited = assign(experience, _credit(**_only(config, "reward", "returns", "baseline", "norm")))
-    terms = step_terms(experience, credited, choice, logp.detach())
+    advantages = assign(
+        experience, _credit(**_only(config, "reward", "returns", "baseline", "norm"))
+    )
+    terms = step_terms(experience, advantages, choice, logp.detach())
     loss, _ = policy_loss(logp, None, terms, choice)
     (gradient,) = torch.autograd.grad(loss, logp)
-    targets = credited.value_targets
+    targets = advantages.value_targets
     return {
-        "advantages": masked(credited.advantages, terms.reduction.mask),
-        "valid": credited.valid,
+        "advantages": masked(advantages.advantages, terms.reduction.mask),
+        "valid": advantages.valid,
         "loss": loss,
         "grad_logp": gradient,
         "value_targets": None if targets is None else masked(targets, terms.reduction.mask),

@@ -1,6 +1,6 @@
 """Runs golden cases through the shipped functions, in float64.
 
-A case names an operation, its inputs and what must come out. ``credit``, ``loss``, ``objective``
+A case names an operation, its inputs and the expected outputs. ``credit``, ``loss``, ``objective``
 and ``control`` hold one thin adapter for each operation; an operation without one is listed, and
 its cases count as failed.
 """
@@ -59,7 +59,7 @@ def run(path: str | Path | None = None) -> Report:
 
 
 def _cases(path: str | Path | None) -> Iterator[Mapping[str, Json]]:
-    """The cases of a file, each with the fields that a case has."""
+    """The cases of a file, after a check that each has all fields."""
     source = files("polopt.diagnose.conformance") / "golden.json" if path is None else Path(path)
     try:
         document = json.loads(source.read_text(encoding="utf-8"))
@@ -93,7 +93,7 @@ def _judge(case: Mapping[str, Json]) -> str | None:
         return f"{name}: op {case['op']} does not know input {unknown[0]}"
     try:
         outputs = adapter(**inputs)
-    except Exception as error:  # one case that breaks must not hide what the others say
+    except Exception as error:  # one case that raises must not hide the results of others
         return f"{name}: {type(error).__name__}: {' '.join(str(error).split())}"
     for key, expected in case["expected"].items():
         if key not in outputs:

@@ -1,7 +1,7 @@
 """Exact facts about a softmax policy over a few actions, where every expectation is a finite sum.
 
-``p = softmax(z)`` and ``∇_z log p_a = e_a - p``: the smallest place where an estimator of the KL, a
-baseline or a trust region can be looked at without sampling noise. Only golden cases use them.
+``p = softmax(z)`` and ``∇_z log p_a = e_a - p``: the smallest policy on which estimators of the KL,
+baselines and trust regions can be checked without sampling noise. Only golden cases use them.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def forward_kl_gradient(p: Float[Tensor, "V"], q: Float[Tensor, "V"]) -> Float[T
 def expected_estimator(
     p: Float[Tensor, "V"], q: Float[Tensor, "V"], estimator: Estimator
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "V"], Float[Tensor, "V"]]:
-    """What an estimator of ``KL(p‖q)`` is and does in expectation, with ``p = softmax(z)``.
+    """Expected value and gradients of an estimator of ``KL(p‖q)``, with ``p = softmax(z)``.
 
     Returns:
         ``E_p[k]``; the gradient in z when k is a loss, ``E_p[k′(d)·∇log p]``; and the gradient when

@@ -58,7 +58,7 @@ def check_limit(steps: object) -> None:
     Raises:
         RecipeError: anything but a positive integer.
     """
-    if type(steps) is not int or steps < 1:  # true is none
+    if type(steps) is not int or steps < 1:  # a boolean is an int, too
         raise RecipeError(
             f"data.parameters.max_episode_steps: {shown(steps)} is not allowed; an integer >= 1"
         )

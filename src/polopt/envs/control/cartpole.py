@@ -1,7 +1,7 @@
 """CartPole: a pole on a cart, pushed to the left or to the right.
 
-Barto, Sutton & Anderson 1983; constants, Euler steps and limits of gymnasium's CartPole-v1, whose
-trajectories these are. State and observation: x, ẋ, θ, θ̇. A reward of 1 for every step.
+Barto, Sutton & Anderson 1983; constants, Euler steps, limits and trajectories are those of
+gymnasium's CartPole-v1. State and observation: x, ẋ, θ, θ̇. A reward of 1 for every step.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ GRAVITY, CART, POLE, HALF_LENGTH, FORCE, TAU = 9.8, 1.0, 0.1, 0.5, 10.0, 0.02
 PUSHES = Discrete(2)
 MASS, MOMENT = CART + POLE, POLE * HALF_LENGTH
 FARTHEST, STEEPEST = 2.4, 12 * 2 * np.pi / 360
-SMOOTHED = 10  # steps over which pushes are averaged where they are shown: they alternate
+SMOOTHED = 10  # steps over which a recording averages pushes, which alternate
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class CartPole:
         check_limit(self.max_episode_steps)
 
     def start(self, generator: np.random.Generator) -> NDArray[np.float64]:
-        """A first state: all four numbers near 0."""
+        """An initial state: all four numbers within ±0.05."""
         return generator.uniform(-0.05, 0.05, size=(4,))
 
     def observe(self, states: States) -> NDArray[np.float32]:
@@ -47,7 +47,10 @@ class CartPole:
     def advance(
         self, states: States, actions: NDArray[Any]
     ) -> tuple[States, NDArray[np.float64], Flags]:
-        """One push; over where the cart leaves the track or the pole leans over 12 degrees."""
+        """States, rewards [N] and ends of episodes [N] after a push to the left (0) or right (1).
+
+        An episode ends where the cart leaves the track or the pole leans by over 12 degrees.
+        """
         x, speed, angle, turn = states.T
         force = np.where(actions == 1, FORCE, -FORCE)
         cos, sin = np.cos(angle), np.sin(angle)

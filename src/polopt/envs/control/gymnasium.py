@@ -1,4 +1,4 @@
-"""Environments of gymnasium, whatever the mode in which their vectors begin the next episode.
+"""Vector environments of gymnasium, in each of its autoreset modes.
 
 Since gymnasium 1.0 a vector environment may reset in the step after an episode ended (NEXT_STEP,
 the default: that step does nothing and is not valid), in the same step (SAME_STEP: the final
@@ -24,7 +24,7 @@ from polopt.errors import MissingExtraError, RecipeError, UserError, did_you_mea
 if TYPE_CHECKING:
     from polopt.envs.control.repeatable import Repeatable
 
-THEIRS = (Exception, SystemExit)  # whatever their code raises; sys.exit must not end a run unsaid
+THEIRS = (Exception, SystemExit)  # raised by code of environments; sys.exit must not end a run
 WRAPPERS = "gymnasium.wrappers"
 EXTRA = ("gymnasium", "mujoco", "imageio")  # what pip install 'polopt[control]' brings
 
@@ -38,12 +38,12 @@ def make(
         name: an id of gymnasium, or ``module:ID`` where importing the module registers it.
         count: N.
         parameters: of the constructor.
-        others: names of other environments, for advice.
+        others: names of the built-in environments, for the advice of an error.
 
     Raises:
         MissingExtraError: gymnasium, or what the environment needs, is not installed.
-        RecipeError: there is no such environment, it cannot be made with the parameters, or its
-            observations or actions are of a kind that no policy here has.
+        RecipeError: there is no such environment, it cannot be made with the parameters, or no
+            policy of polopt fits its observations or actions.
     """
     field = f"data.source: {f'{CONTROL.name}:{name}'!r}"
     try:
@@ -74,7 +74,7 @@ def make(
 
 
 def unlimited(name: str) -> bool:
-    """Whether an id is registered without a time limit; its episodes may end by themselves."""
+    """Whether an id is registered without a time limit; its episodes may terminate nonetheless."""
     import gymnasium
 
     spec = gymnasium.registry.get(name.rpartition(":")[2])
@@ -82,7 +82,7 @@ def unlimited(name: str) -> bool:
 
 
 def _made(name: str, count: int, parameters: Mapping[str, Any]) -> Any:  # noqa: ANN401
-    """A vector of environments that remember their episodes."""
+    """A vector environment whose parts can repeat their episodes, to resume."""
     import gymnasium
 
     from polopt.envs.control.repeatable import Repeatable
@@ -92,13 +92,13 @@ def _made(name: str, count: int, parameters: Mapping[str, Any]) -> Any:  # noqa:
 
 
 def _near(name: str, known: Collection[str]) -> str:
-    """Advice, where a known name is much like this one."""
+    """Advice on a known name that is similar to this one; empty without any."""
     module, colon, own = name.rpartition(":")
     return did_you_mean(own, known, as_=f"{CONTROL.name}:{module}{colon}{{}}")
 
 
 def _help(name: str, reason: str) -> str:
-    """What to install, where the reason does not say it."""
+    """What to install, for reasons that do not say it; empty without any."""
     module, colon, _ = name.rpartition(":")
     if colon and f"'{module}'" in reason:
         return "; an installed module, or PYTHONPATH=. for one in this directory"
@@ -119,7 +119,7 @@ class GymnasiumEnvironments:
     """A vector environment of gymnasium; observations are flattened to numbers.
 
     Raises:
-        RecipeError: spaces that no policy here has; whatever one of the environments raises.
+        RecipeError: spaces that no policy of polopt fits; anything that an environment raises.
     """
 
     def __init__(self, vector: Any) -> None:  # noqa: ANN401
@@ -215,7 +215,7 @@ class GymnasiumEnvironments:
                         again, _ = self._vector.reset(options={"reset_mask": ended})
                     observations = np.where(ended[:, None], self._flattened(again), successors)
             case _:
-                valid = ~self._ended  # this step began an episode and took no action
+                valid = ~self._ended  # this step reset the environment and took no action
                 self._ended = ended
         return Transition(
             observations,
@@ -227,7 +227,7 @@ class GymnasiumEnvironments:
         )
 
     def state_dict(self) -> Mapping[str, Any] | None:
-        """How each episode began and its actions; None: the environments do not remember them."""
+        """How each episode began and its actions; None: not all environments are repeatable."""
         episodes = self._episodes()
         if episodes is None:
             return None
@@ -256,7 +256,7 @@ class GymnasiumEnvironments:
 
     @contextmanager
     def _theirs(self) -> Generator[None]:
-        """Raise what an environment raises as an error of one line."""
+        """Turn any exception of an environment into a RecipeError of one line."""
         try:
             yield
         except UserError:
@@ -265,7 +265,7 @@ class GymnasiumEnvironments:
             raise RecipeError(f"data.source: {self._raised()}: {_told(error)}") from error
 
     def _raised(self) -> str:
-        """Which environment raised, and in which step; else the step of the vector."""
+        """Which environment raised, and in which step; if unknown, the step of the vector."""
         for number, one in enumerate(self._episodes() or ()):
             if one.raised_in is not None:
                 step = one.raised_in
@@ -275,7 +275,7 @@ class GymnasiumEnvironments:
         return f"{self._name} raised {when if self._steps else 'as its episodes began'}"
 
     def _flattened(self, observations: NDArray[Any]) -> NDArray[np.float32]:
-        """Observations [N, O]; one of n discrete ones becomes n flags."""
+        """Observations [N, O]; a discrete one of n values becomes a one-hot vector."""
         if self._first is not None:
             place = observations.astype(np.int64) - self._first
             return np.eye(self._flat, dtype=np.float32)[place]

@@ -2,8 +2,8 @@
 
 A transition is the same record whatever the environment does when an episode ends: the
 observation to act on next, the true successor (the final observation of an episode that ended),
-and two flags that are never confused. Terminated: the task is over, nothing follows. Truncated:
-a time limit cut it, and the value of the successor still counts.
+and two flags that are never confused. Terminated: the task is over, and the value of the successor
+is 0. Truncated: a time limit ended the episode, and the value of the successor is bootstrapped.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Discrete:
 
 @dataclass(frozen=True)
 class Box:
-    """Actions [D] between two corners."""
+    """Actions [D] between ``low`` and ``high``."""
 
     low: NDArray[np.float32]
     high: NDArray[np.float32]
@@ -43,11 +43,11 @@ class Transition:
     """One step of each of N environments."""
 
     observations: NDArray[np.float32]  # [N, O] to act on next
-    successors: NDArray[np.float32]  # [N, O] what followed, also where an episode ended
+    successors: NDArray[np.float32]  # [N, O] after the step, never those of a reset
     rewards: NDArray[np.float64]  # [N]
     terminated: Flags  # [N]
     truncated: Flags  # [N]
-    valid: Flags  # [N] False: the step did nothing but begin an episode; in no loss or statistic
+    valid: Flags  # [N] False: the step only reset the environment; in no loss or statistic
     facts: Facts = field(default_factory=dict[str, NDArray[np.float64]])  # where episodes ended
 
 

@@ -1,7 +1,7 @@
 """Pendulum: swing a pole up and hold it there, by a torque that is too weak to lift it at once.
 
-Constants, integration and limit of gymnasium's Pendulum-v1, whose trajectories these are. State:
-θ (0 is up) and θ̇; observation: cos θ, sin θ, θ̇. It never ends but by its time limit.
+Constants, integration, limit and trajectories are those of gymnasium's Pendulum-v1. State: θ (0 is
+up) and θ̇; observation: cos θ, sin θ, θ̇. Episodes end by the time limit alone.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Pendulum:
         check_limit(self.max_episode_steps)
 
     def start(self, generator: np.random.Generator) -> NDArray[np.float64]:
-        """A first state: any angle, a speed up to 1."""
+        """An initial state: any angle, a speed within ±1."""
         high = np.array([np.pi, 1.0])
         return generator.uniform(low=-high, high=high)
 
@@ -51,7 +51,10 @@ class Pendulum:
     def advance(
         self, states: States, actions: NDArray[Any]
     ) -> tuple[States, NDArray[np.float64], Flags]:
-        """``r = -(θ² + 0.1 θ̇² + 0.001 u²)`` of the state before the step, θ in [-π, π)."""
+        """States, rewards [N] and no ends of episodes after a step of torques [N, 1].
+
+        ``r = -(θ² + 0.1 θ̇² + 0.001 u²)`` of the state before the step, θ in [-π, π).
+        """
         angle, speed = states.T
         torque = np.clip(actions[:, 0], -STRONGEST, STRONGEST)
         reward = -(_lean(angle) ** 2 + 0.1 * speed**2 + 0.001 * torque**2)

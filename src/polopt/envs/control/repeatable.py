@@ -13,7 +13,7 @@ import numpy as np
 class Repeatable(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Remembers the seed and the actions of its episode; repeating them restores its state.
 
-    Gymnasium asks of every environment that seed and actions decide all that happens.
+    Relies on what gymnasium asks of every environment: seed and actions determine an episode.
     Made for vectors that begin the next episode in the step after an end (NEXT_STEP).
     """
 
@@ -21,8 +21,8 @@ class Repeatable(gymnasium.Wrapper[Any, Any, Any, Any]):
         super().__init__(env)
         self._began: int | dict[str, Any] | None = None  # a seed, or the generator before a reset
         self._actions: list[Any] = []
-        self._over = False  # repeated to the end of its episode, of which the vector knows nothing
-        self.raised_in: int | None = None  # step of its episode; 0: as that began
+        self._over = False  # the repeated episode has ended; the vector was not told
+        self.raised_in: int | None = None  # step of the episode that raised; 0: the reset
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -35,7 +35,7 @@ class Repeatable(gymnasium.Wrapper[Any, Any, Any, Any]):
             return self.env.reset(seed=seed, options=options)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:  # noqa: ANN401
-        """One step; after an episode that was repeated to its end, a reset in its place."""
+        """One step; a reset instead where the repeated episode had ended."""
         if self._over:
             seen, info = self.reset()
             return seen, 0.0, False, False, info

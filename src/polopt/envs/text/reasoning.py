@@ -2,8 +2,8 @@
 
 The scorers of the package are not used. The default one gives credit when the answer merely occurs
 in the text, and several others evaluate the text as Python, which must not happen to what a model
-wrote. So a data set with many right answers to one question (countdown) credits only the one that
-its rows carry, and one whose rows carry none (rush_hour) is refused.
+wrote. So of a data set with many right answers to one question (countdown) only the one in its rows
+counts as right, and a data set whose rows have no answer (rush_hour) is refused.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from polopt.recipe import shown
 
 PREFIX = "reasoning-gym:"
 BLOCK = 64  # rows that share one generator; some of them are slow to build
-DRAWS = 128  # candidates for one row; one in four or more belongs to the split, so < 1e-15 is left
+DRAWS = 128  # candidates for one row; each is of the split with p >= 1/4, none is with p < 1e-15
 
 
 @dataclass(frozen=True)

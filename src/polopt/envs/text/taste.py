@@ -1,12 +1,12 @@
-"""A planted preference: it is known exactly, so that learning it can be measured.
+"""A synthetic preference that is known exactly, so that learning it can be measured.
 
-A prompt such as ``tops+`` asks for letters, and any number of any letters will do. After ``+``
-vowels are liked, after ``-`` consonants: of ``bedae`` three in five after ``+``, two after ``-``.
-Demonstrations are letters drawn without any liking. Rankings put those first that are liked more,
-exactly, or with the noise of Bradley and Terry (1952; Plackett 1975 for more than two).
+A prompt such as ``tops+`` asks for letters, any number of any letters. The score of a response is
+its share of vowels after ``+``, of consonants after ``-``: ``bedae`` has 3/5 after ``+``, 2/5 after
+``-``. Demonstrations are random letters. Rankings are by score, exactly or with the noise of
+Bradley and Terry (1952; Plackett 1975 for more than two).
 
-Lengths vary on purpose. Were all responses of one length, the end of sequence would stand in every
-pair at the same place, so that no pair says anything of an early end; DPO then drifts there.
+Lengths vary on purpose. If all responses had one length, both of a pair would end at the same
+place, no pair would say anything about ending early, and DPO would drift towards it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LETTERS = "".join(LIKED.values())
 
 
 class Parameters(Section):
-    """Size of the responses and of the rankings, and how far labels can be trusted."""
+    """Size of the responses and of the rankings, and noise of the labels."""
 
     length: int = Field(default=6, ge=2, le=64, description="letters in the longest response")
     candidates: int = Field(default=2, ge=2, le=9, description="responses in a ranking")
@@ -58,7 +58,7 @@ class Taste:
     def row(self, split: Split, index: int) -> dict[str, Any]:
         """A prompt, a demonstration, and responses with ranks that are not all the same.
 
-        ``answer`` is one of the responses that are liked best of all.
+        ``answer`` is one of the responses with the highest score, 1.
         """
         source = random.Random(f"{self.name}/{self.seed}/{split}/{index}")
         while True:
@@ -77,19 +77,19 @@ class Taste:
         }
 
     def score(self, completion: str, row: Mapping[str, Any]) -> float:
-        """The share of what was written that is liked; 0.0 where nothing was."""
+        """The share of the preferred letters in a completion; 0.0 for an empty one."""
         text = completion.strip()
         return _share(text, LIKED[row["prompt"][-1]]) if text else 0.0
 
     def describe(self, completion: str, row: Mapping[str, Any]) -> dict[str, float | None]:
-        """The planted reward, which training need not see."""
+        """The exact score as a metric, whatever reward is trained on."""
         return {"planted_score": self.score(completion, row)}
 
     def _letters(self, source: random.Random, letters: str) -> str:
         return "".join(source.choices(letters, k=source.randint(2, self.parameters.length)))
 
     def _ranking(self, source: random.Random, liked: str) -> tuple[list[str], list[int]]:
-        """Responses in no order, and the rank of each: 0 is the best, ties share one."""
+        """Responses in random order, and the rank of each: 0 is the best, ties share one."""
         while True:
             texts = [self._letters(source, LETTERS) for _ in range(self.parameters.candidates)]
             scores = [_share(text, liked) for text in texts]
@@ -97,7 +97,7 @@ class Taste:
                 return texts, _ranks([self._worth(source, score) for score in scores])
 
     def _worth(self, source: random.Random, score: float) -> float:
-        """The reward; with Gumbel noise, rankings follow the model of Plackett and Luce."""
+        """The score; with Gumbel noise added, rankings follow the model of Plackett and Luce."""
         noise = self.parameters.noise
         return score - noise * math.log(source.expovariate(1.0) or 1.0) if noise else score
 
@@ -107,5 +107,5 @@ def _share(text: str, liked: str) -> float:
 
 
 def _ranks(worths: Sequence[float]) -> list[int]:
-    """The number of others that are worth more."""
+    """The rank of each: how many others are worth more."""
     return [sum(other > worth for other in worths) for worth in worths]

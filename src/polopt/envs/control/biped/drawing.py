@@ -41,7 +41,7 @@ def seen(states: NDArray[np.float64]) -> View:
 
 
 def _leg(side: str) -> tuple[Shape, ...]:
-    """Thigh, shank, foot, and what shows that it stands; the farther leg is drawn first."""
+    """Thigh, shank, foot, and a bar on the floor while the foot is in contact with it."""
     hip, knee, ankle, heel, toe, behind, before = (
         f"{side}_{name}" for name in ("hip", "knee", "ankle", "heel", "toe", "behind", "before")
     )
@@ -103,7 +103,7 @@ def _turned(quaternion: NDArray[np.float64]) -> NDArray[np.float64]:
 def _panels(states: NDArray[np.float64], contacts: Mapping[str, Floats]) -> tuple[Panel, ...]:
     """Contacts, angles and torques of the joints, speed and height."""
     joints = states[:, QPOS + 7 : QPOS + NQ]  # hip, knee, ankle of the right leg, of the left
-    torques = TORQUE * states[1:, -8:-2]  # those that led to a state; in the order of the motors
+    torques = TORQUE * states[1:, -8:-2]  # a state holds the action before it; in motor order
     places = {
         f"{side}_{joint}": 3 * i + 2 - k
         for i, side in enumerate(SIDES)

@@ -1,8 +1,9 @@
 """The dynamics of a robot that walks: two legs, six torques, 31 observations.
 
 The task of MathWorks' walking robot (github.com/mathworks-robotics/msra-walking-robot, 2-D model:
-observations, ends, starts; "Train Biped Robot to Walk Using Reinforcement Learning Agents":
-reward) on a MuJoCo model of our own. A step is 25 ms, ten of physics; an episode is 10 s.
+observations, initial states, termination; "Train Biped Robot to Walk Using Reinforcement Learning
+Agents": reward) on a MuJoCo model of our own. A step is 25 ms, ten steps of physics; an episode is
+10 s.
 
 Observation: y, (z - z₀)/0.05, v_x, v_y, v_z, yaw, pitch, roll, ω_x, ω_y, ω_z; angle and speed of
 right ankle, knee, hip and of left ankle, knee, hip; contact of right and left foot; the action
@@ -68,7 +69,7 @@ class Biped:
     """
 
     preset: str = "toolbox"  # of the reward
-    physics: float = PHYSICS  # seconds; a finer one shows what a gait owes to the simulator
+    physics: float = PHYSICS  # seconds; a shorter step shows if a gait exploits the simulator
     max_episode_steps: int = round(EPISODE / STEP)
     observation_size: int = field(default=31, init=False)
     action: Box = field(default_factory=_torques, init=False)
@@ -78,8 +79,8 @@ class Biped:
         """Check the parameters.
 
         Raises:
-            RecipeError: an unknown preset, a wrong time limit, or physics of which no whole number
-                of steps is one of control.
+            RecipeError: an unknown preset, a wrong time limit, or a step of physics that does not
+                divide the step of control.
             MissingExtraError: MuJoCo is not installed.
         """
         if self.preset not in BIPED_PRESETS:
@@ -92,13 +93,13 @@ class Biped:
                 f"data.parameters.physics: {self.physics!r} is not allowed; {STEP} s or a whole "
                 f"part of it, such as {PHYSICS}"
             )
-        _ = self.simulator  # before a run begins, and not in its first step
+        _ = self.simulator  # a missing MuJoCo is reported now, not in the first step
 
     def start(self, generator: np.random.Generator) -> NDArray[np.float64]:
-        """A first state: standing; every other time with a push or with the feet apart, or both.
+        """An initial state: standing still, or with probability ½ in a random posture.
 
-        With probability ½ random: then with probability ½ v_x within ±0.05 and v_y within ±0.025
-        m/s, and the left foot within ±5 cm in front of its place, the right one as far behind.
+        Random: the left foot up to ±5 cm in front of its place, the right one as far behind, and
+        with probability ½ a velocity of up to ±0.05 m/s along x and ±0.025 m/s along y.
         """
         speed, ahead = np.zeros(2), 0.0
         if generator.random() < 0.5:
@@ -129,7 +130,7 @@ class Biped:
     def advance(
         self, states: States, actions: NDArray[Any]
     ) -> tuple[States, NDArray[np.float64], Flags]:
-        """25 ms of constant torques; the episode is over where the robot falls, strays or turns."""
+        """States, rewards [N] and ends of episodes [N] after 25 ms of constant torques [N, 6]."""
         actions = np.clip(actions.astype(np.float64), -1.0, 1.0)
         model, data, rollout = self.simulator
         physics, sensors = rollout.rollout(
@@ -141,7 +142,7 @@ class Biped:
         )
         contacts = sensors[:, -1, :2] > 0
         balls = sensors[:, -1, 2:].reshape(-1, 2, 4, 3)
-        strides = stride.went_on(
+        strides = stride.after_step(
             states[:, STRIDE],
             STEP,
             stood=states[:, -2:] > 0,
@@ -159,15 +160,15 @@ class Biped:
         return {"distance_m": states[:, QPOS], **stride.gait(states[:, STRIDE], STEP)}
 
     def over(self, states: States) -> Flags:
-        """Whether it lies, has strayed from its line, or has turned by an eighth of a circle."""
+        """Whether the robot has fallen, is over 1 m off its line, or turned by 45° or more, [N]."""
         qpos = states[:, QPOS : QPOS + NQ]
         turned = np.abs(np.stack(angles(qpos[:, 3:7]))).max(0) >= STEEPEST
         return (qpos[:, 2] <= LOWEST) | (np.abs(qpos[:, 1]) > WIDEST) | turned
 
     def reward(self, states: States) -> NDArray[np.float64]:
-        """``v_x - c_y y² - c_z (z - z₀)² + 25 Ts/Tf - c_u Σ u²`` of the states that followed.
+        """``v_x - c_y y² - c_z (z - z₀)² + 25 Ts/Tf - c_u Σ u²`` of the states after a step, [N].
 
-        A preset of a gait adds the terms of :func:`gait_terms`.
+        The preset ``walk`` adds the terms of :func:`gait_terms`.
         """
         return sum(self._terms(states).values(), np.zeros(len(states)))
 

@@ -19,7 +19,7 @@ ID = "polopt/BipedWalk-v0"
 
 
 class BipedWalk(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
-    """One robot; see :mod:`polopt.envs.control.biped.dynamics` for what it observes and earns."""
+    """One robot; observations and reward: :mod:`polopt.envs.control.biped.dynamics`."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": round(1 / STEP)}  # noqa: RUF012
 
@@ -43,13 +43,13 @@ class BipedWalk(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
     def step(
         self, action: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        """25 ms; the time limit is gymnasium's."""
+        """One step of 25 ms; never truncated here: gymnasium's wrapper keeps the time limit."""
         self._state, reward, over = self._dynamics.advance(self._state, action[None])
         seen = self._dynamics.observe(self._state)[0]
         return seen, float(reward[0]), bool(over[0]), False, {"distance": float(self._state[0, 1])}
 
     def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
-        """A picture from the side; needs a machine that can draw."""
+        """A picture from the side, [240, 320, 3]; None without ``render_mode``. Needs OpenGL."""
         if self.render_mode is None:
             return None
         mujoco: Any = import_module("mujoco")
@@ -63,8 +63,8 @@ class BipedWalk(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
     def mujoco_renderer(self) -> Any:  # noqa: ANN401
         """The renderer, under the name that it has in environments of gymnasium.
 
-        MuJoCo's own chooses how to draw when MuJoCo is imported, and ends the process where it
-        finds out too late that there is no screen.
+        ``mujoco.Renderer`` chooses its backend when MuJoCo is imported, and aborts the process
+        where that backend turns out to need a screen that is not there.
         """
         draw_without_screen()
         rendering: Any = import_module("gymnasium.envs.mujoco.mujoco_rendering")
@@ -73,7 +73,7 @@ class BipedWalk(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
 
 
 def register() -> None:
-    """Make it known to gymnasium; once is enough."""
+    """Register the environment with gymnasium, unless that is done."""
     if ID not in gymnasium.registry:
         steps = round(EPISODE / STEP)
         gymnasium.register(ID, entry_point=f"{__name__}:BipedWalk", max_episode_steps=steps)

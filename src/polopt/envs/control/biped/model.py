@@ -1,4 +1,4 @@
-"""The MuJoCo model of the robot: its measures, where things stand in a state, its kinematics."""
+"""The MuJoCo model of the robot: its sizes, the layout of a state, its kinematics."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ STEP, EPISODE, PHYSICS = 0.025, 10.0, 0.0025  # seconds
 HEIGHT, HIP, LEG = 0.210125, 0.18, 0.1  # of the torso, of hip over ankle, of half a leg; metres
 LOWEST, WIDEST, STEEPEST = 0.1, 1.0, np.pi / 4  # z, |y| and the angles that end an episode
 JOINTS = ("ankle", "knee", "hip")  # of the right leg, then of the left
-QPOS, QVEL, NQ, NV = 1, 14, 13, 12  # where they stand in a physics state, after its time
+QPOS, QVEL, NQ, NV = 1, 14, 13, 12  # offsets and sizes in a physics state; the time is first
 PHYSICS_STATE = QVEL + NV
-BALL = 0.005  # radius of those that touch the floor, four under each foot
+BALL = 0.005  # radius of the contact spheres, four under each foot; metres
 MOTORS = [f"{side}_{joint}" for side in ("right", "left") for joint in JOINTS]
 
 
 def xml() -> str:
-    """The model as MuJoCo reads it."""
+    """The text of the model in MuJoCo's format."""
     return (files("polopt.envs.control.biped") / "biped.xml").read_text(encoding="utf-8")
 
 
 def leg(ahead: float) -> tuple[float, float, float]:
-    """Hip, knee and ankle that put a foot ``ahead`` of its place, its sole flat on the floor."""
+    """Angles of hip, knee and ankle that put a foot ``ahead`` metres in front, its sole level."""
     reach = np.hypot(ahead, HIP)
     knee = 2 * np.arccos(reach / (2 * LEG))
     hip = -(np.arctan2(ahead, HIP) + knee / 2)

@@ -43,7 +43,7 @@ def biped_terms(
     effort_cost: float,
     alive_bonus: float = 25.0,
 ) -> dict[str, Float[Tensor, "B"]]:
-    """The terms of ``v_x - c_y·y² - c_z·ẑ² + c_a·Ts/Tf - c_u·Σ uᵢ²`` by name; their sum is it.
+    """The reward ``v_x - c_y·y² - c_z·ẑ² + c_a·Ts/Tf - c_u·Σ uᵢ²`` as its terms by name.
 
     Args:
         forward_speed: v_x in m/s.
@@ -87,27 +87,27 @@ def gait_terms(
     enough_clearance: float,
     change_cost: float,
 ) -> dict[str, Float[Tensor, "B"]]:
-    """The terms by name; a foot lands where it stands again after a swing.
+    """Further terms of the reward by name; a foot lands when it touches the floor after a swing.
 
     - too fast: ``-max(0, v_x - v*)``, so that speed beyond v* earns nothing more
     - flight: ``-c_f`` with neither foot on the floor (Rudin et al. 2022, arXiv:2109.11978, code)
-    - swing: ``c_s (min(t, t_max) - t_min)`` for each foot that lands: its seconds in the air;
-      chattering feet pay (feet air time of the same code)
-    - stride: ``c_l clip(min(x, -x'), ±l*)`` for each foot that lands: it passes the other, from
-      as far behind as it comes to be in front; one that stays in front, or behind, pays
-    - clearance: ``c_h min(h, h*) / h*`` for each foot that lands: the most that its sole rose
+    - swing: ``c_s (min(t, t_max) - t_min)`` for each foot that lands: its seconds in the air,
+      negative for feet that chatter (feet air time of the same code)
+    - stride: ``c_l clip(min(x, -x'), ±l*)`` for each foot that lands: positive where it went from
+      behind the other to in front of it, negative where it stayed in front or behind
+    - clearance: ``c_h min(h, h*) / h*`` for each foot that lands: the greatest height of its sole
     - jerks: ``-c_u Σ (uᵢ - u'ᵢ)²``
 
     Args:
         forward_speed: v_x in m/s.
         contacts: whether the right and the left foot touch the floor.
-        swing: t, seconds that each foot has been off the floor; of a foot that has just landed,
-            those until then; 0 while it stands.
-        clearance: h in m, the same way.
+        swing: t, seconds that each foot has been off the floor, kept in the step in which it
+            lands; 0 while it stands.
+        clearance: h in m, the greatest height of the sole in this swing, kept the same way.
         began: x' in m, how far in front of the other the foot was when it was lifted.
         ahead: x in m, how far in front of the other it landed.
-        torques: u, the last action.
-        torques_before: u', the one before.
+        torques: u, the action of this step.
+        torques_before: u', the action of the step before.
         enough_speed: v* in m/s.
         flight_cost: c_f.
         swing_bonus: c_s in 1/s.

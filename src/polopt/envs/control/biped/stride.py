@@ -1,9 +1,9 @@
 """The stride of a robot on two legs, as columns of its state, and figures of its gait.
 
-Columns, right foot before left: seconds, greatest height and beginning of the swing of each foot
-(kept in the step in which it lands, 0 while it stands), how far in front of the other it landed (0
-in all other steps), the torques before the last ones, and sums over the episode. A swing begins
-where the foot was in front of the other (behind it: a negative number) when it was lifted.
+Columns, right foot before left: of the swing of each foot its seconds, the greatest height of the
+sole, and how far the foot was in front of the other when it was lifted (negative: behind), all kept
+in the step in which it lands and 0 while it stands; how far in front of the other it landed (0 in
+all other steps); the torques before the last ones; sums over the episode.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ COLUMNS = 22
 SATURATED = 0.99  # of the largest torque
 
 
-def went_on(
+def after_step(
     stride: Numbers,
     seconds: float,
     *,
@@ -33,17 +33,17 @@ def went_on(
     before: Numbers,
     torques: Numbers,
 ) -> Numbers:
-    """The columns [N, 22] after a step of so many seconds.
+    """The columns [N, 22] after one step of control.
 
     Args:
-        stride: the columns before it.
-        seconds: of the step.
+        stride: [N, 22] the columns before the step.
+        seconds: duration of the step.
         stood: [N, 2] whether right and left foot touched the floor before the step.
-        stands: [N, 2] and after it.
-        heights: [N, 2] of the soles' lowest points.
-        places: [N, 2] of the feet, along the way.
+        stands: [N, 2] whether they touch it after the step.
+        heights: [N, 2] of the lowest points of the soles, metres.
+        places: [N, 2] x of the feet, metres.
         before: [N, 6] torques of the step before.
-        torques: [N, 6] of this one.
+        torques: [N, 6] torques of this step.
     """
     after = np.empty_like(stride)
     swing = np.where(stood, 0.0, stride[:, SWING])
@@ -72,7 +72,7 @@ def went_on(
 
 
 def gait(stride: Numbers, seconds: float) -> Facts:
-    """Figures of the gait in the episode so far; a step takes ``seconds``."""
+    """Figures [N] of the gait in the episode so far, by name; a step takes ``seconds``."""
     steps, flown, single, saturated, lifted, landed, ahead, raised = stride[:, SUMS].T
     landings = np.maximum(landed, 1.0)
     return {

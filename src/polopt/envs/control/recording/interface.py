@@ -19,7 +19,7 @@ class Watch(Protocol):
         ...
 
     def look(self) -> None:
-        """Record the present moment."""
+        """Record the environment as it is now; called after the reset and after every step."""
         ...
 
     def told(self, actions: NDArray[Any]) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""Pictures on machines without a screen."""
+"""Rendering without a screen."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import sys
 
 
 def draw_without_screen() -> None:
-    """Have MuJoCo draw by EGL where there is no screen and ``MUJOCO_GL`` is not set.
+    """Have MuJoCo render by EGL where there is no screen and ``MUJOCO_GL`` is not set.
 
-    Call it before the first picture, not before MuJoCo is imported: where there is no EGL, physics
-    must not fail for it.
+    Call it before the first picture, but after MuJoCo is imported: with the variable set, the
+    import fails where there is no EGL, and physics needs none.
     """
     if sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ):
         os.environ.setdefault("MUJOCO_GL", "egl")

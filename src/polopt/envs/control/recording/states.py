@@ -14,7 +14,7 @@ from polopt.envs.control.recording.view import InTerms, Viewed, as_json, rounded
 
 
 class StateWatch:
-    """Records states; the dynamics make a drawing, series and terms of the reward of them."""
+    """Records states, of which the dynamics make a drawing, series, and terms of the reward."""
 
     def __init__(self, dynamics: Dynamics) -> None:
         self._dynamics = dynamics

@@ -18,7 +18,7 @@ from polopt.envs.control.interface import Floats
 
 Tone = Literal["body", "first", "second", "force", "faint", "hollow"]
 
-DIGITS = 5  # significant ones of what is recorded
+DIGITS = 5  # significant digits of recorded numbers
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ class Shape:
     points: tuple[str, ...]
     tone: Tone = "body"
     size: float = 0.02  # width of a line, radius of a disc or an arc, length of an arrow at 1
-    amount: str = ""  # -1 to 1: how far arc and arrow reach; others are there while it is above 0
+    amount: str = ""  # in View.amounts, -1 to 1: scales arc and arrow; other shapes show while > 0
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Series on one scale; with ``bars``, when each of them is above 0."""
+    """Series over time on one scale; with ``bars``, the times at which each is above 0."""
 
     title: str
     unit: str
@@ -53,7 +53,7 @@ class View:
 
     window: tuple[float, float, float, float] = (-1.0, 1.0, -1.0, 1.0)  # left, right, bottom, top
     shapes: tuple[Shape, ...] = ()
-    points: Mapping[str, Floats] = field(default_factory=dict[str, Floats])  # [F, 2]; [2] rests
+    points: Mapping[str, Floats] = field(default_factory=dict[str, Floats])  # [F, 2]; [2]: fixed
     amounts: Mapping[str, Floats] = field(default_factory=dict[str, Floats])  # [F] or [T]
     panels: tuple[Panel, ...] = ()
     follows: str = ""  # the window moves with the x of this point
