@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from string import ascii_lowercase
 from typing import Any
@@ -123,6 +124,17 @@ def test_settings_take_the_place_of_those_of_the_training() -> None:
     assert all(a.find("aa") in (-1, len(a) - 2) for a in policy.respond("x", n=9, stop=["b", "aa"]))
     assert {len(a) for a in policy.respond("x", n=5, stop=(), max_new_tokens=3)} == {3}
     assert set("".join(policy.respond("x", n=8, stop=(), top_p=0.4))) in ({"a"}, {"b"})
+
+
+def test_several_answers_are_drawn_as_in_training_unless_told(asked: list[Request]) -> None:
+    trained = Sampling(0.7, top_p=0.9, max_new_tokens=5, min_new_tokens=2, stop=("b",))
+    policy = Policy(always(A, B), Usage(False, "prompt", trained))
+    for settings in ({}, {"n": 1}, {"n": 2}, {"n": 2, "temperature": 0.3}):
+        policy.respond("x", **settings)
+    temperatures = [0.0, 0.0, 0.7, 0.3]
+    assert [one.sampling for one in asked] == [
+        replace(trained, temperature=t) for t in temperatures
+    ]
 
 
 @pytest.mark.parametrize("kind", ["of_text", "of_messages"])

@@ -7,10 +7,12 @@ import io
 import json
 import os
 import pty
+import select
 import subprocess
 import sys
 import termios
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +178,9 @@ def test_chat_through_a_pipe_answers_each_line(
 def test_chat_through_a_pipe_ends_with_the_turn_that_cannot_be_answered(
     says_a: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    talk = "x" * 230 + "\n" + "y" * 30 + "\nmore\n"
+    long = "x" * 230
+    assert chat(monkeypatch, f"{long}\n/clear\n{long}\n", says_a) == 0  # a new one has room
+    talk = f"{long}\n{'y' * 30}\nmore\n"
     assert chat(monkeypatch, talk, says_a) == 2
     assert capsys.readouterr().err == (
         "error: the conversation: has 299 tokens; at most 255; /clear begins a new one\n"
@@ -209,12 +213,19 @@ class Screen:
         os.close(slave)
         self.seen = ""
 
-    def wait_for(self, text: str) -> str:
-        """What is shown up to a text that comes."""
+    def wait_for(self, text: str, key: str = "") -> str:
+        """What is shown up to a text that comes, after a key that is pressed.
+
+        A Ctrl-C that comes just before a line is waited for is heard with the next key alone.
+        """
         deadline = time.monotonic() + 120
+        self.type(key)
         while text not in self.seen:
             assert time.monotonic() < deadline, self.seen
-            self.seen += os.read(self.master, 1024).decode()
+            if select.select([self.master], [], [], 10)[0]:
+                self.seen += os.read(self.master, 1024).decode()
+            else:
+                self.type(key)
         before, _, self.seen = self.seen.partition(text)
         return before
 
@@ -222,22 +233,28 @@ class Screen:
         os.write(self.master, text.encode())
 
 
-def test_chat_on_a_terminal(tmp_path: Path) -> None:
+@pytest.fixture
+def screen(tmp_path: Path) -> Iterator[Screen]:
+    """A conversation with a policy whose answers are long."""
+    made = Screen("chat", written(tmp_path / "long", A, length=200))
+    yield made
+    made.process.kill()
+    made.process.wait()
+    os.close(made.master)
+
+
+def test_chat_on_a_terminal(screen: Screen) -> None:
     """Ctrl-C stops an answer or drops a line, an error is told, Ctrl-D ends."""
-    screen = Screen("chat", written(tmp_path / "long", A, length=200))
-    screen.wait_for(
-        "Ctrl-C stops an answer, /clear begins a new conversation, Ctrl-D or /exit ends"
-    )
+    screen.wait_for("Ctrl-C stops an answer, /clear begins a new conversation, Ctrl-D or /exit")
     screen.wait_for("> ")
     screen.type("hi\n")
     screen.wait_for("aaa")
-    screen.type("\x03")
-    assert screen.wait_for("> ").count("a") < 190  # of 200
-    screen.type("dropped\x03")
-    screen.wait_for("> ")
+    assert screen.wait_for("> ", key="\x03").count("a") < 190  # of 200
+    screen.type("dropped")
+    screen.wait_for("dropped")
+    screen.wait_for("> ", key="\x03")
     screen.type("<eos>\n")
     screen.wait_for('error: the conversation: contains the special token "<eos>"')
     screen.wait_for("> ")
     screen.type("\x04")
     assert screen.process.wait(timeout=60) == 0
-    os.close(screen.master)

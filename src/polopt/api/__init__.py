@@ -161,7 +161,7 @@ def evaluate(
 
 
 def _check_target(target: str, *, remote: bool = True, hub_id: str = "a hub id") -> None:
-    """Refuse what is no directory, and cannot be a hub id or is one where none is allowed.
+    """Refuse a target that is no directory, unless it is a hub id and those are allowed.
 
     Raises:
         ModelError: names the allowed targets.

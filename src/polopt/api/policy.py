@@ -100,7 +100,7 @@ class Policy:
         Args:
             prompts: one prompt, or a list of prompts.
             n: answers to each prompt.
-            seed: of the draws; without one each call draws anew, the first of them as with 0.
+            seed: of the draws; calls without one use 0, 1, 2, ... in turn.
             settings: ``temperature`` (default: 0, the most likely answer; of several answers that
                 of the training), ``top_p``, ``max_new_tokens`` (an answer also ends where the
                 context does) and ``stop``, a string or several (defaults: those of the training).
@@ -276,7 +276,7 @@ def _check_answers(run: Path, weights: Path) -> None:
     """Refuse a run that ends in a reward model.
 
     Raises:
-        RunDirectoryError: says how to load it.
+        RunDirectoryError: the weights are those of a reward model.
     """
     stage = recorded(record.open_existing(run).config).stages[-1]
     if row(stage.algorithm).trains != "actor":

@@ -39,7 +39,7 @@ def _fail(message: str) -> int:
 
 
 def _tolerate(stream: TextIO) -> None:
-    """Print ``?`` for characters of equations that the terminal cannot encode."""
+    """Replace characters that a terminal cannot encode, or did not send as UTF-8, by ``?``."""
     reconfigure = getattr(stream, "reconfigure", None)
     if reconfigure is not None:
         reconfigure(errors="replace")

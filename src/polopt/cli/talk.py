@@ -27,50 +27,46 @@ def talk(conversation: Conversation) -> None:
     """
     if not conversation.as_trained:
         sys.stderr.write(f"{NEW}\n")
-    interactive = sys.stdin.isatty() and sys.stdout.isatty()
-    if interactive:
+    turn = _turn
+    if sys.stdin.isatty() and sys.stdout.isatty():
         sys.stderr.write(f"{HELP}\n")
         with suppress(ImportError):  # not everywhere; it edits the line
             import readline  # noqa: F401  # pyright: ignore[reportUnusedImport]
-    answer = _answer_or_tell if interactive else _answer
-    while (turn := _turn(interactive)) is not None:
-        match turn.strip():
-            case "":
-                continue
-            case "/exit":
-                return
-            case "/clear":
-                conversation.clear()
-            case text:
-                answer(conversation, text)
+        turn = _turn_on_screen
+    while turn(conversation):
+        pass
+    if turn is _turn_on_screen:
+        _show("\n")  # after Ctrl-D
 
 
-def _turn(interactive: bool) -> str | None:
-    """The next line; None at the end."""
-    if not interactive:
-        return sys.stdin.readline() or None
+def _turn_on_screen(conversation: Conversation) -> bool:
+    """The same as ``_turn``; an interrupt drops the line or stops the answer, an error is told."""
     try:
-        return input("> ")
-    except EOFError:
-        sys.stdout.write("\n")
-        return None
-    except KeyboardInterrupt:  # the line is dropped
-        sys.stdout.write("\n")
-        return ""
-
-
-def _answer(conversation: Conversation, turn: str) -> None:
-    conversation.say(turn, _show)
-    _show("\n")
-
-
-def _answer_or_tell(conversation: Conversation, turn: str) -> None:
-    try:
-        _answer(conversation, turn)
+        return _turn(conversation, "> ")
     except KeyboardInterrupt:
         _show("\n")
     except UserError as error:
         sys.stderr.write(f"error: {with_hints(error)}\n")
+    return True
+
+
+def _turn(conversation: Conversation, prompt: str = "") -> bool:
+    """Read a turn and answer it; False where the conversation ends."""
+    try:
+        line = input(prompt).strip()
+    except EOFError:
+        return False
+    match line:
+        case "":
+            pass
+        case "/exit":
+            return False
+        case "/clear":
+            conversation.clear()
+        case _:
+            conversation.say(line, _show)
+            _show("\n")
+    return True
 
 
 def _show(piece: str) -> None:

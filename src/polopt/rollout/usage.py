@@ -1,4 +1,4 @@
-"""How a policy was asked in training and how it answered: a file beside its weights keeps it."""
+"""How training gave prompts and sampled responses, as a file beside the weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FILE = "rollout.json"
 
 @dataclass(frozen=True)
 class Usage:
-    """The prompts and the sampling of a training; what is asked later is asked in the same way."""
+    """The form of the prompts of a training, and its sampling; both are reused later."""
 
     messages: bool  # prompts were chat messages: a plain text is a turn of the user
     prompt_field: str  # the column of the prompts
