@@ -160,6 +160,29 @@ def evaluate(
     return examine(stage, weights, Asked(k, sources, prompts_of(str(model_or_run))))
 
 
+def write_evaluation(
+    found: Sequence[Examined], model_or_run: str | Path, output: str | Path | None = None
+) -> Path:
+    """Write the table, the page and the answers of :func:`evaluate`; their directory.
+
+    Args:
+        found: of :func:`evaluate`.
+        model_or_run: what was evaluated.
+        output: a new directory; default: the next free one below ``evaluations`` in the run
+            directory, or here.
+
+    Raises:
+        RunDirectoryError: the directory exists, or cannot be made.
+    """
+    from polopt.api import evaluations
+
+    run = located(Path(model_or_run))
+    free = evaluations.next_free(str(model_or_run), None if run is None else run[0])
+    directory = Path(output) if output else free
+    evaluations.write(found, str(model_or_run), directory)
+    return directory
+
+
 def _check_target(target: str, *, remote: bool = True, hub_id: str = "a hub id") -> None:
     """Refuse a target that is no directory, unless it is a hub id and those are allowed.
 

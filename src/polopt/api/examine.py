@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -61,7 +61,7 @@ class Examined:
     seen: Seen | None  # None where nothing is kept of it: in control
     count: int  # of prompts, of pairs of a reward model, of episodes in control
     evaluation: Evaluation
-    answers: Sequence[Mapping[str, Any]] = ()  # every one of them, as in samples.jsonl
+    answers: Sequence[dict[str, Any]] = ()  # every one of them, as in samples.jsonl
 
 
 def examine(stage: StageRecipe, weights: str, asked: Asked) -> list[Examined]:
@@ -107,9 +107,7 @@ def _of_answers(inputs: StageInputs, asked: Asked) -> Iterator[Examined]:
                 yield Examined(name, seen, count, figures(found, part), lines)
 
 
-def _lines(
-    found: Examination, part: Answers, source: str, seen: Seen
-) -> Iterator[Mapping[str, Any]]:
+def _lines(found: Examination, part: Answers, source: str, seen: Seen) -> Iterator[dict[str, Any]]:
     """Every answer as a line of JSON, prompt by prompt: those sampled, then the greedy one."""
     greedy = part.greedy or [None] * len(part.sampled)
     for group, best in zip(part.sampled, greedy, strict=True):

@@ -11,8 +11,6 @@ from polopt.cli import output
 if TYPE_CHECKING:
     from polopt.api.examine import Examined
 
-ALONE = ("figure", "value", "95 % interval")
-
 
 def show(found: Sequence[Examined], directory: Path, *, as_json: bool) -> None:
     """Print the figures, and where the answers are."""
@@ -23,9 +21,9 @@ def show(found: Sequence[Examined], directory: Path, *, as_json: bool) -> None:
         return
     names = list(dict.fromkeys(name for one in found for name in one.evaluation.metrics))
     titles = [f"{one.data} ({one.seen})" if one.seen else one.data for one in found]
-    rows = [["", *titles], ["n", *(one.count for one in found)]]
+    rows: list[Sequence[object]] = [["n", *(one.count for one in found)]]
     rows += [[name, *(_cell(one, name) for one in found)] for name in names]
-    output.table(["", *titles], rows[1:])
+    output.table(["", *titles], rows)
     print(f"\nanswers: {directory / 'answers.jsonl'}\npage:    {directory / 'report.html'}")
 
 
@@ -33,5 +31,5 @@ def _cell(one: Examined, name: str) -> str:
     value, interval = one.evaluation.metrics.get(name), one.evaluation.intervals.get(name)
     if value is None:
         return ""
-    between = f"  {output.text(interval[0])} to {output.text(interval[1])}" if interval else ""
-    return output.text(value) + between
+    between = f"  {interval[0]:.4g} to {interval[1]:.4g}" if interval else ""
+    return f"{value:.4g}{between}"

@@ -76,6 +76,13 @@ def render(record: RunRecord) -> str:
     )
 
 
+def standalone(template: str, **values: object) -> str:
+    """A page without a script, from one of the templates."""
+    style = _style()
+    made = _environment().get_template(template)
+    return made.render(policy=_policy("", style), style=Markup(style), **values)
+
+
 def _json(value: object) -> Markup:
     return htmlsafe_json_dumps(value, allow_nan=False, separators=(",", ":"))
 

@@ -124,6 +124,11 @@ def training(samples: list[Row]) -> Training:
     return Training(kept, len(steps), shown, len(rows))
 
 
+def first(samples: list[Row]) -> list[tuple[Text, Answers]]:
+    """The first prompts with their responses, as many as a step shows."""
+    return _step(0, "", samples).prompts
+
+
 def _comparison(stage: str, before: list[Row], after: list[Row]) -> Comparison:
     pairs: list[Pair] = []
     spent = 0
