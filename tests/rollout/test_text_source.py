@@ -1,12 +1,13 @@
 """Where tasks, rewards and the tokeniser meet."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from polopt.errors import RecipeError, RewardError
+from polopt.errors import DataError, RecipeError, RewardError
 from polopt.models import load
 from polopt.recipe import load as load_recipe
 from polopt.resolution import resolve
@@ -110,7 +111,7 @@ def test_rewards_of_files_are_named_and_weighted(tmp_path: Path) -> None:
 
 
 def test_a_verifier_that_the_data_do_not_bring() -> None:
-    with pytest.raises(RecipeError, match="brings no verifier; name a file and a function"):
+    with pytest.raises(RecipeError, match="brings no verifier; math, or a file and a function"):
         specs(stage_with(rewards=[{"verifier": "task"}]), None)
 
 
@@ -134,3 +135,41 @@ def test_a_prompt_that_leaves_no_room_for_an_answer_is_refused() -> None:
     long = replace(source().tokeniser, max_prompt_tokens=2)
     with pytest.raises(Exception, match="at most 2"):
         long.prompt(source().rows.train[0], 0)
+
+
+@pytest.mark.parametrize(
+    ("row", "line"),
+    [
+        ({"solution": "7"}, "is missing; columns: prompt, solution"),
+        ({"answer": None}, "is null; text or a number"),
+        ({"answer": [7]}, "is [7]; text or a number"),
+        ({"answer": True}, "is true; text or a number"),
+        ({"answer": " "}, "is empty; at least one character"),
+    ],
+)
+def test_a_row_without_the_right_answer_is_told_before_training(tmp_path, row, line) -> None:
+    file = tmp_path / "rows.jsonl"
+    rows = [{"prompt": f"{i}?", "answer": i} for i in range(30)]
+    rows[4] = {"prompt": "4?", **row}
+    file.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    tables = {
+        "algorithm": "grpo",
+        "model": {"path": "builtin:tiny"},
+        "data": {"source": str(file)},
+        "rollout": {"max_new_tokens": 12},
+        "reward": {"verifier": "math"},
+    }
+    stage = resolve(load_recipe(tables)).stages[0]
+    with pytest.raises(DataError) as error:
+        text_source(stage, LANGUAGE_MODEL)
+    assert str(error.value) == f"{file}:5: field 'answer': {line}"
+
+
+def test_a_verifier_of_mathematics_needs_no_task() -> None:
+    rewards = [{"verifier": "task"}, {"verifier": "math", "weight": 0.0, "answer_field": "gold"}]
+    text = source()
+    found = specs(stage_with(rewards=rewards), text.task)
+    assert [(spec.name, spec.weight, spec.verdict) for spec in found] == [
+        ("chain_sum", 1.0, True),
+        ("math", 0.0, True),
+    ]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import torch
 
+from polopt import isolated
 from polopt.algorithms import row
 from polopt.api.domains import IN_DOMAIN
 from polopt.assembly import StageInputs, control
@@ -32,7 +34,7 @@ def examine(stage: StageRecipe, weights: str, k: int) -> Evaluation:
     """
     if stage.run.threads is not None:
         torch.set_num_threads(stage.run.threads)
-    with progress() as observe:
+    with progress() as observe, closing(isolated):
         inputs = StageInputs(stage, weights, weights, torch.device("cpu"), observe, compare=True)
         here = IN_DOMAIN[stage.domain]
         found = named(here.examiner)(inputs, k)

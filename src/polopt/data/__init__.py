@@ -9,6 +9,7 @@ Files and the hub, and tasks, give the same ``Rows``::
     prompt = tokeniser.prompt(rows.train[order(position)], id=position)
 """
 
+from polopt.data.fields import check_answer
 from polopt.data.load import generated, load_rows, plain_rows
 from polopt.data.rows import BadRowError, Report, Row, Rows
 from polopt.data.stream import PromptStream
@@ -23,6 +24,7 @@ __all__ = [
     "Row",
     "Rows",
     "Tokeniser",
+    "check_answer",
     "generated",
     "load_rows",
     "plain_rows",

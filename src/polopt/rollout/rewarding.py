@@ -15,7 +15,7 @@ from polopt.envs.text import TextTask
 from polopt.errors import RecipeError
 from polopt.recipe import Recipe, Reward, StageRecipe
 from polopt.recipe.contradictions import reward_name
-from polopt.rewards import RewardSpec, from_file, from_verifier, score
+from polopt.rewards import RewardSpec, from_file, from_mathematics, from_verifier, score
 from polopt.rollout.text import TextSource
 from polopt.seeding import derive
 from polopt.types import Group, Sample
@@ -45,7 +45,7 @@ def specs(
     if given is not None:
         return [RewardSpec(_name(given), given)]
     if not stage.rewards:
-        return [] if task is None else [RewardSpec(task.name, from_verifier(task.score))]
+        return [] if task is None else [_of_task(task)]
     return [_spec(reward, task, stage.data.source, models or {}) for reward in stage.rewards]
 
 
@@ -125,19 +125,31 @@ def _spec(
         return RewardSpec(
             name, function, reward.weight, timeout, reward.on_error, reward.per_token, verdict
         )
-    if reward.verifier is None:
-        assert reward.file is not None and reward.function is not None, "checked by the schema"
-        function = _loaded(reward.file, reward.function)
-    elif task is None:
-        raise RecipeError(
-            f"reward.verifier: {source!r} brings no verifier; name a file and a function"
-        )
-    else:
-        function, name = from_verifier(task.score), reward.name or task.name
+    if reward.verifier is not None:
+        return _verifier(reward, task, source)
+    assert reward.file is not None and reward.function is not None, "checked by the schema"
     verdict = not reward.per_token  # a sum of steps does not say whether the answer is right
+    function = _loaded(reward.file, reward.function)
     return RewardSpec(
         name, function, reward.weight, reward.timeout, reward.on_error, reward.per_token, verdict
     )
+
+
+def _verifier(reward: Reward, task: TextTask | None, source: str) -> RewardSpec:
+    """A verifier keeps its time limits itself, answer by answer."""
+    if reward.compared_with is not None:
+        function = from_mathematics(reward.compared_with, reward.timeout)
+        return RewardSpec(reward_name(reward), function, reward.weight, timeout=None)
+    if task is None:
+        raise RecipeError(
+            f"reward.verifier: {source!r} brings no verifier; math, or a file and a function"
+        )
+    spec = _of_task(task, reward.timeout)
+    return replace(spec, name=reward.name or task.name, weight=reward.weight)
+
+
+def _of_task(task: TextTask, timeout: float = 60.0) -> RewardSpec:
+    return RewardSpec(task.name, from_verifier(task.score, timeout), timeout=None)
 
 
 def _name(function: RewardFunction) -> str:

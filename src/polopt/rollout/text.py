@@ -9,7 +9,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from polopt.data import Demonstration, PromptStream, Ranking, Rows, Tokeniser, generated, load_rows
+from polopt.data import (
+    Demonstration,
+    PromptStream,
+    Ranking,
+    Row,
+    Rows,
+    Tokeniser,
+    check_answer,
+    generated,
+    load_rows,
+)
 from polopt.envs.text import TextTask
 from polopt.envs.text import load as load_task
 from polopt.envs.text.interface import Split
@@ -79,7 +89,7 @@ def text_source(
             seed,
             demonstrations=demonstrations,
             preferences=preferences,
-            check=tokeniser.check,
+            check=_check(stage, tokeniser),
         )
     held_out = list(enumerate(rows.evaluation))
     return TextSource(
@@ -90,6 +100,18 @@ def text_source(
         task=task,
         unseen=tuple(tokeniser.ranking(row, i) for i, row in held_out if row.ranked),
     )
+
+
+def _check(stage: StageRecipe, tokeniser: Tokeniser) -> Callable[[Row], None]:
+    """What a row must be beyond its own form: it fits the tokeniser, and can be judged."""
+    answers = [reward.compared_with for reward in stage.rewards if reward.compared_with]
+
+    def check(row: Row) -> None:
+        tokeniser.check(row)
+        for name in answers:
+            check_answer(row.where, row.columns, name)
+
+    return check
 
 
 def _rows_of(task: TextTask, own: TextTask) -> Callable[[Split, int], Mapping[str, Any]]:
