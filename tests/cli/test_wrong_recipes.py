@@ -83,7 +83,7 @@ FLAGS = [
     (["--network.hidden", "64,0"], "network.hidden[1]: 0 is not allowed; an integer >= 1"),
     (["--network.hidden", "64,x"], 'network.hidden: "64,x" is not allowed; '
      "a list of integers >= 1"),
-    (["--reward.verifier", "math"], 'reward.verifier: "math" is not allowed; task'),
+    (["--reward.verifier", "maths"], 'reward.verifier: "maths" is not allowed; task or math'),
 ]  # fmt: skip
 
 

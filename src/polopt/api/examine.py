@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import torch
 
+from polopt import isolated
 from polopt.algorithms import row
 from polopt.api.device import device_of
 from polopt.api.domains import IN_DOMAIN
@@ -75,7 +77,7 @@ def examine(stage: StageRecipe, weights: str, asked: Asked) -> list[Examined]:
     if stage.run.threads is not None:
         torch.set_num_threads(stage.run.threads)
     device = device_of(stage.run.device)
-    with progress() as observe:
+    with progress() as observe, closing(isolated):
         inputs = StageInputs(stage, weights, weights, device, observe, is_last=True)
         found: Iterator[Examined] = named(IN_DOMAIN[stage.domain].examiner)(inputs, asked)
         return list(found)

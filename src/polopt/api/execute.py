@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from polopt import isolated
 from polopt.api.device import device_of
 from polopt.api.domains import IN_DOMAIN
 from polopt.api.recorded import prompts_of, recorded
@@ -39,6 +40,7 @@ def execute(
     recipe = recorded(config)
     with ExitStack() as stack:
         stop_requested = stack.enter_context(_signals())
+        stack.callback(isolated.close)
         first = recipe.stages[0].run
         if first.threads is not None:
             _check_threads(first.threads)

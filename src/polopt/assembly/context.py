@@ -272,7 +272,7 @@ def _describer(
     """The function that gives the metrics of a batch and the responses that are recorded."""
     text = text_of(of.text)
     rewards = of.recipe.rewards
-    first_verifies = not rewards or rewards[0].verifier is not None
+    first_verifies = not rewards or rewards[0].verifier == "task"
     # The accuracy of a task is by its verifier; another reward of 1 is not a right answer.
     verified = of.text.task is None or (first_verifies and of.inputs.reward is None)
 

@@ -9,6 +9,7 @@ Files, the hub, and tasks give the same ``Rows``::
     prompt = tokeniser.prompt(rows.train[order(position)], id=position)
 """
 
+from polopt.data.fields import check_answer
 from polopt.data.identity import holding, question
 from polopt.data.load import (
     Wanted,
@@ -32,6 +33,7 @@ __all__ = [
     "Rows",
     "Tokeniser",
     "Wanted",
+    "check_answer",
     "evaluation_rows",
     "generated",
     "holding",

@@ -84,6 +84,20 @@ def value_of(where: str, columns: Columns, name: str, how: str = "") -> Any:  # 
     return columns[name]
 
 
+def check_answer(where: str, columns: Columns, name: str) -> None:
+    """Check that a row has a right answer, as text or as a number.
+
+    Raises:
+        BadRowError: it is missing, empty or something else.
+    """
+    value = value_of(where, columns, name)
+    if isinstance(value, str) and not value.strip():
+        raise BadRowError(where, "empty field", "is empty; at least one character", name)
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        kind, reason = ("null", "null") if value is None else (shown(value), "wrong type")
+        raise BadRowError(where, reason, f"is {kind}; text or a number", name)
+
+
 def text_or_messages(where: str, name: str, value: Any, part: str = "") -> Text:  # noqa: ANN401
     """A value as text or as messages; ``part`` names the value in errors, if a list has several."""
     if isinstance(value, str):

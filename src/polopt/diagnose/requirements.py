@@ -11,6 +11,7 @@ from polopt.choices.source import parse
 from polopt.envs.text import TextTask, load
 from polopt.errors import DataError, MissingExtraError, RecipeError
 from polopt.recipe import Recipe, StageRecipe, shown
+from polopt.recipe.contradictions import rewards_by_field
 
 
 def check_requirements(recipe: Recipe) -> None:
@@ -84,13 +85,21 @@ def _check_preferences(field: str, source: str, algorithm: str, task: TextTask) 
 
 
 def check_packages(recipe: Recipe) -> None:
-    """Check for peft where a stage trains an adapter; data and trackers check for their own.
+    """Check for peft and math-verify where a stage needs them; the others are checked at first use.
 
     Raises:
-        MissingExtraError: names the extra to install.
+        MissingExtraError: names the package and the extra to install.
     """
-    ranks = [stage.model.lora for stage in recipe.stages if stage.model.lora is not None]
-    if ranks and find_spec("peft") is None:
+    for stage in recipe.stages:
+        if stage.model.lora is not None:
+            _check_package(f"model.lora: {stage.model.lora}", "peft", "peft", "lora")
+        for where, reward in rewards_by_field(stage):
+            if reward.verifier == "math":
+                _check_package(f'{where}.verifier: "math"', "math-verify", "math_verify", "math")
+
+
+def _check_package(setting: str, package: str, module: str, extra: str) -> None:
+    if find_spec(module) is None:
         raise MissingExtraError(
-            f'model.lora: {ranks[0]} needs the package peft: pip install "polopt[lora]"'
+            f'{setting} needs the package {package}: pip install "polopt[{extra}]"'
         )

@@ -121,6 +121,11 @@ def _rewards(stage: StageRecipe) -> Iterator[Finding]:
             yield where, text
         if reward.is_accuracy and (problem := _tells_itself(reward)):
             yield f"{where}.is_accuracy", problem
+        if reward.answer_field and reward.verifier != "math":
+            yield (
+                f"{where}.answer_field",
+                f'{shown(reward.answer_field)} has no effect without verifier = "math"; remove it',
+            )
         for field, problem in _reward_model(reward, [*names]):
             yield f"{where}.{field}", problem
     for name, count in names.items():
@@ -148,7 +153,8 @@ def rewards_by_field(stage: StageRecipe) -> Iterator[tuple[str, Reward]]:
 
 def reward_name(reward: Reward) -> str:
     """The name of a reward in metrics."""
-    return reward.name or reward.function or ("model" if reward.model else "task")
+    kind = "model" if reward.model else "task"
+    return reward.name or reward.function or reward.verifier or kind
 
 
 def _reward_model(reward: Reward, names: Sequence[str]) -> Iterator[Finding]:
@@ -200,7 +206,7 @@ def _half_reward(reward: Reward) -> str | None:
         return f"file {shown(reward.file)} is given without function; the name of a callable in it"
     if reward.function and not reward.file:
         return f"function {shown(reward.function)} is given without file; a local Python file"
-    return None if given else 'scores nothing; verifier = "task", file and function, or model'
+    return None if given else "scores nothing; verifier, file and function, or model"
 
 
 def _verifiers(stage: StageRecipe) -> Iterator[Finding]:
@@ -208,11 +214,11 @@ def _verifiers(stage: StageRecipe) -> Iterator[Finding]:
     if stage.data.parsed.of.has_verifier:
         return
     for where, reward in rewards_by_field(stage):
-        if reward.verifier:
+        if reward.verifier == "task":
             yield (
                 f"{where}.verifier",
                 f'"task" is not allowed with data.source = {shown(source)}, which brings no '
-                "verifier; file and function",
+                "verifier; math, or file and function",
             )
 
 

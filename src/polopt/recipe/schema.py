@@ -163,16 +163,27 @@ class Data(Section):
 
 
 class Reward(Section):
-    """One reward: a verifier of the task, a function in a local Python file, or a model."""
+    """One reward: a verifier, a function in a local Python file, or a model."""
+
+    @property
+    def compared_with(self) -> str | None:
+        """The column of the right answer, where math-verify judges."""
+        return (self.answer_field or "answer") if self.verifier == "math" else None
 
     name: Text | None = Field(
-        default=None, description="in metrics; default: the function, model, or task"
+        default=None, description="in metrics; default: the function, model, task or math"
     )
     weight: float = Field(
         default=1.0, description="factor in the sum of rewards; 0: measured, and never earned"
     )
-    verifier: Literal["task"] | None = Field(
-        default=None, description="the scorer that the task brings"
+    verifier: Literal["task", "math"] | None = Field(
+        default=None,
+        description="task: the scorer that the task brings; math: math-verify, for rows that have "
+        "the right answer",
+    )
+    answer_field: Text | None = Field(
+        default=None,
+        description="math: the column of the right answer, text or a number; default: answer",
     )
     file: Text | None = Field(default=None, description="local Python file")
     function: Text | None = Field(default=None, description="name of the callable in file")

@@ -178,7 +178,7 @@ def _results(
     if spec.on_error == "unscorable":
         return results
     for row, result in enumerate(results):
-        if isinstance(result, Problem):
+        if isinstance(result, Problem) and result.stops:
             raised = answer.error if isinstance(answer, Raised) and not answer.late else None
             alone = row if result is not found else _culprit(spec, batch, count, seed, raised)
             where = f"row {alone}" if alone is not None else f"rows 0 to {count - 1} together"

@@ -15,7 +15,7 @@ from polopt.envs.text import TextTask
 from polopt.errors import RecipeError
 from polopt.recipe import Recipe, Reward, StageRecipe
 from polopt.recipe.contradictions import reward_name
-from polopt.rewards import RewardSpec, from_file, from_verifier, score
+from polopt.rewards import RewardSpec, from_file, from_mathematics, from_verifier, score
 from polopt.rollout.text import TextSource
 from polopt.seeding import derive
 from polopt.types import Group, Sample
@@ -45,9 +45,7 @@ def specs(
     if given is not None:
         return [RewardSpec(_name(given), given)]
     if not stage.rewards:
-        if task is None:
-            return []
-        return [RewardSpec(task.name, from_verifier(task.score), is_accuracy=True)]
+        return [] if task is None else [_of_task(task)]
     return [_spec(reward, task, stage.data.source, models or {}) for reward in stage.rewards]
 
 
@@ -125,15 +123,10 @@ def _spec(
     if reward.model is not None:
         function = models[name]
         return RewardSpec(name, function, reward.weight, None, reward.on_error, reward.per_token)
-    if reward.verifier is None:
-        assert reward.file is not None and reward.function is not None, "checked by the schema"
-        function = _loaded(reward.file, reward.function)
-    elif task is None:
-        raise RecipeError(
-            f"reward.verifier: {source!r} brings no verifier; name a file and a function"
-        )
-    else:
-        function, name = from_verifier(task.score), reward.name or task.name
+    if reward.verifier is not None:
+        return _verifier(reward, task, source)
+    assert reward.file is not None and reward.function is not None, "checked by the schema"
+    function = _loaded(reward.file, reward.function)
     return RewardSpec(
         name,
         function,
@@ -141,8 +134,27 @@ def _spec(
         reward.timeout,
         reward.on_error,
         reward.per_token,
-        is_accuracy=reward.is_accuracy or reward.verifier is not None,
+        is_accuracy=reward.is_accuracy,
     )
+
+
+def _verifier(reward: Reward, task: TextTask | None, source: str) -> RewardSpec:
+    """A verifier keeps its time limits itself, answer by answer."""
+    if reward.compared_with is not None:
+        function = from_mathematics(reward.compared_with, reward.timeout)
+        name = reward_name(reward)
+        return RewardSpec(name, function, reward.weight, timeout=None, is_accuracy=True)
+    if task is None:
+        raise RecipeError(
+            f"reward.verifier: {source!r} brings no verifier; math, or a file and a function"
+        )
+    spec = _of_task(task, reward.timeout)
+    return replace(spec, name=reward.name or task.name, weight=reward.weight)
+
+
+def _of_task(task: TextTask, timeout: float = 60.0) -> RewardSpec:
+    verify = from_verifier(task.score, timeout)
+    return RewardSpec(task.name, verify, timeout=None, is_accuracy=task.is_accuracy)
 
 
 def _name(function: RewardFunction) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from polopt.algorithms import row
 from polopt.choices.domain import TEXT
 from polopt.data import (
+    BadRowError,
     Demonstration,
     PromptStream,
     Ranking,
@@ -20,6 +21,7 @@ from polopt.data import (
     Rows,
     Tokeniser,
     Wanted,
+    check_answer,
     evaluation_rows,
     generated,
     load_rows,
@@ -104,7 +106,7 @@ def text_source(
         row = _rows_of(task, load_task(source, stage.data.parameters, own_seed))
         rows = generated(source, row, count, wanted=wanted, avoid=avoid)
     else:
-        check = tokeniser.check
+        check = check_of(stage, tokeniser)
         rows = load_rows(stage.data, count, seed, wanted=wanted, check=check, avoid=avoid)
     held_out = list(enumerate(rows.evaluation))
     return TextSource(
@@ -131,11 +133,19 @@ def whole_source(
         DataError: a row that cannot be used.
     """
     tokeniser, data = tokeniser_of(stage, reader), stage.data
-    other = data.model_copy(update={"source": source})
-    rows = whole(other, "--data", wanted=wanted, check=tokeniser.check)
-    task = None
+    other, task = data.model_copy(update={"source": source}), None
     if data.parsed.of.has_verifier:
         task = load_task(data.source, data.parameters, stage.run.seed)
+    check = check_of(stage, tokeniser)
+
+    def judged(row: Row) -> tuple[str, ...]:
+        for name in () if task is None else task.reads:
+            if name not in row.columns:
+                detail = f"is missing; the verifier of {data.source} reads it"
+                raise BadRowError(row.where, "missing field", detail, name)
+        return check(row)
+
+    rows = whole(other, "--data", wanted=wanted, check=judged)
     return TextSource(
         Rows((), 0, rows, Report(source, read=len(rows), evaluation=len(rows))),
         PromptStream(1, stage.run.seed),
@@ -181,7 +191,20 @@ def _evaluated_on(stage: StageRecipe) -> Sequence[Row]:
         task = load_task(data.source, data.parameters, seed)
         return generated(data.source, task.row, count).evaluation
     tokeniser = tokeniser_of(stage, read(stage.model.path, revision=stage.model.revision))
-    return evaluation_rows(data, count, seed, wanted=wanted_by(stage), check=tokeniser.check)
+    check = check_of(stage, tokeniser)
+    return evaluation_rows(data, count, seed, wanted=wanted_by(stage), check=check)
+
+
+def check_of(stage: StageRecipe, tokeniser: Tokeniser) -> Callable[[Row], tuple[str, ...]]:
+    """The keys of a row that fits the tokeniser and can be judged."""
+    answers = [reward.compared_with for reward in stage.rewards if reward.compared_with]
+
+    def check(row: Row) -> tuple[str, ...]:
+        for name in answers:
+            check_answer(row.where, row.columns, name)
+        return tokeniser.check(row)
+
+    return check
 
 
 def _rows_of(task: TextTask, own: TextTask) -> Callable[[Split, int], Mapping[str, Any]]:

@@ -26,6 +26,8 @@ class Reverse:
 
     seed: int
     parameters: Parameters = field(default_factory=Parameters)
+    is_accuracy: bool = field(default=True, init=False)
+    reads: tuple[str, ...] = field(default=("answer",), init=False)
 
     @property
     def name(self) -> str:

@@ -49,6 +49,8 @@ class Taste:
 
     seed: int
     parameters: Parameters = field(default_factory=Parameters)
+    is_accuracy: bool = field(default=False, init=False)  # a share of letters: the more the better
+    reads: tuple[str, ...] = field(default=("prompt",), init=False)
 
     @property
     def name(self) -> str:
