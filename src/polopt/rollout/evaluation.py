@@ -82,7 +82,7 @@ def figures(examination: Examination, given: Answers) -> Evaluation:
     metrics, intervals = _judged(given.sampled, suffix="")
     for name, values in _by_prompt(given.sampled).items():
         metrics[name] = statistics.fmean(values)
-        is_share = name == "truncated" or set(values) <= {0.0, 1.0}  # as rewards of a verifier
+        is_share = name == "truncated" or (name == "reward" and _all_or_nothing(given.sampled))
         intervals[name] = (share_interval if is_share else mean_interval)(values)
     of_prompts, k = _of_prompts(examination, given.sampled), examination.answers
     for name, passed in (of_prompts if k > 1 else {}).items():
@@ -183,6 +183,12 @@ def _by_prompt(groups: Sequence[Group]) -> dict[str, list[float]]:
         statistics.fmean(s.finish is Finish.LENGTH for s in g.samples) for g in groups
     ]
     return {name: values for name, values in found.items() if values}
+
+
+def _all_or_nothing(groups: Sequence[Group]) -> bool:
+    """Whether every reward is 1 or 0, as those of verifiers are, or could not be given."""
+    rewards = {s.reward for group in groups for s in group.samples if not math.isnan(s.reward)}
+    return rewards <= {0.0, 1.0}
 
 
 def _of_prompts(examination: Examination, groups: Sequence[Group]) -> dict[str, list[bool]]:
