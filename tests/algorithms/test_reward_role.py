@@ -400,8 +400,8 @@ def test_three_stages(tmp_path: Path) -> None:
     assert all(line["reward/model"] == line["reward/mean"] for line in lines)
     first, _ = lines  # the critic knew the head of the reward model: its values are not 0
     assert first["critic/value_loss"] > 0
-    found = polopt.evaluate(run)
-    assert "reward" in found.metrics and "accuracy" in found.metrics
+    (found,) = polopt.evaluate(run)
+    assert "reward" in found.metrics and "accuracy" not in found.metrics  # vowels are liked
 
 
 def test_the_critic_begins_with_the_head_of_the_reward_model(trained: str) -> None:

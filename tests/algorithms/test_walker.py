@@ -43,7 +43,7 @@ def test_it_walks_as_far_as_it_should_and_not_by_a_trick_of_the_simulator(tmp_pa
     assert run.summary["return_mean"] >= 177
     assert run.summary["distance_m"] >= 5
     assert run.summary["reached_limit"] >= 0.8
-    finer = polopt.evaluate(run.directory, flags={"data.parameters.physics": 0.00125})
+    (finer,) = polopt.evaluate(run.directory, flags={"data.parameters.physics": 0.00125})
     assert finer.metrics["return_mean"] >= 0.75 * run.summary["return_mean"]
 
 

@@ -84,7 +84,7 @@ def test_every_row_of_a_file_is_evaluated_on_and_marked(of_file: Path, tmp_path:
     ]
     assert {"accuracy", "pass@2", "majority@2", "reward", "length", "truncated"} <= found[
         0
-    ].evaluation.intervals.keys()
+    ].intervals.keys()
     assert len(found[0].answers) == 16 * 3  # two are sampled, one is greedy
 
 
@@ -110,7 +110,7 @@ def test_an_earlier_checkpoint_has_seen_less(of_task: Path, tmp_path: Path) -> N
 
 def test_a_verifier_judges_files_with_its_columns(of_task: Path, tmp_path: Path) -> None:
     (easy,) = polopt.evaluate(of_task, data=[EVAL / "easy.jsonl"])
-    assert easy.count == 40 and "accuracy" in easy.evaluation.metrics
+    assert easy.count == 40 and "accuracy" in easy.metrics
     lacking = tmp_path / "lacking.jsonl"
     lacking.write_text('{"prompt": "1+2-3="}\n')
     with pytest.raises(DataError) as error:

@@ -213,16 +213,16 @@ def test_the_users_own_data_and_reward_file(tmp_path: Path) -> None:
     trained = {x["prompt"] for x in lines(run.directory, "samples") if x["kind"] == "train"}
     assert held_out and trained and not held_out & trained
     polopt.resume(run.directory)
-    found = polopt.evaluate(run.directory, flags={"evaluation.prompts": 4}, k=2)
+    (found,) = polopt.evaluate(run.directory, flags={"evaluation.prompts": 4}, k=2)
     assert 0.0 <= found.metrics["accuracy"] <= found.metrics["pass@2"] <= 1.0
 
 
 def test_evaluation_of_a_run_and_of_a_model(whole: Path) -> None:
-    of_run = polopt.evaluate(whole, flags={"evaluation.prompts": 8})
+    (of_run,) = polopt.evaluate(whole, flags={"evaluation.prompts": 8})
     summary = json.loads((whole / "summary.json").read_text())
     assert of_run.metrics["length"] == summary["length_after"]  # the same prompts and draws
     model = whole / "checkpoints" / "last"
-    of_model = polopt.evaluate(
+    (of_model,) = polopt.evaluate(
         model,
         flags={
             "data.source": "task:chain_sum",

@@ -17,7 +17,7 @@ from polopt.api.policy import Policy
 from polopt.api.recorded import recorded
 from polopt.data import BadRowError
 from polopt.errors import DataError, ModelError, RecipeError
-from polopt.models import LanguageModel, load, save
+from polopt.models import LanguageModel, load, reader_of, save
 from polopt.models.builtin import tokenizer
 from polopt.rollout import usage
 from polopt.rollout.engines import LocalEngine, Request
@@ -78,7 +78,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Request]]:
 def given_in_training(run: Path) -> Tokens:
     """The tokens of the evaluation prompts of a run, as training made them."""
     stage = recorded(json.loads((run / "config.json").read_text())).stages[-1]
-    source = text_source(stage, load(str(run / "checkpoints" / "last")))
+    source = text_source(stage, reader_of(load(str(run / "checkpoints" / "last"))))
     return [prompt.tokens for prompt in source.evaluation]
 
 

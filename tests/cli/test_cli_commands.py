@@ -48,13 +48,17 @@ class Api:
     def __getattr__(self, name: str) -> Any:
         def call(*values: Any, **named: Any) -> Any:
             self.calls.append((name, *values, named))
-            if self.chatty:
+            if self.chatty and name != "write_evaluation":
                 print("an environment says hello")
             if name == "report":
                 return [Path(run) / "report.html" for run in values[0]]
             if name == "evaluate":
                 figures = {"accuracy": 0.5, "pass@4": 0.75}
-                return SimpleNamespace(metrics=figures, intervals={"accuracy": (0.4, 0.6)})
+                one = SimpleNamespace(data="x.jsonl", seen="held out", count=3, metrics=figures)
+                one.intervals, one.entry = {"accuracy": (0.4, 0.6)}, {"n": 3}
+                return [one]
+            if name == "write_evaluation":
+                return self.directory
             return SimpleNamespace(directory=self.directory)
 
         return call
@@ -184,14 +188,13 @@ def test_what_others_print_stays_out_of_json(
 
 def test_eval(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", "run", "--k", "4", "--evaluation.prompts", "8"]) == 0
-    assert api.calls == [("evaluate", "run", {"flags": ["--evaluation.prompts", "8"], "k": 4})]
-    assert "0.4 to 0.6" in capsys.readouterr().out
-    assert main(["eval", "run", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)[0] == {
-        "figure": "accuracy",
-        "value": 0.5,
-        "interval": [0.4, 0.6],
-    }
+    asked = {"data": (), "flags": ["--evaluation.prompts", "8"], "k": 4}
+    assert api.calls[0] == ("evaluate", "run", asked)
+    printed = capsys.readouterr().out
+    assert "x.jsonl (held out)" in printed and "0.5  0.4 to 0.6" in printed
+    assert main(["eval", "run", "--data", "a.jsonl", "--data", "b.csv", "--json"]) == 0
+    assert api.calls[2][2]["data"] == ("a.jsonl", "b.csv")
+    assert json.loads(capsys.readouterr().out)["evaluations"] == [{"n": 3}]
 
 
 def test_report(api: Api, capsys: pytest.CaptureFixture[str]) -> None:

@@ -145,7 +145,7 @@ def evaluate(
     """
     from polopt.api.examine import Asked, examine
 
-    weights, sources = str(model_or_run), [str(source) for source in data]
+    weights, sources = str(model_or_run), tuple(str(source) for source in data)
     with_source = bool(sources) or "data.source" in flag_values(flags)
     _check_target(weights, remote=with_source, hub_id="a hub id with --data or data.source")
     tables: dict[str, Any] = {"model": {}, "data": {"source": sources[0]} if sources else {}}

@@ -6,7 +6,7 @@ import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from polopt.errors import RunDirectoryError
 from polopt.record import disk_errors, write_json
@@ -14,22 +14,6 @@ from polopt.report import evaluation
 
 if TYPE_CHECKING:
     from polopt.api.examine import Examined
-
-
-def table(found: Sequence[Examined]) -> list[dict[str, Any]]:
-    """An entry for each data set: ``data``, ``seen``, ``n`` and ``figures`` with intervals."""
-    return [
-        {
-            "data": one.data,
-            "seen": one.seen,
-            "n": one.count,
-            "figures": {
-                name: {"value": value, "interval": _pair(one.evaluation.intervals.get(name))}
-                for name, value in one.evaluation.metrics.items()
-            },
-        }
-        for one in found
-    ]
 
 
 def write(found: Sequence[Examined], target: str, directory: Path) -> None:
@@ -44,7 +28,8 @@ def write(found: Sequence[Examined], target: str, directory: Path) -> None:
         directory.mkdir(parents=True)
     except OSError as error:
         raise RunDirectoryError(f"--output: {str(directory)!r}: {error.strerror}") from error
-    entries, answers = table(found), [line for one in found for line in one.answers]
+    entries = [one.entry for one in found]
+    answers = [line for one in found for line in one.answers]
     write_json(directory / "figures.json", {"evaluated": target, "evaluations": entries})
     with disk_errors(directory):
         lines = (json.dumps(line, ensure_ascii=False) + "\n" for line in answers)
@@ -61,7 +46,3 @@ def next_free(target: str, run: Path | None) -> Path:
         stem = run / "evaluations" / "eval-"
     paths = (stem.with_name(f"{stem.name}{number}") for number in itertools.count(1))
     return next(path for path in paths if not path.exists())
-
-
-def _pair(interval: tuple[float, float] | None) -> list[float] | None:
-    return None if interval is None else list(interval)

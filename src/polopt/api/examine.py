@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +39,7 @@ from polopt.rollout.evaluation import (
     sample_line,
 )
 from polopt.rollout.text import TextSource, text_source, whole_source
+from polopt.types import Metrics
 
 T = TypeVar("T")
 
@@ -56,14 +57,24 @@ class Asked:
 class Examined:
     """The figures of a policy on one data set, or of that part of it that training saw or did not.
 
-    Example: ``Examined("test.jsonl", "held out", 200, Evaluation({"accuracy": 0.9}, ...))``
+    Example: ``Examined("test.jsonl", "held out", 200, {"accuracy": 0.9}, ...)``
     """
 
     data: str
     seen: Seen | None  # None where nothing is kept of it: in control
     count: int  # of prompts, of pairs of a reward model, of episodes in control
-    evaluation: Evaluation
+    metrics: Metrics
+    intervals: Mapping[str, tuple[float, float]]  # 95 % confidence, by the same names
     answers: Sequence[dict[str, Any]] = ()  # every one of them, as in samples.jsonl
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        """The figures as JSON: ``data``, ``seen``, ``n``, and ``figures`` with intervals."""
+        figures = {
+            name: {"value": value, "interval": list(self.intervals.get(name, ())) or None}
+            for name, value in self.metrics.items()
+        }
+        return {"data": self.data, "seen": self.seen, "n": self.count, "figures": figures}
 
 
 def examine(stage: StageRecipe, weights: str, asked: Asked) -> list[Examined]:
@@ -106,7 +117,8 @@ def _of_answers(inputs: StageInputs, asked: Asked) -> Iterator[Examined]:
             if part.sampled:
                 name, count = text.rows.report.source, len(part.sampled)
                 lines = list(_lines(found, part, name, seen))
-                yield Examined(name, seen, count, figures(found, part), lines)
+                told = figures(found, part)
+                yield Examined(name, seen, count, told.metrics, told.intervals, lines)
 
 
 def _lines(found: Examination, part: Answers, source: str, seen: Seen) -> Iterator[dict[str, Any]]:
@@ -127,7 +139,8 @@ def _of_pairs(inputs: StageInputs, asked: Asked) -> Iterator[Examined]:
         for seen in get_args(Seen):
             pairs = [one for one in text.unseen if _seen(asked, one.prompt.keys) == seen]
             if pairs:
-                yield Examined(text.rows.report.source, seen, len(pairs), accuracy(pairs))
+                told, name = accuracy(pairs), text.rows.report.source
+                yield Examined(name, seen, len(pairs), told.metrics, told.intervals)
 
 
 def _texts(stage: StageRecipe, reader: Reader, asked: Asked, each: Wanted) -> Iterator[TextSource]:
@@ -161,4 +174,5 @@ def of_control(inputs: StageInputs, asked: Asked) -> Iterator[Examined]:
     trained, here = shape_of_policy(network.made_of), shape(control.made(stage, 1))
     check_fits(trained, here, stage.data.source, inputs.weights)
     evaluate: Callable[[bool], Evaluation] = control.examiner(stage, StepActor(network))
-    yield Examined(stage.data.source, None, stage.evaluation.episodes, evaluate(False))
+    told, count = evaluate(False), stage.evaluation.episodes
+    yield Examined(stage.data.source, None, count, told.metrics, told.intervals)

@@ -14,12 +14,11 @@ if TYPE_CHECKING:
 
 def show(found: Sequence[Examined], directory: Path, *, as_json: bool) -> None:
     """Print the figures, and where the answers are."""
-    from polopt.api.evaluations import table
-
     if as_json:
-        output.write_json({"directory": str(directory), "evaluations": table(found)})
+        entries = [one.entry for one in found]
+        output.write_json({"directory": str(directory), "evaluations": entries})
         return
-    names = list(dict.fromkeys(name for one in found for name in one.evaluation.metrics))
+    names = list(dict.fromkeys(name for one in found for name in one.metrics))
     titles = [f"{one.data} ({one.seen})" if one.seen else one.data for one in found]
     rows: list[Sequence[object]] = [["n", *(one.count for one in found)]]
     rows += [[name, *(_cell(one, name) for one in found)] for name in names]
@@ -28,7 +27,7 @@ def show(found: Sequence[Examined], directory: Path, *, as_json: bool) -> None:
 
 
 def _cell(one: Examined, name: str) -> str:
-    value, interval = one.evaluation.metrics.get(name), one.evaluation.intervals.get(name)
+    value, interval = one.metrics.get(name), one.intervals.get(name)
     if value is None:
         return ""
     between = f"  {interval[0]:.4g} to {interval[1]:.4g}" if interval else ""
