@@ -152,10 +152,47 @@ def test_train_hands_over_and_prints_the_end(
     flags = ["--run.seed=7", "--update.learning_rate", "1e-4"]
     assert api.calls == [("train", recipe, {"flags": flags})]
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["accuracy", "0.480", "0.440", "to", "0.520", "0.973", "0.955", "to", "0.984"] in lines
+    figures = ["accuracy", "0.480", "0.440", "to", "0.520", "0.973", "0.955", "to", "0.984"]
+    assert ["rl", *figures] in lines  # of which stage a summary of an older run does not say
     assert ["accuracy_greedy", "0.500", "1.000"] in lines
     assert ["sft", "sft", "9", "steps", "61.25"] in lines
     assert ["report:", str(api.directory / "report.html")] in lines
+
+
+def test_the_last_table_says_what_each_stage_changed(
+    api: Api, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def evaluated(interval: list[float], **metrics: float) -> dict[str, Any]:
+        return {"metrics": metrics, "intervals": dict.fromkeys(metrics, interval)}
+
+    answers = {"length": 11.98, "accuracy": 0.1, "task_says": -1.5}
+    stages: list[dict[str, Any]] = [
+        {"before": evaluated([1.0, 2.0], **answers, nll=1.5, token_accuracy=0.2)},
+        {"before": evaluated([-12.3456, 12.3456], calibration_error=0.1, accuracy=0.5)},
+        {"after": evaluated([-12.3456, 12.3456], **answers)},
+        {},
+    ]
+    names = ("sft", "reward_model", "ppo", "none")
+    stages = [{"name": n, **s} for n, s in zip(names, stages, strict=True)]
+    (api.directory / "summary.json").write_text(json.dumps(SUMMARY | {"stages": stages}))
+    assert main(["quickstart"]) == 0
+    table = capsys.readouterr().out.split("\n\n")[0].splitlines()
+    assert max(map(len, table)) <= 80
+    assert [line[:31].split() for line in table] == [
+        ["stage"],
+        ["sft", "nll"],
+        ["token_accuracy"],
+        ["accuracy"],
+        ["length"],
+        ["task_says"],
+        ["reward_model", "accuracy"],
+        ["calibration_error"],
+        ["ppo", "accuracy"],
+        ["length"],
+        ["task_says"],
+    ]
+    assert table[1].split() == ["sft", "nll", "1.500", "1.000", "to", "2.000"]
+    assert table[9].split() == ["length", "11.98", "-12.35", "to", "12.35"]
 
 
 @pytest.mark.parametrize(

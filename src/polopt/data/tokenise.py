@@ -79,7 +79,9 @@ class Tokeniser:
         if self.max_prompt_tokens is not None and len(tokens) > self.max_prompt_tokens:
             detail = f"has {len(tokens)} tokens; at most {self.max_prompt_tokens}"
             raise BadRowError(row.where, "prompt too long", detail, row.fields.prompt)
-        return Prompt(id, text, tuple(tokens), row.columns, unique([*row.keys, key(text)]))
+        keys = unique([*row.keys, key(text)])
+        messages = () if isinstance(row.prompt, str) else row.prompt
+        return Prompt(id, text, tuple(tokens), row.columns, keys, messages)
 
     def demonstration(self, row: Row, id: int) -> Demonstration:
         """Prompt, completion and end of sequence; for messages, the whole conversation.

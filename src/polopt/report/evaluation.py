@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from polopt.report.page import standalone
 from polopt.report.plots import is_number
 from polopt.report.read import Row
-from polopt.report.samples import Answers, Text, first
+from polopt.report.samples import Answers, Prompt, Turn, common_system, first, judged
 from polopt.report.text import number
 
 SHARES = ("accuracy", "pass@", "majority@", "truncated")  # beginnings of names: from 0 to 1
@@ -35,7 +35,7 @@ class Metric:
     cells: list[Cell]
 
 
-def render(target: str, version: str, table: Sequence[Row], answers: Sequence[Row]) -> str:
+def render(target: str, version: str, table: Sequence[Row], answers: list[Row]) -> str:
     """The page as HTML.
 
     Args:
@@ -45,6 +45,7 @@ def render(target: str, version: str, table: Sequence[Row], answers: Sequence[Ro
             with ``value`` and ``interval``.
         answers: lines as in samples.jsonl, with the ``data`` and ``seen`` that they belong to.
     """
+    system = common_system(answers)
     names = dict.fromkeys(name for entry in table for name in entry["figures"])
     return standalone(
         "evaluation.html.j2",
@@ -52,7 +53,9 @@ def render(target: str, version: str, table: Sequence[Row], answers: Sequence[Ro
         version=version,
         sets=[(_title(entry), entry["n"]) for entry in table],
         metrics=[_metric(name, table) for name in names],
-        samples=[(_title(entry), _first(entry, answers)) for entry in table],
+        samples=[(_title(entry), _first(entry, answers, system)) for entry in table],
+        system=system,
+        judged=judged(answers),
     )
 
 
@@ -60,9 +63,9 @@ def _title(entry: Row) -> str:
     return f"{entry['data']} ({entry['seen']})" if entry["seen"] else str(entry["data"])
 
 
-def _first(entry: Row, answers: Sequence[Row]) -> list[tuple[Text, Answers]]:
+def _first(entry: Row, answers: list[Row], system: Turn | None) -> list[tuple[Prompt, Answers]]:
     of = (entry["data"], entry["seen"])
-    return first([line for line in answers if (line["data"], line["seen"]) == of])
+    return first([line for line in answers if (line["data"], line["seen"]) == of], system)
 
 
 def _metric(name: str, table: Sequence[Row]) -> Metric:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from polopt.record import HEADLINES, headline_of
+from polopt.record import HEADLINES, headline_of, words_of
 from polopt.report.plots import is_number
 from polopt.report.read import Row, RunRecord
 from polopt.report.text import number, percent
@@ -23,19 +22,6 @@ class Measured:
     low: float | None
     high: float | None
     greedy: float | None
-
-
-@dataclass(frozen=True)
-class Scale:
-    """The axis on which the figures are shown."""
-
-    low: float
-    high: float
-    ticks: list[float]
-
-    def share(self, value: float) -> float:
-        """The position of a value on the axis: 0 is the left end, 1 the right one."""
-        return (value - self.low) / (self.high - self.low)
 
 
 @dataclass(frozen=True)
@@ -57,8 +43,8 @@ class Headline:
     detail: str
     finished: bool
     measured: list[Measured]  # before, after; of a run that goes on: before, newest
-    unit: str  # share, or number: a mean return
-    scale: Scale
+    unit: str  # share, or number
+    counted: str  # what a number is, such as a mean return; empty of a share
     change: float | None
     stages: list[StageDone]
     seconds: float | None
@@ -78,9 +64,7 @@ def headline(record: RunRecord) -> Headline:
         finished=record.summary is not None,
         measured=measured,
         unit="share" if HEADLINES[name].is_share else "number",
-        scale=Scale(0.0, 1.0, [0.0, 0.25, 0.5, 0.75, 1.0])
-        if HEADLINES[name].is_share
-        else _scale(measured),
+        counted="" if HEADLINES[name].is_share else words_of(name),
         change=measured[1].value - measured[0].value if len(measured) == 2 else None,
         stages=stages,
         seconds=sum(seconds) if seconds else None,
@@ -145,18 +129,6 @@ def _last_stage(record: RunRecord) -> Row:
 
 def _known(value: object) -> float | None:
     return value if is_number(value) else None
-
-
-def _scale(measured: Sequence[Measured]) -> Scale:
-    """Round numbers around everything that was measured."""
-    values = [x for m in measured for x in (m.value, m.low, m.high) if x is not None]
-    low, high = min(values, default=0.0), max(values, default=1.0)
-    rough = max((high - low) / 4, max(abs(low), abs(high)) / 100, 1e-9)
-    size = 10.0 ** math.floor(math.log10(rough))
-    step = next(size * times for times in (1, 2, 5, 10) if size * times >= rough)
-    first, last = math.floor(low / step), math.ceil(high / step)
-    ticks = [i * step for i in range(first, max(last, first + 1) + 1)]
-    return Scale(ticks[0], ticks[-1], ticks)
 
 
 def _sentence(record: RunRecord, measured: list[Measured]) -> str:

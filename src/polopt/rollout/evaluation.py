@@ -140,6 +140,7 @@ def sample_line(group: Group, sample: Sample, text: Callable[[Sample], str]) -> 
     return {
         "ticket": group.ticket,
         "prompt": group.prompt.text,
+        **({"messages": list(messages)} if (messages := group.prompt.messages) else {}),
         "completion": text(sample),
         "reward": _number(sample.reward),
         "parts": {name: _number(part) for name, part in sample.parts.items()},
