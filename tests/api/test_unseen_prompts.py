@@ -97,6 +97,11 @@ def test_what_one_stage_is_evaluated_on_no_other_trains_on(form: str, tmp_path: 
     assert found is not None and found.held_out and len(found.trained) >= COUNT - 8
     assert found.held_out.isdisjoint(found.trained)
     assert "for another stage)" in "\n".join(told)
+    samples = [json.loads(line) for line in (run.directory / "samples.jsonl").open()]
+    asked = next(line for line in samples if line["stage"] == "rl" and line["kind"] == "train")
+    assert (asked.get("messages") or [{}])[-1].get("role") == (
+        "user" if form in ("messages", "instructed") else None
+    )
 
 
 def test_preferences_with_the_prompts_of_another_stage_are_left_out(tmp_path: Path) -> None:
