@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from polopt.errors import RewardError, did_you_mean
+from polopt.places import no_file
 from polopt.rewards.call import told, undisturbed
 
 
@@ -21,8 +22,7 @@ def from_file(path: str, function: str) -> Callable[..., Any]:
     """
     file = Path(path).expanduser()
     if not file.is_file():
-        problem = "is not a file" if file.exists() else "does not exist"
-        raise RewardError(f"reward.file: {path!r} {problem}; a local Python file")
+        raise RewardError(f"reward.file: {path!r} {no_file(file)}")
     module = _run(file)
     found = getattr(module, function, None)
     if callable(found):
