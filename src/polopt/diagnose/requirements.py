@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from importlib.util import find_spec
+from importlib import import_module
 from pathlib import Path
 
 from polopt import hub
@@ -11,7 +11,7 @@ from polopt.algorithms import row
 from polopt.choices.domain import TEXT
 from polopt.choices.source import parse
 from polopt.envs.text import TextTask, load
-from polopt.errors import DataError, MissingExtraError, RecipeError
+from polopt.errors import DataError, RecipeError, missing_extra
 from polopt.places import BUILT_IN, model_directory, no_file
 from polopt.recipe import Recipe, StageRecipe, shown
 from polopt.recipe.contradictions import ENDED, models_by_field
@@ -125,10 +125,15 @@ def check_packages(recipe: Recipe) -> None:
     """Check for peft where a stage trains an adapter; data and trackers check for their own.
 
     Raises:
-        MissingExtraError: names the extra to install.
+        MissingExtraError: names what to install.
     """
     ranks = [stage.model.lora for stage in recipe.stages if stage.model.lora is not None]
-    if ranks and find_spec("peft") is None:
-        raise MissingExtraError(
-            f'model.lora: {ranks[0]} needs the package peft: pip install "polopt[lora]"'
-        )
+    if ranks:
+        _check_package(f"model.lora: {ranks[0]}", "peft", "peft", "lora")
+
+
+def _check_package(setting: str, package: str, module: str, extra: str) -> None:
+    try:
+        import_module(module)  # that it is there does not say that all is there that it needs
+    except ImportError as error:
+        raise missing_extra(setting, package, extra, error) from error
