@@ -301,7 +301,7 @@ def test_a_run_without_a_checkpoint_has_no_policy_yet(tmp_path: Path) -> None:
 def test_a_tracker_that_is_not_installed_is_named(tmp_path: Path, tracker: str) -> None:
     if importlib.util.find_spec(tracker):
         pytest.skip(f"{tracker} is installed")
-    message = rf'run\.track: .{tracker}. is not installed; pip install "polopt\[track\]"'
+    message = rf'run\.track: "{tracker}" needs the package {tracker}: pip install "polopt\[track\]"'
     with pytest.raises(MissingExtraError, match=message):
         train(tmp_path / "run", flags={"run.track": [tracker]})
 

@@ -279,6 +279,7 @@ def test_a_file_of_prompts_has_the_column_of_the_training(
             "./nothere",
             "./nothere: no such directory; that of a run, a checkpoint or a model, or a hub id",
         ),
+        ("./emty", "./emty: no such directory; did you mean empty?"),
         ("a.txt", "a.txt: a file; the directory of a run, a checkpoint or a model"),
         ("empty", "'empty' has no config.json; a directory in Hugging Face layout is needed"),
         ("builtin:tinny", "'builtin:tinny' is no built-in model; did you mean builtin:tiny?"),

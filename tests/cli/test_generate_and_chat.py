@@ -101,6 +101,9 @@ def test_a_screen_does_not_obey_what_a_model_writes(
     assert json.loads(capsys.readouterr().out)[0]["answers"] == ["\x1b\x1b"]
 
 
+NO_FILE = f"file: 'no.jsonl' does not exist: {Path.cwd()} has no no.jsonl"
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [
@@ -118,7 +121,7 @@ def test_a_screen_does_not_obey_what_a_model_writes(
             "./no: no such directory; that of a run, a checkpoint or a model, or a hub id",
         ),
         (["generate", "MODEL", ""], "prompt 1: is empty; at least one character"),
-        (["generate", "MODEL", "--file", "no.jsonl"], "file: 'no.jsonl' does not exist"),
+        (["generate", "MODEL", "--file", "no.jsonl"], NO_FILE),
         (
             ["generate", "MODEL", "x", "-n", "2", "--temperature", "0"],
             "temperature: 0 is not allowed with n = 2, whose answers would be the same; a number "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -17,8 +18,9 @@ from polopt.api.domains import IN_DOMAIN, domain_of_weights, of_evaluation
 from polopt.api.extend import extend, flag_values
 from polopt.api.recorded import located, prompts_of, recorded
 from polopt.choices.domain import DOMAINS
-from polopt.diagnose.requirements import check_packages, check_requirements
+from polopt.diagnose.requirements import check_hub, check_packages, check_requirements
 from polopt.errors import ModelError, RecipeError, UserError
+from polopt.places import HUB_ID, nearest
 from polopt.recipe import Recipe, dump
 from polopt.recipe import load as load_recipe
 from polopt.recipe.fields import domains, given
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
     from polopt.api.sampling import Settings
     from polopt.coordination.stage import Observer
 
-HUB_ID = r"\w[\w.-]*(/[\w.-]+)?"
 RecipeSource = str | Path | Mapping[str, Any]
 Flags = Sequence[str] | Mapping[str, Any]
 
@@ -71,6 +72,7 @@ def train(
     if reward is not None:
         _check_heard(resolved)
     check_requirements(resolved)
+    check_hub(resolved)
     name = Path(recipe).stem if isinstance(recipe, str | Path) else resolved.stages[0].algorithm
     chosen = resolved.stages[0].run.directory
     directory = Path(chosen) if chosen else record.next_free(name)
@@ -193,9 +195,10 @@ def _check_target(target: str, *, remote: bool = True, hub_id: str = "a hub id")
         raise ModelError(f"{target}: a file; the directory of a run, a checkpoint or a model")
     elsewhere = target.startswith("builtin:") or re.fullmatch(HUB_ID, target)
     if not Path(target).expanduser().exists() and not (elsewhere and remote):
-        raise ModelError(
-            f"{target}: no such directory; that of a run, a checkpoint or a model, or {hub_id}"
-        )
+        found = nearest(Path(target).expanduser(), os.path.isdir)
+        wanted = f"that of a run, a checkpoint or a model, or {hub_id}"
+        hint = wanted if found is None else f"did you mean {found}?"
+        raise ModelError(f"{target}: no such directory; {hint}")
 
 
 def load(model_or_run: str | Path, *, device: str = "auto") -> Any:  # noqa: ANN401 - of text or in control

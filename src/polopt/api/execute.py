@@ -29,6 +29,7 @@ from polopt.recipe import Recipe, StageRecipe
 from polopt.recipe.contradictions import ENDED, models_by_field
 from polopt.record import RunDirectory, begun, write_json
 from polopt.rollout.rewarding import load_files
+from polopt.rollout.signatures import check_signatures
 from polopt.rollout.text import reserved
 
 
@@ -100,6 +101,8 @@ def _run_stages(
         )
         context.observe(Event("message", {"text": text}))
     with _reason_kept(run, recipe, progress):
+        for stage in recipe.stages[progress.stage :]:
+            check_signatures(stage, reward)
         done = progress.stage == len(recipe.stages)
         avoid = {} if done else reserved(recipe.stages)
         while progress.stage < len(recipe.stages):

@@ -8,6 +8,7 @@ from typing import Any
 
 from polopt.coordination.checkpoint import MANIFEST, step_of
 from polopt.errors import RunDirectoryError
+from polopt.places import is_run
 from polopt.recipe import Recipe, load
 from polopt.record import Prompts, recorded_prompts
 from polopt.resolution import resolve
@@ -27,13 +28,13 @@ def located(path: Path) -> tuple[Path, Path] | None:
     Raises:
         RunDirectoryError: a run without a checkpoint.
     """
-    if _is_run(path):
+    if is_run(path):
         last = path / "checkpoints" / "last"
         if not last.exists():
             raise RunDirectoryError(f"{path}: the run has no checkpoint yet")
         return path, last
     above = path.resolve().parents[1:2]  # checkpoints/best is a link to one beside it
-    if (path / MANIFEST).is_file() and above and _is_run(above[0]):
+    if (path / MANIFEST).is_file() and above and is_run(above[0]):
         return above[0], path
     return None
 
@@ -44,7 +45,3 @@ def prompts_of(path: str) -> Prompts | None:
         return None
     run, weights = found
     return recorded_prompts(run, step_of(weights))
-
-
-def _is_run(path: Path) -> bool:
-    return (path / "config.json").is_file() and (path / "checkpoints").is_dir()

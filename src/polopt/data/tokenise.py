@@ -65,7 +65,7 @@ class Tokeniser:
 
         Raises:
             BadRowError: a special token in the text, too many tokens, or none.
-            DataError: messages, but no chat template.
+            DataError: messages, but no chat template; no room for any prompt.
         """
         self._check_special(row, row.fields.prompt, row.prompt)
         if isinstance(row.prompt, str):
@@ -77,8 +77,7 @@ class Tokeniser:
         if not tokens:
             raise BadRowError(row.where, "empty field", "has no tokens", row.fields.prompt)
         if self.max_prompt_tokens is not None and len(tokens) > self.max_prompt_tokens:
-            detail = f"has {len(tokens)} tokens; at most {self.max_prompt_tokens}"
-            raise BadRowError(row.where, "prompt too long", detail, row.fields.prompt)
+            raise self._too_long(row, len(tokens), self.max_prompt_tokens)
         keys = unique([*row.keys, key(text)])
         messages = () if isinstance(row.prompt, str) else row.prompt
         return Prompt(id, text, tuple(tokens), row.columns, keys, messages)
@@ -173,6 +172,20 @@ class Tokeniser:
         if self.tokenizer.eos_token_id is None:
             raise DataError("model.path: the tokeniser has no end-of-sequence token")
         return cast("int", self.tokenizer.eos_token_id)
+
+    def _too_long(self, row: Row, count: int, most: int) -> DataError:
+        """The error of a prompt of ``count`` tokens, of which at most ``most`` may be."""
+        context = self.max_tokens
+        if context is not None and most < 1:
+            return DataError(
+                f"rollout.max_new_tokens: {context - most} leaves no room for a prompt in the "
+                f"model's context of {context} tokens; the {count} of {row.where} leave "
+                f"{max(context - count, 0)}"
+            )
+        limits = "data.max_prompt_tokens, or the context of {} less rollout.max_new_tokens"
+        why = "" if context is None else f" ({limits.format(context)})"
+        detail = f"has {count} tokens; at most {most}{why}"
+        return BadRowError(row.where, "prompt too long", detail, row.fields.prompt)
 
     def _check_special(self, row: Row, field: str, text: Text) -> None:
         parts = [text] if isinstance(text, str) else [message["content"] for message in text]

@@ -14,6 +14,7 @@ from typing import Any
 
 from polopt import isolated
 from polopt.errors import DataError, RewardError, did_you_mean
+from polopt.places import no_file
 from polopt.recipe import shown
 from polopt.rewards.call import told, undisturbed
 from polopt.rewards.values import Problem
@@ -30,8 +31,7 @@ def from_file(path: str, function: str) -> Callable[..., Any]:
     """
     file = Path(path).expanduser()
     if not file.is_file():
-        problem = "is not a file" if file.exists() else "does not exist"
-        raise RewardError(f"reward.file: {path!r} {problem}; a local Python file")
+        raise RewardError(f"reward.file: {path!r} {no_file(file)}")
     module = _run(file)
     found = getattr(module, function, None)
     if callable(found):

@@ -62,6 +62,19 @@ def load_files(recipe: Recipe) -> None:
                 _loaded(reward.file, reward.function)
 
 
+def functions(
+    stage: StageRecipe, given: RewardFunction | None = None
+) -> Mapping[str, RewardFunction]:
+    """The functions among the rewards of a stage that a user wrote, by name of the reward."""
+    if given is not None:
+        return {_name(given): given}
+    return {
+        reward_name(reward): _loaded(reward.file, reward.function)
+        for reward in stage.rewards
+        if reward.file is not None and reward.function is not None
+    }
+
+
 _loaded = lru_cache(maxsize=None)(from_file)
 
 
