@@ -135,7 +135,7 @@ def unexplained(names: Iterable[str]) -> list[str]:
     """Metrics that docs/run_directory.md or the report leaves without a word."""
     page = (ROOT / "docs" / "run_directory.md").read_text(encoding="utf-8")
     own = [name for name in names if name not in {"step", "stage", "stage_step"}]
-    main, folded = arrange(own)
+    main, folded = arrange(own, in_control="episodes" in own)
     unknown = [n for plot in main + folded if plot.sentence == UNKNOWN_METRIC for n in plot.lines]
     families = ("task/", "eval/", "episode/", "reward/")
     unlisted = [n for n in own if f"`{n}`" not in page and not n.startswith(families)]

@@ -110,7 +110,8 @@ SHORTER = {
         )
     },
     "polopt resume runs/a --run.steps 14": "polopt resume runs/a --run.steps 6",
-    # parts of Python blocks
+    # parts of blocks
+    '"my_runs/reward_model-1/checkpoints/last"   # a directory, or a hub id': '"builtin:tiny"',
     '"run": {"steps": 2, "threads": 1}}': '"run": {"steps": 2, "threads": 1}, '
     '"episodes": {"environments": 4, "steps": 32}, "evaluation": {"episodes": 4}}',
     '"run": {"steps": 60,': '"evaluation": {"prompts": 8}, "run": {"steps": 2,',
