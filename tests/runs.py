@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from polopt.report.explain import UNKNOWN_METRIC, arrange
+from polopt.report.arrange import UNKNOWN_METRIC, arrange
 
 ROOT = Path(__file__).parents[1]
 SMOKE = ROOT / "recipes" / "smoke.toml"

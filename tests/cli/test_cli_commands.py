@@ -371,7 +371,7 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--json"]) == 0
     found = {one["subject"]: one for one in json.loads(capsys.readouterr().out)}
     assert found["python"]["value"].startswith(".".join(map(str, sys.version_info[:3])))
-    assert found.keys() >= {"torch", "memory", "disk", "extra track"}
+    assert found.keys() >= {"torch", "memory", "disk", "extra lora"}
 
 
 def test_an_old_terminal_gets_question_marks() -> None:

@@ -185,7 +185,7 @@ BAD = {
             "rejected": [user("a"), assistant("b"), user("e"), assistant("d")],
         },
         "wrong last turn",
-        "ends with a turn of the assistant; the user must have the last turn",
+        "ends with a turn of the assistant; the user or the tool must have the last turn",
     ),
     "no completions": (
         RANKING,

@@ -5,7 +5,9 @@ from collections import Counter
 
 import pytest
 
-from polopt.report.explain import COLUMNS, FOLDED, IN_CONTROL, PARTS, PLOTS, UNKNOWN_METRIC, arrange
+from polopt.report.arrange import PARTS, UNKNOWN_METRIC, arrange
+from polopt.report.columns import COLUMNS
+from polopt.report.explain import FOLDED, IN_CONTROL, PLOTS
 
 CONTRACT = [
     "reward/mean",

@@ -35,7 +35,7 @@ from polopt.rollout.engines import LocalEngine, Request, answered
 from polopt.rollout.usage import Usage
 from polopt.types import Prompt, Sample, Sampling
 
-OnePrompt = str | Sequence[Mapping[str, str]]  # text, or chat messages
+OnePrompt = str | Sequence[Mapping[str, Any]]  # text, or chat messages
 LONGEST = 256  # tokens of an answer, of a model that says nothing else
 
 

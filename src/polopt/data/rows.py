@@ -9,9 +9,10 @@ from typing import Any, NamedTuple, Protocol
 from polopt.errors import DataError, one_line
 
 Columns = Mapping[str, Any]
-Message = Mapping[str, str]  # {"role": "user", "content": "3+8-9="}
+Message = Mapping[str, Any]  # {"role": "user", "content": "3+8-9="}; always with both
 Messages = tuple[Message, ...]
 Text = str | Messages  # plain text, or a chat
+Tools = tuple[Mapping[str, Any], ...]  # schemas of the functions that a chat may call
 
 
 class BadRowError(DataError):
@@ -58,6 +59,7 @@ class Row:
     columns: Columns  # the row as it was read, unchanged
     fields: Fields
     ranked: tuple[Ranked, ...] = ()  # where preferences were asked for
+    tools: Tools = ()  # that a chat may call
     keys: tuple[str, ...] = ()  # of what it asks; rows that share one share a prompt
 
 

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from polopt.data import chat
 from polopt.data.identity import key, unique
-from polopt.data.rows import BadRowError, Row, Text
+from polopt.data.messages import TOOLS, strings
+from polopt.data.rows import BadRowError, Row, Text, Tools
 from polopt.errors import DataError
 from polopt.recipe import shown
 from polopt.types import Prompt
@@ -71,9 +72,11 @@ class Tokeniser:
         if isinstance(row.prompt, str):
             text, tokens = row.prompt, self._prompt_ids(row.prompt)
         else:
+            self._check_special(row, TOOLS, row.tools)
             with _by_template(row):
-                text = chat.rendered(self.tokenizer, row.prompt)
-                tokens = chat.prompt_ids(self.tokenizer, row.prompt)
+                chat.check_complete(self.tokenizer, row.prompt, row.tools)
+                text = chat.rendered(self.tokenizer, row.prompt, row.tools)
+                tokens = chat.prompt_ids(self.tokenizer, row.prompt, row.tools)
         if not tokens:
             raise BadRowError(row.where, "empty field", "has no tokens", row.fields.prompt)
         if self.max_prompt_tokens is not None and len(tokens) > self.max_prompt_tokens:
@@ -94,7 +97,9 @@ class Tokeniser:
         """
         if row.completion is None:
             raise BadRowError(row.where, "missing field", "is missing", row.fields.completion)
-        return self._response(row, self.prompt(row, id), row.completion, row.fields.completion)
+        divided = row.fields.completion not in row.columns  # a conversation in the prompt field
+        field = row.fields.prompt if divided else row.fields.completion
+        return self._response(row, self.prompt(row, id), row.completion, field)
 
     def ranking(self, row: Row, id: int) -> Ranking:
         """The prompt with each of its responses, each as a demonstration, and their ranks.
@@ -120,7 +125,7 @@ class Tokeniser:
                 stop_ids = {self._end, *self.stop_ids}
                 with _by_template(row):
                     tokens, spans = chat.conversation(
-                        self.tokenizer, messages, turns, stop_ids, self._end
+                        self.tokenizer, messages, turns, stop_ids, self._end, row.tools
                     )
             case _:
                 raise TypeError(f"{row.where}: text and messages are mixed")  # accept() refuses
@@ -187,9 +192,8 @@ class Tokeniser:
         detail = f"has {count} tokens; at most {most}{why}"
         return BadRowError(row.where, "prompt too long", detail, row.fields.prompt)
 
-    def _check_special(self, row: Row, field: str, text: Text) -> None:
-        parts = [text] if isinstance(text, str) else [message["content"] for message in text]
-        for part in parts:
+    def _check_special(self, row: Row, field: str, text: Text | Tools) -> None:
+        for part in strings(text):
             found = self._special.search(part)
             if found:
                 detail = f"contains the special token {shown(found[0])}; text without such tokens"

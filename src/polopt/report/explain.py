@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 Unit = Literal["number", "share", "seconds"]
@@ -469,92 +469,3 @@ IN_CONTROL = {
     "Time of the whole step": "Seconds from the start of a batch to its end; its parts are in the "
     "plot above.",
 }
-
-UNKNOWN_METRIC = "A metric of this run for which this page has no explanation."
-
-# The columns of a row, each in a few words.
-COLUMNS = {
-    "rollout": "where the responses come from",
-    "filter": "which prompts are replaced by others",
-    "exploration": "how the policy acts while it is trained",
-    "target": "what the critics learn",
-    "pathwise": "how the policy follows the gradient of Q",
-    "temperature": "the weight of entropy",
-    "shaping": "what is added to the reward",
-    "spread": "how a reward is spread over tokens",
-    "returns": "the return of each token",
-    "baseline": "what the return is compared with",
-    "normalisation": "what the advantage is divided by",
-    "select": "which responses are imitated",
-    "ratio": "how new and old policy are compared",
-    "bound": "how the surrogate loss bounds the ratio",
-    "mask": "which tokens are left out of the loss",
-    "correction": "how samples of an older policy are weighed",
-    "preference": "how responses to a prompt are compared",
-    "kl": "what holds the policy near the reference",
-    "controller": "how the KL coefficient is adapted",
-    "aggregation": "how token losses become one number",
-    "update": "how the weights are updated",
-    "roles": "which models take part",
-    "extra_losses": "what else is added to the loss",
-    "coordination": "when sampling and training take turns",
-}
-COLUMNS_IN_CONTROL = {
-    "rollout": "where the steps come from",
-    "returns": "the return of each step",
-    "spread": "how a reward is spread over steps",
-    "aggregation": "how the losses of steps become one number",
-    "coordination": "when acting and training take turns",
-}
-
-# The parts of a step, for the bars that show where the time went.
-PARTS = {name.removeprefix("time/"): label for name, label in PLOTS[-1].lines.items()} | {
-    "compare": "evaluating before training",
-}
-
-_BOOKKEEPING = ("step", "stage", "stage_step")
-
-
-def arrange(metrics: list[str], *, in_control: bool = False) -> tuple[list[Plot], list[Plot]]:
-    """Sort metrics into plots: the main ones, and the folded ones by prefix.
-
-    Every metric appears in exactly one plot; a plot without metrics is left out. Bounds of a
-    confidence interval (``_low``, ``_high``) belong to their metric.
-    """
-    left = [name for name in metrics if name not in _BOOKKEEPING and not _is_end(name, metrics)]
-    here: Domain = "control" if in_control else "text"
-    plots, others = ([p for p in table if p.only in (None, here)] for table in (PLOTS, FOLDED))
-    spared = {name for plot in (*plots, *others) for name in plot.lines}
-    main, folded = ([_take(plot, left, spared) for plot in some] for some in (plots, others))
-    folded += [Plot(name, UNKNOWN_METRIC, {name: name}) for name in left]
-    folded = [plot for plot in folded if plot.lines]
-    if in_control:
-        main, folded = ([_in_control(plot) for plot in plots] for plots in (main, folded))
-    return [plot for plot in main if plot.lines], sorted(folded, key=_prefix)
-
-
-def _is_end(name: str, metrics: list[str]) -> bool:
-    """Whether a metric is a bound of the confidence interval of another one."""
-    return name.endswith(("_low", "_high")) and name.rsplit("_", 1)[0] in metrics
-
-
-def _in_control(plot: Plot) -> Plot:
-    return replace(plot, sentence=IN_CONTROL.get(plot.title, plot.sentence))
-
-
-def _take(plot: Plot, left: list[str], spared: set[str]) -> Plot:
-    """The plot with those of its metrics that are in ``left``; they are removed from ``left``."""
-    lines: dict[str, str] = {}
-    for pattern, label in plot.lines.items():
-        if pattern.endswith("/*"):
-            names = [n for n in left if n.startswith(pattern[:-1]) and n not in spared]
-            lines |= {name: name[len(pattern) - 1 :].replace("_", " ") for name in names}
-        elif pattern in left:
-            lines[pattern] = label
-    left[:] = [name for name in left if name not in lines]
-    return replace(plot, lines=lines)
-
-
-def _prefix(plot: Plot) -> str:
-    name = next(iter(plot.lines))
-    return name.split("/", 1)[0] if "/" in name else ""

@@ -19,9 +19,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
+from polopt.report.arrange import PARTS
 from polopt.report.changes import changed
+from polopt.report.columns import COLUMNS, COLUMNS_IN_CONTROL
 from polopt.report.episodes import watched
-from polopt.report.explain import COLUMNS, COLUMNS_IN_CONTROL, PARTS
 from polopt.report.headline import headline
 from polopt.report.plots import draw
 from polopt.report.read import Row, RunRecord

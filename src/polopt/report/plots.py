@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from itertools import accumulate, groupby, pairwise
 from typing import Any, TypeGuard
 
-from polopt.report.explain import Plot, arrange
+from polopt.report.arrange import arrange
+from polopt.report.explain import Plot
 from polopt.report.read import Row
 from polopt.report.text import with_unit
 
