@@ -110,8 +110,7 @@ SHORTER = {
         )
     },
     "polopt resume runs/a --run.steps 14": "polopt resume runs/a --run.steps 6",
-    # parts of blocks
-    '"my_runs/reward_model-1/checkpoints/last"   # a directory, or a hub id': '"builtin:tiny"',
+    # parts of Python blocks
     '"run": {"steps": 2, "threads": 1}}': '"run": {"steps": 2, "threads": 1}, '
     '"episodes": {"environments": 4, "steps": 32}, "evaluation": {"episodes": 4}}',
     '"run": {"steps": 60,': '"evaluation": {"prompts": 8}, "run": {"steps": 2,',
@@ -245,6 +244,9 @@ def run_toml(block: Block, _: Names) -> None:
         file = Path(fragment["data"].get(source, ":"))
         if ":" not in str(file) and not file.exists():
             file.touch()
+    if "/" in (model := table.get("reward", {}).get("model", "")):
+        Path(model).mkdir(parents=True)
+        (Path(model) / "config.json").touch()
     assert polopt.check(fragment)
 
 

@@ -111,12 +111,12 @@ def no_process_is_left():
 
 @pytest.mark.skipif(find_spec("math_verify") is None, reason="math-verify is not installed")
 class TestWithMathVerify:
-    def test_the_last_answer_is_compared_with_the_column(self):
+    def test_the_last_answer_is_compared_with_the_column(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "math_verify", None)  # only where it can be killed
         texts, right, expected = zip(*MATHEMATICS, strict=True)
         found = scored(from_mathematics("solution"), texts, [{"solution": r} for r in right])
         assert [one.reward for one in found] == [float(e) for e in expected]
         assert [one.outcome is Outcome.OK for one in found] == list(expected)
-        assert "math_verify" not in sys.modules  # it is imported where it can be killed
 
     def test_hostile_texts_are_wrong_and_nothing_of_them_runs(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)

@@ -24,7 +24,7 @@ import numpy as np
 from polopt import isolated
 from polopt.envs.text.comparison import Comparison, comparison, is_whole, reaches
 from polopt.envs.text.interface import Split, split_of
-from polopt.errors import MissingExtraError, RecipeError, did_you_mean, one_line
+from polopt.errors import RecipeError, did_you_mean, missing_extra, one_line
 from polopt.isolated.answers import extracted
 from polopt.recipe import shown
 
@@ -133,10 +133,8 @@ def load(dataset: str, parameters: Mapping[str, Any], seed: int) -> ReasoningGym
     try:
         from reasoning_gym.factory import DATASETS  # pyright: ignore[reportMissingImports] - an extra
     except ImportError as error:
-        raise MissingExtraError(
-            f"data.source: {PREFIX}{dataset} needs the package reasoning-gym: "
-            'pip install "polopt[tasks]"'
-        ) from error
+        setting = f"data.source: {PREFIX}{dataset}"
+        raise missing_extra(setting, "reasoning-gym", "tasks", error) from error
     if dataset not in DATASETS:
         hint = did_you_mean(dataset, DATASETS, "see the gallery of reasoning-gym")
         raise RecipeError(f"data.source: {PREFIX}{dataset} is no data set of reasoning-gym; {hint}")
