@@ -191,7 +191,7 @@ class Bench:
         """A finished run."""
         self._runs += 1
         own = {"run.seed": seed, "run.directory": str(self.directory / f"run-{self._runs}")}
-        reward = {"rewards": [{"file": str(TASK), "function": "majority"}]}
+        reward = {"rewards": [{"file": str(TASK), "function": "majority", "is_accuracy": True}]}
         stage = {**reward, **SHARED, **flags, **self.trial, **self._files, **own}
         return polopt.train(nested(stage))
 

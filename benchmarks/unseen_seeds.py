@@ -107,9 +107,11 @@ def trained(table: dict[str, Any], level: Level, seed: int) -> Result:
         names = sorted({*level.least} - {"finer"})
         figures = {name: round(run.summary[name], 4) for name in names}
         if "finer" in level.least:
-            fine = polopt.evaluate(run.directory, flags={"data.parameters.physics": FINER}).metrics
+            fine = polopt.evaluate(run.directory, flags={"data.parameters.physics": FINER})[
+                0
+            ].metrics
             figures["finer"] = round(fine["return_mean"] / run.summary["return_mean"], 4)
-        other = polopt.evaluate(run.directory, flags={"run.seed": seed + 1}).metrics
+        other = polopt.evaluate(run.directory, flags={"run.seed": seed + 1})[0].metrics
         lines = (run.directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     steps = round(sum(json.loads(line).get("steps", 0.0) for line in lines))
     return {

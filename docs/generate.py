@@ -19,6 +19,7 @@ from typing import Any
 
 from polopt.algorithms import ROWS, row
 from polopt.diagnose import conformance
+from polopt.envs.text.comparison import COMPARISONS
 from polopt.recipe import Leaf, catalogue, shown
 from polopt.recipe.fields import domains, sections
 from polopt.recipe.row import Row
@@ -159,6 +160,12 @@ def _golden(_: Path, __: str) -> str:
     lines = [(_code(op), counts[op] - failed[op], failed[op] or "") for op in sorted(counts)]
     total = f"**{found.passed} passed, {len(found.failures)} failed**"
     return f"{total}\n\n" + _table(("operation", "passed", "failed"), lines)
+
+
+def _tasks(_: Path, __: str) -> str:
+    """How the answers to each data set of reasoning-gym are compared."""
+    lines = [(_code(name), one.kind, one.note) for name, one in sorted(COMPARISONS.items())]
+    return _table(("data set", "compared", "what is right, or why the scorer is not asked"), lines)
 
 
 def _peers(page: Path, _: str) -> str:
@@ -344,6 +351,7 @@ TABLES: dict[str, Callable[[Path, str], str]] = {
     "control_defaults": _control_defaults,
     "fields": _fields,
     "golden": _golden,
+    "tasks": _tasks,
     "peers": _peers,
     "learning": _learning,
     "searches": _searches,

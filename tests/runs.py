@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from polopt.report.explain import UNKNOWN_METRIC, arrange
+from polopt.report.arrange import UNKNOWN_METRIC, arrange
 
 ROOT = Path(__file__).parents[1]
 SMOKE = ROOT / "recipes" / "smoke.toml"
@@ -45,6 +45,11 @@ BRIEF: dict[str, Any] = {
 def variety(completions: list[str]) -> list[float]:
     """A reward that differs between almost any two answers, so that every step learns."""
     return [len(set(text)) / 8 for text in completions]
+
+
+def even(completions: list[str]) -> list[bool]:
+    """The same for what learns from right and wrong: about half of the answers are right."""
+    return [len(set(text)) % 2 == 0 for text in completions]
 
 
 def start(*words: object, **settings: Any) -> subprocess.Popen[str]:
@@ -130,7 +135,7 @@ def unexplained(names: Iterable[str]) -> list[str]:
     """Metrics that docs/run_directory.md or the report leaves without a word."""
     page = (ROOT / "docs" / "run_directory.md").read_text(encoding="utf-8")
     own = [name for name in names if name not in {"step", "stage", "stage_step"}]
-    main, folded = arrange(own)
+    main, folded = arrange(own, in_control="episodes" in own)
     unknown = [n for plot in main + folded if plot.sentence == UNKNOWN_METRIC for n in plot.lines]
     families = ("task/", "eval/", "episode/", "reward/")
     unlisted = [n for n in own if f"`{n}`" not in page and not n.startswith(families)]

@@ -20,6 +20,7 @@ TORCH_FREE = (
     "report",
     "algorithms",
     "resolution",
+    "isolated",
     "api",
 )
 FORBIDDEN_MODULES = {

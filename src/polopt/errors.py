@@ -59,11 +59,38 @@ class Stopped(Exception):  # noqa: N818 - not an error: somebody asked, and the 
         self.exit_code = 128 + signal_number  # 143 for SIGTERM, as shells have it
 
 
+def missing_extra(setting: str, package: str, extra: str, error: ImportError) -> MissingExtraError:
+    """What is said of a package that cannot be imported: what is not installed, by its own name.
+
+    Args:
+        setting: field and value that need it.
+        package: of the extra.
+        extra: of polopt.
+        error: of the import; an installed package may lack a dependency of its own.
+    """
+    absent = (error.name or "").partition(".")[0]
+    if not isinstance(error, ModuleNotFoundError):
+        reason = f"which cannot be imported: {one_line(error)}"
+        return MissingExtraError(f"{setting} needs the package {package}, {reason}")
+    if absent in ("", package.replace("-", "_")):
+        return MissingExtraError(
+            f'{setting} needs the package {package}: pip install "polopt[{extra}]"'
+        )
+    return MissingExtraError(
+        f"{setting} needs the module {absent}, which {package} imports: pip install {absent}"
+    )
+
+
 def one_line(text: object, length: int = 200) -> str:
     """What others wrote, fit for a message: one line, no control characters, not too long."""
     words = " ".join(str(text).split())
     escaped = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
     return "".join(escaped)[:length]
+
+
+def with_hints(error: UserError) -> str:
+    """The message of an error and its notes, in one line."""
+    return "; ".join([str(error), *getattr(error, "__notes__", ())])
 
 
 def counted(number: int, noun: str) -> str:

@@ -70,6 +70,8 @@ class Prompt:
     text: str
     tokens: tuple[int, ...]
     columns: Mapping[str, Any] = field(default_factory=dict[str, Any])  # every column of the row
+    keys: tuple[str, ...] = ()  # prompts that share one are the same (``data.identity``)
+    messages: tuple[Mapping[str, str], ...] = ()  # what the text was rendered from; () of text
 
 
 @dataclass(frozen=True)

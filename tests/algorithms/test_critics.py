@@ -48,7 +48,7 @@ def stage(name: str, flags: Mapping[str, Any] | None = None) -> StageRecipe:
 def inputs(one: StageRecipe, **changed: Any) -> StageInputs:
     path = one.model.path
     given = {"weights": path, "start": path, "device": torch.device("cpu"), **changed}
-    return StageInputs(one, observe=lambda _: None, compare=False, reward=variety, **given)
+    return StageInputs(one, observe=lambda _: None, is_last=False, reward=variety, **given)
 
 
 def rows(seed: int = 0) -> TokenRows:

@@ -108,7 +108,7 @@ def test_the_same_shape_by_another_name_is_none_of_that(tmp_path: Path) -> None:
     pytest.importorskip("gymnasium")
     run = trained(tmp_path / "run")
     flags = {"data.source": "control:CartPole-v1"}
-    assert polopt.evaluate(run, flags=flags).metrics["return_mean"] > 0
+    assert polopt.evaluate(run, flags=flags)[0].metrics["return_mean"] > 0
     two(tmp_path / "two", "control:cartpole", "control:CartPole-v1")
 
 
@@ -147,7 +147,7 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, floa
     pytest.importorskip("mujoco")
     source = {"source": "control:biped", "parameters": {"preset": "walk"}}
     run = trained(tmp_path_factory.mktemp("walk") / "run", data=source)
-    return run, polopt.evaluate(run).metrics
+    return run, polopt.evaluate(run)[0].metrics
 
 
 @pytest.mark.parametrize("preset", ["toolbox", "github2d"])
@@ -155,7 +155,7 @@ def test_a_walk_is_judged_by_another_reward(
     preset: str, walk: tuple[Path, dict[str, float]]
 ) -> None:
     run, own = walk
-    other = polopt.evaluate(run, flags={"data.parameters.preset": preset}).metrics
+    other = polopt.evaluate(run, flags={"data.parameters.preset": preset})[0].metrics
     assert other["return_mean"] != own["return_mean"]
     assert {k: v for k, v in other.items() if not k.startswith("return")} == {
         k: v for k, v in own.items() if not k.startswith("return")

@@ -378,7 +378,7 @@ def test_a_seed_is_a_curve(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["sac", "ddpg"])
 def test_a_finished_run_is_evaluated_again(name: str, tmp_path: Path) -> None:
     run = train(tmp_path / "run", name)
-    again = polopt.evaluate(run.directory).metrics
+    again = polopt.evaluate(run.directory)[0].metrics
     assert again["return_mean"] == run.summary["return_mean_after"]
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from polopt.algorithms import ROWS, row
 from polopt.assembly.critic import critic_loss
 from polopt.assembly.objective import objective_of
-from polopt.assembly.supervised import likelihood
+from polopt.assembly.supervised import maximum_likelihood
 from polopt.assembly.text import credit_of
 from polopt.credit import Credit, assign, earned, step_gae
 from polopt.objective import policy_loss, step_terms
@@ -403,7 +403,7 @@ def test_the_tokens_of_a_whole_step_are_counted() -> None:
         mask=mask, group=torch.arange(2), rewards=torch.zeros(2, dtype=torch.float64)
     )
     credited = Advantages(mask.double(), mask, mask.any(-1))
-    loss = likelihood(preset("sft", "TRL"))
+    loss = maximum_likelihood(preset("sft", "TRL"))
     terms = loss.terms(experience, credited)
     logp = torch.where(mask, -tensor([2.0], [0.5]), NAN)
     parts = [

@@ -18,7 +18,7 @@ from torch import Tensor
 import polopt
 from polopt.algorithms import ROWS, row
 from polopt.assembly.objective import objective_of, policy_gradient
-from polopt.assembly.supervised import likelihood, selection_of
+from polopt.assembly.supervised import maximum_likelihood, selection_of
 from polopt.assembly.text import credit_of
 from polopt.credit import assign
 from polopt.objective import policy_loss, step_terms
@@ -28,7 +28,7 @@ from polopt.roles import Actor, measured
 from polopt.types import Advantages, Experience, TokenRows
 from polopt.update import FirstOrder
 from random_models import builtin_model
-from runs import unexplained
+from runs import even, unexplained
 
 ROWS = [n for n in ROWS if "prompts" in row(n).requires and row(n).update == "adamw"]
 BASE = {"model": {"path": "builtin:tiny"}, "data": {"source": "task:reverse"}}
@@ -378,7 +378,7 @@ def credited_by(one: StageRecipe, experience: Experience) -> Advantages:
 
 def learner(one: StageRecipe, **update: Any) -> FirstOrder[Any]:
     settings = one.update.model_copy(update={"max_grad_norm": 1e9, "minibatches": 1, **update})
-    loss = likelihood(one) if one.credit.select is not None else policy_gradient(one)
+    loss = maximum_likelihood(one) if one.credit.select is not None else policy_gradient(one)
     return FirstOrder(Actor(builtin_model()), loss, settings, steps=10, seed=7, name="policy")
 
 
@@ -501,7 +501,7 @@ def test_a_row_trains_a_step(name: str, tmp_path: Path) -> None:
         "evaluation": {"prompts": 4},
         "run": {"steps": 2, "threads": 1, "directory": str(tmp_path / "run")},
     }
-    polopt.train(recipe, reward=score)
+    polopt.train(recipe, reward=even if name == "prime" else score)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
     metrics = {key: value for line in lines for key, value in line.items()}
     assert metrics["policy/grad_norm"] > 0

@@ -46,7 +46,7 @@ def stage(name: str, flags: Mapping[str, Any] | None = None) -> StageRecipe:
 def built(name: str, flags: Mapping[str, Any] | None = None) -> Stage:
     recipe = stage(name, flags)
     path = recipe.model.path
-    inputs = StageInputs(recipe, path, path, torch.device("cpu"), lambda _: None, compare=True)
+    inputs = StageInputs(recipe, path, path, torch.device("cpu"), lambda _: None, is_last=True)
     return build(inputs)
 
 
@@ -297,7 +297,7 @@ def test_a_reward_model_is_one_of_transformers(tmp_path: Path) -> None:
 def test_a_run_that_ends_in_a_reward_model(tmp_path: Path) -> None:
     run = train(tmp_path / "run", "reward_model")
     assert run.summary["accuracy_before"] == 0.5 and "accuracy_after_interval" in run.summary
-    found = polopt.evaluate(run.directory)
+    (found,) = polopt.evaluate(run.directory)
     for name in ("accuracy", "calibration_error", "reward_margin"):
         assert found.metrics[name] == pytest.approx(run.summary[f"{name}_after"])
     with pytest.raises(RunDirectoryError, match="ends in a reward model, which answers nothing"):
@@ -309,9 +309,9 @@ def test_a_run_that_ends_in_a_reward_model(tmp_path: Path) -> None:
 
 def test_a_run_that_ends_in_dpo_answers(tmp_path: Path) -> None:
     run = train(tmp_path / "run", "dpo")
-    assert {"accuracy_after", "planted_score_after", "pair_accuracy_after"} <= set(run.summary)
+    assert {"reward_after", "planted_score_after", "pair_accuracy_after"} <= set(run.summary)
     assert len(polopt.load(run.directory).respond(["tops+"])) == 1
-    assert "planted_score" in polopt.evaluate(run.directory).metrics
+    assert "planted_score" in polopt.evaluate(run.directory)[0].metrics
 
 
 def test_pairs_of_a_file_are_evaluated_without_a_reward(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_without_a_source_nothing_is_mixed_in() -> None:
 def test_every_token_counts_but_the_first(texts: str) -> None:
     """b, c and the end of "abc"; twelve of the long text; its end of "x"."""
     shared_parts = of({"pretraining.source": texts, "pretraining.batch_size": 3})
-    batch = pretraining_batches(shared_parts.recipe, shared_parts.text.tokeniser)(0)
+    batch = pretraining_batches(shared_parts.recipe, shared_parts.text.tokeniser, lambda _: None)(0)
     counts = sorted(int(group.samples[0].mask.sum()) for group in batch.groups)
     assert counts == [1, 3, 12]
     ends = {int(group.samples[0].tokens[-1]) for group in batch.groups}
@@ -86,7 +86,7 @@ def test_its_loss_is_the_mean_over_the_tokens_of_its_batch(texts: str) -> None:
 
 def test_every_text_comes_once_an_epoch_and_the_order_is_the_seeds(texts: str) -> None:
     first = of({"pretraining.source": texts, "pretraining.batch_size": 3})
-    batches = pretraining_batches(first.recipe, first.text.tokeniser)
+    batches = pretraining_batches(first.recipe, first.text.tokeniser, lambda _: None)
 
     def lengths(place: int) -> list[int]:
         return [len(group.samples[0].tokens) for group in batches(place).groups]
@@ -98,7 +98,7 @@ def test_every_text_comes_once_an_epoch_and_the_order_is_the_seeds(texts: str) -
 
 def test_a_task_gives_its_demonstrations() -> None:
     shared_parts = of({"pretraining.source": "task:reverse"})
-    batch = pretraining_batches(shared_parts.recipe, shared_parts.text.tokeniser)(0)
+    batch = pretraining_batches(shared_parts.recipe, shared_parts.text.tokeniser, lambda _: None)(0)
     decode = shared_parts.actor.language_model.tokenizer.decode
     text = decode(batch.groups[0].samples[0].tokens, skip_special_tokens=True)
     question, _, answer = text.partition("=")

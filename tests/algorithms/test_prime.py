@@ -24,7 +24,7 @@ from polopt.assembly.process import Processed, outcome_loss, processed
 from polopt.assembly.text import credit_of
 from polopt.coordination.stage import Learner
 from polopt.credit import assign
-from polopt.errors import ModelError, NonFiniteError, RecipeError
+from polopt.errors import ModelError, NonFiniteError, RecipeError, RewardError
 from polopt.models import load, save
 from polopt.recipe import StageRecipe
 from polopt.recipe import load as load_recipe
@@ -44,7 +44,7 @@ from polopt.types import (
     TokenRows,
 )
 from random_models import builtin_model
-from runs import Crash, assert_same, lines, metrics
+from runs import Crash, assert_same, lines, metrics, variety
 
 BASE: dict[str, Any] = {
     "model": {"path": "builtin:tiny"},
@@ -233,7 +233,7 @@ def test_labels_are_the_outcomes_that_were_judged() -> None:
 def inputs(one: StageRecipe, **changed: Any) -> StageInputs:
     path = one.model.path
     given = {"weights": path, "start": path, "device": torch.device("cpu"), **changed}
-    return StageInputs(one, observe=lambda _: None, compare=False, **given)
+    return StageInputs(one, observe=lambda _: None, is_last=False, **given)
 
 
 def model_of(flags: Mapping[str, Any] | None = None, **changed: Any) -> Processed:
@@ -561,9 +561,9 @@ def test_a_group_is_kept_where_its_accuracy_lies_between() -> None:
 # Whole runs
 
 
-def even(completions: list[str]) -> list[float]:
+def even(completions: list[str]) -> list[bool]:
     """Right is what starts with a letter of even code: about half."""
-    return [float(bool(text) and ord(text[0]) % 2 == 0) for text in completions]
+    return [bool(text) and ord(text[0]) % 2 == 0 for text in completions]
 
 
 @pytest.mark.parametrize(("order", "rank"), [("after", None), ("before", None), ("after", 4)])
@@ -608,6 +608,14 @@ def test_a_run_resumes_bit_for_bit(order: str, rank: int | None, tmp_path: Path)
     assert (first["process_reward/q_right"] == 0.0) == quiet
 
 
+def test_numbers_that_say_nothing_of_right_or_wrong_are_refused(tmp_path: Path) -> None:
+    """The process reward model would learn nothing, and nobody would be told."""
+    recipe = {**BASE, "algorithm": "prime", "evaluation": {"prompts": 4}}
+    flags = {"run.steps": 1, "run.directory": str(tmp_path / "run")}
+    with pytest.raises(RewardError, match="nothing says which answers are right, as prime needs"):
+        polopt.train(recipe, flags=flags, reward=variety)
+
+
 def test_any_row_can_read_process_rewards(tmp_path: Path) -> None:
     recipe = {**BASE, "algorithm": "dr_grpo", "evaluation": {"prompts": 4}}
     flags = {
@@ -620,9 +628,9 @@ def test_any_row_can_read_process_rewards(tmp_path: Path) -> None:
     assert "process_reward/loss" in lines(tmp_path / "run", "metrics")[-1]
 
 
-@pytest.mark.parametrize("always", [0.0, 1.0, None])
+@pytest.mark.parametrize("always", [False, True, None])
 def test_batches_without_contrast_or_labels_have_finite_metrics(
-    always: float | None, tmp_path: Path
+    always: bool | None, tmp_path: Path
 ) -> None:
     """All right, all wrong, nothing scored: the model learns from labels, the policy nothing."""
     recipe = {**BASE, "algorithm": "prime", "evaluation": {"prompts": 4}}

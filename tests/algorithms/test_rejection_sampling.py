@@ -14,7 +14,7 @@ from torch import Tensor
 import polopt
 from polopt.assembly.around import on_kept
 from polopt.assembly.objective import policy_gradient
-from polopt.assembly.supervised import likelihood, selection_of
+from polopt.assembly.supervised import maximum_likelihood, selection_of
 from polopt.assembly.text import credit_of
 from polopt.credit import assign
 from polopt.recipe import StageRecipe, load
@@ -95,7 +95,7 @@ def experience(scores: list[float]) -> Experience:
 def trained(one: StageRecipe, batch: Experience, advantages: Advantages, **update: Any) -> Actor:
     actor = Actor(builtin_model())
     settings = one.update.model_copy(update={"learning_rate": 1e-3, **update})
-    loss = likelihood(one)
+    loss = maximum_likelihood(one)
     policy = FirstOrder(actor, loss, settings, steps=10, seed=7, name="policy")
     on_kept(policy).update(batch, advantages, 0)
     return actor
@@ -123,7 +123,7 @@ def test_it_is_the_policy_gradient_with_advantages_of_0_and_1() -> None:
     pg = resolve(load(plain, {})).stages[0]
     gradients = []
     for loss, advantages in (
-        (likelihood(stage()), assign(batch, selection_of(stage()))),
+        (maximum_likelihood(stage()), assign(batch, selection_of(stage()))),
         (policy_gradient(pg), assign(batch, credit_of(pg))),
     ):
         actor = Actor(builtin_model())

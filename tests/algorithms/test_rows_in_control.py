@@ -303,7 +303,7 @@ def test_the_best_weights_are_loaded_as_the_last_are(tmp_path: Path) -> None:
         drawn = polopt.load(checkpoints / name).act(seen, deterministic=False, seed=1)
         assert drawn in (0, 1)
     best = json.loads((tmp_path / "run" / "summary.json").read_text())["best"]["return_mean"]
-    assert polopt.evaluate(checkpoints / "best").metrics["return_mean"] == best
+    assert polopt.evaluate(checkpoints / "best")[0].metrics["return_mean"] == best
     logits = [polopt.load(checkpoints / n).actor.network.body[0].weight for n in ("step_1", "last")]
     assert not torch.equal(*logits)
 
@@ -609,10 +609,10 @@ def test_ppo_learns_to_balance(tmp_path: Path) -> None:
 def test_a_policy_is_evaluated_again_where_and_how_one_likes(tmp_path: Path) -> None:
     train(tmp_path / "run", "ppo", "control:cartpole")
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    again = polopt.evaluate(tmp_path / "run").metrics
+    again = polopt.evaluate(tmp_path / "run")[0].metrics
     assert again == {name: summary[name] for name in again}  # the same starts, the same weights
     last = tmp_path / "run" / "checkpoints" / "last"
-    more = polopt.evaluate(last, flags={"data.source": "control:cartpole", "run.seed": 7})
+    (more,) = polopt.evaluate(last, flags={"data.source": "control:cartpole", "run.seed": 7})
     assert more.metrics["return_mean"] != again["return_mean"]
     with pytest.raises(RecipeError, match="--k: 4 is not allowed in control, where"):
         polopt.evaluate(tmp_path / "run", k=4)

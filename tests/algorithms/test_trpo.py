@@ -52,7 +52,7 @@ def stage(flags: Mapping[str, Any] | None = None) -> StageRecipe:
 
 def inputs(one: StageRecipe) -> StageInputs:
     start = one.model.path
-    return StageInputs(one, start, start, torch.device("cpu"), lambda _: None, compare=False)
+    return StageInputs(one, start, start, torch.device("cpu"), lambda _: None, is_last=False)
 
 
 def learner(one: StageRecipe, scorer: Any = None) -> NaturalStep[Any]:

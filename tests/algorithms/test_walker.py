@@ -28,7 +28,7 @@ def test_the_recipes_run_and_say_how_far_it_came(recipe: str, tmp_path: Path) ->
 
 
 @pytest.mark.control
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3000)
 def test_a_minute_takes_it_further_than_a_fall(tmp_path: Path) -> None:
     trained(tmp_path / "run", "walker", **{"run.steps": 130})
     last = [line for line in lines(tmp_path / "run", "metrics") if "episode/distance_m" in line]
@@ -36,19 +36,19 @@ def test_a_minute_takes_it_further_than_a_fall(tmp_path: Path) -> None:
 
 
 @pytest.mark.control
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3000)
 def test_it_walks_as_far_as_it_should_and_not_by_a_trick_of_the_simulator(tmp_path: Path) -> None:
     """The authors' own five runs came to 176.7 ± 37.6, in another simulator."""
     run = trained(tmp_path / "run", "walker")
     assert run.summary["return_mean"] >= 177
     assert run.summary["distance_m"] >= 5
     assert run.summary["reached_limit"] >= 0.8
-    finer = polopt.evaluate(run.directory, flags={"data.parameters.physics": 0.00125})
+    (finer,) = polopt.evaluate(run.directory, flags={"data.parameters.physics": 0.00125})
     assert finer.metrics["return_mean"] >= 0.75 * run.summary["return_mean"]
 
 
 @pytest.mark.control
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3000)
 def test_a_walk_has_one_foot_on_the_floor_and_then_the_other(tmp_path: Path) -> None:
     summary = trained(tmp_path / "run", "walker_gait").summary
     assert summary["distance_m"] >= 2 and summary["reached_limit"] >= 0.8

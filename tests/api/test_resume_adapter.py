@@ -10,7 +10,7 @@ import pytest
 
 import polopt
 from polopt.errors import RunDirectoryError
-from runs import BRIEF, Crash, assert_same, metrics, variety
+from runs import BRIEF, Crash, assert_same, even, metrics, variety
 
 FILES = ("adapter/adapter_model.safetensors", "adapter/adapter_config.json")
 
@@ -88,11 +88,11 @@ def test_a_row_with_more_than_an_actor(tmp_path: Path, name: str, sections: Any)
         if event.kind == "metrics" and event.values["step"] == 3:
             raise Crash
 
-    whole, run = tmp_path / "whole", tmp_path / "run"
-    polopt.train(recipe, flags={"run.directory": str(whole)}, reward=variety)
+    whole, run, reward = tmp_path / "whole", tmp_path / "run", even if name == "prime" else variety
+    polopt.train(recipe, flags={"run.directory": str(whole)}, reward=reward)
     with pytest.raises(Crash):
-        polopt.train(recipe, flags={"run.directory": str(run)}, reward=variety, observers=[crash])
-    resume(run)
+        polopt.train(recipe, flags={"run.directory": str(run)}, reward=reward, observers=[crash])
+    polopt.resume(run, reward=reward)
     assert metrics(run) == metrics(whole)
     assert tensors(run) == tensors(whole)
 

@@ -303,4 +303,4 @@ def test_a_criterion_ends_a_stage_also_across_a_crash(tmp_path: Path) -> None:
         run("crashed", [crash])
     resume(tmp_path / "crashed")
     assert_same(tmp_path / "crashed", expected)
-    assert [line["stage"] for line in lines(expected, "metrics")] == ["sft"] * 2 + ["rl"] * 3
+    assert [line["stage"] for line in lines(expected, "metrics")] == ["sft"] * 3 + ["rl"] * 3

@@ -1,6 +1,7 @@
 """The Python API: what goes in, what comes out, and what may not disturb a run."""
 
 import importlib.util
+import itertools
 import json
 import random
 import threading
@@ -53,7 +54,10 @@ def test_a_run_is_what_it_left_behind(whole: Path) -> None:
     assert summary["steps"] == 8
     assert [stage["name"] for stage in summary["stages"]] == ["sft", "rl"]
     assert {"accuracy_before", "accuracy_after", "accuracy_after_interval"} <= summary.keys()
-    assert [line["step"] for line in lines(whole, "metrics")] == [1, 2, 3, 3, 4, 5, 6, 7, 8]
+    assert [line["step"] for line in lines(whole, "metrics")] == [
+        *(0, 1, 2, 3),
+        *(3, 4, 5, 6, 7, 8),
+    ]  # each stage begins with an evaluation
     assert {line["kind"] for line in lines(whole, "samples")} == {"before", "train", "after"}
     assert not list(whole.rglob("*.pt")) and not list(whole.rglob("*.bin"))
 
@@ -75,7 +79,7 @@ def test_the_policy_answers(whole: Path) -> None:
     assert policy.respond(["1+2-3="] * 6, temperature=1.0, seed=1) == warm
     assert policy.respond(["1+2-3="] * 6, temperature=1.0, seed=2) != warm
     assert policy.respond([]) == []
-    with pytest.raises(DataError, match="prompts: number 1 is empty"):
+    with pytest.raises(DataError, match="prompt 2: is empty"):
         policy.respond(["1+2=", ""])
 
 
@@ -197,7 +201,8 @@ def test_the_users_own_data_and_reward_file(tmp_path: Path) -> None:
     reward.write_text(REWARD_FILE)
     recipe = BRIEF | {"data": {"source": str(data)}}
     recipe["stage"] = BRIEF["stage"] | {
-        "rl": BRIEF["stage"]["rl"] | {"reward": {"file": str(reward), "function": "near"}}
+        "rl": BRIEF["stage"]["rl"]
+        | {"reward": {"file": str(reward), "function": "near", "is_accuracy": True}}
     }
     run = train(tmp_path / "run", recipe)
     assert run.summary["steps"] == 8
@@ -208,16 +213,16 @@ def test_the_users_own_data_and_reward_file(tmp_path: Path) -> None:
     trained = {x["prompt"] for x in lines(run.directory, "samples") if x["kind"] == "train"}
     assert held_out and trained and not held_out & trained
     polopt.resume(run.directory)
-    found = polopt.evaluate(run.directory, flags={"evaluation.prompts": 4}, k=2)
+    (found,) = polopt.evaluate(run.directory, flags={"evaluation.prompts": 4}, k=2)
     assert 0.0 <= found.metrics["accuracy"] <= found.metrics["pass@2"] <= 1.0
 
 
 def test_evaluation_of_a_run_and_of_a_model(whole: Path) -> None:
-    of_run = polopt.evaluate(whole, flags={"evaluation.prompts": 8})
+    (of_run,) = polopt.evaluate(whole, flags={"evaluation.prompts": 8})
     summary = json.loads((whole / "summary.json").read_text())
     assert of_run.metrics["length"] == summary["length_after"]  # the same prompts and draws
     model = whole / "checkpoints" / "last"
-    of_model = polopt.evaluate(
+    (of_model,) = polopt.evaluate(
         model,
         flags={
             "data.source": "task:chain_sum",
@@ -279,8 +284,13 @@ def test_a_directory_that_exists_is_not_touched(whole: Path) -> None:
 
 
 def test_a_run_without_a_checkpoint_has_no_policy_yet(tmp_path: Path) -> None:
+    calls = itertools.count()
+
+    def fails(completions: list[str]) -> list[float]:
+        return variety(completions) if next(calls) < 7 else []
+
     with pytest.raises(RewardError):
-        train(tmp_path / "run", reward=lambda completions: [], flags={"run.checkpoint_every": 3})
+        train(tmp_path / "run", reward=fails, flags={"run.checkpoint_every": 3})
     (tmp_path / "run" / "checkpoints" / "last").unlink()
     for use in (polopt.load, polopt.evaluate):
         with pytest.raises(RunDirectoryError, match="the run has no checkpoint yet"):
@@ -291,7 +301,7 @@ def test_a_run_without_a_checkpoint_has_no_policy_yet(tmp_path: Path) -> None:
 def test_a_tracker_that_is_not_installed_is_named(tmp_path: Path, tracker: str) -> None:
     if importlib.util.find_spec(tracker):
         pytest.skip(f"{tracker} is installed")
-    message = rf'run\.track: .{tracker}. is not installed; pip install "polopt\[track\]"'
+    message = rf'run\.track: "{tracker}" needs the package {tracker}: pip install "polopt\[track\]"'
     with pytest.raises(MissingExtraError, match=message):
         train(tmp_path / "run", flags={"run.track": [tracker]})
 

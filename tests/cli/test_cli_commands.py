@@ -19,7 +19,10 @@ from polopt.cli.commands import polopt as group
 from polopt.errors import RunDirectoryError
 
 RECIPE = 'algorithm = "grpo"\n[model]\npath = "builtin:tiny"\n[data]\nsource = "task:chain_sum"\n'
-COMMANDS = "quickstart train resume eval algorithms show check conformance report doctor".split()  # noqa: SIM905
+COMMANDS = (
+    *("quickstart", "train", "resume", "eval", "generate", "chat", "algorithms", "show", "check"),
+    *("conformance", "report", "doctor"),
+)
 SUMMARY = {
     "accuracy_before": 0.48,
     "accuracy_before_interval": [0.44, 0.52],
@@ -45,13 +48,17 @@ class Api:
     def __getattr__(self, name: str) -> Any:
         def call(*values: Any, **named: Any) -> Any:
             self.calls.append((name, *values, named))
-            if self.chatty:
+            if self.chatty and name != "write_evaluation":
                 print("an environment says hello")
             if name == "report":
                 return [Path(run) / "report.html" for run in values[0]]
             if name == "evaluate":
                 figures = {"accuracy": 0.5, "pass@4": 0.75}
-                return SimpleNamespace(metrics=figures, intervals={"accuracy": (0.4, 0.6)})
+                one = SimpleNamespace(data="x.jsonl", seen="held out", count=3, metrics=figures)
+                one.intervals, one.entry = {"accuracy": (0.4, 0.6)}, {"n": 3}
+                return [one]
+            if name == "write_evaluation":
+                return self.directory
             return SimpleNamespace(directory=self.directory)
 
         return call
@@ -74,7 +81,7 @@ def recipe(tmp_path: Path) -> str:
 
 
 def test_the_commands_of_the_design() -> None:
-    assert list(group.commands) == COMMANDS
+    assert tuple(group.commands) == COMMANDS
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
@@ -145,10 +152,47 @@ def test_train_hands_over_and_prints_the_end(
     flags = ["--run.seed=7", "--update.learning_rate", "1e-4"]
     assert api.calls == [("train", recipe, {"flags": flags})]
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["accuracy", "0.480", "0.440", "to", "0.520", "0.973", "0.955", "to", "0.984"] in lines
+    figures = ["accuracy", "0.480", "0.440", "to", "0.520", "0.973", "0.955", "to", "0.984"]
+    assert ["rl", *figures] in lines  # of which stage a summary of an older run does not say
     assert ["accuracy_greedy", "0.500", "1.000"] in lines
     assert ["sft", "sft", "9", "steps", "61.25"] in lines
     assert ["report:", str(api.directory / "report.html")] in lines
+
+
+def test_the_last_table_says_what_each_stage_changed(
+    api: Api, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def evaluated(interval: list[float], **metrics: float) -> dict[str, Any]:
+        return {"metrics": metrics, "intervals": dict.fromkeys(metrics, interval)}
+
+    answers = {"length": 11.98, "accuracy": 0.1, "task_says": -1.5}
+    stages: list[dict[str, Any]] = [
+        {"before": evaluated([1.0, 2.0], **answers, nll=1.5, token_accuracy=0.2)},
+        {"before": evaluated([-12.3456, 12.3456], calibration_error=0.1, accuracy=0.5)},
+        {"after": evaluated([-12.3456, 12.3456], **answers)},
+        {},
+    ]
+    names = ("sft", "reward_model", "ppo", "none")
+    stages = [{"name": n, **s} for n, s in zip(names, stages, strict=True)]
+    (api.directory / "summary.json").write_text(json.dumps(SUMMARY | {"stages": stages}))
+    assert main(["quickstart"]) == 0
+    table = capsys.readouterr().out.split("\n\n")[0].splitlines()
+    assert max(map(len, table)) <= 80
+    assert [line[:31].split() for line in table] == [
+        ["stage"],
+        ["sft", "nll"],
+        ["token_accuracy"],
+        ["accuracy"],
+        ["length"],
+        ["task_says"],
+        ["reward_model", "accuracy"],
+        ["calibration_error"],
+        ["ppo", "accuracy"],
+        ["length"],
+        ["task_says"],
+    ]
+    assert table[1].split() == ["sft", "nll", "1.500", "1.000", "to", "2.000"]
+    assert table[9].split() == ["length", "11.98", "-12.35", "to", "12.35"]
 
 
 @pytest.mark.parametrize(
@@ -181,14 +225,13 @@ def test_what_others_print_stays_out_of_json(
 
 def test_eval(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", "run", "--k", "4", "--evaluation.prompts", "8"]) == 0
-    assert api.calls == [("evaluate", "run", {"flags": ["--evaluation.prompts", "8"], "k": 4})]
-    assert "0.4 to 0.6" in capsys.readouterr().out
-    assert main(["eval", "run", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)[0] == {
-        "figure": "accuracy",
-        "value": 0.5,
-        "interval": [0.4, 0.6],
-    }
+    asked = {"data": (), "flags": ["--evaluation.prompts", "8"], "k": 4}
+    assert api.calls[0] == ("evaluate", "run", asked)
+    printed = capsys.readouterr().out
+    assert "x.jsonl (held out)" in printed and "0.5  0.4 to 0.6" in printed
+    assert main(["eval", "run", "--data", "a.jsonl", "--data", "b.csv", "--json"]) == 0
+    assert api.calls[2][2]["data"] == ("a.jsonl", "b.csv")
+    assert json.loads(capsys.readouterr().out)["evaluations"] == [{"n": 3}]
 
 
 def test_report(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
@@ -328,7 +371,7 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--json"]) == 0
     found = {one["subject"]: one for one in json.loads(capsys.readouterr().out)}
     assert found["python"]["value"].startswith(".".join(map(str, sys.version_info[:3])))
-    assert found.keys() >= {"torch", "memory", "disk", "extra ray"}
+    assert found.keys() >= {"torch", "memory", "disk", "extra lora"}
 
 
 def test_an_old_terminal_gets_question_marks() -> None:

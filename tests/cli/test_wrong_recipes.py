@@ -83,7 +83,7 @@ FLAGS = [
     (["--network.hidden", "64,0"], "network.hidden[1]: 0 is not allowed; an integer >= 1"),
     (["--network.hidden", "64,x"], 'network.hidden: "64,x" is not allowed; '
      "a list of integers >= 1"),
-    (["--reward.verifier", "math"], 'reward.verifier: "math" is not allowed; task'),
+    (["--reward.verifier", "maths"], 'reward.verifier: "maths" is not allowed; task or math'),
 ]  # fmt: skip
 
 
@@ -124,13 +124,67 @@ def test_a_file_that_is_no_recipe(
     assert err.count("\n") == 1
 
 
-def test_no_file_and_a_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_directory_is_no_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", str(tmp_path)]) == 2
     assert capsys.readouterr().err.endswith("a directory; a recipe is a TOML file\n")
-    assert main(["train", "missing.toml"]) == 2
-    assert capsys.readouterr().err == (
-        "error: missing.toml: no such file; a recipe is a TOML file\n"
-    )
+
+
+MISSING = [
+    ("recipe.tml", (), "recipe.tml: does not exist: HERE has no recipe.tml; did you mean "
+     "recipe.toml?"),
+    ("no/recipe.toml", (), "no/recipe.toml: does not exist: HERE has no no"),
+    ("recipe.toml", ("--algorithm=sft", "--data.source=promts.jsonl"),
+     "data.source: 'promts.jsonl' does not exist: HERE has no promts.jsonl; did you mean "
+     "prompts.jsonl?"),
+    ("recipe.toml", ("--data.source=model",), 'data.source: "model" is not allowed; task:NAME, '
+     "reasoning-gym:NAME, control:NAME, hub:NAME, or a .jsonl, .parquet or .csv file"),
+    ("recipe.toml", ("--algorithm=sft", "--data.source=prompts.jsonl",
+     "--data.evaluation_source=model/new.csv"),
+     "data.evaluation_source: 'model/new.csv' does not exist: HERE has no model"),
+    ("recipe.toml", ("--pretraining.source=models/texts.csv",), "pretraining.source: "
+     "'models/texts.csv' does not exist: HERE/models has no texts.csv"),
+    ("recipe.toml", ("--model.path=models/qwne",), "model.path: 'models/qwne' does not exist: "
+     "HERE/models has no qwne; did you mean models/qwen?"),
+    ("recipe.toml", ("--model.path=model/qwen",), "model.path: 'model/qwen' does not exist: "
+     "HERE has no model; did you mean models/qwen?"),
+    ("recipe.toml", ("--model.path=models/far",), "model.path: 'models/far' does not exist: "
+     "HERE/models has no far; no id of the hub, because 'models' is a directory"),
+    ("recipe.toml", ("--model.path=models/a/b",), "model.path: 'models/a/b' does not exist: "
+     "HERE/models has no a"),
+    ("recipe.toml", ("--model.path=models/qwen",), "model.path: 'models/qwen' has no config.json; "
+     "a directory in Hugging Face layout is needed"),
+    ("recipe.toml", ("--model.path=recipe.toml",), "model.path: 'recipe.toml' is a file; a "
+     "directory in Hugging Face layout is needed"),
+    ("recipe.toml", ("--model.path=runs/old",), "model.path: 'runs/old' is the directory of a "
+     "run; its last weights are runs/old/checkpoints/last"),
+    ("recipe.toml", ("--model.path=runs/new",), "model.path: 'runs/new' is the directory of a "
+     "run; it has no checkpoint yet"),
+    ("recipe.toml", ("--algorithm=ppo", "--critic.path=models/qwne"), "critic.path: 'models/qwne' "
+     "does not exist: HERE/models has no qwne; did you mean models/qwen?"),
+    ("recipe.toml", ("--algorithm=prime", "--process.path=./models/q"), "process.path: 'models/q' "
+     "does not exist: HERE/models has no q"),
+    ("recipe.toml", ("--reward.model=models/qwne",), "reward.model: 'models/qwne' does not exist: "
+     "HERE/models has no qwne; did you mean models/qwen?"),
+]  # fmt: skip
+
+
+@pytest.mark.usefixtures("no_torch")
+@pytest.mark.parametrize(("recipe", "flags", "line"), MISSING, ids=lambda value: str(value)[:50])
+def test_what_is_missing_is_told_before_a_run_begins(
+    recipe: str, flags: tuple[str, ...], line: str, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """With the directory where it was looked for, and what is near it there."""
+    monkeypatch.chdir(tmp_path)
+    for directory in ("models/qwen", "runs/old/checkpoints/last", "runs/new/checkpoints"):
+        Path(directory).mkdir(parents=True)
+    for run in ("old", "new"):
+        Path("runs", run, "config.json").write_text("{}")
+    Path("recipe.toml").write_text(_whole(""), encoding="utf-8")
+    Path("prompts.jsonl").write_text('{"prompt": "1"}\n')
+    assert main(["train", recipe, *flags]) == 2
+    assert capsys.readouterr().err == f"error: {line.replace('HERE', str(tmp_path.resolve()))}\n"
+    assert sorted(path.name for path in Path("runs").iterdir()) == ["new", "old"]
 
 
 def test_a_long_value_and_a_long_name_are_cut(

@@ -98,7 +98,7 @@ def stage(calls: list[str], accuracies: Sequence[float] = (), **fields: Any) -> 
         "credit": credit,
         "learners": (Learner(calls, "policy"), Learner(calls, "critic")),
         "save_model": lambda path: (path / "model.safetensors").write_text("weights"),
-        "evaluate": evaluate,
+        "evaluate": evaluate if accuracies else None,
         "describe": lambda batch: ({"described": 2.0}, [{"kind": "train"}]),
         "checkpoint_every": 100,
     }
@@ -250,28 +250,55 @@ def test_metrics_of_a_step_are_means_of_its_batches(setting: RunContext) -> None
 
 def test_evaluation_before_after_and_in_between(setting: RunContext) -> None:
     calls, progress = list[str](), Progress()
-    run_stage(stage(calls, [0.1, 0.5, 0.4], compare=True, evaluate_every=3), progress, setting)
+    run_stage(stage(calls, [0.1, 0.5, 0.4], evaluate_every=3), progress, setting)
     evaluations = [call for call in calls if "evaluate" in call]
     assert evaluations == ["evaluate greedily", "evaluate", "evaluate greedily"]
     assert calls[1] == "evaluate greedily"  # before the first batch
-    assert progress.evaluations["before"]["metrics"] == {"accuracy": 0.1}
-    assert progress.evaluations["after"]["metrics"] == {"accuracy": 0.4}
+    assert progress.evaluations["rl"]["before"]["metrics"] == {"accuracy": 0.1}
+    assert progress.evaluations["rl"]["after"]["metrics"] == {"accuracy": 0.4}
     assert progress.best == {"accuracy": 0.5, "checkpoint": "step_3"}
     assert (setting.run.checkpoints / "best").readlink() == Path("step_3")
 
 
-def test_a_stage_that_is_not_compared_is_evaluated_when_due_alone(setting: RunContext) -> None:
-    calls, progress = list[str](), Progress()
-    run_stage(stage(calls, [0.5, 0.6], evaluate_every=2), progress, setting)
-    assert [call for call in calls if "evaluate" in call] == ["evaluate", "evaluate"]
-    assert progress.evaluations == {} and progress.best == {}
+def test_the_best_weights_are_those_of_the_last_stage(setting: RunContext) -> None:
+    progress = Progress()
+    run_stage(stage([], [0.5, 0.9], name="warm", is_last=False), progress, setting)
+    assert progress.best == {}
+    run_stage(stage([], [0.1, 0.2]), progress, setting)
+    assert progress.best == {"accuracy": 0.2, "checkpoint": "step_8"}
+    assert progress.evaluations["warm"]["after"]["metrics"] == {"accuracy": 0.9}
+
+
+@pytest.mark.parametrize(("best", "kept"), [(None, "step_2"), ("length", "step_1")])
+def test_best_goes_by_the_mean_reward_or_by_what_is_named(
+    setting: RunContext, best: str | None, kept: str
+) -> None:
+    """Nothing says right or wrong: the reward goes 0.2, 0.3, 0.6, 0.4, and the length otherwise."""
+    figures = iter([(0.2, 5.0), (0.3, 9.0), (0.6, 7.0), (0.4, 8.0)])
+
+    def evaluate(_: bool) -> Evaluation:
+        reward, length = next(figures)
+        return Evaluation({"reward": reward, "length": length}, {}, [])
+
+    progress = Progress()
+    run_stage(stage([], steps=3, evaluate=evaluate, evaluate_every=1, best=best), progress, setting)
+    assert progress.best["checkpoint"] == kept
+
+
+def test_a_metric_of_the_best_that_was_not_measured_is_told(setting: RunContext) -> None:
+    heard, progress = list[Event](), Progress()
+    told = replace(setting, observe=heard.append)
+    run_stage(stage([], [0.2, 0.3], best="luck"), progress, told)
+    assert progress.best == {}
+    (warning,) = (event.values for event in heard if event.kind == "warning")
+    assert warning["message"] == "evaluation.best: 'luck' was not measured; there are: accuracy"
 
 
 def test_the_best_weights_are_kept_for_good(setting: RunContext) -> None:
     accuracies = [0.0, 0.9, *[0.1] * 8]
     progress = Progress()
     run_stage(
-        stage([], accuracies, steps=9, compare=True, evaluate_every=1, checkpoint_every=1),
+        stage([], accuracies, steps=9, evaluate_every=1, checkpoint_every=1),
         progress,
         setting,
     )
@@ -282,7 +309,9 @@ def test_the_best_weights_are_kept_for_good(setting: RunContext) -> None:
 def test_a_criterion_ends_the_stage(setting: RunContext) -> None:
     progress = Progress()
     run_stage(
-        stage([], [0.2, 0.96], evaluate_every=1, until=Until("accuracy", 0.95)), progress, setting
+        stage([], [0.1, 0.2, 0.96, 0.96], evaluate_every=1, until=Until("accuracy", 0.95)),
+        progress,
+        setting,
     )
     assert progress.ended == {"rl": "accuracy 0.960 reached 0.95"}
     assert progress.step == progress.stage_steps["rl"] == 2
@@ -344,7 +373,7 @@ def test_restoring_puts_source_and_learners_back(setting: RunContext) -> None:
 
 def test_seconds_are_summed_by_stage_and_kind(setting: RunContext) -> None:
     progress = Progress()
-    run_stage(stage([], [0.1, 0.2], compare=True), progress, setting)
+    run_stage(stage([], [0.1, 0.2]), progress, setting)
     seconds = progress.seconds["rl"]
     assert seconds["rollout"] == pytest.approx(4 * 0.5)
     assert {"step", "update", "compare", "evaluate", "checkpoint"} <= seconds.keys()

@@ -257,7 +257,7 @@ def test_a_run_learns_from_the_steps_of_a_file(
     }
     flags = SUPERVISED if name == "grpo" else {}
     if name == "prime":  # learns from labels, which need not be rewarded
-        labels = {"file": "steps.py", "function": "right", "weight": 0.0}
+        labels = {"file": "steps.py", "function": "right", "weight": 0.0, "is_accuracy": True}
         recipe["rewards"] = [labels, STEPS]
     polopt.train(recipe, flags=flags)
     last = metrics(tmp_path / "run")[-1]

@@ -126,7 +126,7 @@ BAD_LINES = {
     "unknown role": (
         chat({"role": "usr", "content": "a"}),
         "unknown role",
-        'message 1 has the unknown role "usr"; system, user, assistant',
+        'message 1 has the unknown role "usr"; system, developer, user, assistant, tool',
     ),
     "list as role": (chat({"role": [], "content": "a"}), "unknown role", "has the unknown role"),
     "parts as content": (
@@ -164,7 +164,8 @@ BAD_LINES = {
     "ends with assistant": (
         chat(user("a"), assistant("b")),
         "wrong last turn",
-        "field 'prompt': ends with a turn of the assistant; the user must have the last turn",
+        "field 'prompt': ends with a turn of the assistant; the user or the tool must have the "
+        "last turn",
     ),
     "no assistant turn": (
         line({"prompt": [user("a")]}),
@@ -186,7 +187,7 @@ BAD_LINES = {
 
 def load(path, *, demonstrations=True, **fields):
     data = Data(source=str(path), **fields)
-    return load_rows(data, 5, 1, demonstrations=demonstrations)
+    return load_rows(data, 5, 1, wanted="demonstrations" if demonstrations else "prompts")
 
 
 @pytest.mark.parametrize("name", BAD_LINES)

@@ -34,7 +34,7 @@ def write(path, rows=ROWS):
 
 
 def load(path, prompts=5, seed=1, **fields):
-    return load_rows(Data(source=str(path), **fields), prompts, seed, demonstrations=True)
+    return load_rows(Data(source=str(path), **fields), prompts, seed, wanted="demonstrations")
 
 
 def columns(rows):
@@ -233,7 +233,7 @@ def test_generated_rows():
         calls[split] += 1
         return {"prompt": f"{split}{index}", "answer": "a", "completion": "c"}
 
-    found = generated("task:x", row, 7, demonstrations=True)
+    found = generated("task:x", row, 7, wanted="demonstrations")
     assert found.size is None and [r.prompt for r in found.evaluation[:2]] == [
         "evaluation0", "evaluation1",
     ]  # fmt: skip

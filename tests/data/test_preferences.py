@@ -54,7 +54,7 @@ def write(path, rows):
 
 
 def load(path, **fields):
-    return load_rows(Data(source=str(path), **fields), 3, 1, preferences=True)
+    return load_rows(Data(source=str(path), **fields), 3, 1, wanted="pairs")
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
@@ -107,7 +107,7 @@ def test_an_implied_prompt_is_what_both_conversations_begin_with():
 
 def test_a_task_gives_rankings():
     task = load_task("task:taste", {"candidates": 3}, 1)
-    rows = generated("task:taste", task.row, 4, preferences=True)
+    rows = generated("task:taste", task.row, 4, wanted="pairs")
     row = rows.train[5]
     columns = task.row("train", 5)
     assert said(row) == list(zip(columns["completions"], columns["ranks"], strict=True))
@@ -185,7 +185,7 @@ BAD = {
             "rejected": [user("a"), assistant("b"), user("e"), assistant("d")],
         },
         "wrong last turn",
-        "ends with a turn of the assistant; the user must have the last turn",
+        "ends with a turn of the assistant; the user or the tool must have the last turn",
     ),
     "no completions": (
         RANKING,

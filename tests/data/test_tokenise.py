@@ -251,6 +251,29 @@ def test_limits_are_inclusive():
     assert len(tokeniser.demonstration(row(prompt="3+8=", completion=">1"), 0).tokens) == 7
 
 
+@pytest.mark.parametrize(("longest", "left"), [(-44, 252), (0, 252), (0, 0)])
+def test_a_length_that_leaves_no_room_names_the_context(longest, left):
+    """Of every row, so that skipping bad rows does not help."""
+    tokeniser = Tokeniser(tokenizer(), max_prompt_tokens=longest, max_tokens=256)
+    with pytest.raises(DataError) as error:
+        tokeniser.prompt(row(False, prompt="3+8=" if left else "x" * 300), 0)
+    assert not isinstance(error.value, BadRowError)
+    assert str(error.value) == (
+        f"rollout.max_new_tokens: {256 - longest} leaves no room for a prompt in the model's "
+        f"context of 256 tokens; the {4 if left else 300} of rows.jsonl:7 leave {left}"
+    )
+
+
+def test_a_prompt_that_is_too_long_names_what_limits_it():
+    tokeniser = Tokeniser(tokenizer(), max_prompt_tokens=3, max_tokens=256)
+    with pytest.raises(BadRowError) as error:
+        tokeniser.prompt(row(False, prompt="3+8="), 0)
+    assert str(error.value) == (
+        "rows.jsonl:7: field 'prompt': has 4 tokens; at most 3 (data.max_prompt_tokens, or the "
+        "context of 256 less rollout.max_new_tokens)"
+    )
+
+
 def test_added_tokens_that_are_not_special_are_text():
     tokeniser = made("added tokens")
     found = tokeniser.demonstration(row(prompt="a", completion="<think>b</think>c"), 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -21,6 +22,13 @@ def test_extras_are_those_of_the_package() -> None:
         if name not in ("dev", "bench")  # for who works on polopt
     }
     assert declared == EXTRAS
+
+
+@pytest.mark.parametrize("package", [one for packages in EXTRAS.values() for one in packages])
+def test_an_extra_brings_what_something_uses(package: str) -> None:
+    elsewhere = (path for path in (ROOT / "src").rglob("*.py") if path.name != "doctor.py")
+    word = re.compile(rf"\b{package.replace('-', '[_-]')}\b")
+    assert any(word.search(path.read_text(encoding="utf-8")) for path in elsewhere)
 
 
 def test_an_extra_is_found_or_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:

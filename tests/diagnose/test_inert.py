@@ -91,6 +91,7 @@ def test_check_says_who_decided() -> None:
         {
             "weight": 1.0,
             "verifier": "task",
+            "is_accuracy": False,
             "per_token": False,
             "refresh_every": 0,
             "timeout": 60.0,

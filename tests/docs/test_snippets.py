@@ -5,6 +5,7 @@ file, and what follows may use it. Python blocks of a page share their names, as
 text block below a command that ends with an error is the error.
 """
 
+import io
 import json
 import os
 import shlex
@@ -155,9 +156,11 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A directory that looks like a clone to what the pages run."""
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
+    shutil.copytree(ROOT / "examples" / "eval", tmp_path / "examples" / "eval")
     (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("sys.stdin", io.StringIO("What is 17 + 25?\n"))  # of polopt chat
     known = set(sys.modules)
     yield tmp_path
     for module in set(sys.modules) - known:  # reward files of one page are not those of another
@@ -241,6 +244,9 @@ def run_toml(block: Block, _: Names) -> None:
         file = Path(fragment["data"].get(source, ":"))
         if ":" not in str(file) and not file.exists():
             file.touch()
+    if "/" in (model := table.get("reward", {}).get("model", "")):
+        Path(model).mkdir(parents=True)
+        (Path(model) / "config.json").touch()
     assert polopt.check(fragment)
 
 

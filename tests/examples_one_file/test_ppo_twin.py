@@ -182,7 +182,7 @@ def test_twin_and_library_push_the_cart_alike() -> None:
             "builtin:mlp",
             torch.device("cpu"),
             lambda _: None,
-            compare=False,
+            is_last=False,
         )
     )
     critics, actors = (learner.learner for learner in built.learners[:2])

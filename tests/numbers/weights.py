@@ -57,6 +57,11 @@ ON_STEPS = ["pg", "reinforce", "q_actor_critic", "a2c", "td_actor_critic", "trpo
 Tables = dict[str, Any]
 
 
+def even(completions: list[str]) -> list[bool]:
+    """Right or wrong, for what learns from that."""
+    return [len(set(text)) % 2 == 0 for text in completions]
+
+
 def variety(completions: list[str]) -> list[float]:
     """Differs between almost any two answers, so that every step learns."""
     return [len(set(text)) / 8 for text in completions]
@@ -296,7 +301,8 @@ def measured(only: str = "") -> dict[str, dict[str, str]]:
             on_text = recipe["data"]["source"].startswith("task:chain")
             given = on_text and recipe["algorithm"] != "sft"
             try:
-                polopt.train(recipe, reward=variety if given else None)
+                reward = even if recipe["algorithm"] == "prime" else variety
+                polopt.train(recipe, reward=reward if given else None)
                 found[name] = hashed(run)
             except Exception as error:
                 found[name] = {"error": str(error)}
@@ -316,7 +322,9 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str
             continue
         what = [key for key in ("model", "all") if one[key] != other[key]]
         a, b = json.loads(one["figures"]), json.loads(other["figures"])
-        figures = [f"{k} {a.get(k)} -> {b.get(k)}" for k in {**a, **b} if a.get(k) != b.get(k)]
+        figures = [f"{k} {a[k]} -> {b[k]}" for k in a.keys() & b.keys() if a[k] != b[k]]
+        if not what and not figures:  # figures that one of them does not have are no difference
+            continue
         lines.append(f"{name}: {' '.join(what) or 'figures alone'}: {'; '.join(figures)}")
     return sorted(lines)
 

@@ -83,6 +83,6 @@ def test_allowed_in_words() -> None:
     assert allowed(["rollout", "top_p"]) == "a number > 0 and <= 1"
     assert allowed(["credit", "ddof"]) == "an integer from 0 to 1"
     assert allowed(["run", "device"]) == "auto, cpu, cuda, cuda:N or mps"
-    assert allowed(["rewards", 0, "verifier"]) == "task"
+    assert allowed(["rewards", 0, "verifier"]) == "task or math"
     assert allowed(["nothing", "here"]) == "nothing"
     assert members(["until"]) == ["at_least", "metric"]

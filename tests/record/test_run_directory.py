@@ -91,6 +91,9 @@ def test_only_one_of_two_that_race_makes_it(tmp_path: Path, monkeypatch) -> None
 def test_what_is_no_run_cannot_be_opened(tmp_path: Path) -> None:
     with pytest.raises(RunDirectoryError, match="no such run directory; start one with: polopt t"):
         open_existing(tmp_path / "nowhere")
+    create(tmp_path / "sft-1", CONFIG, ENVIRONMENT)
+    with pytest.raises(RunDirectoryError, match=r"no such run directory; did you mean .*/sft-1\?"):
+        open_existing(tmp_path / "sft1")
     (tmp_path / "other").mkdir()
     with pytest.raises(RunDirectoryError, match=r"not a run directory, it has no config\.json"):
         open_existing(tmp_path / "other")

@@ -1,6 +1,7 @@
 """The page in a real browser: it draws, it moves, it fits, and it runs nothing but its own."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from itertools import pairwise
@@ -9,6 +10,7 @@ from typing import Any
 
 import hostile
 import pytest
+from control_run import cartpole, write_control_run
 from playwright.sync_api import Browser, Page, sync_playwright
 from sample_run import lines, write_run
 from test_page import inject
@@ -215,6 +217,134 @@ def test_nothing_needs_horizontal_scrolling(
     assert opened.fits()
     opened.check()
     opened.page.context.close()
+
+
+BROKEN = """
+() => {
+  const broken = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const node = walker.currentNode, parent = node.parentElement;
+    if (parent.closest("script, style, code, .model, .equation, .hidden")) continue;
+    for (const word of node.data.matchAll(/[^\\s-]{2,18}/g)) {
+      const range = document.createRange();
+      range.setStart(node, word.index);
+      range.setEnd(node, word.index + word[0].length);
+      const lines = new Set([...range.getClientRects()].map((box) => Math.round(box.top)));
+      if (lines.size > 1) broken.push(word[0]);
+    }
+  }
+  return broken;
+}
+"""
+
+
+@pytest.mark.parametrize("width", [400, 360])
+@pytest.mark.parametrize("domain", ["text", "control"])
+def test_no_word_is_broken_on_a_phone(
+    browser: Browser, tmp_path: Path, report: Path, domain: str, width: int
+) -> None:
+    path = report
+    if domain == "control":
+        path = write(write_control_run(tmp_path / "run", cartpole(False), cartpole(True)))
+    opened = show(browser, path, viewport={"width": width, "height": 800})
+    unfold(opened.page)
+    assert opened.page.evaluate(BROKEN) == []
+    assert opened.fits()
+    opened.check()
+    opened.page.context.close()
+
+
+def test_a_part_of_the_time_has_its_bar_below_it_on_a_phone(opened: Opened) -> None:
+    def corners() -> list[dict[str, float]]:
+        row = opened.page.locator(".times tr", has_text="evaluating")
+        found = [row.locator(part).bounding_box() for part in ("th", ".bar")]
+        return [dict(box) for box in found if box]
+
+    label, bar = corners()
+    assert bar["x"] > label["x"] + label["width"] - 1
+    opened.page.set_viewport_size({"width": 360, "height": 800})
+    label, bar = corners()
+    assert bar["y"] >= label["y"] + label["height"] - 1 and bar["width"] > 300
+
+
+def test_what_each_stage_changed_is_on_the_first_screen(opened: Opened) -> None:
+    table = opened.page.locator("#changed table")
+    assert table.locator("tbody tr").count() == 6
+    assert table.locator(".stage").all_inner_texts() == ["sft", "rl grpo"]
+    box = table.bounding_box()
+    assert box is not None and box["y"] + box["height"] < 900
+    dots = table.locator("tr", has_text="accuracy").last.locator("circle").all()
+    before, after = (dot.bounding_box() for dot in dots)
+    assert before and after and before["x"] < after["x"]
+
+
+def drawn(page: Page, title: str) -> list[bool]:
+    """Which columns of the inside of a plot have the colour of its first line."""
+    figure = page.locator("figure.plot", has=page.get_by_role("heading", name=title, exact=True))
+    return figure.locator("canvas").evaluate(
+        """(canvas) => {
+          const css = getComputedStyle(document.documentElement).getPropertyValue("--c0").trim();
+          const wanted = [1, 3, 5].map((i) => parseInt(css.slice(i, i + 2), 16));
+          const { width, height } = canvas;
+          const { data } = canvas.getContext("2d").getImageData(0, 0, width, height);
+          const at = (x, y, i) => data[4 * (y * width + x) + i];
+          const near = (x, y) => wanted.every((part, i) => Math.abs(at(x, y, i) - part) < 40);
+          const [columns, rows] = [[...Array(width).keys()], [...Array(height).keys()]];
+          return columns.map((x) => rows.some((y) => near(x, y)));
+        }"""
+    )
+
+
+def longest_gap(columns: list[bool]) -> int:
+    first, last = columns.index(True), len(columns) - columns[::-1].index(True)
+    runs = "".join("x" if each else " " for each in columns[first:last]).split("x")
+    return max(map(len, runs))
+
+
+def test_a_missing_point_leaves_a_gap(browser: Browser, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", sft_steps=2, rl_steps=2)
+    rows: list[dict[str, Any]] = [
+        {"step": s, "stage": "rl", "policy/loss": 1.0, "policy/entropy": 2.0} for s in range(1, 21)
+    ]
+    for row in rows[8:12]:
+        row["policy/entropy"] = float("nan")  # and the loss of a step is nowhere
+    rows[9]["policy/entropy"] = 2.0  # alone between two gaps
+    lines(run / "metrics.jsonl", rows[:14] + rows[15:])
+    opened = show(browser, write(run))
+    opened.page.wait_for_selector("figure.plot canvas")
+    loss, entropy = drawn(opened.page, "Loss"), drawn(opened.page, "Entropy")
+    step = sum(loss) / 17
+    assert longest_gap(loss) == pytest.approx(2 * step, rel=0.2)
+    first, last = entropy.index(True), len(entropy) - entropy[::-1].index(True)
+    middle = entropy[round(first + 8.5 * step) : round(first + 9.5 * step)]
+    assert any(middle) and last - first == pytest.approx(19 * step, rel=0.1)
+    assert longest_gap(entropy) == pytest.approx(2.8 * step, rel=0.2)
+    opened.check()
+
+
+def test_what_is_measured_at_every_fifth_step_is_one_line(browser: Browser, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", sft_steps=2, rl_steps=2)
+    rows = [{"step": s, "stage": "rl", "behaviour/kl": 0.0} for s in range(21)]
+    for row in rows[::5]:
+        row["policy/kl_reference"] = 0.5
+    lines(run / "metrics.jsonl", rows)
+    opened = show(browser, write(run))
+    assert longest_gap(drawn(opened.page, "KL divergence")) == 0
+    opened.check()
+
+
+def test_only_right_answers_are_green(opened: Opened) -> None:
+    def greener(reward: Any) -> bool:
+        colour = reward.evaluate("each => getComputedStyle(each).backgroundColor")
+        red, green, blue = (int(part) for part in re.findall(r"\d+", colour)[:3])
+        return green > max(red, blue)
+
+    answers = opened.page.locator("#side-by-side .answers .reward")
+    right, wrong = answers.filter(has_text="right,"), answers.filter(has_text="wrong,")
+    assert right.count() + wrong.count() == answers.count() and wrong.count() > 3
+    assert all(greener(each) and "✓" in each.inner_text() for each in right.all())
+    assert not any(greener(each) or "✓" in each.inner_text() for each in wrong.all())
 
 
 def test_plots_follow_the_width_of_the_window(opened: Opened) -> None:

@@ -171,19 +171,8 @@ def test_the_page_of_a_run_in_control(tmp_path: Path) -> None:
     head = headline(record)
     assert head.sentence == ("In 100 episodes without noise, the mean return rose from 20 to 200.")
     assert head.detail == "10 batches of ppo." and head.unit == "number"
-    assert head.scale.ticks == [0, 100, 200, 300] and head.scale.share(150) == 0.5
-
-
-def test_the_scale_has_round_numbers_around_what_was_measured(tmp_path: Path) -> None:
-    run = write_control_run(tmp_path / "run", cartpole(False), cartpole(True))
-    for low, high, ticks in (
-        (-1231.4, -202.3, [-1500, -1000, -500, 0]),
-        (-500.0, -500.0, [-500, -495]),
-        (0.0, 0.0, [0.0, 1e-9]),
-    ):
-        summary = {"return_mean_before": low, "return_mean_after": high}
-        (run / "summary.json").write_text(json.dumps(summary))
-        assert headline(load(run)).scale.ticks == pytest.approx(ticks)
+    assert "What training changed" in page and "mean return</th>" in page
+    assert "On an axis" in page and "over other starts" in page
 
 
 def test_a_run_in_control_that_is_still_learning(tmp_path: Path) -> None:

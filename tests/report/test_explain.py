@@ -3,7 +3,11 @@
 import re
 from collections import Counter
 
-from polopt.report.explain import COLUMNS, FOLDED, IN_CONTROL, PARTS, PLOTS, UNKNOWN_METRIC, arrange
+import pytest
+
+from polopt.report.arrange import PARTS, UNKNOWN_METRIC, arrange
+from polopt.report.columns import COLUMNS
+from polopt.report.explain import FOLDED, IN_CONTROL, PLOTS
 
 CONTRACT = [
     "reward/mean",
@@ -40,12 +44,6 @@ CONTRACT = [
     "policy/surrogate_improvement",
     "policy/cg_residual",
     "policy/step_scale",
-    "return/mean",
-    "episode/length",
-    "episode/reached_limit",
-    "episode/distance_m",
-    "episode/in_air",
-    "episode/step_m",
     "baseline/value",
     "reward/task",
     "value/explained_variance",
@@ -73,7 +71,41 @@ CONTRACT = [
     "critic/target_mean",
     "policy/alpha",
     "policy/alpha_loss",
+]
+
+IN_CONTROL_ALONE = [
+    "return/mean",
+    "return/std",
+    "episode/length",
+    "episode/reached_limit",
+    "episode/distance_m",
+    "episode/in_air",
+    "episode/step_m",
+    "episodes",
+    "steps",
     "replay/size",
+    "eval/return_mean",
+    "eval/return_std",
+    "eval/length",
+    "eval/reached_limit",
+]
+IN_TEXT_ALONE = [
+    "eval/accuracy",
+    "eval/accuracy_greedy",
+    "eval/worked_accuracy",
+    "eval/pair_accuracy",
+    "eval/nll",
+    "eval/token_accuracy",
+    "eval/reward",
+    "eval/reward_greedy",
+    "eval/length",
+    "eval/truncated",
+    "eval/calibration_error",
+    "eval/reward_chosen",
+    "eval/reward_rejected",
+    "eval/reward_margin",
+    "eval/logp_chosen",
+    "eval/logp_rejected",
 ]
 
 
@@ -84,8 +116,25 @@ def placed(names: list[str]) -> Counter[str]:
 
 def test_every_known_metric_is_explained_and_shown_once() -> None:
     assert placed(CONTRACT) == Counter(CONTRACT)
-    main, folded = arrange(CONTRACT)
-    assert UNKNOWN_METRIC not in [plot.sentence for plot in main + folded]
+    for in_control, own in ((False, CONTRACT + IN_TEXT_ALONE), (True, IN_CONTROL_ALONE)):
+        names = list(dict.fromkeys(own))
+        main, folded = arrange(names, in_control=in_control)
+        plots = main + folded
+        assert Counter(name for plot in plots for name in plot.lines) == Counter(names)
+        assert UNKNOWN_METRIC not in [plot.sentence for plot in plots]
+        assert "Other evaluation figures" not in [plot.title for plot in plots]
+
+
+def test_the_plots_of_a_language_model_do_not_speak_of_episodes() -> None:
+    main, folded = arrange(list(dict.fromkeys(CONTRACT + IN_TEXT_ALONE)))
+    said = " ".join(
+        [word for p in main + folded for word in (p.title, p.sentence, *p.lines.values())]
+    )
+    assert not re.findall(r"(?i)\b(?:episodes?|environments?|noise|starts|agent)\b", said)
+    (length,) = (plot for plot in main if "eval/length" in plot.lines)
+    assert length.title == "Response length"
+    in_control, _ = arrange(["eval/length", "episode/length"], in_control=True)
+    assert [plot.title for plot in in_control] == ["Length of episodes"]
 
 
 def test_unknown_metrics_are_shown_too_grouped_by_prefix() -> None:
@@ -104,7 +153,8 @@ def test_bookkeeping_is_not_plotted() -> None:
 def test_the_main_plots_come_in_the_order_of_the_table() -> None:
     main, _ = arrange(list(reversed(CONTRACT)))
     order = [plot.title for plot in PLOTS]
-    assert [plot.title for plot in main] == [t for t in order if t != "Other evaluation figures"]
+    titles = [plot.title for plot in main]
+    assert titles == [title for title in order if title in titles] and len(titles) > 20
     assert order[:2] == ["Reward", "Accuracy"]
 
 
@@ -123,8 +173,10 @@ def test_the_parts_of_the_time_are_told_in_words() -> None:
     assert PARTS["compare"] == "evaluating before training"
 
 
-def test_no_metric_is_named_twice_in_the_table() -> None:
-    names = Counter(name for plot in (*PLOTS, *FOLDED) for name in plot.lines)
+@pytest.mark.parametrize("domain", ["text", "control"])
+def test_no_metric_is_named_twice_in_the_table(domain: str) -> None:
+    plots = [plot for plot in (*PLOTS, *FOLDED) if plot.only in (None, domain)]
+    names = Counter(name for plot in plots for name in plot.lines)
     assert max(names.values()) == 1
 
 

@@ -67,10 +67,13 @@ def inject(run: Path, text: str) -> None:
     sample |= {"parts": {text: 1, "b": 2}, "reward": 1.0, "ticket": text}
     kinds = ("before", "after", "train", "train")
     samples = [{**sample, "step": step, "kind": kind} for step, kind in enumerate(kinds)]
+    turns = [{"role": role, "content": text} for role in ("system", text)]
+    samples += [{**row, "messages": turns, "prompt": f"{text}2"} for row in samples]
     lines(run / "samples.jsonl", samples)
     lines(run / "warnings.jsonl", [{"step": 1, "stage": text, "message": text}])
     summary = json.loads((run / "summary.json").read_text())
     summary["stages"][1] |= {"name": text, "ended": text}
+    summary["stages"][1]["after"]["metrics"][text] = 1.0
     summary["seconds"] = {text: 1.0}
     (run / "summary.json").write_text(json.dumps(summary))
 
@@ -234,17 +237,93 @@ def test_answers_after_training_are_not_promised_before_it_ends(tmp_path: Path) 
 
 def test_the_figures_are_explained_as_far_as_they_are_there(tmp_path: Path) -> None:
     finished = " ".join(Skeleton(page(write_run(tmp_path / "a", **SMALL))).text.split())
-    assert "The dots are the measured shares, the bars their 95 % confidence intervals:" in finished
+    assert "the hollow dot is before, the filled one after. The intervals of 95 % say" in finished
+    assert "Greedy means" in finished and "Without noise" not in finished
     run = write_run(tmp_path / "b", **SMALL, finished=False)
     rows = [{"step": 4, "stage": "rl", "stage_step": 0, "eval/accuracy": 0.5}]
     lines(run / "metrics.jsonl", rows)
     bare = " ".join(Skeleton(page(run)).text.split())
-    assert "The dot is the measured share. Greedy" in bare
+    assert "prompts that training never sees. Greedy" not in bare
+    assert "on prompts that training never sees." in bare and "hollow dot" not in bare
     lines(
         run / "metrics.jsonl", [rows[0] | {"eval/accuracy_low": 0.25, "eval/accuracy_high": 0.75}]
     )
     one = " ".join(Skeleton(page(run)).text.split())
-    assert "The dot is the measured share, the bar its 95 % confidence interval:" in one
+    assert "never sees. The interval of 95 % says where a figure would lie on other prompts" in one
+
+
+def test_results_come_before_how_they_were_made(tmp_path: Path) -> None:
+    html = page(write_run(tmp_path / "run", **SMALL))
+    order = ["changed", "curves", "side-by-side", "training", "warnings", "what", "again"]
+    assert re.findall('<section id="([^"]*)"', html) == [*order, "settings"]
+    assert re.findall('<a href="#([^"]*)">', html.split("<nav")[1].split("</nav>")[0]) == [
+        *order,
+        "settings",
+    ]
+    first_screen = html.split("<header")[1].split("</header>")[0]
+    assert first_screen.index("share of right answers") < first_screen.index('id="changed"')
+
+
+def test_a_language_model_is_not_said_to_have_episodes(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", **SMALL)
+    rows = [
+        {"step": s, "stage": "rl", "stage_step": s, "eval/length": 9.0, "eval/reward": float(s)}
+        for s in range(5)
+    ]
+    lines(run / "metrics.jsonl", rows)
+    summary = json.loads((run / "summary.json").read_text())
+    moved = {"reward_before": 0.5, "reward_after": 2.0, "evaluation_prompts": 8}
+    stages = [
+        {k: v for k, v in s.items() if k not in ("before", "after")} for s in summary["stages"]
+    ]
+    (run / "summary.json").write_text(json.dumps(moved | {"steps": 5, "stages": stages}))
+    seen = page(run).split("<header")[1].split("<script")[0]
+    assert "the mean reward rose from 0.5 to 2." in seen and "mean reward</dd>" in seen
+    assert not {"episode", "episodes", "return", "noise", "starts"} & set(
+        re.findall("[a-z]+", seen.split('<section id="what"')[0])
+    )
+
+
+def samples(run: Path, *rows: dict[str, Any]) -> str:
+    """The page of a run with these samples, from its first sample to its last one."""
+    base = {"step": 1, "kind": "train", "stage": "rl", "prompt": "p", "completion": "c"}
+    lines(run / "samples.jsonl", [base | {"ticket": i} | row for i, row in enumerate(rows)])
+    return page(run).split('<section id="side-by-side"')[1].split('<section id="warnings"')[0]
+
+
+def test_a_conversation_is_shown_as_messages_and_its_system_message_once(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", **SMALL)
+    rules = {"role": "system", "content": "Answer briefly."}
+    asked = [
+        {"messages": [rules, {"role": "user", "content": f"{i}+1?"}], "prompt": f"<|{i}|>"}
+        for i in range(3)
+    ]
+    rows = [{**one, "kind": kind} for one in asked for kind in ("before", "after", "train")]
+    seen = samples(run, *rows)
+    assert seen.count("Answer briefly.") == 1 and "begins with the same system message" in seen
+    assert seen.index("Answer briefly.") < seen.index("0+1?") and "&lt;|0|&gt;" not in seen
+    assert seen.count('<span class="role">user</span>') == 9
+    asked[1]["messages"][0] = {"role": "system", "content": "Answer at length."}
+    seen = samples(run, *[{**one, "kind": "train"} for one in asked])
+    assert seen.count("Answer briefly.") == 2 and "same system message" not in seen
+
+
+def test_a_wrong_answer_is_never_green(tmp_path: Path) -> None:
+    """Nor is one of which nothing says that it is right, whatever it earned."""
+    run = write_run(tmp_path / "run", **SMALL)
+    green = '<span class="reward right">'
+    outcomes = ("wrong", "scored", "error", "timeout", "unscorable", None)
+    for outcome in outcomes:
+        seen = samples(run, {"reward": 3.5, "outcome": outcome}).split("<article")[-1]
+        assert green not in seen.split('class="answers"')[1], outcome
+    (wrong,) = re.findall(
+        '<span class="reward wrong">(.*?)</span>3.5',
+        samples(run, {"reward": 3.5, "outcome": "wrong"}),
+    )
+    assert "✗" in wrong and "wrong, " in wrong
+    right = samples(run, {"reward": -1.0, "outcome": "ok"})
+    assert "✓" in right.split('class="answers"')[1] and green in right.split('class="answers"')[1]
+    assert "that it is wrong" not in samples(run, {"reward": 3.5, "outcome": "scored"})
 
 
 def test_a_finished_run_is_not_told_to_resume(tmp_path: Path) -> None:

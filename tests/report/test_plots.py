@@ -73,8 +73,76 @@ def test_a_long_run_is_thinned_to_means_that_do_not_cross_stages() -> None:
 
 
 def test_numbers_are_rounded_to_six_digits() -> None:
-    curves = draw([{"step": 1, "policy/loss": 0.123456789}, {"step": 2, "policy/loss": 1e-9 / 3}])
-    assert lines_of(curves, "Loss") == [[0.123457, 3.33333e-10]]
+    curves = draw([{"step": 1, "policy/loss": 0.123456789}, {"step": 2, "policy/loss": 1e-5 / 3}])
+    assert lines_of(curves, "Loss") == [[0.123457, 3.33333e-06]]
+
+
+def test_rounding_noise_is_drawn_as_zero_and_told_as_zero() -> None:
+    curves = draw([{"step": s, "behaviour/kl": v} for s, v in ((1, 1e-13), (2, -3e-12), (3, 0.0))])
+    assert lines_of(curves, "KL divergence") == [[0.0, 0.0, 0.0]]
+    (figure,) = curves.main
+    assert figure.lines == [("from the sampling policy", "0", 0)] and "1e-13" not in figure.summary
+
+
+def test_what_is_small_by_nature_is_no_noise() -> None:
+    rows = [
+        {"step": s, "policy/learning_rate": s * 1e-11, "reward/mean": s * 1e-12} for s in (1, 2)
+    ]
+    curves = draw(rows)
+    assert lines_of(curves, "Learning rate") == [[1e-11, 2e-11]]
+    assert lines_of(curves, "Reward") == [[1e-12, 2e-12]]
+    mixed = draw([{"step": 1, "reward/mean": 1e-12}, {"step": 2, "reward/mean": 1.0}])
+    assert lines_of(mixed, "Reward") == [[0.0, 1.0]]
+
+
+def gaps(rows) -> list[list[int]]:
+    return [line["gaps"] for line in draw(rows).data["plots"][0]["lines"]]
+
+
+def test_a_missing_point_is_a_gap() -> None:
+    rows = [{"step": s, "policy/loss": 1.0} for s in range(1, 9)]
+    assert gaps(rows) == [[]]
+    del rows[3]["policy/loss"]
+    rows[4]["policy/loss"] = math.nan
+    assert gaps(rows) == [[3, 4]]
+
+
+def test_a_step_that_is_not_on_record_is_a_gap() -> None:
+    rows = [
+        {"step": s, "steps": 10.0, "stage": "rl", "policy/loss": 1.0} for s in (1, 2, 3, 7, 8, 9)
+    ]
+    curves = draw(rows, in_control=True)
+    assert curves.data["steps"] == [1, 2, 3, 4, 7, 8, 9]
+    assert curves.data["taken"] == [10.0, 20.0, 30.0, 30.0, 40.0, 50.0, 60.0]
+    loss = curves.data["plots"][0]["lines"][0]
+    assert loss["values"] == [1.0] * 3 + [None] + [1.0] * 3 and loss["gaps"] == [3]
+
+
+def test_what_is_recorded_at_every_fifth_step_has_no_gaps() -> None:
+    rows = [{"step": s, "policy/loss": 1.0} for s in range(1, 22)]
+    for row in rows[::5]:
+        row["reward_model/loss"] = 0.5
+    assert gaps(rows) == [[], []]
+    del rows[10]["reward_model/loss"]
+    assert gaps(rows) == [[], [*range(6, 15)]]
+
+
+def test_stages_are_no_gaps_nor_are_points() -> None:
+    rows = [
+        {"step": s, "stage": stage, "accuracy": 0.5} for stage, s in (("a", 1), ("a", 2), ("b", 9))
+    ]
+    rows[0]["eval/accuracy"] = rows[2]["eval/accuracy"] = 0.5
+    assert gaps(rows) == [[], []]
+
+
+def test_the_accuracy_of_a_reward_model_is_that_on_pairs() -> None:
+    measured = {"eval/accuracy": 0.75, "eval/accuracy_low": 0.5, "eval/accuracy_high": 1.0}
+    pairs = {"step": 2, "stage": "reward", "eval/calibration_error": 0.25, **measured}
+    curves = draw([{"step": 1, "stage": "sft", **measured}, pairs])
+    assert lines_of(curves, "Accuracy") == [[0.75, None]]
+    assert lines_of(curves, "Accuracy on pairs") == [[None, 0.75]]
+    figure = next(f for f in curves.main if f.title == "Accuracy on pairs")
+    assert curves.data["plots"][figure.index]["lines"][0]["low"] == [None, 0.5]
 
 
 def test_a_curve_is_also_told_in_words() -> None:
@@ -117,7 +185,7 @@ def test_lines_that_meet_for_less_than_half_of_the_way_are_not_dashed() -> None:
 
 def test_points_on_a_line_leave_it_as_it_is() -> None:
     rows = [{"step": s, "episode/length": 30.0, "eval/length": 30.0} for s in range(4)]
-    assert kinds(draw(rows), "Length of episodes") == [0, 0]
+    assert kinds(draw(rows, in_control=True), "Length of episodes") == [0, 0]
 
 
 def test_more_lines_than_colours_go_on_with_the_next_kind() -> None:

@@ -4,7 +4,15 @@ from itertools import pairwise
 
 import pytest
 
-from polopt.report.samples import MAX_TEXT, MAX_TRAINING, compare, training
+from polopt.report.samples import (
+    MAX_TEXT,
+    MAX_TRAINING,
+    MAX_TURNS,
+    common_system,
+    compare,
+    judged,
+    training,
+)
 
 
 def row(kind: str, step: int, completion: str, reward: float | None = 1.0, **more: object):
@@ -23,7 +31,7 @@ def test_before_and_after_meet_at_their_prompt() -> None:
             row("after", 9, "2", 1.0),
         ]
     )
-    assert [pair.prompt.shown for pair in comparison.pairs] == ["1+1=", "2+2="]
+    assert [pair.prompt.text.shown for pair in comparison.pairs] == ["1+1=", "2+2="]
     first, second = comparison.pairs
     assert [a.text.shown for a in first.before.answers] == ["3", "2"]
     assert [a.text.shown for a in first.after.answers] == ["2"]
@@ -54,28 +62,31 @@ def test_equal_responses_are_shown_once_with_their_number() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "reward", "tone", "marks"),
+    ("fields", "reward", "verdict", "marks"),
     [
-        ({"reward": 1.0}, "1", "good", ()),
-        ({"reward": 0.0}, "0", "bad", ()),
-        ({"reward": -0.5}, "-0.5", "bad", ()),
-        ({"reward": None, "outcome": "infra_error"}, "none", "none", ("infra error",)),
-        ({"reward": 0.0, "finish": "length"}, "0", "bad", ("cut at the length limit",)),
-        ({"finish": "aborted"}, "1", "good", ("aborted",)),
-        ({"finish": "stop", "outcome": "ok"}, "1", "good", ()),
-        ({"parts": {"task": 1.0}}, "1", "good", ()),
+        ({"reward": 1.0}, "1", "", ()),  # a reward alone says neither right nor wrong
+        ({"reward": 1.0, "outcome": "scored"}, "1", "", ()),
+        ({"reward": 2.5, "outcome": "wrong"}, "2.5", "wrong", ()),
+        ({"reward": -0.5, "outcome": "ok"}, "-0.5", "right", ()),
+        ({"reward": None, "outcome": "infra_error"}, "none", "", ("infra error",)),
+        ({"reward": 1.0, "outcome": "timeout"}, "1", "", ("timeout",)),
+        ({"reward": 1.0, "outcome": ["ok"]}, "1", "", ("['ok']",)),
+        ({"reward": 0.0, "finish": "length"}, "0", "", ("cut at the length limit",)),
+        ({"finish": "aborted"}, "1", "", ("aborted",)),
+        ({"finish": "stop", "outcome": "ok"}, "1", "right", ()),
+        ({"parts": {"task": 1.0}}, "1", "", ()),
         (
             {"parts": {"task": 1.0, "format": 0.25, "tone": None}},
             "1",
-            "good",
+            "",
             ("task 1", "format 0.25", "tone none"),
         ),
     ],
 )
-def test_what_is_said_about_a_response(fields, reward, tone, marks) -> None:
+def test_what_is_said_about_a_response(fields, reward, verdict, marks) -> None:
     (comparison,) = compare([row("before", 0, "x", **fields)])
     (answer,) = comparison.pairs[0].before.answers
-    assert (answer.reward, answer.tone, answer.marks) == (reward, tone, marks)
+    assert (answer.reward, answer.verdict, answer.marks) == (reward, verdict, marks)
 
 
 def test_training_samples_stand_by_step() -> None:
@@ -105,3 +116,48 @@ def test_a_huge_step_keeps_some_of_its_prompts() -> None:
         [row("train", 1, "<" * MAX_TEXT, ticket=t, prompt=str(t)) for t in range(1_000)]
     )
     assert 0 < shown.shown < 50 and shown.all_samples == 1_000
+
+
+def chat(*turns: tuple[str, str], **fields: object):
+    messages = [{"role": role, "content": content} for role, content in turns]
+    return row("before", 0, "x", messages=messages, prompt=f"<rendered {turns}>", **fields)
+
+
+def turns_of(samples, system=None) -> list[list[tuple[str, str]]]:
+    (comparison,) = compare(samples, system)
+    prompts = [pair.prompt for pair in comparison.pairs]
+    return [[(turn.role, turn.content.shown) for turn in prompt.turns] for prompt in prompts]
+
+
+def test_a_conversation_is_shown_as_its_messages() -> None:
+    assert turns_of([chat(("user", "1+1?")), row("before", 0, "y")]) == [[("user", "1+1?")], []]
+    (comparison,) = compare([chat(*[("user", "a"), ("assistant", "b")] * MAX_TURNS)])
+    prompt = comparison.pairs[0].prompt
+    assert (len(prompt.turns), prompt.left_out) == (MAX_TURNS, MAX_TURNS)
+
+
+def test_a_system_message_that_all_have_is_taken_out_of_the_prompts() -> None:
+    rules = ("system", "Answer briefly.")
+    samples = [chat(rules, ("user", "1+1?")), chat(rules, ("user", "2+2?")), row("before", 0, "y")]
+    system = common_system(samples)
+    assert system is not None and system.content.shown == "Answer briefly."
+    assert turns_of(samples, system) == [[("user", "1+1?")], [("user", "2+2?")], []]
+    others = (chat(("system", "Answer."), ("user", "3?")), chat(("user", "3?")))
+    for other in others:
+        assert common_system([*samples, other]) is None
+        assert turns_of([*samples, other])[0][0] == rules
+    assert common_system([row("before", 0, "y")]) is None
+
+
+@pytest.mark.parametrize(
+    "messages", ["text", 1, {}, [], ["text"], [{"role": "user"}], [{"role": 1, "content": "a"}]]
+)
+def test_what_are_no_messages_is_left_to_the_text(messages: object) -> None:
+    (comparison,) = compare([row("before", 0, "x", messages=messages)])
+    prompt = comparison.pairs[0].prompt
+    assert prompt.turns == () and prompt.text.shown == "1+1="
+
+
+def test_responses_are_judged_where_something_says_right_or_wrong() -> None:
+    assert not judged([row("train", 1, "x", outcome=o) for o in ("scored", "error", ["ok"], None)])
+    assert judged([row("train", 1, "x", outcome="wrong")])

@@ -25,7 +25,7 @@ TIMEOUT = 0.2
 def scored(*functions, on_error="unscorable", timeout=5.0, weights=None, seed=0, columns=None):
     weights = weights or [1.0] * len(functions)
     specs = [
-        RewardSpec(f"r{i}", function, weight, timeout, on_error)
+        RewardSpec(f"r{i}", function, weight, timeout, on_error, is_accuracy=True)
         for i, (function, weight) in enumerate(zip(functions, weights, strict=True))
     ]
     prompts = [
@@ -414,13 +414,23 @@ def test_a_label_of_weight_0_says_what_is_right():
 
 def test_a_number_without_a_verdict_is_neither_right_nor_wrong():
     prompts, texts, ids = [Prompt(0, "p", (1, 2))] * 2, ["a", "b"], [[4], [5]]
-    model = RewardSpec("model", lambda completions: [7.0, -7.0], verdict=False)
-    verifier = RewardSpec("task", lambda completions: [1.0, None])
+    model = RewardSpec("model", lambda completions: [7.0, -7.0])
+    verifier = RewardSpec("task", lambda completions: [1.0, None], is_accuracy=True)
     alone = score(prompts, texts, ids, [model], 0)
     assert [one.outcome for one in alone] == [Outcome.SCORED, Outcome.SCORED]
     both = score(prompts, texts, ids, [model, verifier], 0)
     assert [one.outcome for one in both] == [Outcome.OK, Outcome.SCORED]
     assert [one.reward for one in both] == [8.0, -7.0]
+
+
+def test_booleans_say_right_or_wrong_and_numbers_do_not():
+    """Whatever they are kept in; a length of 7 is no right answer."""
+    prompts, texts, ids = [Prompt(0, "p", (1, 2))] * 3, ["a"] * 3, [[4]] * 3
+    for yes, no in ((True, False), (np.True_, np.False_), torch.tensor([True, False])):
+        spec = RewardSpec("r", lambda yes=yes, no=no: [yes, no, 7])
+        found = score(prompts, texts, ids, [spec], 0)
+        assert [one.outcome for one in found] == [Outcome.OK, Outcome.WRONG, Outcome.SCORED]
+        assert [one.reward for one in found] == [1.0, 0.0, 7.0]
 
 
 def test_ids_of_prompts_are_those_that_were_sampled_from():

@@ -86,6 +86,23 @@ def test_accuracy_is_the_share_of_right_answers_among_those_judged() -> None:
     assert "accuracy_greedy" not in found.metrics
 
 
+def test_the_majority_is_the_most_frequent_answer() -> None:
+    """Right once and wrong twice, but the wrong ones differ; then right once, wrong twice alike."""
+    said = iter(["7", "8", "9", "7", "8", "8", "1", "2", "2"])
+    texts: dict[int, str] = {}
+    outcomes = [[OK, WRONG, WRONG], [OK, WRONG, WRONG], [WRONG, OK, OK]]
+    found = evaluate(
+        examination(
+            outcomes,
+            text=lambda sample: texts.setdefault(id(sample), next(said, "")),
+        ),
+        greedy=False,
+    )
+    assert found.metrics["majority@3"] == pytest.approx(2 / 3)
+    assert found.metrics["pass@3"] == 1.0
+    assert found.intervals["majority@3"] == proportion(2, 3)
+
+
 def test_pass_at_k_is_a_share_of_the_prompts_that_were_judged() -> None:
     """One of two was passed; of the third nothing is known."""
     found = evaluate(examination([[OK, WRONG], [WRONG, WRONG], [TIMEOUT, TIMEOUT]]), greedy=False)
@@ -151,7 +168,7 @@ def test_every_prompt_is_asked_with_its_own_draws_each_time() -> None:
 def test_nothing_judged_is_no_accuracy() -> None:
     found = evaluate(examination([[TIMEOUT], [TIMEOUT]]), greedy=False)
     assert "accuracy" not in found.metrics and "reward" not in found.metrics
-    assert found.intervals == {}
+    assert "accuracy" not in found.intervals
 
 
 def test_answers_are_recorded_as_plain_lines() -> None:

@@ -1,5 +1,6 @@
 """Where tasks, rewards and the tokeniser meet."""
 
+import json
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -7,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from polopt.errors import RecipeError, RewardError
-from polopt.models import load
+from polopt.errors import DataError, RecipeError, RewardError
+from polopt.models import load, reader_of
 from polopt.recipe import load as load_recipe
 from polopt.resolution import resolve
 from polopt.rewards import RewardSpec
@@ -28,7 +29,8 @@ TABLES = {
 
 def source(stage: int = 1, seed: int = 1, demonstrations: bool = False) -> TextSource:
     recipe = resolve(load_recipe(TABLES | {"run": {"seed": seed}}))
-    return text_source(recipe.stages[stage], LANGUAGE_MODEL, demonstrations=demonstrations)
+    wanted = "demonstrations" if demonstrations else "prompts"
+    return text_source(recipe.stages[stage], reader_of(LANGUAGE_MODEL), wanted=wanted)
 
 
 def test_a_place_has_one_prompt_whoever_asks_when() -> None:
@@ -112,7 +114,7 @@ def test_rewards_of_files_are_named_and_weighted(tmp_path: Path) -> None:
 
 
 def test_a_verifier_that_the_data_do_not_bring() -> None:
-    with pytest.raises(RecipeError, match="brings no verifier; name a file and a function"):
+    with pytest.raises(RecipeError, match="brings no verifier; math, or a file and a function"):
         specs(stage_with(rewards=[{"verifier": "task"}]), None)
 
 
@@ -148,3 +150,41 @@ def test_a_reward_that_draws_draws_anew_in_every_batch() -> None:
     judged = judge(text, [RewardSpec("noise", noise)], seed=1)
     drawn = [judged([group(text, place, "a")])[0].samples[0].reward for place in (0, 1, 2, 1)]
     assert len(set(drawn)) == 3 and drawn[3] == drawn[1]
+
+
+@pytest.mark.parametrize(
+    ("row", "line"),
+    [
+        ({"solution": "7"}, "is missing; columns: prompt, solution"),
+        ({"answer": None}, "is null; text or a number"),
+        ({"answer": [7]}, "is [7]; text or a number"),
+        ({"answer": True}, "is true; text or a number"),
+        ({"answer": " "}, "is empty; at least one character"),
+    ],
+)
+def test_a_row_without_the_right_answer_is_told_before_training(tmp_path, row, line) -> None:
+    file = tmp_path / "rows.jsonl"
+    rows = [{"prompt": f"{i}?", "answer": i} for i in range(30)]
+    rows[4] = {"prompt": "4?", **row}
+    file.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    tables = {
+        "algorithm": "grpo",
+        "model": {"path": "builtin:tiny"},
+        "data": {"source": str(file)},
+        "rollout": {"max_new_tokens": 12},
+        "reward": {"verifier": "math"},
+    }
+    stage = resolve(load_recipe(tables)).stages[0]
+    with pytest.raises(DataError) as error:
+        text_source(stage, reader_of(LANGUAGE_MODEL))
+    assert str(error.value) == f"{file}:5: field 'answer': {line}"
+
+
+def test_a_verifier_of_mathematics_needs_no_task() -> None:
+    rewards = [{"verifier": "task"}, {"verifier": "math", "weight": 0.0, "answer_field": "gold"}]
+    text = source()
+    found = specs(stage_with(rewards=rewards), text.task)
+    assert [(spec.name, spec.weight, spec.is_accuracy) for spec in found] == [
+        ("chain_sum", 1.0, True),
+        ("math", 0.0, True),
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -9,16 +10,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from polopt import record
 from polopt.algorithms import row
 from polopt.api.domains import IN_DOMAIN, domain_of_weights, of_evaluation
 from polopt.api.extend import extend, flag_values
-from polopt.api.recorded import located, recorded
+from polopt.api.recorded import located, prompts_of, recorded
 from polopt.choices.domain import DOMAINS
-from polopt.diagnose.requirements import check_packages, check_requirements
+from polopt.diagnose.requirements import check_hub, check_packages, check_requirements
 from polopt.errors import ModelError, RecipeError, UserError
+from polopt.places import HUB_ID, nearest
 from polopt.recipe import Recipe, dump
 from polopt.recipe import load as load_recipe
 from polopt.recipe.fields import domains, given
@@ -26,10 +28,12 @@ from polopt.record.environment import environment
 from polopt.resolution import derived, describe, inert, resolve, settings
 
 if TYPE_CHECKING:
+    from polopt.api.conversation import Conversation
+    from polopt.api.examine import Examined
+    from polopt.api.policy import Policy
+    from polopt.api.sampling import Settings
     from polopt.coordination.stage import Observer
-    from polopt.rollout.evaluation import Evaluation
 
-HUB_ID = r"\w[\w.-]*(/[\w.-]+)?"
 RecipeSource = str | Path | Mapping[str, Any]
 Flags = Sequence[str] | Mapping[str, Any]
 
@@ -68,6 +72,7 @@ def train(
     if reward is not None:
         _check_heard(resolved)
     check_requirements(resolved)
+    check_hub(resolved)
     name = Path(recipe).stem if isinstance(recipe, str | Path) else resolved.stages[0].algorithm
     chosen = resolved.stages[0].run.directory
     directory = Path(chosen) if chosen else record.next_free(name)
@@ -114,23 +119,38 @@ def quickstart(flags: Flags = (), *, observers: Sequence[Observer] = ()) -> Run:
     return train(packaged("quickstart"), flags=flags, observers=observers)
 
 
-def evaluate(model_or_run: str | Path, *, flags: Flags = (), k: int = 1) -> Evaluation:
-    """Evaluate a model on data that training never sees.
+def evaluate(
+    model_or_run: str | Path,
+    *,
+    data: Sequence[str | Path] = (),
+    flags: Flags = (),
+    k: int = 1,
+) -> list[Examined]:
+    """Evaluate a model on files, or on the prompts that its run held out.
 
-    A policy of text: accuracy and pass@k on prompts. A reward model: accuracy on pairs. A policy in
-    control: the mean return of episodes by its most likely actions.
+    A policy of text: accuracy, pass@k and majority@k on prompts. A reward model: accuracy on pairs.
+    A policy in control: the mean return of episodes by its most likely actions.
+
+    Each entry has the prompts of one source that training has seen, or those that it has not, by
+    the record of the run; of weights without a record they are unknown. By default the verifier of
+    the run's task, or its rewards, judge the answers.
 
     Args:
         model_or_run: a run directory (its last weights and its data), a checkpoint in one (the
-            data of the run), or a model directory or a hub id (``data.source`` must then be given).
+            data of the run), or a model directory or a hub id (with ``data`` or ``data.source``).
+        data: files or hub data sets, every row of which is evaluated on.
         flags: override fields of the recipe, such as ``data.source`` or ``evaluation.prompts``.
         k: answers to each prompt; 1 in control.
-    """
-    from polopt.api.examine import examine
 
-    weights = str(model_or_run)
-    _check_target(weights, with_source="data.source" in flag_values(flags))
-    tables: dict[str, Any] = {"model": {}, "data": {}}
+    Raises:
+        UserError: what the user can put right, in one line.
+    """
+    from polopt.api.examine import Asked, examine
+
+    weights, sources = str(model_or_run), tuple(str(source) for source in data)
+    with_source = bool(sources) or "data.source" in flag_values(flags)
+    _check_target(weights, remote=with_source, hub_id="a hub id with --data or data.source")
+    tables: dict[str, Any] = {"model": {}, "data": {"source": sources[0]} if sources else {}}
     if (found := located(Path(model_or_run))) is not None:
         run, weights = found[0], str(found[1])
         config = record.open_existing(run).config
@@ -139,11 +159,34 @@ def evaluate(model_or_run: str | Path, *, flags: Flags = (), k: int = 1) -> Eval
     tables["model"]["path"] = DOMAINS[domain].model or weights
     tables.setdefault("algorithm", IN_DOMAIN[domain].algorithm)
     stage = resolve(load_recipe(tables, flags), own_reward=True).stages[-1]
-    return examine(stage, weights, k)
+    return examine(stage, weights, Asked(k, sources, prompts_of(str(model_or_run))))
 
 
-def _check_target(target: str, *, with_source: bool) -> None:
-    """Refuse a target that is no directory, unless it is a hub id with ``data.source``.
+def write_evaluation(
+    found: Sequence[Examined], model_or_run: str | Path, output: str | Path | None = None
+) -> Path:
+    """Write the table, the page and the answers of :func:`evaluate`; their directory.
+
+    Args:
+        found: of :func:`evaluate`.
+        model_or_run: what was evaluated.
+        output: a new directory; default: the next free one below ``evaluations`` in the run
+            directory, or here.
+
+    Raises:
+        RunDirectoryError: the directory exists, or cannot be made.
+    """
+    from polopt.api import evaluations
+
+    run = located(Path(model_or_run))
+    free = evaluations.next_free(str(model_or_run), None if run is None else run[0])
+    directory = Path(output) if output else free
+    evaluations.write(found, str(model_or_run), directory)
+    return directory
+
+
+def _check_target(target: str, *, remote: bool = True, hub_id: str = "a hub id") -> None:
+    """Refuse a target that is no directory, unless it is a hub id and those are allowed.
 
     Raises:
         ModelError: names the allowed targets.
@@ -151,22 +194,55 @@ def _check_target(target: str, *, with_source: bool) -> None:
     if Path(target).is_file():
         raise ModelError(f"{target}: a file; the directory of a run, a checkpoint or a model")
     elsewhere = target.startswith("builtin:") or re.fullmatch(HUB_ID, target)
-    if not Path(target).expanduser().exists() and not (elsewhere and with_source):
-        raise ModelError(
-            f"{target}: no such directory; that of a run, a checkpoint or a model, or a hub id "
-            "with data.source"
-        )
+    if not Path(target).expanduser().exists() and not (elsewhere and remote):
+        found = nearest(Path(target).expanduser(), os.path.isdir)
+        wanted = f"that of a run, a checkpoint or a model, or {hub_id}"
+        hint = wanted if found is None else f"did you mean {found}?"
+        raise ModelError(f"{target}: no such directory; {hint}")
 
 
-def load(run: str | Path) -> Any:  # noqa: ANN401 - a policy of text or in control, as the run was
-    """The trained policy of a run, for use: a ``Policy`` of text, or a ``ControlPolicy``.
+def load(model_or_run: str | Path, *, device: str = "auto") -> Any:  # noqa: ANN401 - of text or in control
+    """A policy for use: a ``Policy`` of text, or a ``ControlPolicy``.
 
     Args:
-        run: its directory, for the last weights, or a checkpoint in it (``checkpoints/best``).
+        model_or_run: a run directory, for its last weights, a checkpoint (``checkpoints/best``),
+            a model directory, or a hub id.
+        device: auto, cpu, cuda, cuda:N or mps; a policy in control stays on the CPU.
     """
     from polopt.api.policy import load as load_policy
 
-    return load_policy(Path(run))
+    _check_target(str(model_or_run))
+    return load_policy(str(model_or_run), device)
+
+
+def load_text(model_or_run: str | Path) -> Policy:
+    """The same of text alone.
+
+    Raises:
+        ModelError: a policy in control.
+    """
+    from polopt.api.policy import Policy
+
+    policy = load(model_or_run)
+    if not isinstance(policy, Policy):
+        raise ModelError(
+            f"{model_or_run}: a policy in control, which answers no prompts; polopt eval measures "
+            "it, polopt.load gives it observations"
+        )
+    return policy
+
+
+def converse(
+    model_or_run: str | Path, *, seed: int = 0, **settings: Unpack[Settings]
+) -> Conversation:
+    """A conversation with a policy, for ``polopt chat``.
+
+    Raises:
+        ModelError: a policy in control, or a tokeniser without a chat template.
+    """
+    from polopt.api.conversation import Conversation
+
+    return Conversation(load_text(model_or_run), seed=seed, **settings)
 
 
 def check(recipe: RecipeSource, flags: Flags = ()) -> list[dict[str, Any]]:

@@ -22,10 +22,9 @@ class InDomain:
 
     algorithm: str  # the row that an evaluation outside of a run uses
     recipe: Callable[[StageRecipe, Path], dict[str, Any]]  # of an evaluation, from that of training
-    examiner: str  # module:function, (inputs of a stage, answers to a prompt) -> its evaluation
+    examiner: str  # module:function, (inputs of a stage, what is asked) -> what was examined
     policy: str  # module:function that loads a trained policy for use
     evaluated: str  # field of ``evaluation`` that counts what it is evaluated on
-    sampled_examples: bool  # whether an evaluation outside of a run shows samples
     weights: str = ""  # file that marks a directory of weights; "": a model of transformers
 
 
@@ -104,7 +103,6 @@ IN_DOMAIN: Mapping[str, InDomain] = {
         examiner="polopt.api.examine:of_text",
         policy="polopt.api.policy:of_text",
         evaluated="prompts",
-        sampled_examples=True,
     ),
     CONTROL.name: InDomain(
         algorithm="ppo",
@@ -112,7 +110,6 @@ IN_DOMAIN: Mapping[str, InDomain] = {
         examiner="polopt.api.examine:of_control",
         policy="polopt.api.policy:of_control",
         evaluated="episodes",
-        sampled_examples=False,
         weights="policy.json",
     ),
 }

@@ -13,13 +13,15 @@ from typing import Any
 
 import torch
 
+from polopt import isolated
+from polopt.api.device import device_of
 from polopt.api.domains import IN_DOMAIN
-from polopt.api.recorded import recorded
+from polopt.api.recorded import prompts_of, recorded
 from polopt.assembly import StageInputs, build
 from polopt.coordination import checkpoint
 from polopt.coordination.loop import Progress, RunContext, link_best, restore, run_stage
 from polopt.coordination.progress import progress as progress_shown
-from polopt.coordination.stage import Event, Observer
+from polopt.coordination.stage import Event, Observer, Stage
 from polopt.coordination.track import trackers
 from polopt.envs.control.registry import unlimited
 from polopt.errors import RecipeError, RunDirectoryError, UserError, counted
@@ -27,6 +29,8 @@ from polopt.recipe import Recipe, StageRecipe
 from polopt.recipe.contradictions import ENDED, models_by_field
 from polopt.record import RunDirectory, begun, write_json
 from polopt.rollout.rewarding import load_files
+from polopt.rollout.signatures import check_signatures
+from polopt.rollout.text import reserved
 
 
 def execute(
@@ -37,12 +41,13 @@ def execute(
     recipe = recorded(config)
     with ExitStack() as stack:
         stop_requested = stack.enter_context(_signals())
+        stack.callback(isolated.close)
         first = recipe.stages[0].run
         if first.threads is not None:
             _check_threads(first.threads)
             stack.callback(torch.set_num_threads, torch.get_num_threads())
             torch.set_num_threads(first.threads)
-        device = _device(first.device)
+        device = device_of(first.device)
         load_files(recipe)
         heard = [stack.enter_context(progress_shown()), *observers]
         heard += trackers(first.track, run.path, config, stack)
@@ -96,10 +101,16 @@ def _run_stages(
         )
         context.observe(Event("message", {"text": text}))
     with _reason_kept(run, recipe, progress):
+        for stage in recipe.stages[progress.stage :]:
+            check_signatures(stage, reward)
+        done = progress.stage == len(recipe.stages)
+        avoid = {} if done else reserved(recipe.stages)
         while progress.stage < len(recipe.stages):
             inside = newest if progress.stage_step > 0 else None
-            inputs = _parts(run, recipe, progress, context, inside, device, reward)
+            inputs = _parts(run, recipe, progress, context, inside, device, reward, avoid)
             stage = build(inputs)
+            if inside is None and inputs.recipe.start is None:
+                _tell_earlier(stage, inputs, run, progress)
             if inside is not None:
                 restore(stage, inside, state)
                 context.observe(Event("message", {"text": f"resuming from {inside.name}"}))
@@ -115,6 +126,7 @@ def _parts(
     inside: Path | None,
     device: torch.device,
     reward: Callable[..., Any] | None,
+    avoid: Mapping[str, str],
 ) -> StageInputs:
     """The inputs of the current stage; ``inside``: a checkpoint of this stage to go on from."""
     stage = recipe.stages[progress.stage]
@@ -129,10 +141,28 @@ def _parts(
         start=start,
         device=device,
         observe=partial(_placed, progress, stage.name, context.observe),
-        compare=progress.stage == len(recipe.stages) - 1,
+        is_last=progress.stage == len(recipe.stages) - 1,
         reward=reward,
         ends=ends,
+        avoid=avoid,
     )
+
+
+def _tell_earlier(stage: Stage, inputs: StageInputs, run: RunDirectory, progress: Progress) -> None:
+    """Take over what the weights were trained on by an earlier run, and tell what overlaps."""
+    path = inputs.recipe.model.path
+    before = prompts_of(path)
+    if before is None:
+        return
+    line = {"step": progress.step, "stage": stage.name, "model": path}
+    run.append("prompts", line | {"trained": sorted(before.trained)})
+    trained = sum(before.seen(keys) == "trained" for keys in stage.held_out)
+    if trained:
+        inputs.tell(
+            f"model.path: {path} was trained on {trained} of the "
+            f"{counted(len(stage.held_out), 'prompt')} that {stage.name} is evaluated on",
+            warning=True,
+        )
 
 
 def _placed(progress: Progress, stage: str, observe: Observer, event: Event) -> None:
@@ -207,34 +237,17 @@ def _check_threads(threads: int) -> None:
         )
 
 
-def _device(name: str) -> torch.device:
-    """The device of a recipe; ``auto`` is the first accelerator there is.
-
-    Raises:
-        RecipeError: a device that this machine does not have.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    count = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
-    available = count.get(device.type, 1)
-    if (device.index or 0) >= available:
-        raise RecipeError(
-            f"run.device: {name!r} is not there; this machine has {available} of that kind"
-        )
-    return device
-
-
 def _summary(recipe: Recipe, progress: Progress) -> dict[str, Any]:
     """The final figures, with their intervals."""
     figures: dict[str, Any] = {}
-    for when, evaluation in progress.evaluations.items():
+    of_last = progress.evaluations.get(recipe.stages[-1].name, {})
+    for when, evaluation in of_last.items():
         for name, value in evaluation["metrics"].items():
             figures[f"{name}_{when}"] = value
             if name in evaluation["intervals"]:
                 figures[f"{name}_{when}_interval"] = evaluation["intervals"][name]
     if recipe.stages[-1].domain == "control":
-        figures |= progress.evaluations.get("after", {}).get("metrics", {})
+        figures |= of_last.get("after", {}).get("metrics", {})
     kinds = {kind for seconds in progress.seconds.values() for kind in seconds}
     seconds = {
         kind: sum(one.get(kind, 0.0) for one in progress.seconds.values()) for kind in sorted(kinds)
@@ -252,6 +265,7 @@ def _summary(recipe: Recipe, progress: Progress) -> dict[str, Any]:
                 "steps": progress.stage_steps[stage.name],
                 "ended": progress.ended[stage.name],
                 "seconds": _total(progress.seconds.get(stage.name, {})),
+                **progress.evaluations.get(stage.name, {}),
             }
             for stage in recipe.stages
         ],

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from polopt.coordination.checkpoint import MANIFEST
+from polopt.coordination.checkpoint import MANIFEST, step_of
 from polopt.errors import RunDirectoryError
+from polopt.places import is_run
 from polopt.recipe import Recipe, load
+from polopt.record import Prompts, recorded_prompts
 from polopt.resolution import resolve
 
 
@@ -26,16 +28,20 @@ def located(path: Path) -> tuple[Path, Path] | None:
     Raises:
         RunDirectoryError: a run without a checkpoint.
     """
-    if _is_run(path):
+    if is_run(path):
         last = path / "checkpoints" / "last"
         if not last.exists():
             raise RunDirectoryError(f"{path}: the run has no checkpoint yet")
         return path, last
     above = path.resolve().parents[1:2]  # checkpoints/best is a link to one beside it
-    if (path / MANIFEST).is_file() and above and _is_run(above[0]):
+    if (path / MANIFEST).is_file() and above and is_run(above[0]):
         return above[0], path
     return None
 
 
-def _is_run(path: Path) -> bool:
-    return (path / "config.json").is_file() and (path / "checkpoints").is_dir()
+def prompts_of(path: str) -> Prompts | None:
+    """The prompts that weights of a run were trained on; None: no run, or one without a record."""
+    if not Path(path).is_dir() or (found := located(Path(path))) is None:
+        return None
+    run, weights = found
+    return recorded_prompts(run, step_of(weights))

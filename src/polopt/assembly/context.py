@@ -9,21 +9,26 @@ from typing import Any, Protocol, TypeVar, cast
 
 from polopt.assembly.inputs import StageInputs
 from polopt.assembly.reward import RewardModel, reward_models
+from polopt.choices.roles import reads_process
 from polopt.coordination.sources import RolloutSource
 from polopt.coordination.stage import Evaluation, Event, Learner, Observer, Stage, Until
-from polopt.errors import RecipeError
+from polopt.data import Wanted
+from polopt.errors import RewardError
 from polopt.math.divergence import kl_divergence_of_logs
-from polopt.models import save
+from polopt.models import LanguageModel, reader_of, save
 from polopt.recipe import StageRecipe
+from polopt.recipe.fields import flat
 from polopt.rewards import RewardSpec, Scored, first_batch_report
 from polopt.roles import Actor, Scorer
+from polopt.rollout import usage
 from polopt.rollout.engines import LocalEngine
 from polopt.rollout.evaluation import Examination, evaluate, means, sample_line
-from polopt.rollout.groups import experience, rollout_metrics
+from polopt.rollout.groups import asked, experience, marks, rollout_metrics
 from polopt.rollout.rewarding import Judge, judge, specs, text_of
 from polopt.rollout.text import TextSource, text_source
+from polopt.rollout.usage import Usage
 from polopt.seeding import derive
-from polopt.types import Advantages, Batch, Experience, Group, Metrics, Sampling
+from polopt.types import Advantages, Batch, Experience, Group, Metrics, Outcome, Sampling
 from polopt.update import AdaptiveNumber, FirstOrder
 from polopt.update.minibatch import Loss
 from polopt.update.natural_step import Divergence
@@ -100,17 +105,21 @@ class StageContext:
         return experience(batch, pad_id=self.pad_id, device=self.inputs.device)
 
 
-def stage_context(
-    inputs: StageInputs, *, demonstrations: bool = False, preferences: bool = False
-) -> StageContext:
+def stage_context(inputs: StageInputs, wanted: Wanted = "prompts") -> StageContext:
     """Load the model, the data and the rewards of a stage, and report on the data."""
-    recipe, rollout = inputs.recipe, inputs.recipe.rollout
     language_model = inputs.policy()
-    models = reward_models(inputs, language_model)
-    text = text_source(
-        recipe, language_model, demonstrations=demonstrations, preferences=preferences
-    )
+    reader = reader_of(language_model)
+    text = text_source(inputs.recipe, reader, wanted=wanted, avoid=inputs.avoid)
     report(inputs, text)
+    return context_of(inputs, language_model, text)
+
+
+def context_of(
+    inputs: StageInputs, language_model: LanguageModel, text: TextSource
+) -> StageContext:
+    """The context of a policy that is loaded, with the rewards of its stage."""
+    recipe, rollout = inputs.recipe, inputs.recipe.rollout
+    models = reward_models(inputs, language_model)
     return StageContext(
         inputs=inputs,
         actor=Actor(language_model, autocast=inputs.autocast),
@@ -159,23 +168,24 @@ def assembled(
     evaluate: Callable[[bool], Evaluation] | None = None,
 ) -> Stage:
     """The stage of a language model, evaluated by its responses unless ``evaluate`` is given."""
-    recipe, examine = of.recipe, evaluate or examiner(of)
-    if examine is None and recipe.evaluation.every:
-        raise RecipeError(
-            f"evaluation.every: {recipe.evaluation.every} is not allowed where nothing says which "
-            f"answers to {recipe.data.source} are right; name a reward, or 0"
-        )
     return staged(
         of.inputs,
         source,
         prepare=prepare,
         credit=credit,
         learners=learners,
-        save_model=lambda path: save(of.actor.language_model, path),
+        save_model=lambda path: _save(of, path),
         describe=_describer(of),
-        evaluate=examine,
-        compare=bool(of.rewards) or evaluate is not None,
+        evaluate=evaluate or examiner(of),
+        text=of.text,
     )
+
+
+def _save(of: StageContext, directory: Path) -> None:
+    """Write the policy, and beside it how it was asked and sampled from."""
+    save(of.actor.language_model, directory)
+    field = of.recipe.data.prompt_field
+    usage.write(Usage(of.text.has_messages, field, of.sampling), directory)
 
 
 def staged(
@@ -188,8 +198,8 @@ def staged(
     save_model: Callable[[Path], None],
     describe: Callable[[B], tuple[Metrics, Sequence[Mapping[str, Any]]]],
     evaluate: Callable[[bool], Evaluation] | None,
+    text: TextSource | None = None,
     batches_per_step: int = 1,
-    compare: bool = True,
 ) -> Stage:
     """Build the :class:`Stage`; its name and lengths are those of the recipe."""
     recipe, steps, until = inputs.recipe, inputs.steps, inputs.recipe.until
@@ -204,16 +214,25 @@ def staged(
         save_model=save_model,
         evaluate=evaluate,
         describe=describe,
+        held_out=() if text is None else [prompt.keys for prompt in text.evaluation],
+        asked=asked if text is not None else lambda _: (),
         batches_per_step=batches_per_step,
         evaluate_every=recipe.evaluation.every,
         checkpoint_every=recipe.run.checkpoint_every or max(1, steps // 10),
+        best=recipe.evaluation.best,
         until=None if until is None else Until(until.metric, until.at_least),
-        compare=inputs.compare and compare,
+        is_last=inputs.is_last,
     )
 
 
-def examiner(of: StageContext, answers: int = 1) -> Callable[[bool], Evaluation] | None:
-    """Evaluation by the task's verifier if there is one, else by the rewards; else None."""
+def examiner(of: StageContext) -> Callable[[bool], Evaluation] | None:
+    """Evaluation by responses, where something can judge them."""
+    found = examination(of)
+    return None if found is None else lambda greedy: evaluate(found, greedy=greedy)
+
+
+def examination(of: StageContext, answers: int = 1) -> Examination | None:
+    """What is asked and how it is judged: by the verifier of the task, else by the rewards."""
     task = of.text.task
     own = specs(of.recipe.model_copy(update={"rewards": ()}), task)
     if not (rewards := own or list(of.rewards)):
@@ -222,7 +241,7 @@ def examiner(of: StageContext, answers: int = 1) -> Callable[[bool], Evaluation]
     if own and of.rewards:
         trained_on = judge(of.text, of.rewards, of.recipe.run.seed)
         score = _marked_by(score, trained_on)
-    examination = Examination(
+    return Examination(
         engine=of.engine("evaluation"),
         prompts=of.text.evaluation,
         sampling=of.sampling,
@@ -230,8 +249,8 @@ def examiner(of: StageContext, answers: int = 1) -> Callable[[bool], Evaluation]
         text=text_of(of.text),
         describe=of.text.describe,
         answers=answers,
+        extract=of.text.extract,
     )
-    return lambda greedy: evaluate(examination, greedy=greedy)
 
 
 def _marked_by(verify: Judge, reward: Judge) -> Judge:
@@ -253,7 +272,7 @@ def _describer(
     """The function that gives the metrics of a batch and the responses that are recorded."""
     text = text_of(of.text)
     rewards = of.recipe.rewards
-    first_verifies = not rewards or rewards[0].verifier is not None
+    first_verifies = not rewards or rewards[0].verifier == "task"
     # The accuracy of a task is by its verifier; another reward of 1 is not a right answer.
     verified = of.text.task is None or (first_verifies and of.inputs.reward is None)
 
@@ -281,6 +300,27 @@ def given_responses(batch: Batch) -> tuple[Metrics, Sequence[Mapping[str, Any]]]
     return {"tokens": float(sum(int(s.mask.sum()) for s in samples))}, []
 
 
+def _check_without_verdicts(of: StageContext) -> None:
+    """Refuse, or say of, what needs rewards that tell right from wrong.
+
+    Raises:
+        RewardError: a process reward model, which would have nothing to learn from.
+    """
+    advice = "return booleans, or is_accuracy = true"
+    if reads_process(flat(of.recipe)):
+        raise RewardError(
+            f"reward: nothing says which answers are right, as {of.recipe.algorithm} needs for its "
+            f"process rewards; {advice}"
+        )
+    rollout = of.recipe.rollout
+    if rollout.resample_rounds and (rollout.accuracy_min or rollout.accuracy_max != 1):
+        of.inputs.tell(
+            "rollout.accuracy_min and accuracy_max have no effect: nothing says which answers "
+            f"are right; {advice}",
+            warning=True,
+        )
+
+
 def reporting_once(judged: Judge, of: StageContext, observe: Observer) -> Judge:
     """The same scoring function, which also reports on the first batch."""
     names = [reward.name for reward in of.rewards]
@@ -295,6 +335,8 @@ def reporting_once(judged: Judge, of: StageContext, observe: Observer) -> Judge:
             scored = [Scored(s.reward, dict(s.parts), s.outcome) for s in samples]
             for line in first_batch_report(scored, names):
                 observe(Event("message", {"text": line}))
+            if not marks(samples) and any(s.outcome is Outcome.SCORED for s in samples):
+                _check_without_verdicts(of)
         return result
 
     return judge_and_tell

@@ -33,9 +33,10 @@ class StageInputs:
     start: str  # initial weights of the stage: the reference, and the trunk of a new critic
     device: torch.device
     observe: Observer
-    compare: bool  # evaluate before and after
+    is_last: bool  # of the run
     reward: RewardFunction | None = None  # from Python
     ends: Mapping[str, str] = field(default_factory=dict[str, str])  # stage -> where it ended
+    avoid: Mapping[str, str] = field(default_factory=dict[str, str])  # key -> evaluated elsewhere
 
     def language_model(self, path: str) -> LanguageModel:
         """A language model on the stage's device; a built-in one is initialised by the seed."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import cast
 
 from torch import Tensor
@@ -25,8 +26,9 @@ from polopt.assembly.supervised import alike
 from polopt.assembly.text import frozen_start
 from polopt.coordination.offline import OfflineSource
 from polopt.coordination.stage import Evaluation, Stage
+from polopt.data import Ranking
 from polopt.math.reduce import masked, row_mean, row_sum
-from polopt.models import save
+from polopt.models import reader_of, save
 from polopt.objective import (
     PreferenceObjective,
     PreferenceTerms,
@@ -39,6 +41,7 @@ from polopt.roles import Critic, measured
 from polopt.roles.policies.token import Outputs
 from polopt.rollout.comparison import compare
 from polopt.rollout.dataset import ranked
+from polopt.rollout.evaluation import both
 from polopt.rollout.groups import experience
 from polopt.rollout.text import TextSource, text_source
 from polopt.seeding import derive
@@ -51,25 +54,10 @@ def reward_model_stage(inputs: StageInputs) -> Stage:
     """A stage that trains a reward model to order the responses to a prompt."""
     recipe = inputs.recipe
     model = inputs.reward_model()
-    text = text_source(recipe, model, preferences=True)
+    text = text_source(recipe, reader_of(model), wanted="pairs", avoid=inputs.avoid)
     report(inputs, text)
-    role, objective = Critic(model, autocast=inputs.autocast), objective_of(recipe)
-    pad_id = cast(int, model.tokenizer.pad_token_id)
-
-    def prepare(batch: Batch) -> Experience:
-        return experience(batch, pad_id=pad_id, device=inputs.device)
-
-    def measure(batch: Batch) -> Mapping[str, Tensor]:
-        outputs = measured(role, _tokens(prepare(batch)), "last_values")
-        return {"reward": objective.beta * outputs}
-
-    def evaluate(_: bool) -> Evaluation:
-        """The accuracy of the reward model on held-out pairs."""
-        found = compare(text.unseen, measure)
-        metrics, intervals = dict(found.metrics), dict(found.intervals)
-        metrics["accuracy"] = metrics.pop("pair_accuracy")
-        return Evaluation(metrics, {"accuracy": intervals["pair_accuracy"]}, found.samples)
-
+    role = Critic(model, autocast=inputs.autocast)
+    examine = on_pairs(inputs, role)
     learner = FirstOrder(
         role,
         verdicts(recipe),
@@ -81,18 +69,42 @@ def reward_model_stage(inputs: StageInputs) -> Stage:
     return staged(
         inputs,
         rankings(recipe, text),
-        prepare=prepare,
+        prepare=partial(_prepared, inputs, role),
         credit=alike,
         learners=[learner],
         save_model=lambda path: save(model, path),
         describe=given_responses,
-        evaluate=evaluate,
+        evaluate=lambda _: examine(text.unseen),
+        text=text,
     )
+
+
+def on_pairs(inputs: StageInputs, role: Critic) -> Callable[[Sequence[Ranking]], Evaluation]:
+    """The evaluation of a reward model on pairs and rankings."""
+    objective = objective_of(inputs.recipe)
+
+    def measure(batch: Batch) -> Mapping[str, Tensor]:
+        outputs = measured(role, _tokens(_prepared(inputs, role, batch)), "last_values")
+        return {"reward": objective.beta * outputs}
+
+    def evaluate(pairs: Sequence[Ranking]) -> Evaluation:
+        found = compare(pairs, measure)
+        metrics, intervals = dict(found.metrics), dict(found.intervals)
+        metrics["accuracy"] = metrics.pop("pair_accuracy")
+        intervals["accuracy"] = intervals.pop("pair_accuracy")
+        return Evaluation(metrics, intervals, found.samples)
+
+    return evaluate
+
+
+def _prepared(inputs: StageInputs, role: Critic, batch: Batch) -> Experience:
+    pad_id = cast(int, role.scalar_model.tokenizer.pad_token_id)
+    return experience(batch, pad_id=pad_id, device=inputs.device)
 
 
 def direct_preference_stage(inputs: StageInputs) -> Stage:
     """A stage that trains a policy on preferences against the reference (DPO and others)."""
-    of = stage_context(inputs, preferences=True)
+    of = stage_context(inputs, wanted="pairs")
     objective = objective_of(inputs.recipe)
     reference = frozen_start(of)
 
@@ -174,11 +186,6 @@ def _both(
         pairs = compare(of.text.unseen, measure)
         if answers is None:
             return pairs
-        found = answers(greedy)
-        return Evaluation(
-            {**found.metrics, **pairs.metrics},
-            {**found.intervals, **pairs.intervals},
-            found.samples,
-        )
+        return both(answers(greedy), pairs)
 
     return evaluate

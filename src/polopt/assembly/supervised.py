@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from polopt.assembly.around import on_kept
 from polopt.assembly.chosen import chosen
-from polopt.assembly.context import assembled, policy_learner, stage_context
+from polopt.assembly.context import (
+    StageContext,
+    assembled,
+    examiner,
+    policy_learner,
+    stage_context,
+)
 from polopt.assembly.inputs import StageInputs
 from polopt.assembly.objective import given
 from polopt.assembly.text import sampled_stage
 from polopt.coordination.offline import OfflineSource
-from polopt.coordination.stage import Stage
+from polopt.coordination.stage import Evaluation, Stage
 from polopt.credit import Credit, assign, every_row, ones, untruncated
+from polopt.math.reduce import row_mean
 from polopt.objective import Reduction, reduction, supervised_loss
 from polopt.recipe import StageRecipe
 from polopt.roles.policies.token import Quantity
+from polopt.roles.scorer import together
 from polopt.rollout.dataset import demonstrated
-from polopt.types import Advantages, Experience, Group
+from polopt.rollout.evaluation import both
+from polopt.rollout.likelihood import likelihood
+from polopt.types import Advantages, Batch, Experience, Group
 from polopt.update.minibatch import Loss
 
 
 def demonstrated_stage(inputs: StageInputs) -> Stage:
     """Supervised fine-tuning: a stage that maximises the likelihood of given responses."""
-    of = stage_context(inputs, demonstrations=True)
+    of = stage_context(inputs, wanted="demonstrations")
     assert inputs.recipe.update.batch_size is not None, "resolved by the row"
 
     def group(place: int) -> Group:
@@ -36,8 +48,30 @@ def demonstrated_stage(inputs: StageInputs) -> Stage:
         OfflineSource(group, inputs.recipe.update.batch_size),
         prepare=of.tensors,
         credit=alike,
-        learners=[policy_learner(of, likelihood(inputs.recipe))],
+        learners=[policy_learner(of, maximum_likelihood(inputs.recipe))],
+        evaluate=_evaluated(of),
     )
+
+
+def _evaluated(of: StageContext) -> Callable[[bool], Evaluation]:
+    """Evaluate on held-out demonstrations, and by answers where something can judge them."""
+    answers = examiner(of)
+
+    def measure(batch: Batch) -> tuple[Tensor, Tensor]:
+        """The loss is that of training: no temperature, and over the mask."""
+        tensors = of.tensors(batch)
+        assert tensors.tokens is not None
+        (distribution,) = together(of.actor, tensors.tokens, ["distribution"])
+        taken = tensors.tokens.tokens[:, tensors.tokens.prompt_width :]
+        logp = distribution.gather(-1, taken[..., None])[..., 0]
+        right = distribution.argmax(-1) == taken
+        return -row_mean(logp, tensors.mask), row_mean(right.to(logp.dtype), tensors.mask)
+
+    def evaluate(greedy: bool) -> Evaluation:
+        found = likelihood(of.text.demonstrations, measure)
+        return found if answers is None else both(answers(greedy), found)
+
+    return evaluate
 
 
 def imitated_stage(inputs: StageInputs) -> Stage:
@@ -47,7 +81,7 @@ def imitated_stage(inputs: StageInputs) -> Stage:
         of,
         prepare=of.tensors,
         credit=lambda tensors: _with_metrics(tensors, assign(tensors, credit)),
-        learners=[on_kept(policy_learner(of, likelihood(inputs.recipe)))],
+        learners=[on_kept(policy_learner(of, maximum_likelihood(inputs.recipe)))],
     )
 
 
@@ -69,7 +103,7 @@ def _with_metrics(experience: Experience, advantages: Advantages) -> Advantages:
     return replace(advantages, metrics=advantages.metrics | metrics)
 
 
-def likelihood(recipe: StageRecipe) -> Loss[Reduction]:
+def maximum_likelihood(recipe: StageRecipe) -> Loss[Reduction]:
     """The negative log-likelihood of the given tokens, with the aggregation of the stage."""
     aggregate, length = chosen("aggregation", recipe), recipe.objective.aggregation_length
     want: set[Quantity] = {"logp"}

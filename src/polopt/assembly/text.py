@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from statistics import fmean
 from typing import Any
 
 from polopt.assembly.adaptive import adaptive_numbers
 from polopt.assembly.chosen import chosen, number
-from polopt.assembly.context import StageContext, assembled, reporting_once, stage_context
+from polopt.assembly.context import (
+    StageContext,
+    assembled,
+    examination,
+    examiner,
+    reporting_once,
+    stage_context,
+)
 from polopt.assembly.critic import Valued, critic_learner, valued
 from polopt.assembly.extras import companions
 from polopt.assembly.inputs import StageInputs
@@ -20,7 +28,7 @@ from polopt.choices.returns import SUMS
 from polopt.choices.roles import reads_process
 from polopt.coordination.ledger import Ledger
 from polopt.coordination.sources import InlineSource, Sampled
-from polopt.coordination.stage import Learner, Stage
+from polopt.coordination.stage import Evaluation, Learner, Stage
 from polopt.credit import (
     Credit,
     as_given,
@@ -33,13 +41,17 @@ from polopt.credit import (
     terminal,
     untruncated,
 )
+from polopt.math.divergence import k1
+from polopt.math.ratios import token_log_ratio
+from polopt.math.reduce import row_sum
 from polopt.math.statistics import drift
 from polopt.recipe import Rollout, StageRecipe
 from polopt.recipe.fields import flat
 from polopt.roles import Actor, Scorer, WithoutAdapter, frozen, measured
+from polopt.rollout.evaluation import answers, both, figures, mean_interval
 from polopt.rollout.groups import informative
 from polopt.rollout.rewarding import judge
-from polopt.types import Advantages, Batch, Experience
+from polopt.types import Advantages, Batch, Experience, Group
 from polopt.update import AdaptiveNumber, Lagged
 from polopt.update.adaptive import measured_kl
 
@@ -62,7 +74,36 @@ def policy_stage(inputs: StageInputs) -> Stage:
         prepare=prepared(of, reference, critic, process),
         credit=credit,
         learners=learners,
+        evaluate=_evaluated(of, reference),
     )
+
+
+def _evaluated(of: StageContext, reference: Scorer | None) -> Callable[[bool], Evaluation] | None:
+    """Evaluate by answers; before and after, where there is a reference, also by the KL to it.
+
+    ``Σₜ log π - log π_ref`` of a sampled answer, a mean over those to a prompt: ``kl/measured`` of
+    training, on prompts that were held out.
+    """
+    found = examination(of)
+    if found is None or reference is None:
+        return examiner(of)
+
+    def divergences(groups: Sequence[Group]) -> list[float]:
+        tensors = of.tensors(Batch(tuple(groups), taken_at=0))
+        assert tensors.tokens is not None
+        logp, ref = (measured(role, tensors.tokens, "logp") for role in (of.actor, reference))
+        sums = row_sum(k1(token_log_ratio(logp, ref, tensors.mask)), tensors.mask)
+        return [float(sums[tensors.group == group.ticket].mean()) for group in groups]
+
+    def evaluate(greedy: bool) -> Evaluation:
+        given = answers(found, greedy=greedy)
+        evaluation = figures(found, given)
+        if not greedy:
+            return evaluation
+        kl = divergences(given.sampled)
+        return both(evaluation, Evaluation({"kl": fmean(kl)}, {"kl": mean_interval(kl)}, []))
+
+    return evaluate
 
 
 def sampled_stage(
@@ -71,6 +112,7 @@ def sampled_stage(
     prepare: Callable[[Batch], Experience],
     credit: Callable[[Experience], Advantages],
     learners: Sequence[Learner],
+    evaluate: Callable[[bool], Evaluation] | None = None,
 ) -> Stage:
     """A stage that samples groups, computes advantages and trains its learners on them."""
     rollout = of.recipe.rollout
@@ -94,6 +136,7 @@ def sampled_stage(
         prepare=prepare,
         credit=lambda tensors: _with_metrics(of, tensors, credit(tensors)),
         learners=[*learners, *refreshed(of)],
+        evaluate=evaluate,
     )
 
 

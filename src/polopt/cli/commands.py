@@ -99,29 +99,126 @@ def resume(words: tuple[str, ...], as_json: bool) -> None:
 
 
 @polopt.command("eval", cls=FieldCommand, context_settings=_PASS_ON)
-@_words("MODEL_OR_RUN [--FIELD VALUE]...")
+@_words("MODEL_OR_RUN [--data FILE]... [--FIELD VALUE]...")
+@click.option("--data", multiple=True, metavar="FILE", help="evaluate on every row; repeatable")
 @click.option("--k", type=click.IntRange(min=1), default=1, help="answers to a prompt, for pass@k")
+@click.option("--output", metavar="DIRECTORY", help="of the table, its page and all answers")
 @_json
-def evaluate(words: tuple[str, ...], k: int, as_json: bool) -> None:
-    """Measure accuracy and pass@k on unseen prompts; in control, the return of episodes."""
+def evaluate(
+    words: tuple[str, ...], data: tuple[str, ...], k: int, output: str | None, as_json: bool
+) -> None:
+    """Measure a policy on files, or on the prompts that its run held out.
+
+    Accuracy, pass@k, majority@k, reward and length, each with its 95 % interval, apart for prompts
+    that training has seen; in control, the return of episodes. Without --output the answers are
+    written to evaluations/ in the run directory, or here.
+    """
     targets, flags = split(words)
     target = one(targets, "MODEL_OR_RUN", "the directory of a model or a run")
+    from polopt import api
+    from polopt.cli import evaluation
+    from polopt.cli.output import others_on_stderr
+
+    with others_on_stderr(as_json):
+        found = api.evaluate(target, data=data, flags=flags, k=k)
+        directory = api.write_evaluation(found, target, output)
+    evaluation.show(found, directory, as_json=as_json)
+
+
+_MODEL = "the directory of a run, a checkpoint or a model, or a hub id"
+_target = click.argument("target", required=False, metavar="MODEL_OR_RUN")
+_max_new_tokens = click.option(
+    "--max-new-tokens",
+    type=click.IntRange(min=1),
+    metavar="TOKENS",
+    help="longest answer [default: as in training]",
+)
+_seed = click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="NUMBER",
+    help="of what is drawn [default: 0]",
+)
+
+
+def _temperature(default: str) -> Callable[[click.decorators.FC], click.decorators.FC]:
+    return click.option(
+        "--temperature",
+        type=click.FloatRange(min=0),
+        metavar="NUMBER",
+        help=f"0: the most likely answer [default: {default}]",
+    )
+
+
+@polopt.command()
+@_target
+@click.argument("prompts", nargs=-1, metavar="[PROMPT]...")
+@click.option("--file", metavar="PROMPTS", help="a .jsonl, .csv or .parquet file with more prompts")
+@click.option(
+    "-n",
+    "count",
+    type=click.IntRange(min=1),
+    default=1,
+    metavar="NUMBER",
+    help="answers to each prompt [default: 1]",
+)
+@_temperature("0; with -n above 1, as in training")
+@_max_new_tokens
+@_seed
+@_json
+def generate(
+    target: str | None,
+    prompts: tuple[str, ...],
+    file: str | None,
+    count: int,
+    temperature: float | None,
+    max_new_tokens: int | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Answer prompts with a run, a checkpoint or a model.
+
+    A run is asked as in its training: the same template, stop strings and length.
+    """
+    if target is None:
+        raise UserError(f"MODEL_OR_RUN: missing; {_MODEL}")
+    if not prompts and file is None:
+        raise UserError("PROMPT: missing; a text, or --file with a column of prompts")
     from polopt import api
     from polopt.cli import output
 
     with output.others_on_stderr(as_json):
-        found = api.evaluate(target, flags=flags, k=k)
-    figures = [(name, value, found.intervals.get(name)) for name, value in found.metrics.items()]
-    if as_json:
-        output.write_json(
-            [dict(zip(("figure", "value", "interval"), f, strict=True)) for f in figures]
+        policy = api.load_text(target)
+        asked = [*prompts, *(policy.read(file) if file is not None else ())]
+        answers = policy.respond(
+            asked, n=count, seed=seed, temperature=temperature, max_new_tokens=max_new_tokens
         )
-        return
-    rows = [
-        (name, value, f"{output.text(span[0])} to {output.text(span[1])}" if span else "")
-        for name, value, span in figures
-    ]
-    output.table(("figure", "value", "95 % interval"), rows)
+    if as_json:
+        pairs = zip(asked, answers, strict=True)
+        output.write_json([{"prompt": prompt, "answers": some} for prompt, some in pairs])
+    else:
+        print("\n\n".join(map(output.answered, asked, answers)))
+
+
+@polopt.command()
+@_target
+@_temperature("0")
+@_max_new_tokens
+@_seed
+def chat(
+    target: str | None, temperature: float | None, max_new_tokens: int | None, seed: int
+) -> None:
+    """Talk with a run, a checkpoint or a model.
+
+    Each line is a turn, through the chat template. Ctrl-C stops an answer, Ctrl-D ends.
+    """
+    if target is None:
+        raise UserError(f"MODEL_OR_RUN: missing; {_MODEL}")
+    from polopt import api
+    from polopt.cli.talk import talk
+
+    talk(api.converse(target, seed=seed, temperature=temperature, max_new_tokens=max_new_tokens))
 
 
 @polopt.command()

@@ -9,19 +9,19 @@ from typing import TextIO
 import click
 
 from polopt.cli.commands import polopt
-from polopt.errors import Stopped, UserError
+from polopt.errors import Stopped, UserError, with_hints
 
 DONE, FIXABLE, INTERRUPTED = 0, 2, 130  # a command returns 1 itself where a check failed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; bugs raise as they are."""
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
         _tolerate(stream)
     try:
         code = polopt.main(arguments, prog_name="polopt", standalone_mode=False)
     except UserError as error:
-        return _fail("; ".join([str(error), *getattr(error, "__notes__", ())]))
+        return _fail(with_hints(error))
     except Stopped as stopped:
         sys.stderr.write(f"{stopped}\n")
         return stopped.exit_code
@@ -39,7 +39,7 @@ def _fail(message: str) -> int:
 
 
 def _tolerate(stream: TextIO) -> None:
-    """Print ``?`` for characters of equations that the terminal cannot encode."""
+    """Replace characters that a terminal cannot encode, or did not send as UTF-8, by ``?``."""
     reconfigure = getattr(stream, "reconfigure", None)
     if reconfigure is not None:
         reconfigure(errors="replace")

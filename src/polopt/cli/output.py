@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Generator, Sequence
+import unicodedata
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from typing import Any
 
@@ -46,6 +47,24 @@ def others_on_stderr(as_json: bool) -> Generator[None]:
 def write_json(value: Any) -> None:  # noqa: ANN401
     """Print JSON and nothing else."""
     print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def answered(prompt: str | Sequence[Mapping[str, str]], answers: Sequence[str]) -> str:
+    """A prompt, or the turns of a conversation, with its answers, each under its name."""
+    turns = [{"role": "prompt", "content": prompt}] if isinstance(prompt, str) else prompt
+    numbers = [f" {number}" for number in range(1, len(answers) + 1)] if len(answers) > 1 else [""]
+    lines = [f"{turn['role']}: {turn['content']}" for turn in turns]
+    lines += [f"answer{n}: {answer}" for n, answer in zip(numbers, answers, strict=True)]
+    return plain("\n".join(lines))
+
+
+def plain(text: str) -> str:
+    """What a model wrote, with its control characters as escapes: a screen would obey them."""
+    return "".join(c.encode("unicode_escape").decode() if _controls(c) else c for c in text)
+
+
+def _controls(character: str) -> bool:
+    return unicodedata.category(character) == "Cc" and character not in "\n\t"
 
 
 def text(value: object) -> str:

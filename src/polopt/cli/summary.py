@@ -1,13 +1,14 @@
-"""The summary of a run: metrics before and after, its stages, and the path of the report."""
+"""The summary of a run: its stages with what each changed, and the path of the report."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from polopt.cli import output
+from polopt.report.measures import Change, decimals, fixed, of_stages
 
 
 def show(directory: Path, *, as_json: bool) -> None:
@@ -16,9 +17,9 @@ def show(directory: Path, *, as_json: bool) -> None:
     if as_json:
         output.write_json({"directory": str(directory), **summary})
         return
-    figures = [_figure(summary, name) for name in _measured(summary)]
+    figures = [row for stage, measured in of_stages(summary) for row in _figures(stage, measured)]
     if figures:
-        output.table(("", "before", "95 % interval", "after", "95 % interval"), figures)
+        output.table(("stage", "", "before", "95 % interval", "after", "95 % interval"), figures)
         print()
     stages = [
         [stage.get(key) for key in ("name", "algorithm", "steps", "ended", "seconds")]
@@ -32,16 +33,17 @@ def show(directory: Path, *, as_json: bool) -> None:
         print(f"report: {directory / 'report.html'}")
 
 
-def _measured(summary: Mapping[str, Any]) -> list[str]:
-    """Figures with a value before and one after."""
-    names = (key.removesuffix("_before") for key in summary if key.endswith("_before"))
-    return [name for name in names if f"{name}_after" in summary]
+def _figures(stage: str, measured: Sequence[Change]) -> Iterator[list[str]]:
+    """A row for each figure; the name of the stage stands in the first one."""
+    for place, change in enumerate(measured):
+        yield [stage if place == 0 else "", change.name, *_cells(change)]
 
 
-def _figure(summary: Mapping[str, Any], name: str) -> list[str]:
-    cells = [name]
-    for when in ("before", "after"):
-        value, interval = summary[f"{name}_{when}"], summary.get(f"{name}_{when}_interval")
-        cells.append(f"{value:.3f}")
-        cells.append(f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else "")
-    return cells
+def _cells(change: Change) -> Iterator[str]:
+    digits = decimals(change.numbers)
+    for figure in (change.before, change.after):
+        yield "" if figure is None else fixed(figure.value, digits)
+        if figure is None or figure.low is None or figure.high is None:
+            yield ""
+        else:
+            yield f"{fixed(figure.low, digits)} to {fixed(figure.high, digits)}"

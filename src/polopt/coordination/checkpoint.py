@@ -86,7 +86,7 @@ def link(directory: Path, name: str, target: Path) -> None:
 
 def prune(directory: Path, keep: int, pinned: Collection[str]) -> None:
     """Delete all but the newest ``keep`` and the pinned ones, and remains of interrupted saves."""
-    steps = sorted(_steps(directory), key=_step, reverse=True)
+    steps = sorted(_steps(directory), key=step_of, reverse=True)
     for checkpoint in steps[keep:]:
         if checkpoint.name not in pinned:
             _remove(checkpoint)
@@ -95,7 +95,7 @@ def prune(directory: Path, keep: int, pinned: Collection[str]) -> None:
 
 
 def _verified_newest_first(directory: Path) -> Iterator[Path]:
-    for checkpoint in sorted(_steps(directory), key=_step, reverse=True):
+    for checkpoint in sorted(_steps(directory), key=step_of, reverse=True):
         if verified(checkpoint):
             yield checkpoint
 
@@ -104,8 +104,9 @@ def _steps(directory: Path) -> list[Path]:
     return [p for p in directory.glob("step_*") if p.name.removeprefix("step_").isdecimal()]
 
 
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.removeprefix("step_"))
+def step_of(checkpoint: Path) -> int:
+    """The step of a checkpoint by its name; a link (``best``) has that of its target."""
+    return int(checkpoint.resolve().name.removeprefix("step_"))
 
 
 def _write_manifest(directory: Path) -> None:

@@ -16,7 +16,7 @@ from polopt.coordination import checkpoint
 from polopt.coordination.stage import Event, Measured, Observer, Stage
 from polopt.coordination.timing import timed
 from polopt.errors import Stopped
-from polopt.record import RunDirectory
+from polopt.record import RunDirectory, headline_of, words_of
 from polopt.rollout.evaluation import Evaluation
 from polopt.types import Metrics
 
@@ -29,11 +29,12 @@ class Progress:
     stage_step: int = 0  # batches consumed by the stage
     step: int = 0  # batches consumed by the run: the policy version
     seconds: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
+    # stage -> before, after -> metrics, intervals
     evaluations: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
     ended: dict[str, str] = field(default_factory=dict[str, str])  # stage -> why it ended
     stage_ends: dict[str, str] = field(default_factory=dict[str, str])  # stage -> checkpoint
     stage_steps: dict[str, int] = field(default_factory=dict[str, int])
-    best: dict[str, Any] = field(default_factory=dict[str, Any])  # accuracy and checkpoint
+    best: dict[str, Any] = field(default_factory=dict[str, Any])  # metric and checkpoint
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,11 @@ def run_stage(stage: Stage, progress: Progress, context: RunContext) -> None:
             },
         )
     )
+    if progress.stage_step == 0 and stage.held_out:
+        held_out = [key for prompt in stage.held_out for key in prompt]
+        _write_prompts(stage, progress, context, held_out=held_out)
     stage.source.publish(progress.step)
-    if stage.compare and progress.stage_step == 0:
+    if stage.evaluate is not None and progress.stage_step == 0:
         evaluation = _evaluate(stage, progress, context, label="before")
         _write_line(stage, progress, context, _named(evaluation))
     while stage.name not in progress.ended and progress.stage_step < stage.steps:
@@ -79,7 +83,7 @@ def _step(stage: Stage, progress: Progress, context: RunContext) -> None:
     """One recorded step: collect, credit and update for each batch; then publish and record."""
     start = time.perf_counter()
     batch: Any = None
-    learned, line = list[Measured](), Metrics()
+    learned, line, asked = list[Measured](), Metrics(), list[str]()
     for turn in range(1, stage.batches_per_step + 1):
         batch = stage.source.next_batch()
         with timed(line, "time/update"):
@@ -88,7 +92,10 @@ def _step(stage: Stage, progress: Progress, context: RunContext) -> None:
             progress.step += 1
             progress.stage_step += 1
             stage.source.publish(progress.step)
+        asked.extend(stage.asked(batch))
         stage.source.ack(batch)  # after the new weights are served: no ticket starts stale
+    if asked:
+        _write_prompts(stage, progress, context, trained=asked)
     metrics, samples = stage.describe(batch)
     for sample in samples:
         context.run.append("samples", {"step": progress.step, "stage": stage.name, **sample})
@@ -124,14 +131,14 @@ def _evaluate_when_due(
     """Evaluate every ``evaluate_every`` steps and at the end; check the criterion of the stage."""
     last = progress.stage_step == stage.steps
     due = stage.evaluate_every and progress.stage_step % stage.evaluate_every == 0
-    if not due and not (stage.compare and last):
+    if stage.evaluate is None or not (due or last):
         return
-    label = "after" if last and stage.compare else ""
+    label = "after" if last else ""
     evaluation = _evaluate(stage, progress, context, label)
     reached = _reached(stage, progress, context, evaluation)
     if reached is not None:
         progress.ended[stage.name] = reached
-        if stage.compare and not last:
+        if not last:
             evaluation = _evaluate(stage, progress, context, label="after")
     line |= _named(evaluation)
     _keep_best(stage, progress, context, evaluation)
@@ -145,11 +152,8 @@ def _reached(
     if until is None:
         return None
     value = evaluation.metrics.get(until.metric)
-    if value is None:  # a metric may apply to none of the answers; a misspelt one never applies
-        names = ", ".join(sorted(evaluation.metrics))
-        message = f"until.metric: {until.metric!r} was not measured; there are: {names}"
-        where = {"step": progress.step, "stage": stage.name}
-        context.observe(Event("warning", where | {"message": message}))
+    if value is None:
+        _warn_unmeasured(stage, progress, context, "until.metric", until.metric, evaluation)
         return None
     return (
         f"{until.metric} {value:.3f} reached {until.at_least:g}"
@@ -167,7 +171,7 @@ def _evaluate(stage: Stage, progress: Progress, context: RunContext, label: str)
     with timed(_seconds(progress, stage), kind):
         evaluation = stage.evaluate(bool(label))
     if label:
-        progress.evaluations[label] = {
+        progress.evaluations.setdefault(stage.name, {})[label] = {
             "metrics": dict(evaluation.metrics),
             "intervals": {name: list(pair) for name, pair in evaluation.intervals.items()},
         }
@@ -180,17 +184,32 @@ def _evaluate(stage: Stage, progress: Progress, context: RunContext, label: str)
 def _keep_best(
     stage: Stage, progress: Progress, context: RunContext, evaluation: Evaluation
 ) -> None:
-    """Remember the best evaluated weights of the compared stage, and save them."""
-    named = (name for name in ("accuracy", "return_mean") if name in evaluation.metrics)
-    name = next(named, None)
-    if not stage.compare or name is None:
+    """Remember the best evaluated weights of the last stage, and save them."""
+    name = stage.best or headline_of(evaluation.metrics)
+    if not stage.is_last or name is None:
         return
-    value = evaluation.metrics[name]
-    if value > progress.best.get(name, -math.inf):
+    value = evaluation.metrics.get(name)
+    if value is None:
+        _warn_unmeasured(stage, progress, context, "evaluation.best", name, evaluation)
+    elif value > progress.best.get(name, -math.inf):
         progress.best = {name: value, "checkpoint": f"step_{progress.step}"}
-        called = "mean return" if name == "return_mean" else name
-        text = f"best {called} so far {value:.3f}"
+        text = f"best {words_of(name)} so far {value:.3f}"
         context.observe(Event("message", {"text": text}))
+
+
+def _warn_unmeasured(
+    stage: Stage,
+    progress: Progress,
+    context: RunContext,
+    field: str,
+    metric: str,
+    evaluation: Evaluation,
+) -> None:
+    """Say that a metric was not measured: it may apply to none of the answers, or be misspelt."""
+    names = ", ".join(sorted(evaluation.metrics))
+    message = f"{field}: {metric!r} was not measured; there are: {names}"
+    where = {"step": progress.step, "stage": stage.name}
+    context.observe(Event("warning", where | {"message": message}))
 
 
 def _save_when_due(stage: Stage, progress: Progress, context: RunContext) -> None:
@@ -262,6 +281,13 @@ def _write_line(stage: Stage, progress: Progress, context: RunContext, line: Met
         if name.startswith("time/"):
             kind = name.removeprefix("time/")
             totals[kind] = totals.get(kind, 0.0) + value
+
+
+def _write_prompts(
+    stage: Stage, progress: Progress, context: RunContext, **keys: Sequence[str]
+) -> None:
+    """One line of the prompts, by their keys, that were held out or trained on."""
+    context.run.append("prompts", {"step": progress.step, "stage": stage.name, **keys})
 
 
 def _seconds(progress: Progress, stage: Stage) -> dict[str, float]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from math import inf
 from typing import Any
 
 from rich.console import Console
@@ -22,18 +23,29 @@ from rich.table import Column
 
 from polopt.coordination.stage import Event, Observer
 from polopt.errors import counted
+from polopt.record import headline_of, words_of
 
-SHOWN = (  # metric, label; the first few that a line has
-    ("reward/mean", "reward"),
-    ("accuracy", "accuracy"),
-    ("return/mean", "return"),
-    ("episode/length", "length"),
-    ("policy/loss", "loss"),
-    ("policy/entropy", "entropy"),
-    ("response/length", "length"),
+SHOWN: Sequence[Mapping[str, str]] = (  # metrics and labels; the first of each that a line has
+    {
+        "reward/mean": "reward",
+        "return/mean": "return",
+        "policy/nll": "loss",  # the loss of a policy gradient says nothing: its value is near 0
+        "reward_model/loss": "loss",
+        "policy/loss": "loss",
+    },
+    {"kl/measured": "kl", "policy/kl": "kl", "policy/approx_kl": "kl"},
+    {"policy/grad_norm": "gradient norm", "reward_model/grad_norm": "gradient norm"},
+    {"policy/entropy": "entropy"},
+    {
+        "accuracy": "accuracy",
+        "policy/pair_accuracy": "pair accuracy",
+        "reward_model/pair_accuracy": "pair accuracy",
+    },
+    {"episode/length": "length", "response/length": "length"},
 )
-SECONDS_BETWEEN_LINES = 10.0
-WIDE = 110  # characters that two figures and an evaluation need
+SECONDS_BETWEEN_LINES = 30.0  # at most, unless a step takes longer
+LINES_OF_A_STAGE = 10  # at least, where it has as many steps
+FIGURES = {160: 4, 110: 2, 0: 1}  # characters of a screen -> figures beside an evaluation
 
 
 @contextmanager
@@ -72,7 +84,8 @@ class _Bar:
             )
         elif event.kind == "metrics" and self._task is not None:
             self._evaluated = _evaluated(values) or self._evaluated
-            told = _figures(values, 2 if self._bar.console.width >= WIDE else 1)
+            width = self._bar.console.width
+            told = _figures(values, next(n for least, n in FIGURES.items() if width >= least))
             self._bar.update(
                 self._task,
                 completed=values["stage_step"],
@@ -83,29 +96,36 @@ class _Bar:
 
 
 class _Lines:
-    """A line per event, and one every few seconds in between."""
+    """A line per event, and some of the steps in between."""
 
     def __init__(self, write: Callable[[str], object]) -> None:
         self._write = write
-        self._steps: Mapping[str, Any] = {}
-        self._last = 0.0
+        self._steps = 1  # of the stage
+        self._part = 0  # of the stage that the last line told of
+        self._told = self._before = -inf  # when: the last line, and the last step
 
     def __call__(self, event: Event) -> None:
         values = event.values
         if event.kind == "stage":
-            self._steps = values
+            self._steps, self._told = values["steps"], -inf
             steps = counted(values["steps"], "step")
             self._write(f"{values['name']}: {values['algorithm']}, {steps}\n")
         elif text := _said(event):
             self._write(f"{text}\n")
         elif event.kind == "metrics":
             evaluated = _evaluated(values)
-            if not evaluated and time.monotonic() - self._last < SECONDS_BETWEEN_LINES:
-                return
-            self._last = time.monotonic()
-            place = f"{values['stage']} {values['stage_step']}/{self._steps.get('steps', '?')}"
-            told = (place, _figures(values), evaluated)
-            self._write("  ".join(filter(None, told)) + "\n")
+            if self._is_due(values["stage_step"]) or evaluated:
+                place = f"{values['stage']} {values['stage_step']}/{self._steps}"
+                told = (place, _figures(values, len(SHOWN)), evaluated)
+                self._write("  ".join(filter(None, told)) + "\n")
+                self._told = self._before
+
+    def _is_due(self, step: int) -> bool:
+        """Whether a step begins another part of the stage, or the next one would end too late."""
+        now, before = time.monotonic(), self._part
+        next_one = 2 * now - self._before  # as long as the last one
+        self._part, self._before = LINES_OF_A_STAGE * step // self._steps, now
+        return self._part > before or next_one - self._told > SECONDS_BETWEEN_LINES
 
 
 def _said(event: Event) -> str:
@@ -115,22 +135,28 @@ def _said(event: Event) -> str:
     return str(event.values["text"]) if event.kind == "message" else ""
 
 
-def _figures(values: Mapping[str, Any], count: int = 4) -> str:
-    found = [f"{label} {_short(values[name])}" for name, label in SHOWN if name in values]
+def _figures(values: Mapping[str, Any], count: int) -> str:
+    first = (next((name for name in names if name in values), None) for names in SHOWN)
+    found = [
+        f"{names[name]} {_short(values[name])}"
+        for names, name in zip(SHOWN, first, strict=True)
+        if name is not None
+    ]
     return "  ".join(found[:count])
 
 
 def _evaluated(values: Mapping[str, Any]) -> str:
-    for name, label in (("eval/accuracy", "accuracy"), ("eval/return_mean", "return")):
-        if name in values:
-            return f"evaluation {label} {_short(values[name])}"
-    return ""
+    measured = {name.removeprefix("eval/"): values[name] for name in values if "eval/" in name}
+    name = headline_of(measured)
+    return "" if name is None else f"evaluation {words_of(name)} {_short(measured[name])}"
 
 
 def _short(value: float) -> str:
-    """Three places, or fewer of a large number: 0.250, 23.1, 1,231."""
+    """Three places, or fewer of a large number: 0.250, 23.1, 1,231; 1.4e-04 of a small one."""
     return (
-        f"{value:.3f}"
+        f"{value:.1e}"
+        if 0 < abs(value) < 0.001
+        else f"{value:.3f}"
         if abs(value) < 10
         else f"{value:,.1f}"
         if abs(value) < 1000

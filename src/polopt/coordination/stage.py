@@ -57,11 +57,14 @@ class Stage:
     save_model: Callable[[Path], None]  # in Hugging Face layout
     evaluate: Callable[[bool], Evaluation] | None  # argument: greedy responses as well
     describe: Callable[[Any], tuple[Metrics, Sequence[Mapping[str, Any]]]]  # metrics, samples
+    held_out: Sequence[tuple[str, ...]] = ()  # keys of each prompt that it is evaluated on
+    asked: Callable[[Any], Sequence[str]] = lambda _: ()  # keys of the prompts of a batch
     batches_per_step: int = 1  # consumed in one recorded step, whose metrics are means
     evaluate_every: int = 0  # 0: only before and after
     checkpoint_every: int = 1
     until: Until | None = None
-    compare: bool = False  # evaluate before and after, for the summary
+    best: str | None = None  # metric of evaluation that the best checkpoint goes by
+    is_last: bool = True  # of the run; its best weights are kept
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from polopt.coordination.stage import Event, Observer
-from polopt.errors import MissingExtraError
+from polopt.errors import missing_extra
 
 Log = Callable[[Mapping[str, float], int], None]
 
@@ -139,9 +139,7 @@ def _module(name: str, tracker: str) -> Any:  # noqa: ANN401
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise MissingExtraError(
-            f'run.track: {tracker!r} is not installed; pip install "polopt[track]"'
-        ) from error
+        raise missing_extra(f'run.track: "{tracker}"', tracker, "track", error) from error
 
 
 _TRACKERS: Mapping[str, Callable[[Path, Mapping[str, Any], ExitStack], Log]] = {

@@ -9,7 +9,16 @@ Files, the hub, and tasks give the same ``Rows``::
     prompt = tokeniser.prompt(rows.train[order(position)], id=position)
 """
 
-from polopt.data.load import generated, load_rows, plain_rows
+from polopt.data.fields import check_answer
+from polopt.data.identity import holding, question
+from polopt.data.load import (
+    Wanted,
+    evaluation_rows,
+    generated,
+    load_rows,
+    plain_rows,
+    whole,
+)
 from polopt.data.rows import BadRowError, Report, Row, Rows
 from polopt.data.stream import PromptStream
 from polopt.data.tokenise import Demonstration, Ranking, Tokeniser
@@ -23,7 +32,13 @@ __all__ = [
     "Row",
     "Rows",
     "Tokeniser",
+    "Wanted",
+    "check_answer",
+    "evaluation_rows",
     "generated",
+    "holding",
     "load_rows",
     "plain_rows",
+    "question",
+    "whole",
 ]

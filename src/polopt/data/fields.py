@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from polopt.data.messages import check_string, check_turns, message, tools_of
 from polopt.data.rows import BadRowError, Columns, Fields, Message, Row, Text
 from polopt.errors import did_you_mean
 from polopt.recipe import shown
 
-ROLES = ("system", "user", "assistant")
+ASKING = ("user", "tool")  # roles of the last turn of a prompt
 DEEPEST = 100  # levels of lists and objects in a row that can be copied and recorded
 
 
@@ -30,22 +31,17 @@ def accept(where: str, columns: Columns, fields: Fields, demonstrations: bool) -
         BadRowError: which field is wrong, how, and what is allowed.
     """
     check_depth(where, columns)
-    prompt = text_of(where, columns, fields.prompt)
+    prompt, completion = text_of(where, columns, fields.prompt), None
     if not demonstrations:
         if not isinstance(prompt, str):
-            check_turns(where, fields.prompt, prompt, last="user")
-        return Row(where, prompt, None, columns, fields)
-    if not isinstance(prompt, str) and fields.completion not in columns:
+            check_turns(where, fields.prompt, prompt, last=ASKING)
+    elif not isinstance(prompt, str) and fields.completion not in columns:
         prompt, completion = _divided(where, fields.prompt, prompt)
-        return Row(where, prompt, completion, columns, fields)
-    completion = text_of(where, columns, fields.completion)
-    return Row(
-        where,
-        prompt,
-        fitting(where, fields, prompt, completion, fields.completion),
-        columns,
-        fields,
-    )
+    else:
+        completion = text_of(where, columns, fields.completion)
+        completion = fitting(where, fields, prompt, completion, fields.completion)
+    tools = () if isinstance(prompt, str) else tools_of(where, columns)
+    return Row(where, prompt, completion, columns, fields, tools=tools)
 
 
 def fitting(where: str, fields: Fields, prompt: Text, completion: Text, name: str) -> Text:
@@ -59,10 +55,10 @@ def fitting(where: str, fields: Fields, prompt: Text, completion: Text, name: st
             detail = "is a list of messages; text, as the prompt is text"
             raise BadRowError(where, "wrong type", detail, name)
         return completion
-    check_turns(where, fields.prompt, prompt, last="user")
+    check_turns(where, fields.prompt, prompt, last=ASKING)
     if isinstance(completion, str):
         completion = ({"role": "assistant", "content": completion},)
-    check_turns(where, name, (*prompt, *completion), last="assistant")
+    check_turns(where, name, (*prompt, *completion), last=("assistant",))
     return completion
 
 
@@ -84,10 +80,26 @@ def value_of(where: str, columns: Columns, name: str, how: str = "") -> Any:  # 
     return columns[name]
 
 
+def check_answer(where: str, columns: Columns, name: str) -> None:
+    """Check that a row has a right answer, as text or as a number.
+
+    Raises:
+        BadRowError: it is missing, empty or something else.
+    """
+    value = value_of(where, columns, name)
+    if isinstance(value, str) and not value.strip():
+        raise BadRowError(where, "empty field", "is empty; at least one character", name)
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        kind, reason = ("null", "null") if value is None else (shown(value), "wrong type")
+        raise BadRowError(where, reason, f"is {kind}; text or a number", name)
+
+
 def text_or_messages(where: str, name: str, value: Any, part: str = "") -> Text:  # noqa: ANN401
     """A value as text or as messages; ``part`` names the value in errors, if a list has several."""
     if isinstance(value, str):
-        _check_string(where, name, value, part)
+        check_string(where, name, value, part)
+        if not value.strip():
+            raise BadRowError(where, "empty field", f"{part}is empty; at least one character", name)
         return value
     if not isinstance(value, list):
         kind, reason = ("null", "null") if value is None else (shown(value), "wrong type")
@@ -96,7 +108,7 @@ def text_or_messages(where: str, name: str, value: Any, part: str = "") -> Text:
         raise BadRowError(
             where, "empty field", f"{part}is an empty list; at least one message", name
         )
-    return tuple(_message(where, name, number, item, part) for number, item in enumerate(value, 1))
+    return tuple(message(where, name, number, item, part) for number, item in enumerate(value, 1))
 
 
 def check_depth(where: str, columns: Columns) -> None:
@@ -106,62 +118,15 @@ def check_depth(where: str, columns: Columns) -> None:
         raise BadRowError(where, "nested too deeply", detail)
 
 
-def _check_string(where: str, name: str, value: str, part: str = "") -> None:
-    if not value.strip():
-        raise BadRowError(where, "empty field", f"{part}is empty; at least one character", name)
-    if "\0" in value:
-        detail = f"{part}has a NUL character at {value.index(chr(0))}; text without one"
-        raise BadRowError(where, "NUL character", detail, name)
-
-
-def _message(where: str, name: str, number: int, item: Any, inside: str = "") -> Message:  # noqa: ANN401
-    """One message, with exactly a role and a content; keys that are null count as absent."""
-    part = f"{inside}message {number} "
-    if not isinstance(item, dict):
-        detail = f"{part}is of type {type(item).__name__}; an object with role and content"
-        raise BadRowError(where, "bad message", detail, name)
-    given = {key: value for key, value in item.items() if value is not None}
-    if set(given) != {"role", "content"}:
-        odd = sorted({"role", "content"} - set(given)) or sorted(set(given) - {"role", "content"})
-        problem = "lacks" if odd[0] not in given else "has the unknown key"
-        detail = f"{part}{problem} {shown(odd[0])}; role and content"
-        raise BadRowError(where, "bad message", detail, name)
-    if given["role"] not in ROLES:
-        detail = f"{part}has the unknown role {shown(given['role'])}; {', '.join(ROLES)}"
-        raise BadRowError(where, "unknown role", detail, name)
-    if not isinstance(given["content"], str):
-        detail = f"{part}has a {type(given['content']).__name__} as content; text"
-        raise BadRowError(where, "wrong type", detail, name)
-    _check_string(where, name, given["content"], part)
-    return given
-
-
 def _divided(where: str, name: str, messages: Sequence[Message]) -> tuple[Text, Text]:
     """A conversation as what comes before the first turn of the assistant, and the rest."""
     roles = [message["role"] for message in messages]
     if "assistant" not in roles:
         detail = "has no turn of the assistant to learn from; at least one, at the end"
         raise BadRowError(where, "no assistant turn", detail, name)
-    check_turns(where, name, messages, last="assistant")
+    check_turns(where, name, messages, last=("assistant",))
     first = roles.index("assistant")
     return tuple(messages[:first]), tuple(messages[first:])
-
-
-def check_turns(where: str, name: str, messages: Sequence[Message], last: str) -> None:
-    """Refuse messages unless user and assistant alternate after an optional system message."""
-    roles = [message["role"] for message in messages]
-    start = int(roles[0] == "system")
-    if "user" not in roles:
-        raise BadRowError(where, "no user turn", "has no turn of the user; at least one", name)
-    for place, role in enumerate(roles[start:]):
-        expected = ("user", "assistant")[place % 2]
-        if role != expected:
-            detail = f"message {start + place + 1} is of the {role}, expected {expected}; "
-            detail += "user and assistant in turns, after at most one system message"
-            raise BadRowError(where, "roles out of turn", detail, name)
-    if roles[-1] != last:
-        detail = f"ends with a turn of the {roles[-1]}; the {last} must have the last turn"
-        raise BadRowError(where, "wrong last turn", detail, name)
 
 
 def _deeper_than(value: Any, levels: int) -> bool:  # noqa: ANN401

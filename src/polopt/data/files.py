@@ -16,6 +16,7 @@ import pyarrow.parquet as parquet
 
 from polopt.data.rows import BadRowError, Read
 from polopt.errors import DataError, one_line
+from polopt.places import no_file
 from polopt.recipe import shown
 
 
@@ -37,8 +38,7 @@ def read(name: str, field: str = "data.source") -> Iterator[Read]:
     if reader is None:
         raise DataError(f"{field}: {name!r} is no data file; allowed: {', '.join(READERS)}")
     if not path.is_file():
-        problem = "is not a file" if path.exists() else "does not exist"
-        raise DataError(f"{field}: {name!r} {problem}")
+        raise DataError(f"{field}: {name!r} {no_file(path)}")
     try:
         yield from reader(path)
     except PermissionError as error:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from polopt.data.fields import check_depth, fitting, text_of, text_or_messages, value_of
+from polopt.data.messages import tools_of
 from polopt.data.rows import BadRowError, Columns, Fields, Messages, Ranked, Row, Text
 from polopt.recipe import shown
 
@@ -40,7 +41,8 @@ def accept_ranked(where: str, columns: Columns, fields: Fields) -> Row:
         for one in found
     )
     _check_order(where, ranked)
-    return Row(where, prompt, None, columns, fields, ranked)
+    tools = () if isinstance(prompt, str) else tools_of(where, columns)
+    return Row(where, prompt, None, columns, fields, ranked, tools)
 
 
 def _pair(where: str, columns: Columns, fields: Fields) -> tuple[Text, list[Ranked]]:

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple, Protocol
 from polopt.errors import DataError, one_line
 
 Columns = Mapping[str, Any]
-Message = Mapping[str, str]  # {"role": "user", "content": "3+8-9="}
+Message = Mapping[str, Any]  # {"role": "user", "content": "3+8-9="}; always with both
 Messages = tuple[Message, ...]
 Text = str | Messages  # plain text, or a chat
+Tools = tuple[Mapping[str, Any], ...]  # schemas of the functions that a chat may call
 
 
 class BadRowError(DataError):
@@ -58,6 +59,8 @@ class Row:
     columns: Columns  # the row as it was read, unchanged
     fields: Fields
     ranked: tuple[Ranked, ...] = ()  # where preferences were asked for
+    tools: Tools = ()  # that a chat may call
+    keys: tuple[str, ...] = ()  # of what it asks; rows that share one share a prompt
 
 
 class Train(Protocol):
@@ -79,6 +82,7 @@ class Report:
     evaluation: int = 0  # fixed unseen prompts
     evaluation_skipped: Mapping[str, int] = field(default_factory=dict[str, int])  # of its source
     overlapping: int = 0  # rows left out of training because evaluation uses their prompt
+    elsewhere: int = 0  # those of them whose prompt another stage is evaluated on
 
     def lines(self) -> list[str]:
         """The numbers as lines of text."""
@@ -87,7 +91,8 @@ class Report:
         found = f"{self.source}: {self.read} rows, {self.train} to train on"
         found += f", {self.evaluation} evaluation prompts"
         if self.overlapping:
-            found += f" (kept out of training: {self.overlapping} rows)"
+            found += f" (kept out of training: {self.overlapping} rows"
+            found += f", {self.elsewhere} for another stage)" if self.elsewhere else ")"
         lines = [found]
         if self.skipped:
             lines.append(f"{self.source}: skipped {counted(self.skipped)}")

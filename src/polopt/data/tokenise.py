@@ -17,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polopt.data import chat
-from polopt.data.rows import BadRowError, Row, Text
+from polopt.data.identity import key, unique
+from polopt.data.messages import TOOLS, strings
+from polopt.data.rows import BadRowError, Row, Text, Tools
 from polopt.errors import DataError
 from polopt.recipe import shown
 from polopt.types import Prompt
@@ -64,21 +66,24 @@ class Tokeniser:
 
         Raises:
             BadRowError: a special token in the text, too many tokens, or none.
-            DataError: messages, but no chat template.
+            DataError: messages, but no chat template; no room for any prompt.
         """
         self._check_special(row, row.fields.prompt, row.prompt)
         if isinstance(row.prompt, str):
             text, tokens = row.prompt, self._prompt_ids(row.prompt)
         else:
+            self._check_special(row, TOOLS, row.tools)
             with _by_template(row):
-                text = chat.rendered(self.tokenizer, row.prompt)
-                tokens = chat.prompt_ids(self.tokenizer, row.prompt)
+                chat.check_complete(self.tokenizer, row.prompt, row.tools)
+                text = chat.rendered(self.tokenizer, row.prompt, row.tools)
+                tokens = chat.prompt_ids(self.tokenizer, row.prompt, row.tools)
         if not tokens:
             raise BadRowError(row.where, "empty field", "has no tokens", row.fields.prompt)
         if self.max_prompt_tokens is not None and len(tokens) > self.max_prompt_tokens:
-            detail = f"has {len(tokens)} tokens; at most {self.max_prompt_tokens}"
-            raise BadRowError(row.where, "prompt too long", detail, row.fields.prompt)
-        return Prompt(id, text, tuple(tokens), row.columns)
+            raise self._too_long(row, len(tokens), self.max_prompt_tokens)
+        keys = unique([*row.keys, key(text)])
+        messages = () if isinstance(row.prompt, str) else row.prompt
+        return Prompt(id, text, tuple(tokens), row.columns, keys, messages)
 
     def demonstration(self, row: Row, id: int) -> Demonstration:
         """Prompt, completion and end of sequence; for messages, the whole conversation.
@@ -92,7 +97,9 @@ class Tokeniser:
         """
         if row.completion is None:
             raise BadRowError(row.where, "missing field", "is missing", row.fields.completion)
-        return self._response(row, self.prompt(row, id), row.completion, row.fields.completion)
+        divided = row.fields.completion not in row.columns  # a conversation in the prompt field
+        field = row.fields.prompt if divided else row.fields.completion
+        return self._response(row, self.prompt(row, id), row.completion, field)
 
     def ranking(self, row: Row, id: int) -> Ranking:
         """The prompt with each of its responses, each as a demonstration, and their ranks.
@@ -118,7 +125,7 @@ class Tokeniser:
                 stop_ids = {self._end, *self.stop_ids}
                 with _by_template(row):
                     tokens, spans = chat.conversation(
-                        self.tokenizer, messages, turns, stop_ids, self._end
+                        self.tokenizer, messages, turns, stop_ids, self._end, row.tools
                     )
             case _:
                 raise TypeError(f"{row.where}: text and messages are mixed")  # accept() refuses
@@ -146,14 +153,17 @@ class Tokeniser:
             raise BadRowError(row.where, "empty field", "has no tokens", row.fields.prompt)
         return np.array(tokens, dtype=np.int64)
 
-    def check(self, row: Row) -> None:
-        """Raise what ``prompt``, ``demonstration`` or ``ranking`` would, for ``load_rows``."""
+    def check(self, row: Row) -> tuple[str, ...]:
+        """The keys of the prompt as the model reads it, for ``load_rows``.
+
+        Raises:
+            BadRowError: as ``prompt``, ``demonstration`` or ``ranking``, by what the row holds.
+        """
         if row.ranked:
-            self.ranking(row, 0)
-        elif row.completion is None:
-            self.prompt(row, 0)
-        else:
-            self.demonstration(row, 0)
+            return self.ranking(row, 0).prompt.keys
+        if row.completion is None:
+            return self.prompt(row, 0).keys
+        return self.demonstration(row, 0).prompt.keys
 
     @cached_property
     def _special(self) -> re.Pattern[str]:
@@ -168,9 +178,22 @@ class Tokeniser:
             raise DataError("model.path: the tokeniser has no end-of-sequence token")
         return cast("int", self.tokenizer.eos_token_id)
 
-    def _check_special(self, row: Row, field: str, text: Text) -> None:
-        parts = [text] if isinstance(text, str) else [message["content"] for message in text]
-        for part in parts:
+    def _too_long(self, row: Row, count: int, most: int) -> DataError:
+        """The error of a prompt of ``count`` tokens, of which at most ``most`` may be."""
+        context = self.max_tokens
+        if context is not None and most < 1:
+            return DataError(
+                f"rollout.max_new_tokens: {context - most} leaves no room for a prompt in the "
+                f"model's context of {context} tokens; the {count} of {row.where} leave "
+                f"{max(context - count, 0)}"
+            )
+        limits = "data.max_prompt_tokens, or the context of {} less rollout.max_new_tokens"
+        why = "" if context is None else f" ({limits.format(context)})"
+        detail = f"has {count} tokens; at most {most}{why}"
+        return BadRowError(row.where, "prompt too long", detail, row.fields.prompt)
+
+    def _check_special(self, row: Row, field: str, text: Text | Tools) -> None:
+        for part in strings(text):
             found = self._special.search(part)
             if found:
                 detail = f"contains the special token {shown(found[0])}; text without such tokens"

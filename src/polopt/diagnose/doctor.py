@@ -16,8 +16,6 @@ EXTRAS = {
     "control": ("gymnasium", "mujoco", "imageio"),
     "tasks": ("reasoning-gym",),
     "math": ("math-verify",),
-    "ray": ("ray",),
-    "vllm": ("vllm",),
     "lora": ("peft",),
     "track": ("tensorboard", "wandb", "trackio"),
 }

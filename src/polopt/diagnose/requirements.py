@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from importlib.util import find_spec
+from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 
+from polopt import hub
 from polopt.algorithms import row
+from polopt.choices.domain import TEXT
 from polopt.choices.source import parse
 from polopt.envs.text import TextTask, load
-from polopt.errors import DataError, MissingExtraError, RecipeError
+from polopt.errors import DataError, RecipeError, missing_extra
+from polopt.places import BUILT_IN, model_directory, no_file
 from polopt.recipe import Recipe, StageRecipe, shown
+from polopt.recipe.contradictions import ENDED, models_by_field, rewards_by_field
 
 
 def check_requirements(recipe: Recipe) -> None:
     """Check all requirements, before anything is loaded; raises as the functions below."""
     check_sources(recipe)
+    check_models(recipe)
     check_packages(recipe)
 
 
@@ -42,9 +47,42 @@ def check_sources(recipe: Recipe) -> None:
                 task = load(source, stage.data.parameters, stage.run.seed)
                 if "pairs" in row(stage.algorithm).requires and field.startswith("data."):
                     _check_preferences(field, source, stage.algorithm, task)
-            elif not Path(source).is_file():
-                problem = "is not a file" if Path(source).exists() else "does not exist"
-                raise DataError(f"{field}: {source!r} {problem}")
+            elif not (file := Path(source).expanduser()).is_file():
+                raise DataError(f"{field}: {source!r} {no_file(file)}")
+
+
+def check_models(recipe: Recipe) -> None:
+    """Check that every model directory that the recipe names is there; the hub is not asked.
+
+    Raises:
+        ModelError: names the field, and the nearest directory.
+    """
+    for field, path, _ in _models(recipe):
+        model_directory(field, path)
+
+
+def check_hub(recipe: Recipe) -> None:
+    """Ask the hub for every model of it that the recipe names.
+
+    Raises:
+        ModelError: names the field; there is no such model, or the hub does not answer.
+    """
+    for field, path, revision in _models(recipe):
+        if model_directory(field, path) is None:
+            hub.answers(field, path, revision)
+
+
+def _models(recipe: Recipe) -> Iterator[tuple[str, str, str | None]]:
+    """The field, path and revision of every model that is read from files, each model once."""
+    found = dict[tuple[str, str | None], str]()
+    for stage in recipe.stages:
+        if stage.domain == TEXT.name:
+            for field, path in (("model.path", stage.model.path), *models_by_field(stage)):
+                revision = stage.model.revision if path == stage.model.path else None
+                found.setdefault((path, revision), field)
+    for (path, revision), field in found.items():
+        if not path.startswith((BUILT_IN, ENDED)):
+            yield field, path, revision
 
 
 def _check_environments(stages: Sequence[StageRecipe]) -> None:
@@ -84,13 +122,22 @@ def _check_preferences(field: str, source: str, algorithm: str, task: TextTask) 
 
 
 def check_packages(recipe: Recipe) -> None:
-    """Check for peft where a stage trains an adapter; data and trackers check for their own.
+    """Check for peft and math-verify where a stage needs them; the others are checked at first use.
 
     Raises:
-        MissingExtraError: names the extra to install.
+        MissingExtraError: names what to install.
     """
     ranks = [stage.model.lora for stage in recipe.stages if stage.model.lora is not None]
-    if ranks and find_spec("peft") is None:
-        raise MissingExtraError(
-            f'model.lora: {ranks[0]} needs the package peft: pip install "polopt[lora]"'
-        )
+    if ranks:
+        _check_package(f"model.lora: {ranks[0]}", "peft", "peft", "lora")
+    named = (pair for stage in recipe.stages for pair in rewards_by_field(stage))
+    where = next((where for where, reward in named if reward.verifier == "math"), None)
+    if where is not None:
+        _check_package(f'{where}.verifier: "math"', "math-verify", "math_verify", "math")
+
+
+def _check_package(setting: str, package: str, module: str, extra: str) -> None:
+    try:
+        import_module(module)  # that it is there does not say that all is there that it needs
+    except ImportError as error:
+        raise missing_extra(setting, package, extra, error) from error

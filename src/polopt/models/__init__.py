@@ -3,19 +3,25 @@
 from polopt.models.builtin import BUILTIN
 from polopt.models.load import (
     LanguageModel,
+    Reader,
     ScalarModel,
     context_length,
     load,
     load_scalar,
+    read,
+    reader_of,
     save,
 )
 
 __all__ = [
     "BUILTIN",
     "LanguageModel",
+    "Reader",
     "ScalarModel",
     "context_length",
     "load",
     "load_scalar",
+    "read",
+    "reader_of",
     "save",
 ]

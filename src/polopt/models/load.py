@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +14,22 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from safetensors import SafetensorError, safe_open
 
+from polopt import hub
 from polopt.errors import ModelError, did_you_mean, one_line
 from polopt.models import adapter, builtin
+from polopt.places import BUILT_IN, model_directory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-PREFIX = "builtin:"
+
+@dataclass(frozen=True)
+class Reader:
+    """What is needed to read text as a model does, without its weights."""
+
+    tokenizer: PreTrainedTokenizerBase
+    stop_ids: tuple[int, ...]  # tokens that end a response
+    context: int  # tokens that the model can attend to at once
 
 
 @dataclass(frozen=True)
@@ -62,9 +71,9 @@ def load(path: str, *, revision: str | None = None, seed: int = 0) -> LanguageMo
     Raises:
         ModelError: there is no such model, its files are incomplete, or it holds pickles only.
     """
-    if path.startswith(PREFIX):
+    if path.startswith(BUILT_IN):
         return _ready(builtin.model(_builtin_size(path), seed), builtin.tokenizer())
-    return _ready(*_from_files(_located(path), revision))
+    return _ready(*_from_files(*_located(path, revision)))
 
 
 def load_scalar(
@@ -78,15 +87,42 @@ def load_scalar(
     Raises:
         ModelError: as :func:`load`; an architecture without sequence classification.
     """
-    if path.startswith(PREFIX):
+    if path.startswith(BUILT_IN):
         body, tokens = builtin.model(_builtin_size(path), seed), builtin.tokenizer()
         model: PreTrainedModel = builtin.classifier(body, outputs)
         language_model = _ready(body, tokens)
     else:
-        model, tokens = _from_files(_located(path), revision, outputs)
+        model, tokens = _from_files(*_located(path, revision), outputs)
         language_model = _ready(model, tokens)
     model.config.pad_token_id = cast(int, language_model.tokenizer.pad_token_id)
     return ScalarModel(model.eval(), language_model.tokenizer, language_model.stop_ids)
+
+
+def read(path: str, *, revision: str | None = None) -> Reader:
+    """The reader of a model, as :func:`load` would give it; no weights are loaded.
+
+    Raises:
+        ModelError: there is no such model, or its tokeniser or configuration cannot be read.
+    """
+    if path.startswith(BUILT_IN):
+        size, tokens = _builtin_size(path), builtin.tokenizer()
+        return Reader(tokens, _stop_ids(tokens.eos_token_id, tokens), size.context)
+    located, options = _located(path, revision)
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+    with _told(path), _quiet():
+        tokens = AutoTokenizer.from_pretrained(located, trust_remote_code=False, **options)
+        config = AutoConfig.from_pretrained(located, trust_remote_code=False, **options)
+        try:
+            ends = GenerationConfig.from_pretrained(located, **options).eos_token_id
+        except OSError:  # most models have such a file; the others say it in their configuration
+            ends = config.eos_token_id
+    return Reader(tokens, _stop_ids(ends, tokens), _context(config))
+
+
+def reader_of(model: LanguageModel | ScalarModel) -> Reader:
+    """The reader of a model that is loaded."""
+    return Reader(model.tokenizer, model.stop_ids, context_length(model))
 
 
 def _head(model: PreTrainedModel) -> torch.nn.Linear:
@@ -97,52 +133,53 @@ def _head(model: PreTrainedModel) -> torch.nn.Linear:
 
 
 def _builtin_size(path: str) -> builtin.Size:
-    name = path.removeprefix(PREFIX)
+    name = path.removeprefix(BUILT_IN)
     if name not in builtin.BUILTIN:
-        allowed = "allowed: " + ", ".join(PREFIX + known for known in builtin.BUILTIN)
-        hint = did_you_mean(name, builtin.BUILTIN, allowed, as_=PREFIX + "{}")
+        allowed = "allowed: " + ", ".join(BUILT_IN + known for known in builtin.BUILTIN)
+        hint = did_you_mean(name, builtin.BUILTIN, allowed, as_=BUILT_IN + "{}")
         raise ModelError(f"model.path: {path!r} is no built-in model; {hint}")
     return builtin.BUILTIN[name]
 
 
-def _located(path: str) -> str:
-    """A directory that was checked, or a hub id."""
-    directory = Path(path).expanduser()
-    if directory.exists() or path.startswith((".", "/", "~")):
-        _check_directory(directory)
-        return str(directory)
-    return path
+def _located(path: str, revision: str | None) -> tuple[str, dict[str, Any]]:
+    """Where transformers reads a model, and how: a directory that was checked, or a hub id."""
+    directory = model_directory("model.path", path)
+    if directory is not None:
+        _check_weights(directory)
+        return str(directory), {}
+    answers = hub.answers("model.path", path, revision)
+    return path, {"revision": revision, "local_files_only": not answers}
 
 
 def _from_files(
-    path: str, revision: str | None, outputs: int | None = None
+    path: str, options: Mapping[str, Any], outputs: int | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model and tokeniser by transformers; incomplete weights are refused, but for a new head.
 
     Args:
         path: a directory or a hub id.
-        revision: of a hub id.
+        options: of transformers, how a hub id is read.
         outputs: of the head of a scalar model; None: a language model.
     """
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
     language = outputs is None
     kind: Any = AutoModelForCausalLM if language else AutoModelForSequenceClassification
-    options = {} if language else {"num_labels": outputs}
+    head = {} if language else {"num_labels": outputs}
     try:
         # safetensors only, and no code from the model's repository: weights must not execute.
         with _quiet(), torch.random.fork_rng(devices=[]):
             loaded: Any = kind.from_pretrained(  # a pair: model, loading info
                 path,
-                revision=revision,
                 dtype=torch.float32,
                 use_safetensors=True,
                 trust_remote_code=False,
                 ignore_mismatched_sizes=True,  # refused below, by name
                 output_loading_info=True,
+                **head,
                 **options,
             )
-            tokens = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
+            tokens = AutoTokenizer.from_pretrained(path, trust_remote_code=False, **options)
     except Exception as error:  # transformers raises anything on broken files
         reason = one_line(f"{type(error).__name__}: {error}".split(". ")[0], 160)
         raise ModelError(f"model.path: {path!r} cannot be loaded: {reason}") from error
@@ -185,7 +222,21 @@ def save(language_model: LanguageModel | ScalarModel, directory: Path) -> None:
 
 def context_length(language_model: LanguageModel | ScalarModel) -> int:
     """Tokens that the model can attend to at once."""
-    return int(getattr(language_model.model.config, "max_position_embeddings", 1 << 30))
+    return _context(language_model.model.config)
+
+
+def _context(config: Any) -> int:  # noqa: ANN401 - of any architecture
+    return int(getattr(config, "max_position_embeddings", 1 << 30))
+
+
+@contextmanager
+def _told(path: str) -> Generator[None]:
+    """One line for whatever transformers makes of files that are not ours."""
+    try:
+        yield
+    except Exception as error:
+        reason = one_line(f"{type(error).__name__}: {error}".split(". ")[0], 160)
+        raise ModelError(f"model.path: {path!r} cannot be loaded: {reason}") from error
 
 
 @contextmanager
@@ -203,23 +254,13 @@ def _quiet() -> Generator[None]:
         logging.set_verbosity(verbosity)
 
 
-def _check_directory(directory: Path) -> None:
-    """Refuse a model directory that transformers could not read.
+def _check_weights(directory: Path) -> None:
+    """Refuse a model directory whose weights transformers could not read.
 
     Raises:
         ModelError: in one line, which file is missing, damaged or pickled.
     """
     where = f"model.path: {str(directory)!r}"
-    if not directory.is_dir():
-        raise ModelError(
-            f"{where} does not exist"
-            if not directory.exists()
-            else f"{where} is a file; a directory in Hugging Face layout is needed"
-        )
-    if not (directory / "config.json").is_file():
-        raise ModelError(
-            f"{where} has no config.json; a directory in Hugging Face layout is needed"
-        )
     weights = sorted(directory.glob("*.safetensors"))
     if not weights:
         pickles = [
@@ -247,12 +288,17 @@ def _ready(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Langua
     """
     # A model for sequence classification has no generation_config.
     settings = getattr(model, "generation_config", None) or model.config
-    named = settings.eos_token_id
-    stop = {named} if isinstance(named, int) else set(named or [])
-    if isinstance(tokenizer.eos_token_id, int):
-        stop.add(tokenizer.eos_token_id)
+    stop = _stop_ids(settings.eos_token_id, tokenizer)
     if not stop:
         raise ModelError("model.path: the model names no end-of-sequence token")
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(min(stop))
-    return LanguageModel(model.eval(), tokenizer, tuple(sorted(stop)))
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(stop[0])
+    return LanguageModel(model.eval(), tokenizer, stop)
+
+
+def _stop_ids(named: Any, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:  # noqa: ANN401
+    """The tokens that end a response, by the model and by its tokeniser."""
+    stop = {named} if isinstance(named, int) else set(named or [])
+    if isinstance(tokenizer.eos_token_id, int):
+        stop.add(tokenizer.eos_token_id)
+    return tuple(sorted(stop))

@@ -119,6 +119,13 @@ def _rewards(stage: StageRecipe) -> Iterator[Finding]:
         text = _half_reward(reward)
         if text:
             yield where, text
+        if reward.is_accuracy and (problem := _tells_itself(reward)):
+            yield f"{where}.is_accuracy", problem
+        if reward.answer_field and reward.verifier != "math":
+            yield (
+                f"{where}.answer_field",
+                f'{shown(reward.answer_field)} has no effect without verifier = "math"; remove it',
+            )
         for field, problem in _reward_model(reward, [*names]):
             yield f"{where}.{field}", problem
     for name, count in names.items():
@@ -129,6 +136,15 @@ def _rewards(stage: StageRecipe) -> Iterator[Finding]:
         yield where, "0 is the weight of every reward, so that nothing is rewarded"
 
 
+def _tells_itself(reward: Reward) -> str | None:
+    """Why it makes no sense to say of a reward that it is an accuracy."""
+    if reward.verifier:
+        return "true has no effect on a verifier, which says right or wrong; remove it"
+    if reward.per_token:
+        return "true is not allowed with per_token: a sum of steps is no right answer; false"
+    return None
+
+
 def rewards_by_field(stage: StageRecipe) -> Iterator[tuple[str, Reward]]:
     """The rewards, each with the name of its table."""
     for index, reward in enumerate(stage.rewards):
@@ -137,7 +153,8 @@ def rewards_by_field(stage: StageRecipe) -> Iterator[tuple[str, Reward]]:
 
 def reward_name(reward: Reward) -> str:
     """The name of a reward in metrics."""
-    return reward.name or reward.function or ("model" if reward.model else "task")
+    kind = "model" if reward.model else "task"
+    return reward.name or reward.function or reward.verifier or kind
 
 
 def _reward_model(reward: Reward, names: Sequence[str]) -> Iterator[Finding]:
@@ -189,7 +206,7 @@ def _half_reward(reward: Reward) -> str | None:
         return f"file {shown(reward.file)} is given without function; the name of a callable in it"
     if reward.function and not reward.file:
         return f"function {shown(reward.function)} is given without file; a local Python file"
-    return None if given else 'scores nothing; verifier = "task", file and function, or model'
+    return None if given else "scores nothing; verifier, file and function, or model"
 
 
 def _verifiers(stage: StageRecipe) -> Iterator[Finding]:
@@ -197,11 +214,11 @@ def _verifiers(stage: StageRecipe) -> Iterator[Finding]:
     if stage.data.parsed.of.has_verifier:
         return
     for where, reward in rewards_by_field(stage):
-        if reward.verifier:
+        if reward.verifier == "task":
             yield (
                 f"{where}.verifier",
                 f'"task" is not allowed with data.source = {shown(source)}, which brings no '
-                "verifier; file and function",
+                "verifier; math, or file and function",
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from polopt.errors import RecipeError
+from polopt.places import missing
 from polopt.recipe import messages
 from polopt.recipe.contradictions import contradictions
 from polopt.recipe.fields import nearest
@@ -56,7 +58,7 @@ def read(path: Path) -> Table:
     try:
         return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError:
-        raise RecipeError(f"{name}: no such file; a recipe is a TOML file") from None
+        raise RecipeError(f"{name}: {missing(path, os.path.isfile)}") from None
     except IsADirectoryError:
         raise RecipeError(f"{name}: a directory; a recipe is a TOML file") from None
     except OSError as error:

@@ -163,19 +163,34 @@ class Data(Section):
 
 
 class Reward(Section):
-    """One reward: a verifier of the task, a function in a local Python file, or a model."""
+    """One reward: a verifier, a function in a local Python file, or a model."""
+
+    @property
+    def compared_with(self) -> str | None:
+        """The column of the right answer, where math-verify judges."""
+        return (self.answer_field or "answer") if self.verifier == "math" else None
 
     name: Text | None = Field(
-        default=None, description="in metrics; default: the function, model, or task"
+        default=None, description="in metrics; default: the function, model, task or math"
     )
     weight: float = Field(
         default=1.0, description="factor in the sum of rewards; 0: measured, and never earned"
     )
-    verifier: Literal["task"] | None = Field(
-        default=None, description="the scorer that the task brings"
+    verifier: Literal["task", "math"] | None = Field(
+        default=None,
+        description="task: the scorer that the task brings; math: math-verify, for rows that have "
+        "the right answer",
+    )
+    answer_field: Text | None = Field(
+        default=None,
+        description="math: the column of the right answer, text or a number; default: answer",
     )
     file: Text | None = Field(default=None, description="local Python file")
     function: Text | None = Field(default=None, description="name of the callable in file")
+    is_accuracy: bool = Field(
+        default=False,
+        description="1 and more mean a right answer, as booleans and verifiers say by themselves",
+    )
     per_token: bool = Field(
         default=False,
         description="function or model give one number for each token, none where no step ends",
@@ -215,6 +230,11 @@ class Evaluation(Section):
         default=0, description="steps between evaluations; 0: only before and after"
     )
     prompts: Positive = Field(default=512, description="fixed unseen prompts")
+    best: Annotated[Text | None, EVERYWHERE] = Field(
+        default=None,
+        description="metric of evaluation that checkpoints/best goes by, more is better; default: "
+        "accuracy, where nothing says right or wrong the mean reward; in control the return",
+    )
     episodes: Annotated[Positive, OF_NETWORKS] = Field(
         default=20, description="in control, by the likeliest actions, from starts of their own"
     )

@@ -1,4 +1,4 @@
-"""The run directory: config.json, environment.json, metrics.jsonl, samples.jsonl, summary.json."""
+"""The run directory: config.json, environment.json, summary.json, and lines of its steps."""
 
 from polopt.record.directory import (
     RunDirectory,
@@ -8,13 +8,20 @@ from polopt.record.directory import (
     open_existing,
 )
 from polopt.record.files import disk_errors, write_json
+from polopt.record.headlines import HEADLINES, headline_of, words_of
+from polopt.record.prompts import Prompts, recorded_prompts
 
 __all__ = [
+    "HEADLINES",
+    "Prompts",
     "RunDirectory",
     "begun",
     "create",
     "disk_errors",
+    "headline_of",
     "next_free",
     "open_existing",
+    "recorded_prompts",
+    "words_of",
     "write_json",
 ]

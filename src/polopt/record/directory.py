@@ -16,9 +16,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from polopt.errors import RunDirectoryError
+from polopt.places import is_run, nearest
 from polopt.record.files import disk_errors, sync, write_json
 
-LINES = ("metrics", "samples", "warnings")
+LINES = ("metrics", "samples", "warnings", "prompts")
 
 
 class RunDirectory:
@@ -131,7 +132,9 @@ def open_existing(path: Path) -> RunDirectory:
         RunDirectoryError: there is none, with the reason.
     """
     if not path.is_dir():
-        raise RunDirectoryError(f"{path}: no such run directory; start one with: polopt train")
+        found = nearest(path, is_run)
+        hint = "start one with: polopt train" if found is None else f"did you mean {found}?"
+        raise RunDirectoryError(f"{path}: no such run directory; {hint}")
     if not (path / "config.json").is_file():
         raise RunDirectoryError(f"{path}: not a run directory, it has no config.json")
     return RunDirectory(path)

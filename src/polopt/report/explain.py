@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 Unit = Literal["number", "share", "seconds"]
+Domain = Literal["text", "control"]
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class Plot:
     unit: Unit = "number"
     top: float | None = None  # the scale reaches at least here
     stacked: bool = False  # lines are parts of a whole
+    only: Domain | None = None  # None: in both
 
 
 # Shown in this order. A metric belongs to the first plot that names it.
@@ -33,7 +35,10 @@ PLOTS = (
             "baseline/value": "baseline",
             "reward/greedy": "of the most likely responses",
             "kept/reward": "of the selected responses",
+            "eval/reward": "unseen prompts",
+            "eval/reward_greedy": "unseen, greedy",
         },
+        only="text",
     ),
     Plot(
         "Accuracy",
@@ -47,17 +52,20 @@ PLOTS = (
         },
         unit="share",
         top=1.0,
+        only="text",
     ),
     Plot(
         "Return",
         "Sum of the rewards of an episode, on average. The points are episodes without noise, from "
         "starts that training never sees; their bars are 95\u202f% confidence intervals.",
         {"return/mean": "training", "eval/return_mean": "without noise"},
+        only="control",
     ),
     Plot(
         "Length of episodes",
         "Steps until an episode ended. Whether long is good depends on the task.",
         {"episode/length": "training", "eval/length": "without noise"},
+        only="control",
     ),
     Plot(
         "Episodes that reached the time limit",
@@ -66,11 +74,13 @@ PLOTS = (
         {"episode/reached_limit": "training", "eval/reached_limit": "without noise"},
         unit="share",
         top=1.0,
+        only="control",
     ),
     Plot(
         "Distance",
         "Metres from start to end of an episode, on average.",
         {"episode/distance_m": "training", "eval/distance_m": "without noise"},
+        only="control",
     ),
     Plot(
         "Feet on the floor",
@@ -84,17 +94,32 @@ PLOTS = (
         },
         unit="share",
         top=1.0,
+        only="control",
     ),
     Plot(
         "Figures of the environment",
         "What the environment reports about an episode, on average over those that ended.",
         {"episode/*": ""},
+        only="control",
     ),
     Plot(
         "Loss",
         "What the optimiser lowers. On demonstrations it should fall steadily. In policy "
         "optimisation it hovers around 0 and tells little: look at reward and accuracy instead.",
-        {"policy/loss": "loss", "reward_model/loss": "reward model"},
+        {
+            "policy/loss": "loss",
+            "reward_model/loss": "reward model",
+            "eval/nll": "unseen demonstrations",
+        },
+    ),
+    Plot(
+        "Accuracy of tokens",
+        "Share of the tokens of demonstrations that the policy finds the most likely at their "
+        "place. The points come from demonstrations that training never sees.",
+        {"eval/token_accuracy": "unseen demonstrations"},
+        unit="share",
+        top=1.0,
+        only="text",
     ),
     Plot(
         "KL divergence",
@@ -179,21 +204,35 @@ PLOTS = (
         top=1.0,
     ),
     Plot(
+        "Calibration error",
+        "How far the model is from being right as often as it is sure, on unseen pairs: 0 is "
+        "neither too sure nor too unsure.",
+        {"eval/calibration_error": "unseen pairs"},
+        only="text",
+    ),
+    Plot(
         "Rewards of pairs",
-        "Mean reward of the better and of the worse response of a training pair. The lines part as "
-        "the model learns; both may fall.",
+        "Mean reward of the better and of the worse response of a pair. The lines part as the "
+        "model learns; both may fall.",
         {
             "reward_model/reward_chosen": "better",
             "reward_model/reward_rejected": "worse",
             "policy/reward_chosen": "better",
             "policy/reward_rejected": "worse",
+            "eval/reward_chosen": "better, unseen pairs",
+            "eval/reward_rejected": "worse, unseen pairs",
         },
     ),
     Plot(
         "Likelihood of pairs",
-        "Log-probability of whole responses of training pairs under the policy, in nats. Only "
-        "their difference is trained: often both fall, and responses outside the pairs rise.",
-        {"policy/logp_chosen": "better", "policy/logp_rejected": "worse"},
+        "Log-probability of whole responses of pairs under the policy, in nats. Only their "
+        "difference is trained: often both fall, and responses outside the pairs rise.",
+        {
+            "policy/logp_chosen": "better",
+            "policy/logp_rejected": "worse",
+            "eval/logp_chosen": "better, unseen pairs",
+            "eval/logp_rejected": "worse, unseen pairs",
+        },
     ),
     Plot(
         "Entropy",
@@ -205,7 +244,8 @@ PLOTS = (
         "Response length",
         "Tokens in a response, on average. Growth is fine where longer answers earn more; growth "
         "without reward is rambling, and a collapse often means the reward is being gamed.",
-        {"response/length": "tokens"},
+        {"response/length": "training prompts", "eval/length": "unseen prompts"},
+        only="text",
     ),
     Plot(
         "Clip fraction",
@@ -271,6 +311,7 @@ PLOTS = (
         {
             "degenerate_groups": "groups with equal rewards",
             "response/truncated": "cut at the length limit",
+            "eval/truncated": "cut, unseen prompts",
             "excluded_rows": "without a reward or a comparison",
             "kept/share": "selected",
         },
@@ -330,8 +371,12 @@ FOLDED = (
     ),
     Plot(
         "Margin of pairs",
-        "By how much the better response of a training pair is ahead in reward.",
-        {"reward_model/reward_margin": "reward model", "policy/reward_margin": "policy"},
+        "By how much the better response of a pair is ahead in reward.",
+        {
+            "reward_model/reward_margin": "reward model",
+            "policy/reward_margin": "policy",
+            "eval/reward_margin": "unseen pairs",
+        },
     ),
     Plot(
         "Likelihood of given text",
@@ -371,10 +416,26 @@ FOLDED = (
         "Spread of returns",
         "How much the returns of single episodes differ.",
         {"return/std": "training", "eval/return_std": "without noise"},
+        only="control",
     ),
-    Plot("Episodes", "Episodes that ended in the step.", {"episodes": "episodes"}),
-    Plot("Steps", "Steps in environments that went into the step.", {"steps": "steps"}),
-    Plot("Replay buffer", "Steps that can be drawn and learned from.", {"replay/size": "steps"}),
+    Plot(
+        "Episodes",
+        "Episodes that ended in the batch.",
+        {"episodes": "episodes"},
+        only="control",
+    ),
+    Plot(
+        "Steps",
+        "Steps in environments that went into the batch.",
+        {"steps": "steps"},
+        only="control",
+    ),
+    Plot(
+        "Replay buffer",
+        "Steps that can be drawn and learned from.",
+        {"replay/size": "steps"},
+        only="control",
+    ),
     Plot("Tokens", "Tokens that went into the step.", {"tokens": "tokens"}),
     Plot(
         "Time of the whole step",
@@ -405,96 +466,6 @@ IN_CONTROL = {
     "signal.",
     "Time in each step": "Seconds a batch spent on each of its parts. The largest part is where a "
     "faster machine or a smaller setting helps; single spikes are evaluations and checkpoints.",
-    "Steps": "Steps in environments that went into the batch.",
-    "Episodes": "Episodes that ended in the batch.",
     "Time of the whole step": "Seconds from the start of a batch to its end; its parts are in the "
     "plot above.",
 }
-
-UNKNOWN_METRIC = "A metric of this run for which this page has no explanation."
-
-# The columns of a row, each in a few words.
-COLUMNS = {
-    "rollout": "where the responses come from",
-    "filter": "which prompts are replaced by others",
-    "exploration": "how the policy acts while it is trained",
-    "target": "what the critics learn",
-    "pathwise": "how the policy follows the gradient of Q",
-    "temperature": "the weight of entropy",
-    "shaping": "what is added to the reward",
-    "spread": "how a reward is spread over tokens",
-    "returns": "the return of each token",
-    "baseline": "what the return is compared with",
-    "normalisation": "what the advantage is divided by",
-    "select": "which responses are imitated",
-    "ratio": "how new and old policy are compared",
-    "bound": "how the surrogate loss bounds the ratio",
-    "mask": "which tokens are left out of the loss",
-    "correction": "how samples of an older policy are weighed",
-    "preference": "how responses to a prompt are compared",
-    "kl": "what holds the policy near the reference",
-    "controller": "how the KL coefficient is adapted",
-    "aggregation": "how token losses become one number",
-    "update": "how the weights are updated",
-    "roles": "which models take part",
-    "extra_losses": "what else is added to the loss",
-    "coordination": "when sampling and training take turns",
-}
-COLUMNS_IN_CONTROL = {
-    "rollout": "where the steps come from",
-    "returns": "the return of each step",
-    "spread": "how a reward is spread over steps",
-    "aggregation": "how the losses of steps become one number",
-    "coordination": "when acting and training take turns",
-}
-
-# The parts of a step, for the bars that show where the time went.
-PARTS = {name.removeprefix("time/"): label for name, label in PLOTS[-1].lines.items()} | {
-    "compare": "evaluating before training",
-}
-
-_BOOKKEEPING = ("step", "stage", "stage_step")
-
-
-def arrange(metrics: list[str], *, in_control: bool = False) -> tuple[list[Plot], list[Plot]]:
-    """Sort metrics into plots: the main ones, and the folded ones by prefix.
-
-    Every metric appears in exactly one plot; a plot without metrics is left out. Bounds of a
-    confidence interval (``_low``, ``_high``) belong to their metric.
-    """
-    left = [name for name in metrics if name not in _BOOKKEEPING and not _is_end(name, metrics)]
-    spared = {name for plot in FOLDED for name in plot.lines}
-    main = [_take(plot, left, spared) for plot in PLOTS]
-    folded = [_take(plot, left, set()) for plot in FOLDED]
-    folded += [Plot(name, UNKNOWN_METRIC, {name: name}) for name in left]
-    folded = [plot for plot in folded if plot.lines]
-    if in_control:
-        main, folded = ([_in_control(plot) for plot in plots] for plots in (main, folded))
-    return [plot for plot in main if plot.lines], sorted(folded, key=_prefix)
-
-
-def _is_end(name: str, metrics: list[str]) -> bool:
-    """Whether a metric is a bound of the confidence interval of another one."""
-    return name.endswith(("_low", "_high")) and name.rsplit("_", 1)[0] in metrics
-
-
-def _in_control(plot: Plot) -> Plot:
-    return replace(plot, sentence=IN_CONTROL.get(plot.title, plot.sentence))
-
-
-def _take(plot: Plot, left: list[str], spared: set[str]) -> Plot:
-    """The plot with those of its metrics that are in ``left``; they are removed from ``left``."""
-    lines: dict[str, str] = {}
-    for pattern, label in plot.lines.items():
-        if pattern.endswith("/*"):
-            names = [n for n in left if n.startswith(pattern[:-1]) and n not in spared]
-            lines |= {name: name[len(pattern) - 1 :].replace("_", " ") for name in names}
-        elif pattern in left:
-            lines[pattern] = label
-    left[:] = [name for name in left if name not in lines]
-    return replace(plot, lines=lines)
-
-
-def _prefix(plot: Plot) -> str:
-    name = next(iter(plot.lines))
-    return name.split("/", 1)[0] if "/" in name else ""

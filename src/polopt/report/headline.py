@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from polopt.record import HEADLINES, headline_of, words_of
 from polopt.report.plots import is_number
 from polopt.report.read import Row, RunRecord
 from polopt.report.text import number, percent
@@ -14,7 +14,7 @@ from polopt.report.text import number, percent
 
 @dataclass(frozen=True)
 class Measured:
-    """An evaluation: accuracy or mean return, with its interval and the greedy one if known."""
+    """An evaluation: its headline with the interval, and that of greedy answers if known."""
 
     kind: str  # before or after; of a run that goes on, after is the newest evaluation
     title: str
@@ -22,19 +22,6 @@ class Measured:
     low: float | None
     high: float | None
     greedy: float | None
-
-
-@dataclass(frozen=True)
-class Scale:
-    """The axis on which the figures are shown."""
-
-    low: float
-    high: float
-    ticks: list[float]
-
-    def share(self, value: float) -> float:
-        """The position of a value on the axis: 0 is the left end, 1 the right one."""
-        return (value - self.low) / (self.high - self.low)
 
 
 @dataclass(frozen=True)
@@ -56,8 +43,8 @@ class Headline:
     detail: str
     finished: bool
     measured: list[Measured]  # before, after; of a run that goes on: before, newest
-    unit: str  # share, or number: a mean return
-    scale: Scale
+    unit: str  # share, or number
+    counted: str  # what a number is, such as a mean return; empty of a share
     change: float | None
     stages: list[StageDone]
     seconds: float | None
@@ -76,10 +63,8 @@ def headline(record: RunRecord) -> Headline:
         detail=_detail(stages, _counted(record)),
         finished=record.summary is not None,
         measured=measured,
-        unit="share" if name == "accuracy" else "number",
-        scale=Scale(0.0, 1.0, [0.0, 0.25, 0.5, 0.75, 1.0])
-        if name == "accuracy"
-        else _scale(measured),
+        unit="share" if HEADLINES[name].is_share else "number",
+        counted="" if HEADLINES[name].is_share else words_of(name),
         change=measured[1].value - measured[0].value if len(measured) == 2 else None,
         stages=stages,
         seconds=sum(seconds) if seconds else None,
@@ -89,7 +74,8 @@ def headline(record: RunRecord) -> Headline:
 
 def _name(summary: Row) -> str:
     """The metric of the headline."""
-    return "return_mean" if is_number(summary.get("return_mean_after")) else "accuracy"
+    measured = [name for name in HEADLINES if is_number(summary.get(f"{name}_after"))]
+    return headline_of(measured) or "accuracy"
 
 
 def _compared(summary: Row, name: str) -> list[Measured]:
@@ -106,8 +92,9 @@ def _measured(summary: Row, name: str, when: str) -> Measured:
 
 def _so_far_by(record: RunRecord) -> str:
     """The metric of the headline of an unfinished run."""
-    in_control = record.in_control or any("eval/return_mean" in row for row in record.metrics)
-    return "return_mean" if in_control else "accuracy"
+    last = [row for row in record.metrics if row.get("stage") == _last_stage(record).get("name")]
+    measured = {name for row in last for name in HEADLINES if is_number(row.get(f"eval/{name}"))}
+    return headline_of(measured) or ("return_mean" if record.in_control else "accuracy")
 
 
 def _so_far_measured(record: RunRecord, name: str) -> list[Measured]:
@@ -144,18 +131,6 @@ def _known(value: object) -> float | None:
     return value if is_number(value) else None
 
 
-def _scale(measured: Sequence[Measured]) -> Scale:
-    """Round numbers around everything that was measured."""
-    values = [x for m in measured for x in (m.value, m.low, m.high) if x is not None]
-    low, high = min(values, default=0.0), max(values, default=1.0)
-    rough = max((high - low) / 4, max(abs(low), abs(high)) / 100, 1e-9)
-    size = 10.0 ** math.floor(math.log10(rough))
-    step = next(size * times for times in (1, 2, 5, 10) if size * times >= rough)
-    first, last = math.floor(low / step), math.ceil(high / step)
-    ticks = [i * step for i in range(first, max(last, first + 1) + 1)]
-    return Scale(ticks[0], ticks[-1], ticks)
-
-
 def _sentence(record: RunRecord, measured: list[Measured]) -> str:
     if record.summary is None:
         return _unfinished(record)
@@ -172,21 +147,27 @@ def _sentence(record: RunRecord, measured: list[Measured]) -> str:
 
 def _what(record: RunRecord, summary: Row) -> tuple[str, Callable[[float], str]]:
     """The name of the metric, and the format of its values."""
-    if _name(summary) == "return_mean":
+    name = _name(summary)
+    if name == "return_mean":
         episodes = summary.get("evaluation_episodes")
         many = "1 episode" if episodes == 1 else f"{episodes} episodes"
         on = f"In {many} without noise, the" if episodes else "The"
         return f"{on} mean return", number
     prompts = summary.get("evaluation_prompts")
     on = f"On {prompts} prompts that training never saw, the" if prompts else "The"
-    return f"{on} share of {_right(_last_stage(record))}", percent
+    if name == "reward":
+        return f"{on} mean reward", number
+    return f"{on} share of {_right(name, _last_stage(record))}", percent
 
 
-def _right(stage: Row) -> str:
-    """The unit of accuracy: answers, or pairs of a reward model."""
+def _right(name: str, stage: Row) -> str:
+    """The unit of accuracy: answers, tokens, or pairs of a reward model."""
+    if name == "token_accuracy":
+        return "tokens that were the most likely"
     row: list[Row] = stage.get("row") or []
     roles = [entry.get("choice") for entry in row if entry.get("column") == "roles"]
-    return "pairs in the right order" if roles == ["reward_model"] else "right answers"
+    of_pairs = name == "pair_accuracy" or roles == ["reward_model"]
+    return "pairs in the right order" if of_pairs else "right answers"
 
 
 def _doubt(before: Measured, after: Measured) -> str:
@@ -218,9 +199,11 @@ def _so_good(record: RunRecord) -> str:
     row = rows[-1]
     if name == "return_mean":
         what, value = "the mean return without noise", number(row[f"eval/{name}"])
+    elif name == "reward":
+        what, value = "the mean reward on unseen prompts", number(row[f"eval/{name}"])
     else:
         stages = {stage["name"]: stage for stage in record.config["stages"]}
-        right = _right(stages.get(str(row.get("stage")), {}))
+        right = _right(name, stages.get(str(row.get("stage")), {}))
         what, value = f"the share of {right} on unseen prompts", percent(row[f"eval/{name}"])
     return f" {_when(record, row)} {what} was {value}."
 

@@ -19,12 +19,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
+from polopt.report.arrange import PARTS
+from polopt.report.changes import changed
+from polopt.report.columns import COLUMNS, COLUMNS_IN_CONTROL
 from polopt.report.episodes import watched
-from polopt.report.explain import COLUMNS, COLUMNS_IN_CONTROL, PARTS
 from polopt.report.headline import headline
 from polopt.report.plots import draw
 from polopt.report.read import Row, RunRecord
-from polopt.report.samples import compare, training
+from polopt.report.samples import common_system, compare, judged, training
 from polopt.report.text import duration, number, percent, setting, visible, with_unit
 
 
@@ -46,6 +48,7 @@ def render(record: RunRecord) -> str:
     in_control = record.in_control
     curves = draw(record.metrics, in_control=in_control)
     episodes = watched(record.episodes)
+    system = common_system(record.samples)
     return (
         _environment()
         .get_template("report.html.j2")
@@ -64,8 +67,11 @@ def render(record: RunRecord) -> str:
             watched=episodes,
             parts=PARTS,
             curves=curves,
-            comparisons=compare(record.samples),
-            training=training(record.samples),
+            changed=changed(record),
+            system=system,
+            judged=judged(record.samples),
+            comparisons=compare(record.samples, system),
+            training=training(record.samples, system),
             warnings=_warnings(record.warnings),
             unreadable=record.unreadable,
             settings=_settings(stages),
@@ -74,6 +80,13 @@ def render(record: RunRecord) -> str:
             commands=_commands(record),
         )
     )
+
+
+def standalone(template: str, **values: object) -> str:
+    """A page without a script, from one of the templates."""
+    style = _style()
+    made = _environment().get_template(template)
+    return made.render(policy=_policy("", style), style=Markup(style), **values)
 
 
 def _json(value: object) -> Markup:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import accumulate, groupby, pairwise
 from typing import Any, TypeGuard
 
-from polopt.report.explain import Plot, arrange
+from polopt.report.arrange import arrange
+from polopt.report.explain import Plot
 from polopt.report.read import Row
 from polopt.report.text import with_unit
 
@@ -16,6 +19,15 @@ MAX_POINTS = 3_000  # of a line; more cannot be told apart on a screen
 DIGITS = 6  # significant digits of a plotted number
 COLOURS, KINDS = 6, 4  # of lines, in the style sheet; kinds: solid and three dashed ones
 NEAR = 0.01  # share of the height of a plot: about the width of a line
+NOISE = 1e-9  # of its scale: what is smaller is rounding, and drawn as 0
+AROUND_ONE = (
+    "policy/",
+    "behaviour/",
+    "penalty/",
+    "kl/",
+    "eval/kl",
+    "advantage",
+)  # their scale is at least 1
 
 Column = list[float | None]
 
@@ -47,7 +59,8 @@ def draw(metrics: list[Row], *, in_control: bool = False) -> Curves:
 
     In control there are also the environment steps that were taken until each point.
     """
-    points, width = _thin(metrics, MAX_POINTS)
+    points, width = _thin([_on_pairs(row) for row in metrics], MAX_POINTS)
+    points = _with_the_missing(points)
     names = list(dict.fromkeys(name for row in points for name in row if is_number(row[name])))
     main, folded = arrange(names, in_control=in_control)
     plots = main + folded
@@ -63,7 +76,7 @@ def draw(metrics: list[Row], *, in_control: bool = False) -> Curves:
             "steps": [row["step"] for row in points],
             "taken": _taken(metrics, points) if in_control else None,
             "stage": [order[_stage(row)] for row in points],
-            "plots": [_numbers(plot, columns) for plot in plots],
+            "plots": [_numbers(plot, columns, [_stage(row) for row in points]) for plot in plots],
         },
         steps_per_point=width,
         not_finite=[
@@ -103,9 +116,52 @@ def _mean(rows: list[Row]) -> Row:
     return mean
 
 
+def _on_pairs(row: Row) -> Row:
+    """The accuracy of a reward model is that on pairs, and stands with it."""
+    if "eval/calibration_error" not in row or "eval/pair_accuracy" in row:
+        return row
+    return {name.replace("eval/accuracy", "eval/pair_accuracy"): row[name] for name in row}
+
+
+def _with_the_missing(points: list[Row]) -> list[Row]:
+    """The points, with an empty one where steps of a stage are not on record."""
+    found: list[Row] = []
+    for _, stage in groupby(points, key=_stage):
+        rows = list(stage)
+        usual = _usual(b["step"] - a["step"] for a, b in pairwise(rows))
+        for row, after in zip(rows, [*rows[1:], None], strict=True):
+            found.append(row)
+            if after is not None and after["step"] - row["step"] > 1.5 * usual:
+                found.append({"step": row["step"] + usual, "stage": _stage(row)})
+    return found
+
+
+def _usual(distances: Iterable[int]) -> int:
+    """The most frequent distance, of several the shortest; 1 where there is none."""
+    counts = Counter(distances)
+    return min((d for d in counts if counts[d] == max(counts.values())), default=1)
+
+
 def _column(points: list[Row], name: str) -> Column:
-    values = (row.get(name) for row in points)
-    return [float(f"{v:.{DIGITS}g}") if is_number(v) else None for v in values]
+    values = [value if is_number(value := row.get(name)) else None for row in points]
+    scale = max((abs(value) for value in values if value is not None), default=0.0)
+    if name.startswith(AROUND_ONE) and not name.endswith("learning_rate"):
+        scale = max(scale, 1.0)
+    return [
+        None if v is None else 0.0 if abs(v) < NOISE * scale else float(f"{v:.{DIGITS}g}")
+        for v in values
+    ]
+
+
+def _gaps(column: Column, stages: Sequence[str]) -> list[int]:
+    """The rows at which a line is broken: further apart than usual, its points have none between.
+
+    A metric that is recorded at every n-th step has no gaps there.
+    """
+    known = [row for row, value in enumerate(column) if value is not None]
+    inside = [(a, b) for a, b in pairwise(known) if stages[a] == stages[b]]
+    usual = _usual(b - a for a, b in inside)
+    return [row for a, b in inside if b - a > usual for row in range(a + 1, b)]
 
 
 def _spans(metrics: list[Row]) -> list[dict[str, Any]]:
@@ -125,7 +181,8 @@ def _taken(metrics: list[Row], points: list[Row]) -> list[float]:
     for row in metrics:
         total += row["steps"] if is_number(row.get("steps")) else 0.0
         taken[row["step"]] = total
-    return [taken[row["step"]] for row in points]
+    until = [taken.get(row["step"], 0.0) for row in points]
+    return list(accumulate(until, max))  # at a step that is not on record, as before it
 
 
 def _stage(row: Row) -> str:
@@ -163,7 +220,7 @@ def _in_points(name: str) -> bool:
     return name.startswith("eval/")
 
 
-def _numbers(plot: Plot, columns: dict[str, Column]) -> dict[str, Any]:
+def _numbers(plot: Plot, columns: dict[str, Column], stages: Sequence[str]) -> dict[str, Any]:
     return {
         "unit": plot.unit,
         "top": plot.top,
@@ -173,6 +230,7 @@ def _numbers(plot: Plot, columns: dict[str, Column]) -> dict[str, Any]:
                 "values": columns[name],
                 "points": _in_points(name),
                 "dash": dash,
+                "gaps": [] if _in_points(name) else _gaps(columns[name], stages),
                 "low": columns.get(f"{name}_low"),
                 "high": columns.get(f"{name}_high"),
             }

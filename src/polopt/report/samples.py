@@ -1,5 +1,8 @@
 """Which responses the page shows, and how: before and after side by side, training by step.
 
+A prompt that was chat messages (``messages`` of its line) is shown as these; a system message that
+all of them have is shown once.
+
 The page has to open at once, so long texts are cut and steps are left out evenly; what was left
 out is counted, so that the page can say it.
 """
@@ -21,7 +24,10 @@ MAX_TEXT = 3_000  # characters of one prompt or response
 MAX_SIDE_BY_SIDE = 400_000  # bytes of HTML for one comparison
 MAX_TRAINING = 500_000  # bytes of HTML for all training samples
 MAX_STEP = 60_000  # bytes of HTML for one training step
-MARKUP = 200  # bytes of HTML around one response, about
+MAX_TURNS = 20  # messages of one prompt
+MARKUP = 250  # bytes of HTML around one response or message, about
+VERDICTS = {"ok": "right", "wrong": "wrong"}  # by outcome; a reward alone says neither
+ROLES = ("system", "user", "assistant", "tool")
 
 
 @dataclass(frozen=True)
@@ -33,13 +39,35 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Turn:
+    """A message of a conversation."""
+
+    role: str
+    content: Text
+
+    @property
+    def kind(self) -> str:
+        """The role if the page knows it, for the style."""
+        return self.role if self.role in ROLES else "other"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt as text or, where it was one, as a conversation."""
+
+    text: Text
+    turns: tuple[Turn, ...] = ()  # without a system message that all prompts share
+    left_out: int = 0  # messages after those
+
+
+@dataclass(frozen=True)
 class Answer:
     """A response as it is shown; equal ones are shown once."""
 
     text: Text
     reward: str  # "1", or "none"
-    tone: str  # "good", "bad" or "none", by the sign of the reward
-    marks: tuple[str, ...]  # outcome, length limit, parts of the reward
+    verdict: str  # "right", "wrong", or empty: nothing says which
+    marks: tuple[str, ...]  # failures, length limit, parts of the reward
     times: int = 1
 
 
@@ -56,7 +84,7 @@ class Answers:
 class Pair:
     """One prompt with its responses before and after."""
 
-    prompt: Text
+    prompt: Prompt
     before: Answers
     after: Answers
 
@@ -79,7 +107,7 @@ class Step:
 
     step: int
     stage: str
-    prompts: list[tuple[Text, Answers]]
+    prompts: list[tuple[Prompt, Answers]]
 
 
 @dataclass(frozen=True)
@@ -92,8 +120,26 @@ class Training:
     all_samples: int
 
 
-def compare(samples: list[Row]) -> list[Comparison]:
-    """Pair the samples of kind before with those of kind after, stage by stage."""
+def common_system(samples: list[Row]) -> Turn | None:
+    """The system message with which every conversation begins; None: there is no such message."""
+    firsts = {messages[0] for row in samples if (messages := _messages(row))}
+    match list(firsts):
+        case [("system", content)]:
+            return Turn("system", _text(content))
+        case _:
+            return None
+
+
+def judged(samples: list[Row]) -> bool:
+    """Whether any response was found right or wrong."""
+    return any(row.get("outcome") in tuple(VERDICTS) for row in samples)
+
+
+def compare(samples: list[Row], system: Turn | None = None) -> list[Comparison]:
+    """Pair the samples of kind before with those of kind after, stage by stage.
+
+    ``system`` is shown elsewhere, and left out of the prompts.
+    """
     found: list[tuple[str, list[Row], list[Row]]] = []
     for row in samples:
         stage = str(row.get("stage", ""))
@@ -105,14 +151,14 @@ def compare(samples: list[Row]) -> list[Comparison]:
             if not found:
                 found.append((stage, [], []))
             found[-1][2].append(row)
-    return [_comparison(*each) for each in found]
+    return [_comparison(*each, system) for each in found]
 
 
-def training(samples: list[Row]) -> Training:
+def training(samples: list[Row], system: Turn | None = None) -> Training:
     """Training samples by step; where there are too many, every n-th step and the last one."""
     rows = sorted((r for r in samples if r["kind"] == "train"), key=lambda row: row["step"])
     steps = [
-        _step(step, stage, list(group))
+        _step(step, stage, list(group), system)
         for (step, stage), group in groupby(rows, key=lambda r: (r["step"], str(r.get("stage"))))
     ]
     costs = [_cost(*step.prompts) for step in steps]
@@ -124,10 +170,15 @@ def training(samples: list[Row]) -> Training:
     return Training(kept, len(steps), shown, len(rows))
 
 
-def _comparison(stage: str, before: list[Row], after: list[Row]) -> Comparison:
+def first(samples: list[Row], system: Turn | None = None) -> list[tuple[Prompt, Answers]]:
+    """The first prompts with their responses, as many as a step shows."""
+    return _step(0, "", samples, system).prompts
+
+
+def _comparison(stage: str, before: list[Row], after: list[Row], system: Turn | None) -> Comparison:
     pairs: list[Pair] = []
     spent = 0
-    by_prompt = _by_prompt(before + after)
+    by_prompt = _by_prompt(before + after, system)
     for prompt, rows in by_prompt:
         sides = [_answers(r for r in rows if r["kind"] == kind) for kind in ("before", "after")]
         spent += _cost(*((prompt, side) for side in sides))
@@ -138,21 +189,40 @@ def _comparison(stage: str, before: list[Row], after: list[Row]) -> Comparison:
     return Comparison(stage, _mean_reward(before), _mean_reward(after), pairs, left_out, not after)
 
 
-def _step(step: int, stage: str, rows: list[Row]) -> Step:
-    prompts: list[tuple[Text, Answers]] = []
-    for prompt, group in _by_prompt(rows):
+def _step(step: int, stage: str, rows: list[Row], system: Turn | None) -> Step:
+    prompts: list[tuple[Prompt, Answers]] = []
+    for prompt, group in _by_prompt(rows, system):
         prompts.append((prompt, _answers(group)))
         if _cost(*prompts) > MAX_STEP:
             break
     return Step(step, stage, prompts)
 
 
-def _by_prompt(rows: list[Row]) -> list[tuple[Text, list[Row]]]:
+def _by_prompt(rows: list[Row], system: Turn | None) -> list[tuple[Prompt, list[Row]]]:
     """Rows of the same ticket and prompt together, in the order in which prompts appear."""
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((str(row.get("ticket")), row["prompt"]), []).append(row)
-    return [(_text(prompt), group) for (_, prompt), group in groups.items()]
+    return [(_prompt(group[0], system), group) for group in groups.values()]
+
+
+def _messages(row: Row) -> list[tuple[str, str]]:
+    """Role and content of the messages of a prompt; empty: it was text."""
+    messages: list[tuple[str, str]] = []
+    for message in row["messages"] if isinstance(row.get("messages"), list) else []:
+        match message:
+            case {"role": str(role), "content": str(content)}:
+                messages.append((role, content))
+            case _:
+                return []
+    return messages
+
+
+def _prompt(row: Row, system: Turn | None) -> Prompt:
+    messages = _messages(row)
+    own = messages[1:] if system is not None else messages
+    turns = [Turn(role, _text(content)) for role, content in own[:MAX_TURNS]]
+    return Prompt(_text(row["prompt"]), tuple(turns), len(own) - len(turns))
 
 
 def _answers(rows: Iterable[Row]) -> Answers:
@@ -163,15 +233,19 @@ def _answers(rows: Iterable[Row]) -> Answers:
 
 
 def _answer(row: Row) -> Answer:
-    text, reward = _text(row["completion"]), row.get("reward")
-    if not is_number(reward):
-        return Answer(text, "none", "none", _marks(row))
-    return Answer(text, number(reward), "good" if reward > 0 else "bad", _marks(row))
+    reward, outcome = row.get("reward"), row.get("outcome")
+    verdict = VERDICTS.get(outcome, "") if isinstance(outcome, str) else ""
+    return Answer(
+        _text(row["completion"]),
+        number(reward) if is_number(reward) else "none",
+        verdict,
+        _marks(row),
+    )
 
 
 def _marks(row: Row) -> tuple[str, ...]:
     marks: list[str] = []
-    if row.get("outcome") not in ("ok", None):
+    if row.get("outcome") not in (*VERDICTS, "scored", None):
         marks.append(str(row["outcome"]).replace("_", " "))
     if row.get("finish") == "length":
         marks.append("cut at the length limit")
@@ -192,12 +266,15 @@ def _mean_reward(rows: list[Row]) -> float | None:
     return sum(rewards) / len(rewards) if rewards else None
 
 
-def _cost(*prompts: tuple[Text, Answers]) -> int:
+def _cost(*prompts: tuple[Prompt, Answers]) -> int:
     """About how many bytes of HTML these prompts and responses take."""
-    return sum(
-        _bytes(prompt) + sum(_bytes(answer.text) + MARKUP for answer in answers.answers)
-        for prompt, answers in prompts
-    )
+    texts = [text for prompt, answers in prompts for text in _texts(prompt, answers)]
+    return sum(_bytes(text) + MARKUP for text in texts)
+
+
+def _texts(prompt: Prompt, answers: Answers) -> list[Text]:
+    asked = [turn.content for turn in prompt.turns] or [prompt.text]
+    return asked + [answer.text for answer in answers.answers]
 
 
 def _bytes(text: Text) -> int:

@@ -63,7 +63,7 @@ def _allowed(domain: str, values: Values) -> Iterator[Finding]:
 def _judged(row: Row, stage: StageRecipe, own_reward: bool) -> Iterator[Finding]:
     """A row that samples needs rewards, and outcomes where a process reward model learns."""
     if "reward" in row.requires and not stage.rewards and not own_reward:
-        yield "reward", f'missing; {row.name} needs verifier = "task", file and function, or model'
+        yield "reward", f'missing; {row.name} needs verifier = "math", file and function, or model'
     if reads_process(flat(stage)) and stage.rewards and not own_reward:
         yield from _labels(stage)
 

@@ -1,7 +1,15 @@
 """Reward functions: loading, calling and checking them."""
 
 from polopt.rewards.check import first_batch_report
-from polopt.rewards.functions import from_file, from_verifier
+from polopt.rewards.functions import from_file, from_mathematics, from_verifier
 from polopt.rewards.score import RewardSpec, Scored, score
 
-__all__ = ["RewardSpec", "Scored", "first_batch_report", "from_file", "from_verifier", "score"]
+__all__ = [
+    "RewardSpec",
+    "Scored",
+    "first_batch_report",
+    "from_file",
+    "from_mathematics",
+    "from_verifier",
+    "score",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,6 +81,28 @@ def wanted(name: str, asked: Declared, batch: Mapping[str, list[Any]]) -> dict[s
             raise _unknown(name, parameter, batch)
     names = batch.keys() if asked.everything else asked.names & batch.keys()
     return {key: copy.deepcopy(batch[key]) for key in names}
+
+
+def check_columns(name: str, asked: Declared, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Refuse a function that requires a column that no row has; reads no more rows than it must.
+
+    Args:
+        name: of the reward, for messages.
+        asked: its signature.
+        rows: columns of row after row; one that only some rows have is None in the others.
+
+    Raises:
+        RewardError: names the parameter.
+    """
+    known = offered((), (), ())
+    lacking = [parameter for parameter in asked.required if parameter not in known]
+    for columns in rows if lacking else ():
+        known |= {column: [] for column in columns}
+        lacking = [parameter for parameter in lacking if parameter not in columns]
+        if not lacking:
+            return
+    if lacking:
+        raise _unknown(name, lacking[0], known)
 
 
 def _unknown(name: str, parameter: str, batch: Mapping[str, list[Any]]) -> RewardError:

@@ -1,16 +1,26 @@
-"""Reward functions that a recipe names: from a local Python file, or the verifier of a task."""
+"""Reward functions from where a recipe names them: a local Python file, or a verifier."""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
+import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from polopt.errors import RewardError, did_you_mean
+from polopt import isolated
+from polopt.errors import DataError, RewardError, did_you_mean
+from polopt.places import no_file
+from polopt.recipe import shown
 from polopt.rewards.call import told, undisturbed
+from polopt.rewards.values import Problem
+from polopt.types import Outcome
+
+Verify = Callable[[str, Mapping[str, Any]], float]
 
 
 def from_file(path: str, function: str) -> Callable[..., Any]:
@@ -21,8 +31,7 @@ def from_file(path: str, function: str) -> Callable[..., Any]:
     """
     file = Path(path).expanduser()
     if not file.is_file():
-        problem = "is not a file" if file.exists() else "does not exist"
-        raise RewardError(f"reward.file: {path!r} {problem}; a local Python file")
+        raise RewardError(f"reward.file: {path!r} {no_file(file)}")
     module = _run(file)
     found = getattr(module, function, None)
     if callable(found):
@@ -36,16 +45,69 @@ def from_file(path: str, function: str) -> Callable[..., Any]:
     raise RewardError(f"reward.function: {function!r} is not defined in {path}; {hint}")
 
 
-def from_verifier(verify: Callable[[str, Mapping[str, Any]], float]) -> Callable[..., list[float]]:
-    """The reward function of a task: ``verify(completion, row)`` for each row of the data."""
+def from_verifier(
+    verify: Verify, timeout: float = 60.0, concurrent: int = 1
+) -> Callable[..., list[float | Problem]]:
+    """The reward function of a verifier: ``verify(completion, row)`` for each row of the data.
 
-    def task(completions: list[str], **columns: list[Any]) -> list[float]:
-        rows = (
+    Args:
+        verify: what it says of a right answer is 1.0. Where it raises ``TimeoutError``,
+            ``MemoryError`` or ``ChildProcessError`` there is no verdict: the completion is not
+            scored, whatever ``on_error`` says, because what a model wrote must not end a run.
+        timeout: seconds for a batch, after which no further answer is looked at.
+        concurrent: answers that are judged side by side.
+    """
+
+    def verifier(completions: list[str], **columns: list[Any]) -> list[float | Problem]:
+        rows = [
             {name: items[i] for name, items in columns.items()} for i in range(len(completions))
-        )
-        return [verify(text, row) for text, row in zip(completions, rows, strict=True)]
+        ]
+        judged = partial(_judged, verify, time.monotonic() + timeout, timeout)
+        if concurrent == 1:
+            return list(map(judged, completions, rows))
+        with ThreadPoolExecutor(concurrent) as threads:
+            return list(threads.map(judged, completions, rows))
 
-    return task
+    return verifier
+
+
+def from_mathematics(field: str, timeout: float = 60.0) -> Callable[..., list[float | Problem]]:
+    """The reward function of ``verifier = "math"``: 1.0 where the answer is that of a column.
+
+    Args:
+        field: the column of the right answer, text or a number.
+        timeout: as in ``from_verifier``.
+    """
+
+    def verify(completion: str, row: Mapping[str, Any]) -> float:
+        right = row.get(field)
+        judge = isolated.pool("polopt.isolated.mathematics:prepare")
+        verdict = None if right is None else judge.ask(completion, str(right))
+        if verdict is None:
+            raise DataError(
+                f'field {field!r}: {shown(right)} holds no answer that verifier = "math" can '
+                "compare; text or a number in every row"
+            )
+        return float(verdict)
+
+    return from_verifier(verify, timeout, isolated.CONCURRENT)
+
+
+def _judged(
+    verify: Verify, deadline: float, timeout: float, completion: str, row: Mapping[str, Any]
+) -> float | Problem:
+    """What a verifier says, or why there is no verdict."""
+    if time.monotonic() > deadline:
+        late = f"the batch took more than {timeout:g} s"
+        return Problem(Outcome.TIMEOUT, late, stops=False)
+    try:
+        return verify(completion, row)
+    except TimeoutError as error:
+        return Problem(Outcome.TIMEOUT, str(error), stops=False)
+    except MemoryError as error:
+        return Problem(Outcome.MEMORY, str(error), stops=False)
+    except ChildProcessError as error:
+        return Problem(Outcome.ERROR, str(error), stops=False)
 
 
 def _run(file: Path) -> ModuleType:

@@ -38,7 +38,7 @@ class RewardSpec:
     timeout: float | None = 60.0  # seconds for one batch; None: polopt's own, called directly
     on_error: Literal["stop", "unscorable"] = "stop"  # a failure: stop the run, or reward is NaN
     per_token: bool = False  # a list of numbers for each completion, one for each of its tokens
-    verdict: bool = True  # whether 1.0 and more mean a right answer
+    is_accuracy: bool = False  # whether 1.0 and more mean a right answer; booleans do anyway
 
     @functools.cached_property
     def declared(self) -> Declared:
@@ -78,9 +78,9 @@ def score(
 
     The outcome of a failure: ``error`` for an exception, or values of the wrong type or number;
     ``timeout``; ``memory``; ``unscorable`` for a number that is not finite or where no part
-    applies. Otherwise the first reward with ``verdict`` that applies decides, so a verifier comes
-    first: ``ok`` from 1.0 upwards, the reward of a right answer by a verifier, else ``wrong``.
-    ``scored``: no reward with ``verdict`` applies.
+    applies. Otherwise the first reward that applies and can tell decides: one that returned a
+    boolean, or one that ``is_accuracy``, as verifiers are: ``ok`` from 1.0 upwards, else ``wrong``.
+    ``scored`` where none can tell.
 
     Args:
         prompts: of the completions, with their data columns.
@@ -115,21 +115,22 @@ def _scored(specs: Sequence[RewardSpec], results: Mapping[str, Result], length: 
     if not counted:
         return Scored(float("nan"), parts, Outcome.UNSCORABLE)
     reward = sum(spec.weight * parts[spec.name] for spec in counted)
-    verdicts = [parts.get(spec.name, math.nan) for spec in specs if spec.verdict]
-    outcome = _verdict([part for part in verdicts if not math.isnan(part)])
-    return Scored(reward, parts, outcome, _placed(specs, results, length))
+    return Scored(reward, parts, _verdict(specs, results), _placed(specs, results, length))
 
 
-def _verdict(parts: Sequence[float]) -> Outcome:
-    if not parts:
-        return Outcome.SCORED
-    return Outcome.OK if parts[0] >= 1 else Outcome.WRONG
+def _verdict(specs: Sequence[RewardSpec], results: Mapping[str, Result]) -> Outcome:
+    """By the first reward that applies and can tell right from wrong."""
+    for spec in specs:
+        result = results[spec.name]
+        if isinstance(result, float | bool) and (spec.is_accuracy or isinstance(result, bool)):
+            return Outcome.OK if result >= 1 else Outcome.WRONG
+    return Outcome.SCORED
 
 
 def _part(result: float | Steps | Problem) -> float:
     if isinstance(result, Problem):
         return float("nan")
-    return result.total if isinstance(result, Steps) else result
+    return result.total if isinstance(result, Steps) else float(result)
 
 
 def _placed(
@@ -152,7 +153,7 @@ def _by_token(result: Result, length: int) -> NDArray[np.float64]:
     numbers = np.full(length, np.nan)
     if isinstance(result, Steps):
         numbers[:] = result.numbers
-    elif isinstance(result, float):
+    elif isinstance(result, float | bool):
         numbers[-1:] = result
     return numbers
 
@@ -177,7 +178,7 @@ def _results(
     if spec.on_error == "unscorable":
         return results
     for row, result in enumerate(results):
-        if isinstance(result, Problem):
+        if isinstance(result, Problem) and result.stops:
             raised = answer.error if isinstance(answer, Raised) and not answer.late else None
             alone = row if result is not found else _culprit(spec, batch, count, seed, raised)
             where = f"row {alone}" if alone is not None else f"rows 0 to {count - 1} together"

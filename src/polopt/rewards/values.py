@@ -22,6 +22,7 @@ class Problem:
 
     outcome: Outcome
     text: str
+    stops: bool = True  # whether ``on_error`` is asked; not where the answer itself is the reason
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,9 @@ def _is_nan(number: Any) -> bool:  # noqa: ANN401
 def values(returned: Any, count: int) -> list[float | Problem | None] | Problem:  # noqa: ANN401
     """The reward of each completion, or one problem with all of them.
 
-    Numbers are int, float, bool, and scalars of numpy or torch; None means that the reward does not
-    apply. A one-dimensional array or tensor is a list of numbers.
+    Numbers are int, float, bool, and scalars of numpy or torch; a bool stays one, for it says
+    right or wrong. None means that the reward does not apply. A one-dimensional array or tensor is
+    a list of numbers. A verifier may return problems.
     """
     allowed = f"a list of {count} numbers (or None), one for each completion"
     if isinstance(returned, np.ndarray | torch.Tensor):
@@ -90,11 +92,13 @@ def values(returned: Any, count: int) -> list[float | Problem | None] | Problem:
 
 
 def _value(item: Any) -> float | Problem | None:  # noqa: ANN401
-    if item is None:
-        return None
+    if item is None or isinstance(item, Problem):
+        return item
     if isinstance(item, np.ndarray | torch.Tensor | np.generic) and item.ndim == 0:
         item = item.item()
-    if not isinstance(item, Real | np.bool_):
+    if isinstance(item, bool | np.bool_):
+        return bool(item)
+    if not isinstance(item, Real):
         return Problem(Outcome.ERROR, f"returned {_kind(item)}; a number or None")
     try:
         number = float(item)

@@ -15,10 +15,11 @@ from polopt.math.preference import (
     prompt_means,
 )
 from polopt.rollout.dataset import ranked
-from polopt.rollout.evaluation import Evaluation, proportion, share_interval
+from polopt.rollout.evaluation import Evaluation, mean_interval, share_interval
 from polopt.types import Batch, Metrics
 
 AT_ONCE = 64  # prompts in a batch
+RESAMPLES = 200  # of the bootstrap
 
 Measure = Callable[[Batch], Mapping[str, Tensor]]
 """Values of every response of a batch by name, [B] each; ``reward`` orders the pairs."""
@@ -28,8 +29,9 @@ def compare(rankings: Sequence[Ranking], measure: Measure) -> Evaluation:
     """Pair accuracy with its 95 % interval, calibration error, and means of either side.
 
     Every figure is a mean over prompts of the mean over the pairs of a prompt; with one pair to a
-    prompt the interval is Wilson's. The calibration error compares, over all pairs, the
-    confidence of the model, ``σ(|rᵢ - rⱼ|)``, with how often it is right (Guo 1706.04599).
+    prompt the interval of the accuracy is Wilson's. The calibration error compares, over all pairs,
+    the confidence of the model, ``σ(|rᵢ - rⱼ|)``, with how often it is right (Guo 1706.04599); its
+    interval is bootstrapped.
 
     Args:
         rankings: Held out from training; each has a pair.
@@ -57,9 +59,13 @@ def compare(rankings: Sequence[Ranking], measure: Measure) -> Evaluation:
     }
     for name, values in columns.items():
         metrics |= {f"{name}_chosen": mean(values[i]), f"{name}_rejected": mean(values[j])}
-    return Evaluation(
-        metrics, {"pair_accuracy": _interval(prompt_means(right, i, prompt).tolist())}, []
-    )
+    margins = prompt_means(columns["reward"][i] - columns["reward"][j], i, prompt)
+    intervals = {
+        "pair_accuracy": share_interval(prompt_means(right, i, prompt).tolist()),
+        "calibration_error": _calibration_interval(confidence, right),
+        "reward_margin": mean_interval(margins.tolist()),
+    }
+    return Evaluation(metrics, intervals, [])
 
 
 def _batches(rankings: Sequence[Ranking]) -> Iterator[Batch]:
@@ -68,8 +74,10 @@ def _batches(rankings: Sequence[Ranking]) -> Iterator[Batch]:
         yield Batch(tuple(groups[start : start + AT_ONCE]), taken_at=0)
 
 
-def _interval(of_prompts: Sequence[float]) -> tuple[float, float]:
-    """Right or wrong is a proportion; shares of several pairs vary between prompts."""
-    if set(of_prompts) <= {0.0, 1.0}:
-        return proportion(round(sum(of_prompts)), len(of_prompts))
-    return share_interval(of_prompts)
+def _calibration_interval(confidence: Tensor, right: Tensor) -> tuple[float, float]:
+    """95 % of the bootstrap: the calibration error of pairs that are drawn with replacement."""
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.randint(len(right), (RESAMPLES, len(right)), generator=generator)
+    errors = [float(expected_calibration_error(confidence[i], right[i])) for i in draws]
+    low, high = torch.tensor(errors).quantile(torch.tensor([0.025, 0.975])).tolist()
+    return low, high

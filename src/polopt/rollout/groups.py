@@ -65,6 +65,11 @@ def experience(batch: Batch, *, pad_id: int, device: torch.device) -> Experience
     )
 
 
+def asked(batch: Batch) -> Sequence[str]:
+    """The keys of the prompts of a batch."""
+    return [key for group in batch.groups for key in group.prompt.keys]
+
+
 def reward_names(samples: Sequence[Sample]) -> list[str]:
     """The rewards that apply to any of the responses."""
     return sorted({name for s in samples for name in s.parts})

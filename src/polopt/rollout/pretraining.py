@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from polopt.choices.source import parse
-from polopt.data import PromptStream, Tokeniser, generated, plain_rows
+from polopt.data import PromptStream, Row, Tokeniser, generated, plain_rows
 from polopt.envs.text import load as load_task
 from polopt.recipe import StageRecipe
 from polopt.seeding import derive
@@ -17,14 +17,18 @@ from polopt.types import Batch, Group, Prompt, Sample
 Tokens = NDArray[np.int64]
 
 
-def pretraining_batches(stage: StageRecipe, tokeniser: Tokeniser) -> Callable[[int], Batch]:
+def pretraining_batches(
+    stage: StageRecipe, tokeniser: Tokeniser, inspect: Callable[[Sequence[Row]], None]
+) -> Callable[[int], Batch]:
     """The batch at a place of the stream of texts; of a task, its demonstrations.
+
+    ``inspect`` is given the texts of a file or a data set, all of them, once.
 
     Raises:
         DataError: a source, or a row of it, that cannot be used.
     """
     seed = derive(stage.run.seed, stage.name, "pretraining")
-    text = _texts(stage, tokeniser, seed)
+    text = _texts(stage, tokeniser, seed, inspect)
     size = stage.pretraining.batch_size
 
     def batch(place: int) -> Batch:
@@ -34,15 +38,18 @@ def pretraining_batches(stage: StageRecipe, tokeniser: Tokeniser) -> Callable[[i
     return batch
 
 
-def _texts(stage: StageRecipe, tokeniser: Tokeniser, seed: int) -> Callable[[int], Tokens]:
+def _texts(
+    stage: StageRecipe, tokeniser: Tokeniser, seed: int, inspect: Callable[[Sequence[Row]], None]
+) -> Callable[[int], Tokens]:
     settings = stage.pretraining
     assert settings.source is not None, "asked for"
     if not parse(settings.source).of.has_columns:
         parameters = stage.data.parameters if settings.source == stage.data.source else {}
         task = load_task(settings.source, parameters, seed)
-        found = generated(settings.source, task.row, 0, demonstrations=True).train
+        found = generated(settings.source, task.row, 0, wanted="demonstrations").train
         return lambda place: tokeniser.demonstration(found[place], place).tokens
     rows = plain_rows(settings.source, settings.field, stage.data, check=tokeniser.text)
+    inspect(rows)
     order = PromptStream(len(rows), seed)
     return lambda place: tokeniser.text(rows[order(place)])
 

@@ -15,7 +15,7 @@ from polopt.envs.text import TextTask
 from polopt.errors import RecipeError
 from polopt.recipe import Recipe, Reward, StageRecipe
 from polopt.recipe.contradictions import reward_name
-from polopt.rewards import RewardSpec, from_file, from_verifier, score
+from polopt.rewards import RewardSpec, from_file, from_mathematics, from_verifier, score
 from polopt.rollout.text import TextSource
 from polopt.seeding import derive
 from polopt.types import Group, Sample
@@ -45,7 +45,7 @@ def specs(
     if given is not None:
         return [RewardSpec(_name(given), given)]
     if not stage.rewards:
-        return [] if task is None else [RewardSpec(task.name, from_verifier(task.score))]
+        return [] if task is None else [_of_task(task)]
     return [_spec(reward, task, stage.data.source, models or {}) for reward in stage.rewards]
 
 
@@ -60,6 +60,19 @@ def load_files(recipe: Recipe) -> None:
         for reward in stage.rewards:
             if reward.file is not None and reward.function is not None:
                 _loaded(reward.file, reward.function)
+
+
+def functions(
+    stage: StageRecipe, given: RewardFunction | None = None
+) -> Mapping[str, RewardFunction]:
+    """The functions among the rewards of a stage that a user wrote, by name of the reward."""
+    if given is not None:
+        return {_name(given): given}
+    return {
+        reward_name(reward): _loaded(reward.file, reward.function)
+        for reward in stage.rewards
+        if reward.file is not None and reward.function is not None
+    }
 
 
 _loaded = lru_cache(maxsize=None)(from_file)
@@ -121,23 +134,40 @@ def _spec(
 ) -> RewardSpec:
     name = reward_name(reward)
     if reward.model is not None:
-        function, timeout, verdict = models[name], None, False
-        return RewardSpec(
-            name, function, reward.weight, timeout, reward.on_error, reward.per_token, verdict
-        )
-    if reward.verifier is None:
-        assert reward.file is not None and reward.function is not None, "checked by the schema"
-        function = _loaded(reward.file, reward.function)
-    elif task is None:
-        raise RecipeError(
-            f"reward.verifier: {source!r} brings no verifier; name a file and a function"
-        )
-    else:
-        function, name = from_verifier(task.score), reward.name or task.name
-    verdict = not reward.per_token  # a sum of steps does not say whether the answer is right
+        function = models[name]
+        return RewardSpec(name, function, reward.weight, None, reward.on_error, reward.per_token)
+    if reward.verifier is not None:
+        return _verifier(reward, task, source)
+    assert reward.file is not None and reward.function is not None, "checked by the schema"
+    function = _loaded(reward.file, reward.function)
     return RewardSpec(
-        name, function, reward.weight, reward.timeout, reward.on_error, reward.per_token, verdict
+        name,
+        function,
+        reward.weight,
+        reward.timeout,
+        reward.on_error,
+        reward.per_token,
+        is_accuracy=reward.is_accuracy,
     )
+
+
+def _verifier(reward: Reward, task: TextTask | None, source: str) -> RewardSpec:
+    """A verifier keeps its time limits itself, answer by answer."""
+    if reward.compared_with is not None:
+        function = from_mathematics(reward.compared_with, reward.timeout)
+        name = reward_name(reward)
+        return RewardSpec(name, function, reward.weight, timeout=None, is_accuracy=True)
+    if task is None:
+        raise RecipeError(
+            f"reward.verifier: {source!r} brings no verifier; math, or a file and a function"
+        )
+    spec = _of_task(task, reward.timeout)
+    return replace(spec, name=reward.name or task.name, weight=reward.weight)
+
+
+def _of_task(task: TextTask, timeout: float = 60.0) -> RewardSpec:
+    verify = from_verifier(task.score, timeout)
+    return RewardSpec(task.name, verify, timeout=None, is_accuracy=task.is_accuracy)
 
 
 def _name(function: RewardFunction) -> str:

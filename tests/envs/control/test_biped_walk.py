@@ -207,7 +207,7 @@ def test_what_there_is_not_is_refused(parameters: Any, told: str) -> None:
 def test_without_its_simulator_there_is_no_robot(monkeypatch: pytest.MonkeyPatch) -> None:
     """Told as it is made: a run has not begun."""
     monkeypatch.setitem(sys.modules, "mujoco", None)
-    with pytest.raises(MissingExtraError, match=r"'biped' needs MuJoCo; pip install 'polopt\[con"):
+    with pytest.raises(MissingExtraError, match=r"'biped' needs the package mujoco: pip install"):
         make("control:biped", 1, {})
 
 

@@ -332,6 +332,6 @@ def test_what_the_extra_brings_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MissingExtraError) as error:
         registered("control:cartpol", 1, {})
     assert str(error.value) == (
-        "data.source: 'control:cartpol': gymnasium is not installed; pip install "
-        "'polopt[control]', or did you mean control:cartpole?"
+        "data.source: 'control:cartpol' needs the package gymnasium: pip install "
+        '"polopt[control]", or did you mean control:cartpole?'
     )

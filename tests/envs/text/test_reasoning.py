@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import random
 import sys
 
@@ -16,7 +17,10 @@ def test_missing_package_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "reasoning_gym.factory", None)
     with pytest.raises(MissingExtraError) as error:
         load("reasoning-gym:countdown", {}, 0)
-    assert 'pip install "polopt[tasks]"' in str(error.value) and "\n" not in str(error.value)
+    assert str(error.value) == (
+        "data.source: reasoning-gym:countdown needs the package reasoning-gym: "
+        'pip install "polopt[tasks]"'
+    )
 
 
 @pytest.fixture
@@ -44,6 +48,16 @@ class TestWithThePackage:
         assert task.score(f" {row['completion']}\n", row) == 1.0
         assert task.score(f"The answer is {row['answer']}", row) == 0.0
         assert task.score("", row) == 0.0
+        assert task.score(f"I think <answer>{row['answer']}</answer> it is", row) == 1.0
+        assert task.score(f"<answer>The answer is {row['answer']}</answer>", row) == 0.0
+        assert task.score(f"{row['answer']} <answer>1</answer>", row) == 0.0
+
+    def test_a_data_set_without_answers_has_rows_to_judge_but_no_demonstration(self):
+        task = load("reasoning-gym:rush_hour", {}, 1)
+        row = task.row("train", 0)
+        assert row.keys() == {"prompt", "metadata"}
+        assert task.score("A+1", row) == 0.0
+        assert json.loads(json.dumps(row)) == row
         assert task.describe("", row) == {}
 
     @pytest.mark.parametrize("name", ["pool_matrix", "list_functions"])
@@ -61,7 +75,7 @@ class TestWithThePackage:
         ("name", "parameters", "message"),
         [
             ("countdwn", {}, "did you mean countdown?"),
-            ("rush_hour", {}, "have no single right answer"),
+            ("propositional_logic", {}, "its scorer gives full marks to a premise"),
             (
                 "chain_sum",
                 {"min_term": 3},
@@ -70,7 +84,7 @@ class TestWithThePackage:
             ("chain_sum", {"seed": 3}, "data.parameters.seed: unknown"),
             ("chain_sum", {"min_terms": 9, "max_terms": 2}, "refuses max_terms = 2, min_terms = 9"),
             ("chain_sum", {"min_terms": "x"}, 'refuses min_terms = "x"'),
-            ("composite", {}, "refuses its defaults"),
+            ("composite", {}, "a mixture; its data sets are sources of their own"),
         ],
     )
     def test_what_cannot_be_used_is_one_line(self, name, parameters, message):

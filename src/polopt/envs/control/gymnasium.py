@@ -19,7 +19,14 @@ from numpy.typing import NDArray
 
 from polopt.choices.domain import CONTROL
 from polopt.envs.control.interface import Action, Box, Discrete, Transition
-from polopt.errors import MissingExtraError, RecipeError, UserError, did_you_mean, one_line
+from polopt.errors import (
+    MissingExtraError,
+    RecipeError,
+    UserError,
+    did_you_mean,
+    missing_extra,
+    one_line,
+)
 
 if TYPE_CHECKING:
     from polopt.envs.control.repeatable import Repeatable
@@ -50,8 +57,8 @@ def make(
         import gymnasium
     except ImportError as error:
         near = _near(name, others)
-        needs = "gymnasium is not installed; pip install 'polopt[control]'"
-        raise MissingExtraError(f"{field}: {needs}{near and f', or {near}'}") from error
+        told = missing_extra(field, "gymnasium", "control", error)
+        raise MissingExtraError(f"{told}{near and f', or {near}'}") from error
     if (mode := parameters.get("vectorization_mode", "sync")) != "sync":
         raise RecipeError(
             f"data.parameters.vectorization_mode: {mode!r} is not allowed; sync, because a run "

@@ -35,6 +35,8 @@ class ChainSum:
 
     seed: int
     parameters: Parameters = field(default_factory=Parameters)
+    is_accuracy: bool = field(default=True, init=False)
+    reads: tuple[str, ...] = field(default=("answer",), init=False)
 
     @property
     def name(self) -> str:
@@ -62,6 +64,10 @@ class ChainSum:
         """1.0 where what follows the last ``>`` is the answer and nothing else."""
         _, mark, given = completion.rpartition(">")
         return float(mark == ">" and given.strip() == row["answer"])
+
+    def extract(self, completion: str) -> str:
+        """What follows the last ``>``."""
+        return completion.rpartition(">")[2].strip()
 
     def describe(self, completion: str, row: Mapping[str, Any]) -> dict[str, float | None]:
         """Whether the answer was worked out, and the accuracy of each of the two ways."""

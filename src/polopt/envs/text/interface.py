@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 Split = Literal["train", "evaluation"]
@@ -16,6 +16,16 @@ class TextTask(Protocol):
     @property
     def name(self) -> str:
         """Its name in a recipe, such as ``chain_sum``."""
+        ...
+
+    @property
+    def is_accuracy(self) -> bool:
+        """Whether a score of 1.0 is a right answer; otherwise scores say how good one is."""
+        ...
+
+    @property
+    def reads(self) -> Sequence[str]:
+        """The columns of a row that the verifier reads."""
         ...
 
     def row(self, split: Split, index: int) -> dict[str, Any]:
@@ -31,6 +41,10 @@ class TextTask(Protocol):
 
     def score(self, completion: str, row: Mapping[str, Any]) -> float:
         """The reward of a completion: 1.0 where it is right, else less."""
+        ...
+
+    def extract(self, completion: str) -> str:
+        """The answer in a completion, without the way to it: those that agree are the same."""
         ...
 
     def describe(self, completion: str, row: Mapping[str, Any]) -> dict[str, float | None]:

@@ -26,6 +26,8 @@ class Reverse:
 
     seed: int
     parameters: Parameters = field(default_factory=Parameters)
+    is_accuracy: bool = field(default=True, init=False)
+    reads: tuple[str, ...] = field(default=("answer",), init=False)
 
     @property
     def name(self) -> str:
@@ -45,6 +47,10 @@ class Reverse:
     def score(self, completion: str, row: Mapping[str, Any]) -> float:
         """1.0 where the completion is the answer, but for whitespace around it."""
         return float(completion.strip() == row["answer"])
+
+    def extract(self, completion: str) -> str:
+        """All of it, but for whitespace around it."""
+        return completion.strip()
 
     def describe(self, completion: str, row: Mapping[str, Any]) -> dict[str, float | None]:
         """No further metrics."""

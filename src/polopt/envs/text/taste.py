@@ -49,6 +49,8 @@ class Taste:
 
     seed: int
     parameters: Parameters = field(default_factory=Parameters)
+    is_accuracy: bool = field(default=False, init=False)  # a share of letters: the more the better
+    reads: tuple[str, ...] = field(default=("prompt",), init=False)
 
     @property
     def name(self) -> str:
@@ -80,6 +82,10 @@ class Taste:
         """The share of the preferred letters in a completion; 0.0 for an empty one."""
         text = completion.strip()
         return _share(text, LIKED[row["prompt"][-1]]) if text else 0.0
+
+    def extract(self, completion: str) -> str:
+        """All of it, but for whitespace around it."""
+        return completion.strip()
 
     def describe(self, completion: str, row: Mapping[str, Any]) -> dict[str, float | None]:
         """The exact score as a metric, whatever reward is trained on."""

@@ -28,32 +28,45 @@
     return unit === "seconds" ? `${number(value)}${GAP}s` : number(value);
   }
 
-  // Rows in which at least one line of the plot has a value, within the stage that is shown.
+  // Rows in which at least one line of the plot has a value or a gap, within the stage that is shown.
   function rowsOf(spec) {
+    const broken = new Set(spec.lines.flatMap((line) => line.gaps));
     return [...data.steps.keys()].filter(
       (row) =>
         (shownStage === -1 || data.stage[row] === shownStage) &&
-        spec.lines.some((line) => line.values[row] !== null),
+        (broken.has(row) || spec.lines.some((line) => line.values[row] !== null)),
     );
   }
 
   // What uPlot draws: each line once for each stage, so that no line runs from one stage into the
-  // next. Stacked lines are sums of themselves and all lines after them.
+  // next. Stacked lines are sums of themselves and all lines after them. A line breaks at null, and
+  // runs on over undefined.
   function pieces(spec, rows) {
     const heights = spec.lines.map((line) => rows.map((row) => line.values[row]));
+    const empty = rows.map((_, at) => heights.every((each) => each[at] === null));
     for (let i = heights.length - 1; spec.stacked && i >= 0; i--) {
-      heights[i] = heights[i].map((value, at) => (value ?? 0) + (heights[i + 1]?.[at] ?? 0));
+      heights[i] = heights[i].map((value, at) => empty[at] ? null : (value ?? 0) + (heights[i + 1]?.[at] ?? 0));
     }
-    return spec.lines.flatMap((line, i) =>
-      data.stages.map((_, stage) => {
-        const values = heights[i].map((value, at) => (data.stage[rows[at]] === stage ? value : null));
-        const known = values.filter((value) => value !== null).length;
-        return { values, known, look: look(spec, i, line.points || known < 3) };
-      }),
-    ).filter((piece) => piece.known > 0).sort((one, other) => one.look.layer - other.look.layer);
+    return spec.lines.flatMap((line, i) => {
+      const gaps = new Set(line.gaps);
+      return data.stages.map((_, stage) => {
+        const values = heights[i].map((value, at) => {
+          if (data.stage[rows[at]] !== stage) return undefined;
+          return value ?? (spec.stacked || gaps.has(rows[at]) ? null : undefined);
+        });
+        const known = values.filter((value) => value != null).length;
+        return { values, known, look: look(spec, i, line.points || known < 3, alone(values)) };
+      });
+    }).filter((piece) => piece.known > 0).sort((one, other) => one.look.layer - other.look.layer);
   }
 
-  function look(spec, i, points) {
+  // Where a value has a gap or nothing on both sides, and so no line: it is drawn as a point.
+  function alone(values) {
+    const told = [...values.keys()].filter((at) => values[at] !== undefined);
+    return told.filter((at, i) => values[at] !== null && [told[i - 1], told[i + 1]].every((next) => values[next] == null));
+  }
+
+  function look(spec, i, points, lone) {
     const stroke = colour(i);
     if (points) { // hollow ones show what they lie on, and lines run over both
       const fill = i % 2 ? stroke : "#0000";
@@ -66,8 +79,7 @@
       fill: spec.stacked ? stroke : undefined,
       paths: spec.stacked ? uPlot.paths.stepped({ align: -1 }) : undefined,
       dash: DASHES[spec.lines[i].dash],
-      points: { show: false },
-      spanGaps: true,
+      points: { show: false, filter: () => (lone.length ? lone : null), size: 4, fill: stroke },
     };
   }
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from polopt.errors import ModelError
 from polopt.models import LanguageModel, context_length
-from polopt.rollout.engines.interface import Request
+from polopt.rollout.engines.interface import Hear, Request
 from polopt.rollout.engines.sampler import draw, processed_logits, uniforms
 from polopt.types import Finish, Group, Sample, Span
 
@@ -71,11 +71,18 @@ class Decode:
         self._next = torch.tensor([p[-1] for p in prompts], device=device)[request_of]
         self._position = torch.tensor([len(p) - 1 for p in prompts], device=device)[request_of]
 
-    def run(self, version: int) -> list[Group]:
-        """Decode until every row has stopped or reached the limit; ``version`` is the policy's."""
+    def run(self, version: int, heard: Hear | None = None) -> list[Group]:
+        """Decode until every row has stopped or reached the limit.
+
+        Args:
+            version: of the policy.
+            heard: gets the first row after each token.
+        """
         for step in range(self._limit):
             token, logp = self._step(step)
             self._record(step, token, logp)
+            if heard is not None:
+                heard(self._tokens[0, : int(self._length[0])].tolist())
             if bool(self._stopped.all()):
                 break
             self._compact()

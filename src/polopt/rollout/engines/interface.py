@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from polopt.types import Group, Prompt, Sampling
+
+Hear = Callable[[list[int]], None]
+"""Called with the tokens of a response so far, after each of them."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from polopt.models import LanguageModel
 from polopt.rollout.engines.decode import Decode
-from polopt.rollout.engines.interface import Request
+from polopt.rollout.engines.interface import Hear, Request
 from polopt.rollout.engines.proof import prove
 from polopt.types import Group
 
@@ -52,8 +52,11 @@ class LocalEngine:
         """Queue requests."""
         self._queue.extend(requests)
 
-    def poll(self) -> list[Group]:
-        """Decode queued requests of one sampling distribution, as many as fit; [] when idle."""
+    def poll(self, heard: Hear | None = None) -> list[Group]:
+        """Decode queued requests of one sampling distribution, as many as fit; [] when idle.
+
+        ``heard`` gets the first response of them after each token, to show it as it grows.
+        """
         if not self._queue:
             return []
         requests = self._next()
@@ -63,7 +66,7 @@ class LocalEngine:
             _row_independent_attention(device),
             torch.autocast(device, dtype=torch.bfloat16, enabled=self._autocast),
         ):
-            return Decode(self._language_model, requests, self._seed).run(self._version)
+            return Decode(self._language_model, requests, self._seed).run(self._version, heard)
 
     def _next(self) -> list[Request]:
         """Take from the queue what is sampled as its first request is, up to ``MAX_ROWS`` rows."""

@@ -51,7 +51,7 @@ from polopt.envs.control.biped.reward import (
 )
 from polopt.envs.control.interface import Box, Facts, Flags
 from polopt.envs.control.recording.view import View
-from polopt.errors import MissingExtraError, RecipeError
+from polopt.errors import RecipeError, missing_extra
 
 STRIDE = slice(PHYSICS_STATE, PHYSICS_STATE + stride.COLUMNS)  # in a state
 
@@ -214,9 +214,7 @@ class Biped:
             mujoco: Any = import_module("mujoco")
             rollout: Any = import_module("mujoco.rollout")
         except ImportError as error:
-            raise MissingExtraError(
-                "data.source: 'biped' needs MuJoCo; pip install 'polopt[control]'"
-            ) from error
+            raise missing_extra("data.source: 'biped'", "mujoco", "control", error) from error
         model = mujoco.MjModel.from_xml_string(xml())
         model.opt.timestep = self.physics
         return model, mujoco.MjData(model), rollout
