@@ -145,21 +145,26 @@ def evaluate(
     Raises:
         UserError: what the user can put right, in one line.
     """
-    from polopt.api.examine import Asked, examine
+    from polopt.api.examine import Asked, as_trained, examine
 
     weights, sources = str(model_or_run), tuple(str(source) for source in data)
     with_source = bool(sources) or "data.source" in flag_values(flags)
     _check_target(weights, remote=with_source, hub_id="a hub id with --data or data.source")
     tables: dict[str, Any] = {"model": {}, "data": {"source": sources[0]} if sources else {}}
+    trained = None
     if (found := located(Path(model_or_run))) is not None:
         run, weights = found[0], str(found[1])
-        config = record.open_existing(run).config
-        tables = of_evaluation(recorded(config).stages[-1], run / "checkpoints")
+        trained = recorded(record.open_existing(run).config).stages[-1]
+        tables = of_evaluation(trained, run / "checkpoints")
     domain = domain_of_weights(weights)
     tables["model"]["path"] = DOMAINS[domain].model or weights
     tables.setdefault("algorithm", IN_DOMAIN[domain].algorithm)
     stage = resolve(load_recipe(tables, flags), own_reward=True).stages[-1]
-    return examine(stage, weights, Asked(k, sources, prompts_of(str(model_or_run))))
+    asked = Asked(k, sources, prompts_of(str(model_or_run)))
+    if trained is not None and not any(name.startswith("data.") for name in flag_values(flags)):
+        # Read as in training: rows that it could not use would move what is held out.
+        stage, asked = stage.model_copy(update={"data": trained.data}), as_trained(asked, trained)
+    return examine(stage, weights, asked)
 
 
 def write_evaluation(

@@ -10,7 +10,7 @@ from polopt.coordination.checkpoint import MANIFEST, step_of
 from polopt.errors import RunDirectoryError
 from polopt.places import is_run
 from polopt.recipe import Recipe, load
-from polopt.record import Prompts, recorded_prompts
+from polopt.record import NOTHING_KNOWN, Prompts, recorded_prompts
 from polopt.resolution import resolve
 
 
@@ -40,8 +40,13 @@ def located(path: Path) -> tuple[Path, Path] | None:
 
 
 def prompts_of(path: str) -> Prompts | None:
-    """The prompts that weights of a run were trained on; None: no run, or one without a record."""
-    if not Path(path).is_dir() or (found := located(Path(path))) is None:
+    """The prompts that weights of a run were trained on; None: they are not of a run.
+
+    Nothing is known of a checkpoint that was copied elsewhere, or of a run without a record.
+    """
+    if not Path(path).is_dir():
         return None
+    if (found := located(Path(path))) is None:
+        return NOTHING_KNOWN if (Path(path) / MANIFEST).is_file() else None
     run, weights = found
-    return recorded_prompts(run, step_of(weights))
+    return recorded_prompts(run, step_of(weights)) or NOTHING_KNOWN
