@@ -39,6 +39,7 @@ from polopt.rollout.evaluation import (
     figures,
     sample_line,
 )
+from polopt.rollout.rewarding import RewardFunction
 from polopt.rollout.text import TextSource, text_source, wanted_by, whole_source
 from polopt.types import Metrics
 
@@ -52,6 +53,7 @@ class Asked:
     answers: int = 1  # to each prompt
     sources: Sequence[str] = ()  # every row of them; none: the prompts that the stage holds out
     prompts: Prompts | None = None  # what the run of the weights held out and trained on
+    reward: RewardFunction | None = None  # from Python, in the place of the recipe's rewards
     wanted: Wanted = "prompts"  # what the rows of the run's last stage hold
 
 
@@ -90,13 +92,15 @@ def examine(stage: StageRecipe, weights: str, asked: Asked) -> list[Examined]:
     A reward model is evaluated on pairs, a policy in control on episodes.
 
     Raises:
-        RecipeError: no reward or verifier; several answers, or data, in control.
+        RecipeError: no reward or verifier; several answers, or data, where they have no meaning.
     """
     if stage.run.threads is not None:
         torch.set_num_threads(stage.run.threads)
     device = device_of(stage.run.device)
     with progress() as observe, closing(isolated):
-        inputs = StageInputs(stage, weights, weights, device, observe, is_last=True)
+        inputs = StageInputs(
+            stage, weights, weights, device, observe, is_last=True, reward=asked.reward
+        )
         found: Iterator[Examined] = named(IN_DOMAIN[stage.domain].examiner)(inputs, asked)
         return list(found)
 
@@ -139,7 +143,18 @@ def _lines(found: Examination, part: Answers, source: str, seen: Seen) -> Iterat
 
 
 def _of_pairs(inputs: StageInputs, asked: Asked) -> Iterator[Examined]:
-    """The same for a reward model and pairs."""
+    """The same for a reward model and pairs.
+
+    Raises:
+        RecipeError: several answers, or a reward.
+    """
+    if asked.answers > 1:
+        raise RecipeError(
+            f"--k: {asked.answers} is not allowed of a reward model, which compares the responses "
+            "of the data; 1"
+        )
+    if inputs.reward is not None:
+        raise RecipeError("reward: a function has no effect on a reward model; remove it")
     role = Critic(inputs.reward_model(), autocast=inputs.autocast)
     accuracy = on_pairs(inputs, role)
     for text in _texts(inputs, reader_of(role.scalar_model), replace(asked, wanted="pairs")):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from polopt.coordination.checkpoint import MANIFEST, step_of
+from polopt.coordination.checkpoint import MANIFEST, is_step, step_of
 from polopt.errors import RunDirectoryError
 from polopt.places import is_run
 from polopt.recipe import Recipe, load
@@ -33,9 +33,10 @@ def located(path: Path) -> tuple[Path, Path] | None:
         if not last.exists():
             raise RunDirectoryError(f"{path}: the run has no checkpoint yet")
         return path, last
-    above = path.resolve().parents[1:2]  # checkpoints/best is a link to one beside it
-    if (path / MANIFEST).is_file() and above and is_run(above[0]):
-        return above[0], path
+    real = path.resolve()  # checkpoints/best is a link to one beside it
+    is_checkpoint = real.parent.name == "checkpoints" and is_step(real)
+    if is_checkpoint and (path / MANIFEST).is_file() and is_run(real.parents[1]):
+        return real.parents[1], path
     return None
 
 
