@@ -178,3 +178,18 @@ def test_a_file_that_a_task_cannot_judge_is_one_line(of_task: Path, tmp_path: Pa
     plain = written(tmp_path / "plain.jsonl", [{"prompt": "1+2"}])
     flags = {"data.source": "task:taste", "reward.verifier": "task"}
     assert refused(copied, DataError, data=[plain], flags=flags).startswith("field 'prompt'")
+
+
+@pytest.mark.parametrize("flags", [{"data.prompt_field": "ask"}, ["--data.prompt_field", "ask"]])
+def test_files_for_a_task_may_hold_their_prompts_in_another_column(
+    of_task: Path, tmp_path: Path, flags: Any
+) -> None:
+    asked = written(tmp_path / "asked.jsonl", [{"ask": "1+1+1=", "answer": 3}])
+    (found,) = polopt.evaluate(of_task, data=[asked], flags=flags)
+    assert [line["prompt"] for line in found.answers] == ["1+1+1="] * 2
+    assert "has no effect" in refused(of_task, flags=flags)  # without a file
+
+
+def test_the_column_of_the_prompts_is_checked(of_task: Path) -> None:
+    flags = {"data.prompt_field": ""}
+    assert refused(of_task, data=[EASY], flags=flags).startswith('data.prompt_field: "" is not')

@@ -16,9 +16,10 @@ from polopt import record
 from polopt.algorithms import row
 from polopt.api import arguments
 from polopt.api.domains import IN_DOMAIN, domain_of_weights, of_evaluation
-from polopt.api.extend import extend, flag_values
+from polopt.api.extend import extend, flag_values, without
 from polopt.api.recorded import located, prompts_of, recorded
 from polopt.choices.domain import DOMAINS
+from polopt.choices.source import parse
 from polopt.diagnose.requirements import check_hub, check_packages, check_requirements
 from polopt.errors import ModelError, RecipeError, RunDirectoryError, UserError
 from polopt.places import HUB_ID, nearest
@@ -169,7 +170,7 @@ def evaluate(
     domain = domain_of_weights(weights)
     tables["model"]["path"] = DOMAINS[domain].model or weights
     tables.setdefault("algorithm", IN_DOMAIN[domain].algorithm)
-    resolved = resolve(load_recipe(tables, flags), own_reward=True)
+    resolved = _resolved(tables, flags, sources)
     stage = resolved.stages[-1]
     if reward is not None:
         _check_heard(resolved)
@@ -205,6 +206,24 @@ def write_evaluation(
     directory = Path(output) if output else free
     evaluations.write(found, str(model_or_run), directory)
     return directory
+
+
+def _resolved(tables: Mapping[str, Any], flags: Flags, sources: Sequence[str]) -> Recipe:
+    """The recipe of an evaluation; of a task on files, the column of the prompts is theirs."""
+    values = flag_values(flags)
+    column = values.pop("data.prompt_field", None)
+    source = values.get("data.source", tables["data"].get("source", ""))
+    of_task = parse(str(source)).of.has_verifier
+    if column is None or not (sources and of_task):
+        return resolve(load_recipe(tables, flags), own_reward=True)
+    rest = without(flags, "data.prompt_field")
+    recipe = resolve(load_recipe(tables, rest), own_reward=True)
+    of_files = {name: tables[name] for name in ("algorithm", "model")}
+    of_files["data"] = {"source": sources[0], "prompt_field": column}
+    data = load_recipe(of_files).stages[-1].data  # checks it
+    stage = recipe.stages[-1]
+    own = stage.data.model_copy(update={"prompt_field": data.prompt_field})
+    return recipe.model_copy(update={"stages": (stage.model_copy(update={"data": own}),)})
 
 
 def check_output(directory: str | Path) -> None:
