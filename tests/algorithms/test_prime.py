@@ -616,6 +616,13 @@ def test_numbers_that_say_nothing_of_right_or_wrong_are_refused(tmp_path: Path) 
         polopt.train(recipe, flags=flags, reward=variety)
 
 
+def test_a_reward_of_length_needs_right_and_wrong_too(tmp_path: Path) -> None:
+    recipe = {**BASE, "algorithm": "rloo", "evaluation": {"prompts": 4}}
+    flags = {"credit.length_reward": 0.3, "run.directory": str(tmp_path / "run"), "run.steps": 1}
+    with pytest.raises(RewardError, match=r"credit\.length_reward: 0\.3 has no effect where"):
+        polopt.train(recipe, flags=flags, reward=variety)
+
+
 def test_any_row_can_read_process_rewards(tmp_path: Path) -> None:
     recipe = {**BASE, "algorithm": "dr_grpo", "evaluation": {"prompts": 4}}
     flags = {

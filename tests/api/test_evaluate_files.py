@@ -152,3 +152,62 @@ def test_the_command_prints_a_table_and_keeps_the_answers(
 def test_a_directory_that_is_there_is_not_written_over(of_task: Path, tmp_path: Path) -> None:
     with pytest.raises(RunDirectoryError, match="--output"):
         api.write_evaluation([], of_task, tmp_path)
+
+
+def test_a_run_with_bad_rows_is_asked_what_it_held_out(tmp_path: Path) -> None:
+    """Rows without a completion are no demonstrations, but they have prompts."""
+    file = tmp_path / "rows.jsonl"
+    lines = [
+        {"prompt": f"{i}?", "answer": "1", "completion": "" if i % 4 == 0 else "1"}
+        for i in range(40)
+    ]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "own.py").write_text(REWARD)
+    data = {"source": str(file), "on_bad_row": "skip", "max_bad_share": 0.5}
+    reward = {"file": str(tmp_path / "own.py"), "function": "near"}
+    run = polopt.train(recipe_of(tmp_path, data, reward)).directory
+    (found,) = polopt.evaluate(run)
+    assert (found.seen, found.count) == ("held out", 3)
+
+
+def test_conversations_are_asked_up_to_the_first_answer(tmp_path: Path) -> None:
+    file = tmp_path / "talks.jsonl"
+    talks = [
+        [{"role": "user", "content": f"{i}?"}, {"role": "assistant", "content": "1"}]
+        for i in range(20)
+    ]
+    file.write_text("".join(json.dumps({"messages": talk}) + "\n" for talk in talks))
+    (tmp_path / "own.py").write_text(
+        "def length(completions): return [len(c) for c in completions]"
+    )
+    data = {"source": str(file), "prompt_field": "messages"}
+    reward = {"file": str(tmp_path / "own.py"), "function": "length"}
+    run = polopt.train(recipe_of(tmp_path, data, reward)).directory
+    assert counts(polopt.evaluate(run)) == {"held out": 2}
+    assert sum(counts(polopt.evaluate(run, data=[file])).values()) == 20
+
+
+def recipe_of(directory: Path, data: dict[str, Any], reward: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "algorithm": "sft",
+        "model": {"path": "builtin:tiny"},
+        "data": data,
+        "rollout": {"max_new_tokens": 4},
+        "reward": reward,
+        "update": {"batch_size": 8},
+        "run": {"steps": 1, "threads": 1, "directory": str(directory / "run")},
+    }
+
+
+def test_what_began_with_copied_weights_is_unknown(of_file: Path, tmp_path: Path) -> None:
+    """Their record is elsewhere; what was not trained on here may have been trained on there."""
+    copied = shutil.copytree(of_file / "checkpoints" / "last", tmp_path / "weights")
+    reward = {"file": str(of_file.parent / "own.py"), "function": "near"}
+    recipe = recipe_of(tmp_path, {"source": str(rows(tmp_path / "rows.jsonl", range(40)))}, reward)
+    heard: list[str] = []
+    run = polopt.train(
+        recipe | {"model": {"path": str(copied)}},
+        observers=[lambda event: heard.append(event.values.get("message", ""))],
+    ).directory
+    assert any("there is no whole record of its prompts" in text for text in heard)
+    assert counts(polopt.evaluate(run)) == {"unknown": 4}

@@ -13,9 +13,15 @@ import pytest
 
 import polopt
 from polopt.data import generated
+from polopt.data.identity import key
 from polopt.data.load import FAR
 from polopt.errors import DataError
+from polopt.models import read
+from polopt.recipe import load as load_recipe
 from polopt.record import recorded_prompts
+from polopt.resolution import resolve
+from polopt.rollout.pretraining import pretraining_batches
+from polopt.rollout.text import tokeniser_of
 from runs import variety
 
 COUNT = 40
@@ -177,3 +183,56 @@ def test_a_task_does_not_draw_what_another_stage_is_evaluated_on() -> None:
     assert again.train[3].prompt == f"{(3 + FAR) % 7}" != "3"
     with pytest.raises(DataError, match="no row whose prompt is not one of evaluation"):
         _ = generated("task:x", lambda split, index: {"prompt": "3"}, 0, avoid=avoid).train[0]
+
+
+def test_a_later_stage_is_compared_with_an_earlier_run_too(tmp_path: Path) -> None:
+    first = recipe(tmp_path, "text")
+    del first["stage"]["rl"]
+    polopt.train(first)
+    second = recipe_again(tmp_path)
+    heard: list[str] = []
+    polopt.train(
+        second, reward=variety, observers=[lambda e: heard.append(e.values.get("message", ""))]
+    )
+    assert any("prompts that rl is evaluated on" in text for text in heard)
+
+
+def recipe_again(directory: Path) -> dict[str, Any]:
+    """From those weights, demonstrations of something else, and then the same prompts."""
+    other = directory / "other.jsonl"
+    lines = ({"prompt": f"say {i}", "completion": str(i)} for i in range(20))
+    other.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return {
+        "model": {"path": str(directory / "run" / "checkpoints" / "last")},
+        "rollout": {"max_new_tokens": 4, "prompts_per_step": 2, "group_size": 2},
+        "evaluation": {"prompts": 4},
+        "run": {"threads": 1, "directory": str(directory / "second")},
+        "stage": {
+            "warm": {"algorithm": "sft", "data": {"source": str(other)}, "run": {"steps": 1}},
+            "rl": {
+                "algorithm": "grpo",
+                "data": {"source": str(directory / "rl" / "rows.jsonl")},
+                "run": {"steps": 1},
+            },
+        },
+    }
+
+
+def test_text_of_a_task_has_no_prompt_of_evaluation() -> None:
+    tables = {
+        "algorithm": "ppo",
+        "model": {"path": "builtin:tiny"},
+        "data": {"source": "task:chain_sum"},
+        "pretraining": {"source": "task:chain_sum", "coefficient": 1.0, "batch_size": 4},
+    }
+    stage = resolve(load_recipe(tables), own_reward=True).stages[0]
+    tokeniser = tokeniser_of(stage, read("builtin:tiny"))
+
+    def texts(*avoid: str) -> list[str]:
+        batch = pretraining_batches(stage, tokeniser, lambda _: None, avoid)(0)
+        return [str(tokeniser.tokenizer.decode(g.samples[0].tokens)) for g in batch.groups]
+
+    first = texts()
+    question = first[0].removeprefix("<bos>").partition("=")[0] + "="
+    again = texts(key(question))
+    assert again[1:] == first[1:] and question not in again[0]

@@ -377,3 +377,28 @@ def test_seconds_are_summed_by_stage_and_kind(setting: RunContext) -> None:
     seconds = progress.seconds["rl"]
     assert seconds["rollout"] == pytest.approx(4 * 0.5)
     assert {"step", "update", "compare", "evaluate", "checkpoint"} <= seconds.keys()
+
+
+def test_the_best_does_not_change_its_metric(setting: RunContext) -> None:
+    """Where nothing could be judged there is a reward alone, which says nothing of accuracy."""
+    figures = iter(
+        [
+            {"accuracy": 0.5, "reward": 0.5},
+            {"accuracy": 1.0, "reward": 1.0},
+            {"reward": 0.2},
+            {"accuracy": 0.0, "reward": 0.0},
+        ]
+    )
+    progress = Progress()
+    evaluate = lambda _: Evaluation(next(figures), {}, [])  # noqa: E731
+    run_stage(stage([], steps=3, evaluate=evaluate, evaluate_every=1), progress, setting)
+    assert progress.best == {"accuracy": 1.0, "checkpoint": "step_1"}
+
+
+def test_of_a_loss_the_best_is_the_lowest(setting: RunContext) -> None:
+    losses, progress = iter([5.0, 3.0, 2.0, 4.0]), Progress()
+    evaluate = lambda _: Evaluation({"nll": next(losses)}, {}, [])  # noqa: E731
+    run_stage(
+        stage([], steps=3, evaluate=evaluate, evaluate_every=1, best="nll"), progress, setting
+    )
+    assert progress.best == {"nll": 2.0, "checkpoint": "step_2"}

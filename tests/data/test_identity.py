@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from polopt.data.identity import holding, keys
+from polopt.data import load_rows
+from polopt.data.identity import holding, keys, question
+from polopt.recipe import Data
 
 USER = {"role": "user", "content": "3 + 8 ="}
 SYSTEM = {"role": "system", "content": "Answer with a number."}
@@ -36,5 +40,45 @@ def test_a_conversation_asks_at_every_turn_that_it_answers() -> None:
 
 def test_texts_that_hold_a_question_are_counted() -> None:
     texts = ["Ask:\n3 +\t8 = and so on", "3 + 8", "nothing", "what is 12 - 5 = ?", ""]
-    assert holding(texts, ["3 + 8 =", "12 - 5 ="]) == 2
+    assert holding(texts, [question("3 + 8 ="), question("12 - 5 =")]) == 2
     assert holding(texts, []) == 0
+
+
+def test_a_conversation_is_found_where_all_that_was_said_is() -> None:
+    more = {"role": "user", "content": "and 2 more?"}
+    asked = question((SYSTEM, USER, ANSWER, more))
+    assert asked == ("3 + 8 =", "11", "and 2 more?")
+    texts = ["User: 3 + 8 =\nAssistant: 11\nUser: and 2 more?", "3 + 8 = 11", "and 2 more? 11"]
+    assert holding(texts, [asked]) == 1
+
+
+def test_white_space_counts_in_no_turn() -> None:
+    one = (USER, ANSWER, {"role": "user", "content": "more"})
+    other = (USER, ANSWER, {"role": "user", "content": " more\n"})
+    assert keys(one) == keys(other)
+
+
+def test_later_turns_of_a_preference_are_asked_too(tmp_path: Path) -> None:
+    """They are in both responses, and what they answer is trained on."""
+    more = {"role": "user", "content": "more"}
+    rows = [
+        {
+            "chosen": [{"role": "user", "content": f"{i}"}, ANSWER, more, ANSWER],
+            "rejected": [
+                {"role": "user", "content": f"{i}"},
+                {**ANSWER, "content": "12"},
+                more,
+                ANSWER,
+            ],
+        }
+        for i in range(2)
+    ]
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (row,) = load_rows(Data(source=str(file)), 1, 1, wanted="pairs").train
+    first = row.columns["chosen"][0]
+    assert row.keys == (
+        *keys((first,)),
+        *keys((first, ANSWER, more)),
+        *keys((first, {**ANSWER, "content": "12"}, more)),
+    )

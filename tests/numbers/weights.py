@@ -301,7 +301,8 @@ def measured(only: str = "") -> dict[str, dict[str, str]]:
             on_text = recipe["data"]["source"].startswith("task:chain")
             given = on_text and recipe["algorithm"] != "sft"
             try:
-                reward = even if recipe["algorithm"] == "prime" else variety
+                reads_right = recipe["algorithm"] == "prime" or name == "length reward"
+                reward = even if reads_right else variety
                 polopt.train(recipe, reward=reward if given else None)
                 found[name] = hashed(run)
             except Exception as error:

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from polopt import record
 from polopt.algorithms import row
+from polopt.api import arguments
 from polopt.api.domains import IN_DOMAIN, domain_of_weights, of_evaluation
-from polopt.api.extend import extend, flag_values
+from polopt.api.extend import extend, flag_values, without
 from polopt.api.recorded import located, prompts_of, recorded
 from polopt.choices.domain import DOMAINS
+from polopt.choices.source import parse
 from polopt.diagnose.requirements import check_hub, check_packages, check_requirements
-from polopt.errors import ModelError, RecipeError, UserError
+from polopt.errors import ModelError, RecipeError, RunDirectoryError, UserError
 from polopt.places import HUB_ID, nearest
 from polopt.recipe import Recipe, dump
 from polopt.recipe import load as load_recipe
@@ -125,6 +127,7 @@ def evaluate(
     data: Sequence[str | Path] = (),
     flags: Flags = (),
     k: int = 1,
+    reward: Callable[..., Any] | None = None,
 ) -> list[Examined]:
     """Evaluate a model on files, or on the prompts that its run held out.
 
@@ -140,26 +143,46 @@ def evaluate(
             data of the run), or a model directory or a hub id (with ``data`` or ``data.source``).
         data: files or hub data sets, every row of which is evaluated on.
         flags: override fields of the recipe, such as ``data.source`` or ``evaluation.prompts``.
-        k: answers to each prompt; 1 in control.
+        k: answers to each prompt; 1 in control and of a reward model.
+        reward: as in :func:`train`, a function in the place of the rewards.
 
     Raises:
         UserError: what the user can put right, in one line.
     """
-    from polopt.api.examine import Asked, examine
+    from polopt.api.examine import Asked, as_trained, examine
 
+    arguments.check("rollout", {"group_size": k}, names={"group_size": "k"})
     weights, sources = str(model_or_run), tuple(str(source) for source in data)
     with_source = bool(sources) or "data.source" in flag_values(flags)
     _check_target(weights, remote=with_source, hub_id="a hub id with --data or data.source")
+    came_from_python = False
     tables: dict[str, Any] = {"model": {}, "data": {"source": sources[0]} if sources else {}}
+    trained = None
     if (found := located(Path(model_or_run))) is not None:
         run, weights = found[0], str(found[1])
         config = record.open_existing(run).config
-        tables = of_evaluation(recorded(config).stages[-1], run / "checkpoints")
+        trained = recorded(config).stages[-1]
+        tables = of_evaluation(trained, run / "checkpoints")
+        came_from_python = config["reward_from_python"] is not None
+    given = flag_values(flags)
+    if any(name.partition(".")[0] == "reward" for name in given):
+        tables.pop("rewards", None)  # a reward named here takes the place of the run's
     domain = domain_of_weights(weights)
     tables["model"]["path"] = DOMAINS[domain].model or weights
     tables.setdefault("algorithm", IN_DOMAIN[domain].algorithm)
-    stage = resolve(load_recipe(tables, flags), own_reward=True).stages[-1]
-    return examine(stage, weights, Asked(k, sources, prompts_of(str(model_or_run))))
+    resolved = _resolved(tables, flags, sources)
+    stage = resolved.stages[-1]
+    if reward is not None:
+        _check_heard(resolved)
+    elif came_from_python and not (stage.rewards or stage.data.parsed.of.has_verifier):
+        raise RecipeError(
+            "reward: the run's came from Python; polopt.evaluate(..., reward=), or name one"
+        )
+    asked = Asked(k, sources, prompts_of(str(model_or_run)), reward)
+    if trained is not None and not any(name.startswith("data.") for name in given):
+        # Read as in training: rows that it could not use would move what is held out.
+        stage, asked = stage.model_copy(update={"data": trained.data}), as_trained(asked, trained)
+    return examine(stage, weights, asked)
 
 
 def write_evaluation(
@@ -183,6 +206,34 @@ def write_evaluation(
     directory = Path(output) if output else free
     evaluations.write(found, str(model_or_run), directory)
     return directory
+
+
+def _resolved(tables: Mapping[str, Any], flags: Flags, sources: Sequence[str]) -> Recipe:
+    """The recipe of an evaluation; of a task on files, the column of the prompts is theirs."""
+    values = flag_values(flags)
+    column = values.pop("data.prompt_field", None)
+    source = values.get("data.source", tables["data"].get("source", ""))
+    of_task = parse(str(source)).of.has_verifier
+    if column is None or not (sources and of_task):
+        return resolve(load_recipe(tables, flags), own_reward=True)
+    rest = without(flags, "data.prompt_field")
+    recipe = resolve(load_recipe(tables, rest), own_reward=True)
+    of_files = {name: tables[name] for name in ("algorithm", "model")}
+    of_files["data"] = {"source": sources[0], "prompt_field": column}
+    data = load_recipe(of_files).stages[-1].data  # checks it
+    stage = recipe.stages[-1]
+    own = stage.data.model_copy(update={"prompt_field": data.prompt_field})
+    return recipe.model_copy(update={"stages": (stage.model_copy(update={"data": own}),)})
+
+
+def check_output(directory: str | Path) -> None:
+    """Refuse a directory of :func:`write_evaluation` that is there, before anything is sampled.
+
+    Raises:
+        RunDirectoryError: it exists.
+    """
+    if os.path.lexists(directory):
+        raise RunDirectoryError(f"--output: {str(directory)!r}: exists; a new directory")
 
 
 def _check_target(target: str, *, remote: bool = True, hub_id: str = "a hub id") -> None:

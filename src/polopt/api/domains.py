@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from polopt.algorithms import row
 from polopt.choices.domain import CONTROL, DOMAINS, TEXT
-from polopt.choices.section import OnlyFor
 from polopt.coordination import checkpoint
-from polopt.recipe import StageRecipe, standalone
+from polopt.recipe import StageRecipe, load, standalone
 from polopt.recipe.contradictions import ENDED
-from polopt.recipe.fields import fact, facts
+from polopt.resolution import stated_in_vain
 
 
 @dataclass(frozen=True)
@@ -44,30 +43,30 @@ def _of_text(stage: StageRecipe, checkpoints: Path) -> dict[str, Any]:
     trains = row(stage.algorithm).trains
     of_training = {
         "model": {"lora", "lora_alpha", "lora_targets"},  # evaluated weights have it merged in
-        "rollout": {"prompts_per_step", "group_size", "resample_rounds"},
         "evaluation": {"every"},
         "run": {"steps", "checkpoint_every", "keep", "track", "directory"},
     }
-    if trains == "actor":
-        of_training["data"] = {field.partition(".")[2] for field in _of_pairs()}
     tables: dict[str, Any] = {
         "algorithm": IN_DOMAIN[stage.domain].algorithm if trains == "actor" else stage.algorithm
     }
     tables |= {k: table for k, table in standalone(stage).items() if k in EXAMINED[trains]}
-    for name in of_training.keys() & tables.keys():
-        values = tables[name].items()
-        tables[name] = {field: v for field, v in values if field not in of_training[name]}
-    if "rewards" in tables:
-        tables["rewards"] = [_of_judging(one, checkpoints) for one in tables["rewards"]]
-    return tables
+    if rewards := tables.pop("rewards", ()):
+        tables["rewards"] = [_of_judging(one, checkpoints) for one in rewards]
+    tables = _without(
+        tables, {f"{name}.{field}" for name in of_training for field in of_training[name]}
+    )
+    return _without(tables, stated_in_vain(load(tables)))
 
 
-def _of_pairs() -> Iterator[str]:
-    """The fields of an evaluation on pairs."""
-    for field in facts():
-        only = fact(field, OnlyFor)
-        if only is not None and only.requirement == "pairs":
-            yield field
+def _without(tables: Mapping[str, Any], fields: Collection[str]) -> dict[str, Any]:
+    """Tables without the fields of these dotted names."""
+    return {
+        name: {field: v for field, v in table.items() if f"{name}.{field}" not in fields}
+        if isinstance(table, Mapping)
+        else table
+        for name, table in tables.items()
+        if name not in fields
+    }
 
 
 def _of_control(stage: StageRecipe, checkpoints: Path) -> dict[str, Any]:

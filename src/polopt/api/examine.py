@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -19,8 +19,9 @@ from polopt.assembly.chosen import named
 from polopt.assembly.context import context_of, examination
 from polopt.assembly.fits import check_fits, shape, shape_of_policy
 from polopt.assembly.preference import on_pairs
+from polopt.choices.domain import TEXT
 from polopt.coordination.progress import progress
-from polopt.data import Wanted
+from polopt.data import BadRowError, Wanted
 from polopt.errors import RecipeError
 from polopt.models import Reader, reader_of
 from polopt.models.network import load_policy
@@ -38,7 +39,8 @@ from polopt.rollout.evaluation import (
     figures,
     sample_line,
 )
-from polopt.rollout.text import TextSource, text_source, whole_source
+from polopt.rollout.rewarding import RewardFunction
+from polopt.rollout.text import TextSource, text_source, wanted_by, whole_source
 from polopt.types import Metrics
 
 T = TypeVar("T")
@@ -51,6 +53,8 @@ class Asked:
     answers: int = 1  # to each prompt
     sources: Sequence[str] = ()  # every row of them; none: the prompts that the stage holds out
     prompts: Prompts | None = None  # what the run of the weights held out and trained on
+    reward: RewardFunction | None = None  # from Python, in the place of the recipe's rewards
+    wanted: Wanted = "prompts"  # what the rows of the run's last stage hold
 
 
 @dataclass(frozen=True)
@@ -77,19 +81,26 @@ class Examined:
         return {"data": self.data, "seen": self.seen, "n": self.count, "figures": figures}
 
 
+def as_trained(asked: Asked, stage: StageRecipe) -> Asked:
+    """The same of rows that hold what those of a stage did."""
+    return asked if stage.domain != TEXT.name else replace(asked, wanted=wanted_by(stage))
+
+
 def examine(stage: StageRecipe, weights: str, asked: Asked) -> list[Examined]:
     """Evaluate weights by a resolved stage: a policy of text by its answers, sampled and greedy.
 
     A reward model is evaluated on pairs, a policy in control on episodes.
 
     Raises:
-        RecipeError: no reward or verifier; several answers, or data, in control.
+        RecipeError: no reward or verifier; several answers, or data, where they have no meaning.
     """
     if stage.run.threads is not None:
         torch.set_num_threads(stage.run.threads)
     device = device_of(stage.run.device)
     with progress() as observe, closing(isolated):
-        inputs = StageInputs(stage, weights, weights, device, observe, is_last=True)
+        inputs = StageInputs(
+            stage, weights, weights, device, observe, is_last=True, reward=asked.reward
+        )
         found: Iterator[Examined] = named(IN_DOMAIN[stage.domain].examiner)(inputs, asked)
         return list(found)
 
@@ -104,7 +115,7 @@ def of_text(inputs: StageInputs, asked: Asked) -> Iterator[Examined]:
 def _of_answers(inputs: StageInputs, asked: Asked) -> Iterator[Examined]:
     """One entry for the prompts of each source that were held out, trained on, or are unknown."""
     model = inputs.policy()
-    for text in _texts(inputs.recipe, reader_of(model), asked, "prompts"):
+    for text in _texts(inputs, reader_of(model), asked):
         of = context_of(inputs, model, text)
         found = examination(of, asked.answers)
         if found is None:
@@ -132,10 +143,21 @@ def _lines(found: Examination, part: Answers, source: str, seen: Seen) -> Iterat
 
 
 def _of_pairs(inputs: StageInputs, asked: Asked) -> Iterator[Examined]:
-    """The same for a reward model and pairs."""
+    """The same for a reward model and pairs.
+
+    Raises:
+        RecipeError: several answers, or a reward.
+    """
+    if asked.answers > 1:
+        raise RecipeError(
+            f"--k: {asked.answers} is not allowed of a reward model, which compares the responses "
+            "of the data; 1"
+        )
+    if inputs.reward is not None:
+        raise RecipeError("reward: a function has no effect on a reward model; remove it")
     role = Critic(inputs.reward_model(), autocast=inputs.autocast)
     accuracy = on_pairs(inputs, role)
-    for text in _texts(inputs.recipe, reader_of(role.scalar_model), asked, "pairs"):
+    for text in _texts(inputs, reader_of(role.scalar_model), replace(asked, wanted="pairs")):
         for seen in get_args(Seen):
             pairs = [one for one in text.unseen if _seen(asked, one.prompt.keys) == seen]
             if pairs:
@@ -143,11 +165,29 @@ def _of_pairs(inputs: StageInputs, asked: Asked) -> Iterator[Examined]:
                 yield Examined(name, seen, len(pairs), told.metrics, told.intervals)
 
 
-def _texts(stage: StageRecipe, reader: Reader, asked: Asked, each: Wanted) -> Iterator[TextSource]:
+def _texts(inputs: StageInputs, reader: Reader, asked: Asked) -> Iterator[TextSource]:
+    """The prompts of the stage as it held them out, or every row of each source."""
     if not asked.sources:
-        yield text_source(stage, reader, wanted=each)
+        yield text_source(inputs.recipe, reader, wanted=asked.wanted)
     for source in asked.sources:
-        yield whole_source(stage, reader, source, wanted=each)
+        text = _whole(inputs.recipe, reader, source, asked.wanted)
+        for line in text.rows.report.lines()[1:]:  # bad rows that were skipped
+            inputs.tell(line)
+        yield text
+
+
+def _whole(stage: StageRecipe, reader: Reader, source: str, trained: Wanted) -> TextSource:
+    """The rows of a source by their prompts, or in the form of those that were trained on."""
+    if trained == "pairs" and row(stage.algorithm).trains != "actor":
+        return whole_source(stage, reader, source, wanted="pairs")
+    try:
+        return whole_source(stage, reader, source)
+    except BadRowError:
+        if trained == "prompts":
+            raise
+        with suppress(BadRowError):  # then what is wrong with the prompts is the line to read
+            return whole_source(stage, reader, source, wanted=trained)
+        raise
 
 
 def _seen(asked: Asked, keys: tuple[str, ...]) -> Seen:

@@ -109,7 +109,7 @@ def _run_stages(
             inside = newest if progress.stage_step > 0 else None
             inputs = _parts(run, recipe, progress, context, inside, device, reward, avoid)
             stage = build(inputs)
-            if inside is None and inputs.recipe.start is None:
+            if inside is None:
                 _tell_earlier(stage, inputs, run, progress)
             if inside is not None:
                 restore(stage, inside, state)
@@ -126,7 +126,7 @@ def _parts(
     inside: Path | None,
     device: torch.device,
     reward: Callable[..., Any] | None,
-    avoid: Mapping[str, str],
+    avoid: Mapping[str, tuple[str, ...]],
 ) -> StageInputs:
     """The inputs of the current stage; ``inside``: a checkpoint of this stage to go on from."""
     stage = recipe.stages[progress.stage]
@@ -154,8 +154,16 @@ def _tell_earlier(stage: Stage, inputs: StageInputs, run: RunDirectory, progress
     before = prompts_of(path)
     if before is None:
         return
-    line = {"step": progress.step, "stage": stage.name, "model": path}
-    run.append("prompts", line | {"trained": sorted(before.trained)})
+    if inputs.recipe.start is None:  # those that start from an earlier stage have it there
+        line = {"step": progress.step, "stage": stage.name, "model": path}
+        line |= {} if before.is_whole else {"unknown": True}
+        run.append("prompts", line | {"trained": sorted(before.trained)})
+        if not before.is_whole:
+            inputs.tell(
+                f"model.path: {path} was trained by polopt, and there is no whole record of its "
+                "prompts; whether those of evaluation were among them is unknown",
+                warning=True,
+            )
     trained = sum(before.seen(keys) == "trained" for keys in stage.held_out)
     if trained:
         inputs.tell(

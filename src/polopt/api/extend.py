@@ -58,6 +58,13 @@ def flag_values(flags: Flags) -> dict[str, Any]:
     return dict(flags) if isinstance(flags, Mapping) else dict(pairs(list(flags)))
 
 
+def without(flags: Flags, field: str) -> Flags:
+    """The other flags, as they are: words stay words, whose values are still to be parsed."""
+    if isinstance(flags, Mapping):
+        return {name: value for name, value in flags.items() if name != field}
+    return [f"--{name}={value}" for name, value in pairs(list(flags)) if name != field]
+
+
 def _steps(flags: Flags) -> int:
     given = flag_values(flags)
     for name in given:

@@ -128,7 +128,7 @@ class Policy:
             DataError: a file or a row that cannot be used.
         """
         data = Data(source=str(file), prompt_field=self.usage.prompt_field)
-        rows = whole(data, "file", check=lambda row: self._prompt(row).keys)
+        rows, _ = whole(data, "file", check=lambda row: self._prompt(row).keys)
         return [row.prompt for row in rows]
 
     def request(self, row: Row, ticket: int, sampling: Sampling, count: int = 1) -> Request:

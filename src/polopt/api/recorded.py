@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from polopt.coordination.checkpoint import MANIFEST, step_of
+from polopt.coordination.checkpoint import MANIFEST, is_step, step_of
 from polopt.errors import RunDirectoryError
 from polopt.places import is_run
 from polopt.recipe import Recipe, load
-from polopt.record import Prompts, recorded_prompts
+from polopt.record import NOTHING_KNOWN, Prompts, recorded_prompts
 from polopt.resolution import resolve
 
 
@@ -33,15 +33,21 @@ def located(path: Path) -> tuple[Path, Path] | None:
         if not last.exists():
             raise RunDirectoryError(f"{path}: the run has no checkpoint yet")
         return path, last
-    above = path.resolve().parents[1:2]  # checkpoints/best is a link to one beside it
-    if (path / MANIFEST).is_file() and above and is_run(above[0]):
-        return above[0], path
+    real = path.resolve()  # checkpoints/best is a link to one beside it
+    is_checkpoint = real.parent.name == "checkpoints" and is_step(real)
+    if is_checkpoint and (path / MANIFEST).is_file() and is_run(real.parents[1]):
+        return real.parents[1], path
     return None
 
 
 def prompts_of(path: str) -> Prompts | None:
-    """The prompts that weights of a run were trained on; None: no run, or one without a record."""
-    if not Path(path).is_dir() or (found := located(Path(path))) is None:
+    """The prompts that weights of a run were trained on; None: they are not of a run.
+
+    Nothing is known of a checkpoint that was copied elsewhere, or of a run without a record.
+    """
+    if not Path(path).is_dir():
         return None
+    if (found := located(Path(path))) is None:
+        return NOTHING_KNOWN if (Path(path) / MANIFEST).is_file() else None
     run, weights = found
-    return recorded_prompts(run, step_of(weights))
+    return recorded_prompts(run, step_of(weights)) or NOTHING_KNOWN

@@ -304,9 +304,15 @@ def _check_without_verdicts(of: StageContext) -> None:
     """Refuse, or say of, what needs rewards that tell right from wrong.
 
     Raises:
-        RewardError: a process reward model, which would have nothing to learn from.
+        RewardError: a process reward model, which would have nothing to learn from, or a reward of
+            the length of right answers.
     """
     advice = "return booleans, or is_accuracy = true"
+    if weight := of.recipe.credit.length_reward:
+        raise RewardError(
+            f"credit.length_reward: {weight:g} has no effect where nothing says which answers are "
+            f"right; {advice}"
+        )
     if reads_process(flat(of.recipe)):
         raise RewardError(
             f"reward: nothing says which answers are right, as {of.recipe.algorithm} needs for its "

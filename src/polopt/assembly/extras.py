@@ -36,7 +36,8 @@ def _searched(of: StageContext, rows: Sequence[Row]) -> None:
 def pretraining(of: StageContext) -> Companion:
     """``-c·E[log π(x)]``, a mean over the tokens of its own batch (PPO-ptx, 2203.02155, Eq. 2)."""
     coefficient = of.recipe.pretraining.coefficient
-    batch = pretraining_batches(of.recipe, of.text.tokeniser, partial(_searched, of))
+    avoid = {key for prompt in of.text.evaluation for key in prompt.keys} | of.inputs.avoid.keys()
+    batch = pretraining_batches(of.recipe, of.text.tokeniser, partial(_searched, of), avoid)
 
     def loss(optimiser_steps: int) -> tuple[Tensor, dict[str, Tensor]]:
         tensors = of.tensors(batch(optimiser_steps))

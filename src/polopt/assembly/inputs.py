@@ -36,7 +36,8 @@ class StageInputs:
     is_last: bool  # of the run
     reward: RewardFunction | None = None  # from Python
     ends: Mapping[str, str] = field(default_factory=dict[str, str])  # stage -> where it ended
-    avoid: Mapping[str, str] = field(default_factory=dict[str, str])  # key -> evaluated elsewhere
+    # key -> what a prompt asks that another stage is evaluated on
+    avoid: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
 
     def language_model(self, path: str) -> LanguageModel:
         """A language model on the stage's device; a built-in one is initialised by the seed."""

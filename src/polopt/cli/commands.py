@@ -119,6 +119,8 @@ def evaluate(
     from polopt.cli import evaluation
     from polopt.cli.output import others_on_stderr
 
+    if output is not None:
+        api.check_output(output)
     with others_on_stderr(as_json):
         found = api.evaluate(target, data=data, flags=flags, k=k)
         directory = api.write_evaluation(found, target, output)

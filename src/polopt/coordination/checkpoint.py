@@ -101,7 +101,12 @@ def _verified_newest_first(directory: Path) -> Iterator[Path]:
 
 
 def _steps(directory: Path) -> list[Path]:
-    return [p for p in directory.glob("step_*") if p.name.removeprefix("step_").isdecimal()]
+    return [path for path in directory.glob("step_*") if is_step(path)]
+
+
+def is_step(path: Path) -> bool:
+    """Whether a path has the name of a checkpoint, ``step_N``."""
+    return path.name.startswith("step_") and path.name.removeprefix("step_").isdecimal()
 
 
 def step_of(checkpoint: Path) -> int:

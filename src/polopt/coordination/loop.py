@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ from polopt.coordination import checkpoint
 from polopt.coordination.stage import Event, Measured, Observer, Stage
 from polopt.coordination.timing import timed
 from polopt.errors import Stopped
-from polopt.record import RunDirectory, headline_of, words_of
+from polopt.record import LESS_IS_BETTER, RunDirectory, headline_of, words_of
 from polopt.rollout.evaluation import Evaluation
 from polopt.types import Metrics
 
@@ -185,13 +184,15 @@ def _keep_best(
     stage: Stage, progress: Progress, context: RunContext, evaluation: Evaluation
 ) -> None:
     """Remember the best evaluated weights of the last stage, and save them."""
-    name = stage.best or headline_of(evaluation.metrics)
+    so_far = next((name for name in progress.best if name != "checkpoint"), None)
+    name = stage.best or so_far or headline_of(evaluation.metrics)
     if not stage.is_last or name is None:
         return
-    value = evaluation.metrics.get(name)
+    value, sign = evaluation.metrics.get(name), -1 if name in LESS_IS_BETTER else 1
     if value is None:
-        _warn_unmeasured(stage, progress, context, "evaluation.best", name, evaluation)
-    elif value > progress.best.get(name, -math.inf):
+        if name == stage.best:
+            _warn_unmeasured(stage, progress, context, "evaluation.best", name, evaluation)
+    elif so_far is None or sign * value > sign * progress.best[name]:
         progress.best = {name: value, "checkpoint": f"step_{progress.step}"}
         text = f"best {words_of(name)} so far {value:.3f}"
         context.observe(Event("message", {"text": text}))

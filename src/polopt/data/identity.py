@@ -14,7 +14,7 @@ INSTRUCTIONS = ("system", "developer")
 
 def key(text: str) -> str:
     """Sixteen hexadecimal digits, equal for texts that differ in white space alone."""
-    return blake2b(" ".join(text.split()).encode(), digest_size=8).hexdigest()
+    return blake2b(_plain(text).encode(), digest_size=8).hexdigest()
 
 
 def keys(prompt: Text, completion: Text | None = None) -> tuple[str, ...]:
@@ -28,40 +28,51 @@ def keys(prompt: Text, completion: Text | None = None) -> tuple[str, ...]:
     if not isinstance(prompt, str) and not isinstance(completion, str | None):
         later = [i for i, turn in enumerate(completion) if turn["role"] == "assistant" and i]
         asked += [(*prompt, *completion[:i]) for i in later]
-    return unique(key(question(one)) for one in asked)
+    return unique(key(_asked(one)) for one in asked)
 
 
-def question(prompt: Text) -> str:
-    """What a prompt asks, without instructions."""
+def question(prompt: Text) -> tuple[str, ...]:
+    """What a prompt asks, message by message, without instructions and stray white space."""
     if isinstance(prompt, str):
-        return prompt
-    asked = [message for message in prompt if message["role"] not in INSTRUCTIONS]
-    if len(asked) == 1:
-        return asked[0]["content"]
-    return json.dumps(asked, sort_keys=True)
+        return (_plain(prompt),)
+    return tuple(_plain(m["content"]) for m in prompt if m["role"] not in INSTRUCTIONS)
 
 
-def holding(texts: Iterable[str], questions: Collection[str]) -> int:
-    """How many of the texts hold one of the questions, whatever the white space.
+def holding(texts: Iterable[str], questions: Collection[tuple[str, ...]]) -> int:
+    """How many of the texts hold all messages of one of the questions, whatever the white space.
 
-    Every place of a text is looked up by as many characters as the shortest question has.
+    Every place of a text is looked up by as many characters as the shortest first message has.
     """
-    wanted = [" ".join(question.split()) for question in questions]
+    wanted = [parts for parts in questions if parts and parts[0]]
     if not wanted:
         return 0
-    width = min(map(len, wanted))
-    by_start = defaultdict[str, list[str]](list)
-    for one in wanted:
-        by_start[one[:width]].append(one)
+    width = min(len(parts[0]) for parts in wanted)
+    by_start = defaultdict[str, list[tuple[str, ...]]](list)
+    for parts in wanted:
+        by_start[parts[0][:width]].append(parts)
 
     def holds(text: str) -> bool:
         return any(
-            text.startswith(one, i)
+            text.startswith(parts[0], i) and all(part in text for part in parts)
             for i in range(len(text) - width + 1)
-            for one in by_start.get(text[i : i + width], ())
+            for parts in by_start.get(text[i : i + width], ())
         )
 
-    return sum(holds(" ".join(text.split())) for text in texts)
+    return sum(holds(_plain(text)) for text in texts)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _asked(prompt: Text) -> str:
+    """One text for what a prompt asks: its words, or whose turn it was and what was said."""
+    if isinstance(prompt, str):
+        return prompt
+    turns = [m for m in prompt if m["role"] not in INSTRUCTIONS]
+    if len(turns) == 1:
+        return turns[0]["content"]
+    return json.dumps([{**m, "content": _plain(m["content"])} for m in turns], sort_keys=True)
 
 
 def unique(found: Iterable[str]) -> tuple[str, ...]:

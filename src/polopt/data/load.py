@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from polopt.data import files, hub
 from polopt.data.fields import accept
-from polopt.data.identity import keys
+from polopt.data.identity import keys, unique
 from polopt.data.preferences import accept_ranked
 from polopt.data.rows import Columns, Fields, Read, Report, Row, Rows, usable
 from polopt.data.stream import shuffled
@@ -62,7 +62,10 @@ def load_rows(
     unseen = [row for row in rows if own.isdisjoint(row.keys)]
     train = [row for row in unseen if not any(key in avoid for key in row.keys)]
     if not train:
-        raise DataError(f"{data.source}: every prompt is one of evaluation; none is left to train")
+        raise DataError(
+            f"{data.source}: every prompt is one of evaluation, of this stage or of another one; "
+            "none is left to train"
+        )
     report = Report(
         source=data.source,
         read=len(rows) + sum(skipped.values()),
@@ -97,14 +100,16 @@ def evaluation_rows(
 
 def whole(
     data: Data, field: str, *, wanted: Wanted = "prompts", check: Check | None = None
-) -> Sequence[Row]:
-    """Every row of a source, to be evaluated on or answered; ``field`` names it in messages.
+) -> tuple[Sequence[Row], Mapping[str, int]]:
+    """Every row of a source, to be evaluated on or answered, and how many were bad, by reason.
+
+    ``field`` names the source in messages.
 
     Raises:
         DataError: a source, or a row of it, that cannot be used.
     """
     taken = _taken(data, wanted, check)
-    return usable(data.source, _read(data, data.source, field), taken, _cap(data))[0]
+    return usable(data.source, _read(data, data.source, field), taken, _cap(data))
 
 
 def plain_rows(
@@ -193,7 +198,8 @@ def _accepted(where: str, columns: Columns, fields: Fields, wanted: Wanted) -> R
         row = accept_ranked(where, columns, fields)
     else:
         row = accept(where, columns, fields, demonstrations=wanted == "demonstrations")
-    return replace(row, keys=keys(row.prompt, row.completion))
+    responses = [row.completion, *(one.completion for one in row.ranked)]
+    return replace(row, keys=unique(key for one in responses for key in keys(row.prompt, one)))
 
 
 def _cap(data: Data) -> float | None:

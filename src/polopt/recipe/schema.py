@@ -232,8 +232,9 @@ class Evaluation(Section):
     prompts: Positive = Field(default=512, description="fixed unseen prompts")
     best: Annotated[Text | None, EVERYWHERE] = Field(
         default=None,
-        description="metric of evaluation that checkpoints/best goes by, more is better; default: "
-        "accuracy, where nothing says right or wrong the mean reward; in control the return",
+        description="metric of evaluation that checkpoints/best goes by; more is better, but of "
+        "nll, kl, calibration_error and truncated; default: accuracy, where nothing says right or "
+        "wrong the mean reward; in control the return",
     )
     episodes: Annotated[Positive, OF_NETWORKS] = Field(
         default=20, description="in control, by the likeliest actions, from starts of their own"

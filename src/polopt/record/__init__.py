@@ -8,11 +8,13 @@ from polopt.record.directory import (
     open_existing,
 )
 from polopt.record.files import disk_errors, write_json
-from polopt.record.headlines import HEADLINES, headline_of, words_of
-from polopt.record.prompts import Prompts, recorded_prompts
+from polopt.record.headlines import HEADLINES, LESS_IS_BETTER, headline_of, words_of
+from polopt.record.prompts import NOTHING_KNOWN, Prompts, recorded_prompts
 
 __all__ = [
     "HEADLINES",
+    "LESS_IS_BETTER",
+    "NOTHING_KNOWN",
     "Prompts",
     "RunDirectory",
     "begun",

@@ -20,6 +20,7 @@ HEADLINES = {  # the first that was measured; more is better
     "pair_accuracy": Name("accuracy on pairs", is_share=True),
     "token_accuracy": Name("accuracy of tokens", is_share=True),
 }
+LESS_IS_BETTER = ("nll", "kl", "calibration_error", "truncated")
 
 
 def headline_of(measured: Container[str]) -> str | None:

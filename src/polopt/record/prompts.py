@@ -18,22 +18,33 @@ class Prompts:
 
     held_out: frozenset[str]
     trained: frozenset[str]  # by the run, and by those that its weights come from
+    is_whole: bool = True  # False: more were trained on, of which nothing is known
 
     def seen(self, keys: tuple[str, ...]) -> Seen:
         """Whether the policy was trained on a prompt, by its keys."""
-        return "held out" if self.trained.isdisjoint(keys) else "trained"
+        if not self.trained.isdisjoint(keys):
+            return "trained"
+        return "held out" if self.is_whole else "unknown"
+
+
+NOTHING_KNOWN = Prompts(frozenset(), frozenset(), is_whole=False)
 
 
 def recorded_prompts(run: Path, step: int | None = None) -> Prompts | None:
-    """The prompts of a run up to a step; None: it has no record of them."""
+    """The prompts of a run up to a step; None: it has no record of them.
+
+    The record is not whole where it does not begin with the run (which an older version began), or
+    where the run began with weights of a run without a record.
+    """
     if not (run / FILE).is_file():
         return None
-    held_out, trained = set[str](), set[str]()
-    for line in _lines(run / FILE):
+    held_out, trained, lines = set[str](), set[str](), list(_lines(run / FILE))
+    for line in lines:
         if step is None or line["step"] <= step:
             held_out.update(line.get("held_out", ()))
             trained.update(line.get("trained", ()))
-    return Prompts(frozenset(held_out), frozenset(trained))
+    from_start = bool(lines) and lines[0]["step"] == 0 and not any(x.get("unknown") for x in lines)
+    return Prompts(frozenset(held_out), frozenset(trained), from_start)
 
 
 def _lines(file: Path) -> Iterator[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from polopt.resolution.derived import derived
 from polopt.resolution.describe import describe, describe_row, differences, settings, table
 from polopt.resolution.inert import inert
-from polopt.resolution.resolve import resolve
+from polopt.resolution.resolve import resolve, stated_in_vain
 
 __all__ = [
     "derived",
@@ -15,5 +15,6 @@ __all__ = [
     "inert",
     "resolve",
     "settings",
+    "stated_in_vain",
     "table",
 ]

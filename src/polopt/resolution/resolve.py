@@ -68,6 +68,12 @@ def resolve(recipe: Recipe, *, own_reward: bool = False) -> Recipe:
     return resolved
 
 
+def stated_in_vain(recipe: Recipe) -> frozenset[str]:
+    """The fields that the last stage of a recipe states and that have no effect in it."""
+    last = _fill(recipe, len(recipe.stages) - 1, own_reward=True)
+    return frozenset(last.given & last.idle.keys())
+
+
 def _fill(recipe: Recipe, index: int, own_reward: bool) -> _Filled:
     stage = recipe.stages[index]
     own = row(stage.algorithm, name_in(recipe, index, "algorithm"))

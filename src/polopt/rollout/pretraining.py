@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,17 +18,21 @@ Tokens = NDArray[np.int64]
 
 
 def pretraining_batches(
-    stage: StageRecipe, tokeniser: Tokeniser, inspect: Callable[[Sequence[Row]], None]
+    stage: StageRecipe,
+    tokeniser: Tokeniser,
+    inspect: Callable[[Sequence[Row]], None],
+    avoid: Collection[str] = (),
 ) -> Callable[[int], Batch]:
     """The batch at a place of the stream of texts; of a task, its demonstrations.
 
-    ``inspect`` is given the texts of a file or a data set, all of them, once.
+    ``inspect`` is given the texts of a file or a data set, all of them, once. Of a task, none has a
+    prompt with a key in ``avoid``.
 
     Raises:
         DataError: a source, or a row of it, that cannot be used.
     """
     seed = derive(stage.run.seed, stage.name, "pretraining")
-    text = _texts(stage, tokeniser, seed, inspect)
+    text = _texts(stage, tokeniser, seed, inspect, avoid)
     size = stage.pretraining.batch_size
 
     def batch(place: int) -> Batch:
@@ -39,14 +43,18 @@ def pretraining_batches(
 
 
 def _texts(
-    stage: StageRecipe, tokeniser: Tokeniser, seed: int, inspect: Callable[[Sequence[Row]], None]
+    stage: StageRecipe,
+    tokeniser: Tokeniser,
+    seed: int,
+    inspect: Callable[[Sequence[Row]], None],
+    avoid: Collection[str],
 ) -> Callable[[int], Tokens]:
     settings = stage.pretraining
     assert settings.source is not None, "asked for"
     if not parse(settings.source).of.has_columns:
         parameters = stage.data.parameters if settings.source == stage.data.source else {}
         task = load_task(settings.source, parameters, seed)
-        found = generated(settings.source, task.row, 0, wanted="demonstrations").train
+        found = generated(settings.source, task.row, 0, wanted="demonstrations", avoid=avoid).train
         return lambda place: tokeniser.demonstration(found[place], place).tokens
     rows = plain_rows(settings.source, settings.field, stage.data, check=tokeniser.text)
     inspect(rows)

@@ -145,9 +145,10 @@ def whole_source(
                 raise BadRowError(row.where, "missing field", detail, name)
         return check(row)
 
-    rows = whole(other, "--data", wanted=wanted, check=judged)
+    rows, skipped = whole(other, "--data", wanted=wanted, check=judged)
+    read = len(rows) + sum(skipped.values())
     return TextSource(
-        Rows((), 0, rows, Report(source, read=len(rows), evaluation=len(rows))),
+        Rows((), 0, rows, Report(source, read=read, skipped=skipped, evaluation=len(rows))),
         PromptStream(1, stage.run.seed),
         tokeniser,
         evaluation=tuple(tokeniser.prompt(row, i) for i, row in enumerate(rows)),
@@ -169,7 +170,7 @@ def wanted_by(stage: StageRecipe) -> Wanted:
     return next(kind for kind in kinds if kind in requires or kind == "prompts")
 
 
-def reserved(stages: Sequence[StageRecipe]) -> Mapping[str, str]:
+def reserved(stages: Sequence[StageRecipe]) -> Mapping[str, tuple[str, ...]]:
     """All prompts that any stage of a run is evaluated on, by their keys: none may train on them.
 
     None where a run has one stage with text, or tasks alone, whose own split sees to it.

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import Field
 
-from polopt.envs.text.interface import Split, split_of
+from polopt.envs.text.interface import Split, right_answer, split_of
 from polopt.recipe import Section
 
 
@@ -62,8 +62,9 @@ class ChainSum:
 
     def score(self, completion: str, row: Mapping[str, Any]) -> float:
         """1.0 where what follows the last ``>`` is the answer and nothing else."""
+        right = right_answer(row)  # what is no answer is refused, whatever the completion
         _, mark, given = completion.rpartition(">")
-        return float(mark == ">" and given.strip() == row["answer"])
+        return float(mark == ">" and given.strip() == right)
 
     def extract(self, completion: str) -> str:
         """What follows the last ``>``."""

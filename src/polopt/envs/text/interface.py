@@ -6,6 +6,9 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 
+from polopt.errors import DataError
+from polopt.recipe import shown
+
 Split = Literal["train", "evaluation"]
 EVALUATION_SHARE = 4  # one prompt in four: few wasted draws for either split, also of slow tasks
 
@@ -50,6 +53,21 @@ class TextTask(Protocol):
     def describe(self, completion: str, row: Mapping[str, Any]) -> dict[str, float | None]:
         """Further metrics of one completion by name; None where one does not apply to it."""
         ...
+
+
+def right_answer(row: Mapping[str, Any]) -> str:
+    """The answer of a row without whitespace around it; a number is the text of it.
+
+    Raises:
+        DataError: it is neither text nor a number.
+    """
+    answer = row["answer"]
+    if isinstance(answer, bool) or not isinstance(answer, str | int | float):
+        kind, prompt = "null" if answer is None else shown(answer), shown(row.get("prompt"))
+        raise DataError(
+            f"field 'answer': {kind} is not allowed; text or a number (prompt {prompt})"
+        )
+    return str(answer).strip()
 
 
 def split_of(prompt: str) -> Split:

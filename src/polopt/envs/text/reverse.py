@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import Field
 
-from polopt.envs.text.interface import Split, split_of
+from polopt.envs.text.interface import Split, right_answer, split_of
 from polopt.recipe import Section
 
 
@@ -46,7 +46,7 @@ class Reverse:
 
     def score(self, completion: str, row: Mapping[str, Any]) -> float:
         """1.0 where the completion is the answer, but for whitespace around it."""
-        return float(completion.strip() == row["answer"])
+        return float(completion.strip() == right_answer(row))
 
     def extract(self, completion: str) -> str:
         """All of it, but for whitespace around it."""

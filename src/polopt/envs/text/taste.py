@@ -21,7 +21,8 @@ from typing import Any
 from pydantic import Field
 
 from polopt.envs.text.interface import Split, split_of
-from polopt.recipe import Section
+from polopt.errors import DataError
+from polopt.recipe import Section, shown
 
 LIKED = {"+": "aeiou", "-": "bcdfg"}
 LETTERS = "".join(LIKED.values())
@@ -79,9 +80,18 @@ class Taste:
         }
 
     def score(self, completion: str, row: Mapping[str, Any]) -> float:
-        """The share of the preferred letters in a completion; 0.0 for an empty one."""
-        text = completion.strip()
-        return _share(text, LIKED[row["prompt"][-1]]) if text else 0.0
+        """The share of the preferred letters in a completion; 0.0 for an empty one.
+
+        Raises:
+            DataError: a prompt that does not say which letters it likes.
+        """
+        text, prompt = completion.strip(), row["prompt"]
+        if not isinstance(prompt, str) or prompt[-1:] not in LIKED:
+            raise DataError(
+                f"field 'prompt': {shown(prompt)} is not allowed; "
+                "task:taste needs + or - at its end"
+            )
+        return _share(text, LIKED[prompt[-1]]) if text else 0.0
 
     def extract(self, completion: str) -> str:
         """All of it, but for whitespace around it."""
