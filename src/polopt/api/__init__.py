@@ -153,18 +153,17 @@ def evaluate(
 
     arguments.check("rollout", {"group_size": k}, names={"group_size": "k"})
     weights, sources = str(model_or_run), tuple(str(source) for source in data)
-    with_source = bool(sources) or "data.source" in flag_values(flags)
+    given = flag_values(flags)
+    with_source = bool(sources) or "data.source" in given
     _check_target(weights, remote=with_source, hub_id="a hub id with --data or data.source")
-    came_from_python = False
+    came_from_python, trained = False, None
     tables: dict[str, Any] = {"model": {}, "data": {"source": sources[0]} if sources else {}}
-    trained = None
     if (found := located(Path(model_or_run))) is not None:
         run, weights = found[0], str(found[1])
         config = record.open_existing(run).config
         trained = recorded(config).stages[-1]
         tables = of_evaluation(trained, run / "checkpoints")
         came_from_python = config["reward_from_python"] is not None
-    given = flag_values(flags)
     if any(name.partition(".")[0] == "reward" for name in given):
         tables.pop("rewards", None)  # a reward named here takes the place of the run's
     domain = domain_of_weights(weights)
@@ -201,9 +200,13 @@ def write_evaluation(
     """
     from polopt.api import evaluations
 
-    run = located(Path(model_or_run))
-    free = evaluations.next_free(str(model_or_run), None if run is None else run[0])
-    directory = Path(output) if output else free
+    target, run = Path(model_or_run), located(Path(model_or_run))
+    if output:
+        directory = Path(output)
+    elif run is not None:
+        directory = record.next_free("eval", run[0] / "evaluations")
+    else:
+        directory = record.next_free(target.name.replace(":", "-"), Path("evaluations"))
     evaluations.write(found, str(model_or_run), directory)
     return directory
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,13 +35,3 @@ def write(found: Sequence[Examined], target: str, directory: Path) -> None:
         (directory / "answers.jsonl").write_text("".join(lines), encoding="utf-8")
         page = evaluation.render(target, __version__, entries, answers)
         (directory / "report.html").write_text(page, encoding="utf-8")
-
-
-def next_free(target: str, run: Path | None) -> Path:
-    """``evaluations/N`` in the run directory; of other weights ``evaluations/NAME-N``."""
-    if run is None:
-        stem = Path("evaluations") / f"{Path(target).name.replace(':', '-')}-"
-    else:
-        stem = run / "evaluations" / "eval-"
-    paths = (stem.with_name(f"{stem.name}{number}") for number in itertools.count(1))
-    return next(path for path in paths if not path.exists())

@@ -28,7 +28,7 @@ from polopt.models.network import load_policy
 from polopt.recipe import StageRecipe
 from polopt.record import Prompts
 from polopt.record.prompts import Seen
-from polopt.rewards.arguments import offered, wanted
+from polopt.rewards.arguments import check_columns
 from polopt.roles import Critic
 from polopt.roles.control import StepActor
 from polopt.rollout.evaluation import (
@@ -121,7 +121,7 @@ def _of_answers(inputs: StageInputs, asked: Asked) -> Iterator[Examined]:
         if found is None:
             raise RecipeError("reward: nothing says which answers are right; name a reward")
         for spec in of.rewards:  # before anything is sampled
-            wanted(spec.name, spec.declared, offered(text.evaluation[:1], [""], [[]]))
+            check_columns(spec.name, spec.declared, (one.columns for one in text.evaluation))
         given = answers(found, greedy=True)
         for seen in get_args(Seen):
             part = given.to(lambda prompt, seen=seen: _seen(asked, prompt.keys) == seen)

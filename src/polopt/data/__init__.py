@@ -17,6 +17,7 @@ from polopt.data.load import (
     generated,
     load_rows,
     plain_rows,
+    read_source,
     whole,
 )
 from polopt.data.rows import BadRowError, Report, Row, Rows
@@ -40,5 +41,6 @@ __all__ = [
     "load_rows",
     "plain_rows",
     "question",
+    "read_source",
     "whole",
 ]

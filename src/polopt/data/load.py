@@ -56,7 +56,7 @@ def load_rows(
         DataError: a source, or a row of it, that cannot be used; too few distinct prompts.
     """
     taken, cap = _taken(data, wanted, check), _cap(data)
-    rows, skipped = usable(data.source, _read(data, data.source, "data.source"), taken, cap)
+    rows, skipped = usable(data.source, read_source(data, data.source, "data.source"), taken, cap)
     evaluation, others_skipped = _evaluation(data, rows, evaluation_prompts, seed, taken)
     own = {key for row in evaluation for key in row.keys}
     unseen = [row for row in rows if own.isdisjoint(row.keys)]
@@ -94,7 +94,8 @@ def evaluation_rows(
     """
     taken, rows = _taken(data, wanted, check), list[Row]()
     if data.evaluation_source is None:
-        rows = usable(data.source, _read(data, data.source, "data.source"), taken, _cap(data))[0]
+        found = read_source(data, data.source, "data.source")
+        rows = usable(data.source, found, taken, _cap(data))[0]
     return _evaluation(data, rows, evaluation_prompts, seed, taken)[0]
 
 
@@ -109,7 +110,7 @@ def whole(
         DataError: a source, or a row of it, that cannot be used.
     """
     taken = _taken(data, wanted, check)
-    return usable(data.source, _read(data, data.source, field), taken, _cap(data))
+    return usable(data.source, read_source(data, data.source, field), taken, _cap(data))
 
 
 def plain_rows(
@@ -128,7 +129,7 @@ def plain_rows(
             check(row)
         return row
 
-    return usable(source, _read(data, source, "pretraining.source"), taken, _cap(data))[0]
+    return usable(source, read_source(data, source, "pretraining.source"), taken, _cap(data))[0]
 
 
 def generated(
@@ -217,12 +218,13 @@ def _evaluation(
     """The rows to evaluate on, of their own source or held out; bad rows of that source."""
     if data.evaluation_source is None:
         return _held_out(data.source, rows, most, seed), {}
-    found = _read(data, data.evaluation_source, "data.evaluation_source")
+    found = read_source(data, data.evaluation_source, "data.evaluation_source")
     others, skipped = usable(data.evaluation_source, found, taken, _cap(data))
     return _chosen(others, most, seed), skipped
 
 
-def _read(data: Data, source: str, field: str) -> Iterator[Read]:
+def read_source(data: Data, source: str, field: str) -> Iterator[Read]:
+    """What stands in a file or a hub data set, row after row; ``field`` names it in messages."""
     if source.startswith(hub.PREFIX):
         return hub.read(source, data.split, field)
     return files.read(source, field)

@@ -84,8 +84,8 @@ def figures(examination: Examination, given: Answers) -> Evaluation:
         metrics[name] = statistics.fmean(values)
         is_share = name == "truncated" or (name == "reward" and _all_or_nothing(given.sampled))
         intervals[name] = (share_interval if is_share else mean_interval)(values)
-    of_prompts, k = _of_prompts(examination, given.sampled), examination.answers
-    for name, passed in (of_prompts if k > 1 else {}).items():
+    k = examination.answers
+    for name, passed in (_of_prompts(examination, given.sampled) if k > 1 else {}).items():
         metrics[f"{name}@{k}"] = statistics.fmean(passed)
         intervals[f"{name}@{k}"] = proportion(sum(passed), len(passed))
     if given.greedy:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from polopt.algorithms import row
 from polopt.choices.domain import TEXT
-from polopt.data import BadRowError, files, hub
+from polopt.data import BadRowError, read_source
 from polopt.data.rows import Columns
 from polopt.envs.text import load as load_task
 from polopt.recipe import StageRecipe
@@ -41,6 +41,5 @@ def _columns(stage: StageRecipe, source: str, field: str) -> Iterator[Columns]:
     if source == data.source and data.parsed.of.has_verifier:
         yield load_task(source, data.parameters, stage.run.seed).row("train", 0)
         return
-    is_hub = source.startswith(hub.PREFIX)
-    rows = hub.read(source, data.split, field) if is_hub else files.read(source, field)
+    rows = read_source(data, source, field)
     yield from (columns for _, columns in rows if not isinstance(columns, BadRowError))
