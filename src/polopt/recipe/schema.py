@@ -224,7 +224,7 @@ class Reward(Section):
 
 
 class Evaluation(Section):
-    """Accuracy on prompts that training never sees."""
+    """Figures on prompts that training never sees."""
 
     every: Annotated[Count, EVERYWHERE] = Field(
         default=0, description="steps between evaluations; 0: only before and after"

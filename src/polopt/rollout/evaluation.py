@@ -1,4 +1,4 @@
-"""Evaluation of a policy on fixed prompts that training never sees."""
+"""Evaluation of a policy by its answers to fixed prompts."""
 
 from __future__ import annotations
 
