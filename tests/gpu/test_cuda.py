@@ -7,7 +7,7 @@ import torch
 
 import polopt
 from polopt.models import load
-from polopt.roles import Actor
+from polopt.roles import Actor, Computing
 from polopt.rollout.engines import LocalEngine, Request
 from polopt.rollout.groups import experience
 from polopt.types import Batch, Prompt, Sampling
@@ -37,6 +37,6 @@ def test_sampled_log_probs_are_those_of_the_trainer(autocast: bool, tolerance: f
         Batch(tuple(engine.poll()), taken_at=0), pad_id=0, device=torch.device("cuda")
     )
     assert batch.tokens is not None and batch.logp_rollout is not None
-    trained = Actor(language_model, autocast).log_probs(batch.tokens)
+    trained = Actor(language_model, Computing(autocast=autocast)).log_probs(batch.tokens)
     difference = (trained - batch.logp_rollout)[batch.mask].abs().max()
     assert difference < tolerance

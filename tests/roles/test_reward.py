@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from polopt.models import ScalarModel
-from polopt.roles import Critic, reward_of, step_ends, step_rewards_of
+from polopt.roles import Computing, Critic, reward_of, step_ends, step_rewards_of
 from polopt.types import TokenRows
 from random_models import SHARED, TOKENIZER, VOCABULARY, peaked
 
@@ -135,5 +136,6 @@ def test_many_responses_are_scored_in_several_passes(
         return score(self, rows, want)
 
     monkeypatch.setattr(Critic, "score", counting)
-    assert len(reward_of(role, pad_id=0, device=CPU)([[3, 4]] * 300, [[5]] * 300)) == 300
-    assert sizes == [128, 128, 44]
+    role = replace(role, how=Computing(tokens=100))
+    assert len(reward_of(role, pad_id=0, device=CPU)([[3, 4]] * 200, [[5]] * 200)) == 200
+    assert sizes == [98, 98, 4]  # the prompt counts once in a pass

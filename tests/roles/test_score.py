@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from polopt.models import LanguageModel, load
-from polopt.roles import Actor, frozen, measured
+from polopt.roles import Actor, Computing, frozen, measured
 from polopt.roles.policies.token import score
 from polopt.types import TokenRows
 from random_models import (
@@ -162,12 +162,11 @@ def test_responses_of_no_tokens() -> None:
     assert of(builtin_model(), nothing, "logp").logp.shape == (1, 0)
 
 
-def test_log_probs_in_parts_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_probs_in_parts_are_those_of_the_whole() -> None:
     actor = Actor(builtin_model())
     whole = actor.score(SOME, {"logp"}).logp
-    for size in (1, 2, 128):
-        monkeypatch.setattr("polopt.roles.scorer.AT_ONCE", size)
-        parts = measured(actor, SOME, "logp")
+    for size in (1, 20, 1000):
+        parts = measured(replace(actor, how=Computing(tokens=size)), SOME, "logp")
         assert not parts.requires_grad
         assert (parts - whole)[SOME_MASK].abs().max() <= 1e-5
 
@@ -175,14 +174,14 @@ def test_log_probs_in_parts_are_those_of_the_whole(monkeypatch: pytest.MonkeyPat
 def test_bfloat16_compute_is_near_and_its_log_softmax_is_in_float32() -> None:
     language_model = load("builtin:tiny")
     full = Actor(language_model).log_probs(SOME)
-    half = Actor(language_model, autocast=True).log_probs(SOME)
+    half = Actor(language_model, Computing(autocast=True)).log_probs(SOME)
     assert half.dtype == torch.float32
     assert not torch.equal(full, half)
     assert (full - half)[SOME_MASK].abs().max() < 0.05
 
 
 def test_the_reference_takes_no_gradient_and_does_not_follow() -> None:
-    policy, reference = builtin_model(seed=1), frozen(builtin_model(seed=1), autocast=False)
+    policy, reference = builtin_model(seed=1), frozen(builtin_model(seed=1))
     before: Tensor = reference.log_probs(SOME)
     assert torch.equal(before, Actor(policy).log_probs(SOME))
     assert not any(p.requires_grad for p in reference.language_model.model.parameters())

@@ -155,7 +155,7 @@ def _of_pairs(inputs: StageInputs, asked: Asked) -> Iterator[Examined]:
         )
     if inputs.reward is not None:
         raise RecipeError("reward: a function has no effect on a reward model; remove it")
-    role = Critic(inputs.reward_model(), autocast=inputs.autocast)
+    role = Critic(inputs.reward_model(), inputs.computing)
     accuracy = on_pairs(inputs, role)
     for text in _texts(inputs, reader_of(role.scalar_model), replace(asked, wanted="pairs")):
         for seen in get_args(Seen):

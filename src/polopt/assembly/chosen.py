@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from polopt.choices import COLUMNS, Choice
+from polopt.choices.choice import Trait
 from polopt.recipe import StageRecipe
 from polopt.recipe.fields import flat
 from polopt.resolution.effects import chosen_by_fields
@@ -33,6 +34,11 @@ def chosen(column: str, stage: StageRecipe, adaptive: Sequence[AdaptiveNumber] =
         values = {argument: number(stage, field, adaptive) for argument, field in fields.items()}
         found = found(**values) if choice.factory else partial(found, **values)
     return found if choice.adapter is None else named(choice.adapter)(found)
+
+
+def has_trait(trait: Trait, column: str, stage: StageRecipe) -> bool:
+    """Whether the choice of a resolved stage in a column has a trait."""
+    return trait in _choice(column, stage).traits
 
 
 def number(stage: StageRecipe, field: str, adaptive: Sequence[AdaptiveNumber] = ()) -> Any:  # noqa: ANN401

@@ -98,7 +98,7 @@ class StageContext:
         run, name = self.recipe.run, self.recipe.name
         place = (purpose,) if purpose == "evaluation" else (name, purpose)
         seed = derive(run.seed, *place)
-        return LocalEngine(self.actor.language_model, seed=seed, autocast=self.actor.autocast)
+        return LocalEngine(self.actor.language_model, seed=seed, autocast=self.actor.how.autocast)
 
     def tensors(self, batch: Batch) -> Experience:
         """The batch as tensors on the device of the actor."""
@@ -122,7 +122,7 @@ def context_of(
     models = reward_models(inputs, language_model)
     return StageContext(
         inputs=inputs,
-        actor=Actor(language_model, autocast=inputs.autocast),
+        actor=Actor(language_model, inputs.computing),
         text=text,
         rewards=specs(
             recipe, text.task, inputs.reward, {m.name: m.function(inputs.device) for m in models}

@@ -24,7 +24,7 @@ from polopt.objective import (
 from polopt.recipe import StageRecipe
 from polopt.recipe.fields import flat
 from polopt.roles import Critic, Scorer, together
-from polopt.roles.policies.token import Outputs
+from polopt.roles.policies.token import Outputs, Quantity
 from polopt.seeding import derive
 from polopt.types import Advantages, Experience, RowIndex, StepRows, TokenRows, cut
 from polopt.update import FirstOrder
@@ -79,7 +79,7 @@ def valued(of: StageContext) -> tuple[StageContext, Valued | None]:
     else:
         policy = of.actor.language_model
         model = inputs.reader("critic.path", recipe.critic.path, policy, outputs)
-    critic = Critic(model, autocast=inputs.autocast)
+    critic = Critic(model, inputs.computing)
     return of, Valued(recipe, critic, critic)
 
 
@@ -154,7 +154,8 @@ def with_action_correction(loss: Loss[Any], critic: Scorer, recipe: StageRecipe)
         correction = terms.reduction.loss(action_correction(outputs.distribution, q))
         return total - correction, metrics | {"baseline_correction": correction.detach()}
 
-    return replace(loss, want={*loss.want, "distribution"}, terms=terms, value=value)
+    want: set[Quantity] = {*loss.want, "distribution"}
+    return replace(loss, want=want, terms=terms, value=value, idle=None)
 
 
 @dataclass(frozen=True)
@@ -184,4 +185,5 @@ def both(first: Loss[Any], second: Loss[Any], weight: float) -> Loss[Terms]:
         value,
         first.needs_logp or second.needs_logp,
         first.whole_groups or second.whole_groups,
+        watch=first.watch,
     )

@@ -17,6 +17,7 @@ from polopt.models import LanguageModel, ScalarModel, context_length, load, load
 from polopt.models.adapter import DIRECTORY, attach, load_adapter
 from polopt.recipe import StageRecipe, Update
 from polopt.recipe.contradictions import ENDED
+from polopt.roles import Computing
 from polopt.roles.scorer import trainable
 from polopt.rollout.rewarding import RewardFunction
 from polopt.seeding import derive
@@ -117,9 +118,12 @@ class StageInputs:
         return self.recipe.run.steps
 
     @property
-    def autocast(self) -> bool:
-        """Whether forward passes compute in bfloat16."""
-        return self.recipe.model.dtype == "bfloat16"
+    def computing(self) -> Computing:
+        """Precision and memory of the forward passes of the stage."""
+        recipe = self.recipe
+        return Computing(
+            autocast=recipe.model.dtype == "bfloat16", tokens=recipe.update.micro_batch_tokens
+        )
 
     @property
     def _seed(self) -> int:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from polopt.algorithms import row
 from polopt.assembly.chosen import function
 from polopt.assembly.context import PolicyContext, policy_learner
 from polopt.assembly.critic import Valued
-from polopt.assembly.objective import policy_gradient
+from polopt.assembly.drift import drifts
+from polopt.assembly.objective import old_is_new, policy_gradient
 from polopt.coordination.stage import Learner
 from polopt.seeding import derive
 from polopt.update.minibatch import Companion, Loss
@@ -28,6 +30,8 @@ def first_order(
 ) -> Learner:
     """AdamW on the policy loss, plus the loss of a critic that shares its trunk."""
     loss: Loss[Any] = policy_gradient(of.recipe, of.adaptive)
+    if old_is_new(of.recipe):
+        loss = replace(loss, watch=drifts)
     options: dict[str, Any] = {}
     if critic is not None:
         loss, options = critic.joined(loss)

@@ -6,9 +6,19 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from polopt.assembly.chosen import chosen, number
-from polopt.objective import KLTerm, PolicyObjective, StepTerms, policy_loss, step_terms
+from polopt.algorithms import row
+from polopt.assembly.chosen import chosen, has_trait, number
+from polopt.choices.update import optimiser_steps
+from polopt.objective import (
+    KLTerm,
+    PolicyObjective,
+    StepTerms,
+    idle_rows,
+    policy_loss,
+    step_terms,
+)
 from polopt.recipe import StageRecipe
+from polopt.recipe.fields import flat
 from polopt.roles.policies.token import Quantity
 from polopt.update import AdaptiveNumber
 from polopt.update.minibatch import Loss
@@ -17,6 +27,7 @@ from polopt.update.minibatch import Loss
 def objective_of(recipe: StageRecipe, adaptive: Sequence[AdaptiveNumber] = ()) -> PolicyObjective:
     """The objective columns of a resolved stage; adaptive numbers are read with each loss."""
     kl = None
+    entropy = recipe.objective.entropy_coefficient or 0.0
     if recipe.kl.coefficient and recipe.kl.placement == "loss":
         kl = KLTerm(
             chosen("estimator", recipe),
@@ -31,8 +42,30 @@ def objective_of(recipe: StageRecipe, adaptive: Sequence[AdaptiveNumber] = ()) -
         kl=kl,
         correction=chosen("correction", recipe),
         mask_edit=chosen("mask", recipe),
-        entropy_coefficient=recipe.objective.entropy_coefficient or 0.0,
+        entropy_coefficient=entropy,
+        old_is_new=old_is_new(recipe),
+        # Rows of steps in control are whole episodes: there is nothing to leave out.
+        vanishes=recipe.domain == "text"
+        and has_trait("vanishes", "bound", recipe)
+        and kl is None
+        and not entropy,
     )
+
+
+def old_is_new(recipe: StageRecipe) -> bool:
+    """Whether the pass with gradient gives log π_old, so that no pass before it is needed.
+
+    It does where it is the only one on a batch, and where nobody asks before it or after it.
+    """
+    if recipe.domain != "text":
+        return False  # the sampler gives it
+    one = optimiser_steps(flat(recipe)) == 1 and row(recipe.algorithm).update == "adamw"
+    asked = recipe.kl.placement == "reward" and bool(recipe.kl.coefficient)
+    corrected = recipe.objective.correction not in (None, "none")
+    masked = recipe.objective.mask not in (None, "none")
+    adapted = recipe.kl.controller not in (None, "fixed") or recipe.objective.penalty_target
+    later = bool(recipe.critic.warmup_steps)  # the policy does not learn from every batch
+    return one and not (asked or corrected or masked or adapted or later)
 
 
 def policy_gradient(
@@ -50,6 +83,7 @@ def policy_gradient(
             given(outputs.logp), outputs.entropy, terms, objective
         ),
         needs_logp=objective.mask_edit is not None,
+        idle=idle_rows if objective.vanishes else None,
     )
 
 

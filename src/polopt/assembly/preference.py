@@ -56,7 +56,7 @@ def reward_model_stage(inputs: StageInputs) -> Stage:
     model = inputs.reward_model()
     text = text_source(recipe, reader_of(model), wanted="pairs", avoid=inputs.avoid)
     report(inputs, text)
-    role = Critic(model, autocast=inputs.autocast)
+    role = Critic(model, inputs.computing)
     examine = on_pairs(inputs, role)
     learner = FirstOrder(
         role,

@@ -61,4 +61,4 @@ def _loaded(inputs: StageInputs, policy: LanguageModel, where: str, reward: Rewa
                 "would earn 0; a model that stage reward_model has trained, or refresh_every"
             )
         model.model.requires_grad_(False)
-    return RewardModel(reward_name(reward), reward, Critic(model, autocast=inputs.autocast))
+    return RewardModel(reward_name(reward), reward, Critic(model, inputs.computing))

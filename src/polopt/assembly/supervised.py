@@ -61,10 +61,8 @@ def _evaluated(of: StageContext) -> Callable[[bool], Evaluation]:
         """The loss is that of training: no temperature, and over the mask."""
         tensors = of.tensors(batch)
         assert tensors.tokens is not None
-        (distribution,) = together(of.actor, tensors.tokens, ["distribution"])
-        taken = tensors.tokens.tokens[:, tensors.tokens.prompt_width :]
-        logp = distribution.gather(-1, taken[..., None])[..., 0]
-        right = distribution.argmax(-1) == taken
+        logp, likeliest = together(of.actor, tensors.tokens, ["logp", "likeliest"])
+        right = likeliest == tensors.tokens.tokens[:, tensors.tokens.prompt_width :]
         return -row_mean(logp, tensors.mask), row_mean(right.to(logp.dtype), tensors.mask)
 
     def evaluate(greedy: bool) -> Evaluation:

@@ -19,9 +19,11 @@ from polopt.assembly.context import (
     stage_context,
 )
 from polopt.assembly.critic import Valued, critic_learner, valued
+from polopt.assembly.drift import drifts
 from polopt.assembly.extras import companions
 from polopt.assembly.inputs import StageInputs
 from polopt.assembly.learners import learner_of_policy
+from polopt.assembly.objective import old_is_new
 from polopt.assembly.process import Crediting, Processed, processed
 from polopt.assembly.refresh import agreement, refreshed
 from polopt.choices.returns import SUMS
@@ -44,7 +46,6 @@ from polopt.credit import (
 from polopt.math.divergence import k1
 from polopt.math.ratios import token_log_ratio
 from polopt.math.reduce import row_sum
-from polopt.math.statistics import drift
 from polopt.recipe import Rollout, StageRecipe
 from polopt.recipe.fields import flat
 from polopt.roles import Actor, Scorer, WithoutAdapter, frozen, measured
@@ -53,7 +54,6 @@ from polopt.rollout.groups import informative
 from polopt.rollout.rewarding import judge
 from polopt.types import Advantages, Batch, Experience, Group
 from polopt.update import AdaptiveNumber, Lagged
-from polopt.update.adaptive import measured_kl
 
 
 def policy_stage(inputs: StageInputs) -> Stage:
@@ -160,7 +160,7 @@ def frozen_start(of: StageContext) -> Scorer:
     """The frozen initial policy of the stage: a second model, or the adapter switched off."""
     if of.recipe.model.lora is not None:
         return WithoutAdapter(of.actor)
-    return frozen(of.inputs.language_model(of.inputs.start), autocast=of.actor.autocast)
+    return frozen(of.inputs.language_model(of.inputs.start), of.actor.how)
 
 
 def _following(of: StageContext, reference: Scorer | None) -> list[Learner]:
@@ -180,13 +180,18 @@ def prepared(
     critic: Valued | None,
     process: Processed | None = None,
 ) -> Callable[[Batch], Experience]:
-    """The function from a batch to tensors, with the outputs of every role before the update."""
+    """The function from a batch to tensors, with the outputs of every role before the update.
+
+    Log-probs of the policy are left to the pass with gradient where that gives the same.
+    """
+    of_gradient = old_is_new(of.recipe)
 
     def prepare(batch: Batch) -> Experience:
         tensors = of.tensors(batch)
         assert tensors.tokens is not None
         logp_ref = None if reference is None else measured(reference, tensors.tokens, "logp")
-        tensors = replace(tensors, logp_old=of.actor.log_probs(tensors.tokens), logp_ref=logp_ref)
+        logp_old = None if of_gradient else of.actor.log_probs(tensors.tokens)
+        tensors = replace(tensors, logp_old=logp_old, logp_ref=logp_ref)
         tensors = tensors if critic is None else critic.of(tensors)
         return tensors if process is None else process.rewarded(tensors)
 
@@ -218,14 +223,6 @@ def credit_of(recipe: StageRecipe, adaptive: Sequence[AdaptiveNumber] = ()) -> C
 
 
 def _with_metrics(of: StageContext, experience: Experience, advantages: Advantages) -> Advantages:
-    """The KL of the policy before the update to the behaviour policy and to the reference.
-
-    The first is 0 where the engine has the current weights. Also the agreement of reward models.
-    """
-    metrics = agreement(of, experience)
-    if experience.logp_old is not None and experience.logp_rollout is not None:
-        found = drift(experience.logp_old, experience.logp_rollout, experience.mask)
-        metrics |= {"behaviour/kl": float(found.k3), "behaviour/ess": float(found.ess_fraction)}
-    if experience.logp_old is not None and experience.logp_ref is not None:
-        metrics["kl/measured"] = measured_kl(experience)[0]
+    """The same with how far the policy has moved, and with the agreement of reward models."""
+    metrics = agreement(of, experience) | drifts(experience)
     return replace(advantages, metrics=advantages.metrics | metrics)

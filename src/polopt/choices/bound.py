@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from polopt.choices import ratio
-from polopt.choices.choice import Choice, Column, Takes
+from polopt.choices.choice import Choice, Column, Takes, Trait
 from polopt.choices.domain import OF_LANGUAGE
 from polopt.choices.section import (
     EVERYWHERE,
@@ -87,17 +87,19 @@ class Bound(Section):
     )
 
 
+_VANISHES = frozenset[Trait]({"vanishes"})
 _BY_TOKEN = (Takes("objective.ratio", ("token",)),)
 
 COLUMN = Column(
     "bound",
     "objective.bound",
     {
-        "none": Choice(_MATH + "importance_sampled", "ℓ = -ρ A"),
+        "none": Choice(_MATH + "importance_sampled", "ℓ = -ρ A", traits=_VANISHES),
         "clip": Choice(
             _MATH + "clipped",
             "ℓ = max(-ρ A, -clip(ρ, 1 - ε_low, 1 + ε_high) A)",
             arguments={**_CLIP, "dual": "objective.dual_clip"},
+            traits=_VANISHES,
         ),
         "kl_penalty": Choice(
             _MATH + "kl_penalised",
@@ -112,6 +114,7 @@ COLUMN = Column(
             arguments={**_CLIP, "drift": "objective.drift"},
             takes=_BY_TOKEN,
             domains=OF_LANGUAGE,
+            traits=_VANISHES,
         ),
         "gmpo": Choice(
             _MATH + "gmpo",
@@ -119,12 +122,14 @@ COLUMN = Column(
             arguments=_CLIP,
             takes=_BY_TOKEN,
             domains=OF_LANGUAGE,
+            traits=_VANISHES,
         ),
         "cispo": Choice(
             _MATH + "cispo",
             "ℓ = -w A log π, w = clip(ρ, w_min, w_max) held constant",
             arguments={"weight_min": "objective.weight_min", "weight_max": "objective.weight_max"},
             domains=OF_LANGUAGE,
+            traits=_VANISHES,
         ),
         "sapo": Choice(
             _MATH + "sapo",
@@ -134,6 +139,7 @@ COLUMN = Column(
                 "tau_negative": "objective.tau_negative",
             },
             domains=OF_LANGUAGE,
+            traits=_VANISHES,
         ),
         "opmd": Choice(
             _MATH + "opmd",

@@ -10,9 +10,10 @@ from typing import Literal
 from polopt.choices.domain import EVERYWHERE
 from polopt.choices.section import Values, either
 
-Trait = Literal["compares", "centres", "sums", "to the end"]
-"""A trait that checks read: the choice compares the responses to one prompt, subtracts the mean of
-the batch, reads the total reward of a response alone, or needs whole episodes."""
+Trait = Literal["compares", "centres", "sums", "to the end", "vanishes"]
+"""A trait that others read: the choice compares the responses to one prompt, subtracts the mean of
+the batch, reads the total reward of a response alone, needs whole episodes, or is a loss of 0, with
+gradient 0, where the advantage is 0."""
 
 
 @dataclass(frozen=True)

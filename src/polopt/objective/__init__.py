@@ -12,6 +12,7 @@ from polopt.objective.policy_gradient import (
     PolicyObjective,
     RatioLevel,
     StepTerms,
+    idle_rows,
     policy_loss,
     step_terms,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "ValueObjective",
     "ValueTerms",
     "direct_preference_loss",
+    "idle_rows",
     "policy_loss",
     "preference_terms",
     "process_loss",

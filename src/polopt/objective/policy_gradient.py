@@ -7,7 +7,7 @@ All that depends on the whole optimiser step (divisors, masks, weights) is compu
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import SupportsFloat
 
 import torch
@@ -21,7 +21,7 @@ from polopt.math.ratios import (
     sequence_sum_log_ratio,
     token_log_ratio,
 )
-from polopt.math.reduce import Aggregation, masked, row_mean, spread_rows
+from polopt.math.reduce import Aggregation, masked, row_mean, spread_rows, token_mean
 from polopt.math.surrogates import Surrogate
 from polopt.objective.reduction import Reduction, reduction
 from polopt.types import Advantages, Experience, RowIndex, cut
@@ -86,6 +86,8 @@ class PolicyObjective:
     correction: Correction | None = None
     mask_edit: MaskEdit | None = None
     entropy_coefficient: float = 0.0
+    old_is_new: bool = False  # without logp_old it is logp, detached: one optimiser step a batch
+    vanishes: bool = False  # a row whose advantages are all 0 adds nothing, and can be left out
 
 
 @dataclass(frozen=True)
@@ -133,11 +135,16 @@ def step_terms(
         objective.aggregation_length,
         advantages.advantages.dtype,
     )
+    if objective.vanishes:
+        idle = _idle(objective.ratio.advantages(advantages.advantages, mask))
+        told = token_mean(mask & ~idle[:, None], experience.group, None, reduce.weights.dtype)
+        reduce = replace(reduce, token_weights=told)
     for name in ("logp_old", "logp_ref", "logp_rollout"):
         x: Tensor | None = getattr(experience, name)
         if x is not None:
             reduce.require_finite("objective", name, x)
-    if objective.ratio is not NONE or (objective.kl is not None and objective.kl.corrected):
+    rated = objective.ratio is not NONE or (objective.kl is not None and objective.kl.corrected)
+    if rated and not objective.old_is_new:
         _read("logp_old", experience.logp_old)
     if objective.kl is not None:
         _read("logp_ref", experience.logp_ref)
@@ -155,6 +162,15 @@ def step_terms(
     )
 
 
+def idle_rows(terms: StepTerms) -> Tensor:
+    """Rows [B] that add nothing to loss and gradient where the objective ``vanishes``."""
+    return _idle(terms.advantages)
+
+
+def _idle(advantages: Tensor) -> Tensor:
+    return (advantages == 0).all(-1)
+
+
 def policy_loss(
     logp: Tensor, entropy: Tensor | None, terms: StepTerms, objective: PolicyObjective
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -169,10 +185,11 @@ def policy_loss(
         objective: The choices.
 
     Returns:
-        The loss, and detached metrics, each a share of the token mean over the step:
-        ``policy_loss``; with logp_old ``ratio_mean`` and ``approx_kl`` (k3 of samples of π_old,
-        KL(π_old‖π)); with logp_ref ``kl_reference`` (k3); ``entropy``; and what the surrogate
-        reports, such as ``clip_fraction_low``, ``clip_fraction_high``, ``dual_clip_fraction``.
+        The loss, and detached metrics, each a share of the token mean over the step (over the rows
+        that are not idle, where the objective ``vanishes``): ``policy_loss``; with logp_old
+        ``ratio_mean`` and ``approx_kl`` (k3 of samples of π_old, KL(π_old‖π)); with logp_ref
+        ``kl_reference`` (k3); ``entropy``; and what the surrogate reports, such as
+        ``clip_fraction_low``, ``clip_fraction_high``, ``dual_clip_fraction``.
 
     Raises:
         NonFiniteError: logp or entropy is NaN or infinite inside the mask.
@@ -180,6 +197,8 @@ def policy_loss(
     reduce = terms.reduction
     reduce.require_finite("objective", "logp", logp)
     logp = masked(logp, reduce.mask)
+    if terms.logp_old is None and objective.old_is_new:
+        terms = replace(terms, logp_old=logp.detach())
     old = logp.detach() if terms.logp_old is None else terms.logp_old  # None: no ratio is taken
     log_ratio = objective.ratio.log_ratio(logp, old, reduce.mask)
     loss, events = objective.surrogate(logp, log_ratio, terms.advantages, reduce.mask)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 
 from polopt.models import LanguageModel
-from polopt.roles.policies.token import Outputs, Quantity, score
+from polopt.roles.policies.token import PLAIN, Outputs, Quantity, score
+from polopt.roles.policies.trunk import Computing
 from polopt.roles.scorer import measured, trainable
 from polopt.types import TokenRows
 
@@ -19,7 +20,7 @@ class Actor:
     """A language model in the role of the policy."""
 
     language_model: LanguageModel
-    autocast: bool = False  # compute in bfloat16; weights and optimiser stay float32
+    how: Computing = PLAIN
     value_head: torch.nn.Linear | None = None  # of a critic that shares the trunk
 
     def score(self, rows: TokenRows, want: AbstractSet[Quantity]) -> Outputs:
@@ -29,7 +30,7 @@ class Actor:
             rows,
             want,
             stop_ids=self.language_model.stop_ids,
-            autocast=self.autocast,
+            how=self.how,
             value_head=self.value_head,
         )
 

@@ -18,7 +18,8 @@ from polopt.models.network import (
     ValueNetwork,
 )
 from polopt.roles.policies import categorical, deterministic, gaussian, squashed, tanh_gaussian
-from polopt.roles.policies.token import Outputs, Quantity, entropy_as_wanted
+from polopt.roles.policies.token import PLAIN, Outputs, Quantity, entropy_as_wanted
+from polopt.roles.policies.trunk import Computing
 from polopt.roles.scorer import measured, trainable
 from polopt.types import StepRows
 
@@ -36,6 +37,7 @@ class StepActor:
     """A policy that chooses an action for every observation."""
 
     network: PolicyNetwork
+    how: Computing = PLAIN
 
     @property
     def _family(self) -> Any:  # noqa: ANN401 - the functions of a distribution
@@ -114,6 +116,7 @@ class StepCritic:
     """V of every observation."""
 
     network: ValueNetwork
+    how: Computing = PLAIN
 
     def score(self, rows: StepRows, want: AbstractSet[Quantity]) -> Outputs:
         """``values`` [B, T]; differentiable."""
@@ -142,6 +145,7 @@ class StepActionCritic:
     """Q of every observation and action."""
 
     network: QNetwork
+    how: Computing = PLAIN
 
     def score(self, rows: StepRows, want: AbstractSet[Quantity]) -> Outputs:
         """``values`` [B, T] of the actions taken; ``action_values`` [B, T, n] of all."""

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import torch
 
 from polopt.models import ScalarModel
-from polopt.roles.policies.token import Outputs, Quantity, hidden_states, values
+from polopt.roles.policies.proven import states
+from polopt.roles.policies.token import AFTER, PLAIN, Outputs, Quantity, values
+from polopt.roles.policies.trunk import Computing
 from polopt.roles.scorer import trainable
 from polopt.types import TokenRows
 
@@ -19,12 +21,12 @@ class Critic:
     """A backbone with a head of its own: one output is V(sₜ), one for each token is Q(sₜ, ·)."""
 
     scalar_model: ScalarModel
-    autocast: bool = False
+    how: Computing = PLAIN
 
     def score(self, rows: TokenRows, want: AbstractSet[Quantity]) -> Outputs:
         """``values``, ``last_values``, ``action_values``; differentiable."""
-        hidden = hidden_states(self.scalar_model.backbone, rows, autocast=self.autocast)
-        return values(self.scalar_model.head, hidden, rows, want)
+        found = states(self.scalar_model.model, rows, self.how, ends=bool(want & AFTER))
+        return values(self.scalar_model.head, found, want)
 
     @property
     def parameters(self) -> Mapping[str, torch.nn.Parameter]:

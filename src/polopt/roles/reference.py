@@ -11,14 +11,15 @@ import torch
 from polopt.models import LanguageModel
 from polopt.models.adapter import switched_off
 from polopt.roles.actor import Actor
-from polopt.roles.policies.token import Outputs, Quantity
+from polopt.roles.policies.token import PLAIN, Outputs, Quantity
+from polopt.roles.policies.trunk import Computing
 from polopt.types import TokenRows
 
 
-def frozen(language_model: LanguageModel, *, autocast: bool) -> Actor:
+def frozen(language_model: LanguageModel, how: Computing = PLAIN) -> Actor:
     """A policy whose weights take no gradient."""
     language_model.model.requires_grad_(False)
-    return Actor(language_model, autocast)
+    return Actor(language_model, how)
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,11 @@ class WithoutAdapter:
         """The outputs of one forward pass of the frozen weights."""
         with switched_off(self.actor.language_model.model):
             return self.actor.score(rows, want)
+
+    @property
+    def how(self) -> Computing:
+        """As the policy is computed."""
+        return self.actor.how
 
     @property
     def parameters(self) -> Mapping[str, torch.nn.Parameter]:

@@ -42,13 +42,7 @@ def step_rewards_of(
 
     def reward_model(prompt_ids: Ids, completion_ids: Ids) -> list[list[float | None]]:
         rows = padded(prompt_ids, completion_ids, pad_id=pad_id, device=device)
-        # A value is that of the state before a token: one column on, it is that after the token.
-        after = TokenRows(
-            tokens=torch.nn.functional.pad(rows.tokens, (0, 1), value=pad_id),
-            attention=torch.nn.functional.pad(rows.attention, (0, 1)),
-            prompt_width=rows.prompt_width + 1,
-        )
-        said = measured(scorer, after, "values").tolist()
+        said = measured(scorer, rows, "values_after").tolist()
         return [
             [number if end else None for number, end in zip(row, ends(ids), strict=False)]
             for row, ids in zip(said, completion_ids, strict=True)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 
+from polopt.roles.policies.packed import cuts, sizes
 from polopt.roles.policies.token import Outputs, Quantity
-from polopt.types import StepRows, TokenRows
+from polopt.roles.policies.trunk import Computing
+from polopt.types import RowIndex, StepRows, TokenRows
 
-AT_ONCE = 128  # rows per forward pass without gradient
+AT_ONCE = 128  # rows of steps in a forward pass without gradient
 
 
 class Scorer(Protocol):
@@ -19,6 +21,11 @@ class Scorer(Protocol):
 
     def score(self, rows: Any, want: AbstractSet[Quantity]) -> Outputs:  # noqa: ANN401
         """The outputs of one forward pass of ``rows``, tokens or steps; differentiable."""
+        ...
+
+    @property
+    def how(self) -> Computing:
+        """How its passes are computed; those of steps are so small that there is one way."""
         ...
 
     @property
@@ -38,11 +45,42 @@ def together(
     scorer: Scorer, rows: TokenRows | StepRows, quantities: Sequence[Quantity]
 ) -> list[torch.Tensor]:
     """Several outputs of every row, [B, ...] each, without gradient, in the order of the names."""
-    parts = [
-        scorer.score(rows.rows(index), frozenset(quantities))
-        for index in torch.arange(rows.shape[0]).split(AT_ONCE)
-    ]
-    return [torch.cat([getattr(part, quantity) for part in parts]) for quantity in quantities]
+    parts = _passes(scorer, rows)
+    outputs = [scorer.score(rows.rows(part), frozenset(quantities)) for part in parts]
+    found = [torch.cat([getattr(one, name) for one in outputs]) for name in quantities]
+    if len(parts) == 1:
+        return found
+    back = cast(torch.Tensor, joined(parts)).argsort()
+    return [x[back] for x in found]
+
+
+def joined(parts: Sequence[RowIndex]) -> RowIndex:
+    """The rows of several passes, in the order in which they were computed."""
+    return parts[0] if len(parts) == 1 else torch.cat([cast(torch.Tensor, part) for part in parts])
+
+
+def _passes(scorer: Scorer, rows: TokenRows | StepRows) -> Sequence[RowIndex]:
+    if isinstance(rows, StepRows):
+        return torch.arange(rows.shape[0]).split(AT_ONCE)
+    return micro_batches(rows, scorer.how.tokens)
+
+
+def micro_batches(
+    rows: TokenRows | StepRows, tokens: int | None, groups: torch.Tensor | None = None
+) -> Sequence[RowIndex]:
+    """The rows of each forward pass, at most ``tokens`` of them or one row.
+
+    Args:
+        rows: tokens, of which padding does not count, and an equal prompt counts once; or steps.
+        tokens: None: all rows at once.
+        groups: [B], groups that must not be split; None: there are none.
+    """
+    count, width = rows.shape
+    if tokens is None or tokens >= count * width:
+        return [slice(None)]
+    if isinstance(rows, StepRows):
+        return torch.arange(count).split(max(1, tokens // width))
+    return cuts(sizes(rows), tokens, None if groups is None else groups.cpu().numpy())
 
 
 def trainable(model: torch.nn.Module, prefix: str = "") -> dict[str, torch.nn.Parameter]:

@@ -12,7 +12,7 @@ from polopt.rollout.dataset import demonstrated
 from polopt.rollout.evaluation import Evaluation, mean_interval, share_interval
 from polopt.types import Batch
 
-AT_ONCE = 16  # demonstrations in a batch: all log-probs of the vocabulary are needed
+AT_ONCE = 16  # demonstrations in a batch
 
 Likelihood = Callable[[Batch], tuple[Tensor, Tensor]]
 """Of every response, the means over its tokens, [B] each: -log π, and whether it is the most likely

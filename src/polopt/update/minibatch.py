@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from torch import Tensor
 from polopt.errors import NonFiniteError
 from polopt.math.guards import read_together
 from polopt.recipe import Update
-from polopt.roles import Scorer, measured
+from polopt.roles import Scorer, joined, measured, micro_batches
 from polopt.roles.policies.token import Outputs, Quantity
 from polopt.seeding import derive
 from polopt.types import Advantages, Experience, Metrics, RowIndex
@@ -53,6 +53,8 @@ class Loss(Generic[T]):
     value: Callable[[Outputs, T], tuple[Tensor, dict[str, Tensor]]]  # once a micro-batch
     needs_logp: bool = False  # terms read experience.logp: one more forward pass per minibatch
     whole_groups: bool = False  # rows of a group are compared: groups are not split
+    idle: Callable[[T], Tensor] | None = None  # rows [B] that add nothing, if there are any
+    watch: Callable[[Experience], Metrics] | None = None  # of the rows, with their logp as logp_old
 
 
 Companion = Callable[[int], tuple[Tensor, dict[str, Tensor]]]
@@ -79,6 +81,7 @@ class FirstOrder(Generic[T]):
         self.companions = companions
         self.keeps = keeps  # weights that are in no other file of the checkpoint
         self.optimiser_steps = 0
+        self._watched = Metrics()
         self._named = dict(scorer.parameters)
         self._weights = list(self._named.values())
         self._optimiser = torch.optim.AdamW(
@@ -96,6 +99,7 @@ class FirstOrder(Generic[T]):
         if self.settings.reset_optimiser:
             self._optimiser.state.clear()
         totals: Metrics = {}
+        self._watched = Metrics()
         epochs = list(self._epochs(experience, step))
         count = sum(map(len, epochs))
         for parts in epochs:
@@ -103,7 +107,7 @@ class FirstOrder(Generic[T]):
                 for name, value in self._optimise(one, its, step).items():
                     totals[name] = totals.get(name, 0.0) + value / count
         totals["learning_rate"] = rate
-        return {f"{self.name}/{name}": value for name, value in totals.items()}
+        return {f"{self.name}/{name}": value for name, value in totals.items()} | self._watched
 
     def _epochs(self, experience: Experience, step: int) -> Iterator[Sequence[Tensor]]:
         """Row indices of the minibatches of each epoch, shuffled by epoch."""
@@ -128,16 +132,19 @@ class FirstOrder(Generic[T]):
 
     def _optimise(self, experience: Experience, advantages: Advantages, step: int) -> Metrics:
         """One optimiser step on all of the rows."""
-        inputs = experience.inputs
         if self.loss.needs_logp:
-            experience = replace(experience, logp=measured(self.scorer, inputs, "logp"))
+            logp = measured(self.scorer, experience.inputs, "logp")
+            experience = replace(experience, logp=logp)
         for weight in self._weights:
             weight.grad = None
         totals: dict[str, Tensor] = {}
         with read_together():
-            terms = self.loss.terms(experience, advantages)
-            for micro in self._micro_batches(experience):
-                outputs = self.scorer.score(inputs.rows(micro), self.loss.want)
+            experience, terms = self._busy(experience, self.loss.terms(experience, advantages))
+            logp = list[Tensor | None]()
+            parts = self._micro_batches(experience)
+            for micro in parts:
+                outputs = self.scorer.score(experience.inputs.rows(micro), self.loss.want)
+                logp.append(None if outputs.logp is None else outputs.logp.detach())
                 _backward(*self.loss.value(outputs, terms.rows(micro)), totals)
             for companion in self.companions:
                 _backward(*companion(self.optimiser_steps), totals)
@@ -146,8 +153,21 @@ class FirstOrder(Generic[T]):
         )
         # One read for all: each one waits for the accelerator.
         values = dict(zip(totals, torch.stack([*totals.values()]).tolist(), strict=True))
+        if self.loss.watch is not None and parts:
+            whole = experience.rows(joined(parts))
+            self._watched = self.loss.watch(replace(whole, logp_old=torch.cat(cast(Any, logp))))
         self._move(values["grad_norm"], totals["grad_norm"], step)
-        return values
+        return {"loss": 0.0} | values
+
+    def _busy(self, experience: Experience, terms: T) -> tuple[Experience, T]:
+        """The rows that add something to the loss, and their terms."""
+        if self.loss.idle is None:
+            return experience, terms
+        idle = self.loss.idle(terms)
+        rows = (~idle).nonzero()[:, 0].cpu()
+        if len(rows) == len(idle):
+            return experience, terms
+        return experience.rows(rows), terms.rows(rows)
 
     def _move(self, norm: float, gradients: Tensor, step: int) -> None:
         """One optimiser step on the gradients, clipped to the largest norm allowed."""
@@ -163,24 +183,12 @@ class FirstOrder(Generic[T]):
             self._optimiser.step()
             self.optimiser_steps += 1
 
-    def _micro_batches(self, experience: Experience) -> Iterator[RowIndex]:
-        """Row indices of each forward pass, at most ``micro_batch_tokens`` padded tokens."""
-        rows, width = experience.inputs.shape
-        budget = self.settings.micro_batch_tokens
-        size = rows if budget is None else max(1, budget // width)
-        if size >= rows:
-            yield slice(None)
-            return
-        if not self.loss.whole_groups:
-            yield from torch.arange(rows).split(size)
-            return
-        packed: list[Tensor] = []
-        for group in self._groups(experience):
-            if packed and sum(map(len, packed)) + len(group) > size:
-                yield torch.cat(packed)
-                packed = []
-            packed.append(group)
-        yield torch.cat(packed)
+    def _micro_batches(self, experience: Experience) -> Sequence[RowIndex]:
+        """Row indices of each forward pass, at most ``micro_batch_tokens`` tokens."""
+        if not len(experience.mask):
+            return []
+        groups = experience.group if self.loss.whole_groups else None
+        return micro_batches(experience.inputs, self.settings.micro_batch_tokens, groups)
 
     def save(self, directory: Path) -> dict[str, int]:
         """Write the optimiser's tensors; return its counters."""

@@ -28,10 +28,10 @@ from polopt.math.divergence import kl_divergence_of_logs
 from polopt.math.guards import read_together
 from polopt.math.natural import TrustRegionStep, trust_region_step
 from polopt.math.reduce import token_mean, weighted_sum
-from polopt.roles import Scorer, measured
+from polopt.roles import Scorer, measured, micro_batches
 from polopt.roles.policies.token import Outputs, Quantity
 from polopt.seeding import derive
-from polopt.types import Advantages, Experience, Metrics, StepRows, TokenRows
+from polopt.types import Advantages, Experience, Metrics, RowIndex, StepRows, TokenRows
 from polopt.update.minibatch import Loss, Terms
 
 T = TypeVar("T", bound=Terms)
@@ -227,11 +227,9 @@ class NaturalStep(Generic[T]):
         count = ceil(self.settings.fisher_share * len(rows))
         return rows[torch.randperm(len(rows), generator=generator)[:count].sort().values]
 
-    def _micro_batches(self, rows: Rows) -> Sequence[Tensor]:
-        """Row indices of each forward pass, at most ``micro_batch_tokens`` padded tokens."""
-        count, width = rows.shape
-        budget = self.micro_batch_tokens
-        return torch.arange(count).split(count if budget is None else max(1, budget // width))
+    def _micro_batches(self, rows: Rows) -> Sequence[RowIndex]:
+        """Row indices of each forward pass, at most ``micro_batch_tokens`` tokens."""
+        return micro_batches(rows, self.micro_batch_tokens)
 
     def _require_finite(self, name: str, vector: Tensor, step: int) -> None:
         length = vector.norm()
@@ -259,7 +257,7 @@ class _States:
     weights: Tensor  # [B, T] 1/tokens
     divergence: Divergence
 
-    def mean_kl(self, old: Tensor, new: Tensor, index: Tensor) -> Tensor:
+    def mean_kl(self, old: Tensor, new: Tensor, index: RowIndex) -> Tensor:
         """The share of some rows in the mean of ``KL(old‖new)``, [b, T, V] both."""
         return weighted_sum(self.divergence(old, new), self.weights[index], self.mask[index])
 

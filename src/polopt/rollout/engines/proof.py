@@ -7,6 +7,7 @@ import torch
 from polopt.errors import ModelError, one_line
 from polopt.models import LanguageModel
 from polopt.roles.policies.token import score
+from polopt.roles.policies.trunk import Computing
 from polopt.rollout.engines.interface import Engine, Request
 from polopt.rollout.groups import experience
 from polopt.types import Batch, Prompt, Sampling
@@ -52,7 +53,7 @@ def _difference(engine: Engine, language_model: LanguageModel, autocast: bool) -
         tensors.tokens,
         {"logp"},
         stop_ids=language_model.stop_ids,
-        autocast=autocast,
+        how=Computing(autocast=autocast),
     ).logp
     assert plain is not None
     return float((plain - tensors.logp_rollout)[tensors.mask].abs().mean())
