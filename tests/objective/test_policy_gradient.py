@@ -32,6 +32,7 @@ from polopt.objective import (
     TOKEN,
     KLTerm,
     PolicyObjective,
+    idle_rows,
     policy_loss,
     step_terms,
 )
@@ -412,3 +413,49 @@ def test_metrics_carry_no_graph():
         NEW.clone().requires_grad_(), None, step_terms(experience, advantages, objective), objective
     )
     assert not any(x.requires_grad for x in metrics.values())
+
+
+ON_POLICY = PolicyObjective(TOKEN, CLIP, seq_mean_token_mean, old_is_new=True)
+
+
+@pytest.mark.parametrize("ratio", [TOKEN, SEQUENCE_SUM, SEQUENCE_MEAN])
+@pytest.mark.parametrize("surrogate", [CLIP, importance_sampled, partial(gmpo, low=0.1, high=0.1)])
+def test_the_pass_with_gradient_gives_the_old_log_probs(ratio, surrogate) -> None:
+    objective = replace(ON_POLICY, ratio=ratio, surrogate=surrogate)
+    loss, gradient, metrics = loss_of(objective, logp_old=None)
+    same, theirs, others = loss_of(replace(objective, old_is_new=False), logp_old=NEW)
+    assert loss == same and torch.equal(gradient, theirs) and metrics == others
+    assert metrics["ratio_mean"] == 1.0 and metrics["approx_kl"] == 0.0
+
+
+def test_without_them_the_old_log_probs_are_asked_for() -> None:
+    with pytest.raises(ValueError, match="logp_old"):
+        loss_of(replace(ON_POLICY, old_is_new=False), logp_old=None)
+    loss, *_ = loss_of(ON_POLICY)  # those that are given are taken
+    assert loss == loss_of(replace(ON_POLICY, old_is_new=False))[0]
+
+
+VANISHING = [
+    CLIP,
+    importance_sampled,
+    partial(clipped, low=0.2, high=0.2, dual=3.0),
+    partial(gmpo, low=0.1, high=0.1),
+    partial(cispo, weight_min=0.0, weight_max=5.0),
+    partial(sapo, tau_positive=1.0, tau_negative=1.05),
+]
+
+
+@pytest.mark.parametrize("surrogate", VANISHING)
+def test_a_row_without_advantage_adds_nothing(surrogate) -> None:
+    objective = PolicyObjective(TOKEN, surrogate, token_mean, vanishes=True)
+    silent = torch.stack([ADVANTAGES[0], torch.zeros(3)])
+    loss, gradient, metrics = loss_of(objective, advantages=silent)
+    plain, theirs, others = loss_of(replace(objective, vanishes=False), advantages=silent)
+    assert loss == plain and torch.equal(gradient, theirs) and not gradient[1].any()
+    assert metrics["policy_loss"] == others["policy_loss"]
+    # Metrics are means over the rows that are computed: 3 of the 5 tokens.
+    ratio = torch.exp(NEW[0] - OLD[0]).mean().item()
+    assert metrics["ratio_mean"] == pytest.approx(ratio)
+    experience, advantages = given(advantages=silent)
+    terms = step_terms(experience, advantages, objective)
+    assert idle_rows(terms).tolist() == [False, True]

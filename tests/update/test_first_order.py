@@ -12,10 +12,10 @@ from torch import Tensor
 
 from polopt.errors import NonFiniteError
 from polopt.math.divergence import k3
-from polopt.math.reduce import AGGREGATIONS
+from polopt.math.reduce import AGGREGATIONS, token_mean
 from polopt.math.surrogates import clipped
 from polopt.models import LanguageModel
-from polopt.objective import TOKEN, KLTerm, PolicyObjective, policy_loss, step_terms
+from polopt.objective import TOKEN, KLTerm, PolicyObjective, idle_rows, policy_loss, step_terms
 from polopt.recipe import Update
 from polopt.roles import Actor
 from polopt.roles.policies.token import Outputs
@@ -77,9 +77,21 @@ def batch(seed: int = 0) -> tuple[Experience, Advantages]:
 def gradient(
     experience: Experience, advantages: Advantages, update: Update = UPDATE, **kw
 ) -> Tensor:
-    language_model = builtin_model()
-    learner(language_model, update, **kw).update(experience, advantages, 0)
-    return torch.cat([p.grad.flatten() for p in language_model.model.parameters()]).double()
+    return of_update(learner(builtin_model(), update, **kw), experience, advantages)
+
+
+def of_update(one: FirstOrder, experience: Experience, advantages: Advantages) -> Tensor:
+    """The gradient of an update, which the learner frees after it."""
+    found, step = list[Tensor](), one._optimiser.step
+
+    def stepped() -> None:
+        found.append(torch.cat([weight.grad.flatten() for weight in one._weights]).double())
+        step()
+
+    one._optimiser.step = stepped
+    one.update(experience, advantages, 0)
+    (gradient,) = found
+    return gradient
 
 
 def assert_same_gradient(one: Tensor, other: Tensor) -> None:
@@ -368,3 +380,74 @@ def test_a_companion_is_asked_once_an_optimiser_step_and_never_twice_for_the_sam
     for step in range(2):
         one.update(*batch(step), step)
     assert asked == [0, 1, 2, 3, 4, 5, 6, 7]
+
+
+def counted(scorer: Actor, sizes: list[int]) -> Actor:
+    """The same, which notes how many rows each pass has."""
+    score = scorer.score
+
+    def counting(rows, want):
+        sizes.append(len(rows.tokens))
+        return score(rows, want)
+
+    object.__setattr__(scorer, "score", counting)
+    return scorer
+
+
+def test_rows_that_add_nothing_are_not_computed() -> None:
+    objective = PolicyObjective(TOKEN, OBJECTIVE.surrogate, token_mean, vanishes=True)
+    experience, advantages = batch()
+    silent = torch.tensor([0, 1, 4])  # two of them are a group
+    advantages.advantages[silent] = 0.0
+    whole = gradient(experience, advantages, loss=loss(objective))
+    sizes = list[int]()
+    one = learner(builtin_model(), loss=replace(loss(objective), idle=idle_rows))
+    counted(one.scorer, sizes)
+    assert_same_gradient(whole, of_update(one, experience, advantages))
+    assert sizes == [3]
+
+
+def test_a_batch_without_advantages_is_no_step() -> None:
+    objective = PolicyObjective(TOKEN, OBJECTIVE.surrogate, token_mean, vanishes=True)
+    experience, advantages = batch()
+    language_model = builtin_model()
+    before, sizes = weights(language_model), list[int]()
+    one = learner(language_model, loss=replace(loss(objective), idle=idle_rows))
+    counted(one.scorer, sizes)
+    nothing = replace(advantages, advantages=torch.zeros_like(advantages.advantages))
+    metrics = one.update(experience, nothing, 0)
+    assert not sizes and same(before, weights(language_model)) and one.optimiser_steps == 0
+    assert metrics["policy/loss"] == metrics["policy/grad_norm"] == 0.0
+    assert "policy/entropy" not in metrics  # nobody measured it
+
+
+@pytest.mark.parametrize("tokens", [None, 1])
+def test_the_log_probs_of_the_pass_with_gradient_are_watched(tokens: int | None) -> None:
+    seen = list[Experience]()
+
+    def watch(experience: Experience) -> dict[str, float]:
+        seen.append(experience)
+        return {"watched": float(len(experience.mask))}
+
+    experience, advantages = batch()
+    update = UPDATE.model_copy(update={"micro_batch_tokens": tokens})
+    language_model = builtin_model()
+    expected = Actor(language_model).log_probs(experience.tokens)
+    one = learner(language_model, update, loss=replace(loss(), watch=watch))
+    assert one.update(experience, advantages, 0)["watched"] == ROWS
+    (given,) = seen
+    assert len(given.mask) == ROWS
+    tokens_of = {row.numpy().tobytes(): i for i, row in enumerate(experience.tokens.tokens)}
+    rows = [tokens_of[row.numpy().tobytes()] for row in given.tokens.tokens]
+    for place, row in enumerate(rows):
+        mask = experience.mask[row]
+        torch.testing.assert_close(
+            given.logp_old[place][mask], expected[row][mask], rtol=1e-5, atol=1e-5
+        )
+
+
+def test_gradients_do_not_stay() -> None:
+    """They would stand beside the keys and values of the next rollout."""
+    language_model = builtin_model()
+    learner(language_model).update(*batch(), 0)
+    assert all(p.grad is None for p in language_model.model.parameters())

@@ -135,8 +135,7 @@ class FirstOrder(Generic[T]):
         if self.loss.needs_logp:
             logp = measured(self.scorer, experience.inputs, "logp")
             experience = replace(experience, logp=logp)
-        for weight in self._weights:
-            weight.grad = None
+        self._free()
         totals: dict[str, Tensor] = {}
         with read_together():
             experience, terms = self._busy(experience, self.loss.terms(experience, advantages))
@@ -182,6 +181,12 @@ class FirstOrder(Generic[T]):
         if norm > 0:  # no signal, no step: momentum and weight decay would move the weights
             self._optimiser.step()
             self.optimiser_steps += 1
+        self._free()
+
+    def _free(self) -> None:
+        """Give back the memory of the gradients, or it would stand beside the next rollout."""
+        for weight in self._weights:
+            weight.grad = None
 
     def _micro_batches(self, experience: Experience) -> Sequence[RowIndex]:
         """Row indices of each forward pass, at most ``micro_batch_tokens`` tokens."""
