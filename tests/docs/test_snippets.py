@@ -97,6 +97,10 @@ SHORTER = {
     "polopt train recipes/walker_gait.toml": "polopt train recipes/walker_gait.toml "
     "--run.steps 1 --episodes.environments 4 --evaluation.episodes 2",
     **{command: f"{command} {more}" for command, more in CURVES.items()},
+    # Two steps of a model that is always wrong have no entropy: no row is computed.
+    "python benchmarks/curve.py runs/quickstart-1 rl grpo.svg accuracy,eval/accuracy "
+    "task/worked,degenerate_groups policy/entropy response/length": "python benchmarks/curve.py "
+    "runs/quickstart-1 rl grpo.svg accuracy,eval/accuracy degenerate_groups response/length",
     "polopt train recipes/mujoco_ppo.toml": "polopt train recipes/mujoco_ppo.toml "
     "--run.steps 1 --evaluation.episodes 2",
     **{

@@ -19,6 +19,7 @@ from polopt.resolution import resolve
 from polopt.roles import Actor
 from polopt.types import Experience, TokenRows
 from polopt.update import FirstOrder
+from random_models import plainly
 from polopt.update.schedule import learning_rate
 
 twin: Any = imported("dpo")
@@ -66,6 +67,7 @@ def test_twin_and_library_take_the_same_steps() -> None:
     actor, frozen = (
         Actor(LanguageModel(model, None, (twin.END,))) for model in (theirs, reference)
     )
+    plainly(theirs, reference)
     one = row_of(CONFIG)
     learner = FirstOrder(
         actor, preferences(one), one.update, steps=CONFIG.steps, seed=7, name="policy"

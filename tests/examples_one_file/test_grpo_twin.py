@@ -20,6 +20,7 @@ from polopt.resolution import resolve
 from polopt.roles import Actor
 from polopt.types import Experience, TokenRows
 from polopt.update import FirstOrder
+from random_models import plainly
 
 twin: Any = imported("grpo")
 CONFIG = twin.Config(
@@ -91,6 +92,7 @@ def test_twin_and_library_take_the_same_steps() -> None:
     actor, frozen = (
         Actor(LanguageModel(model, None, (twin.END,))) for model in (theirs, reference)
     )
+    plainly(theirs, reference)
     one = row_of(CONFIG)
     learner = FirstOrder(actor, policy_gradient(one), one.update, steps=4, seed=7, name="policy")
     optimiser = twin.adamw(ours, CONFIG.rate)

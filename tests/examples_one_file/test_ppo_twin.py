@@ -27,6 +27,7 @@ from polopt.roles import Actor, Critic, measured
 from polopt.rollout.episodes import Trajectories
 from polopt.types import Experience, StepRows, TokenRows
 from polopt.update import FirstOrder
+from random_models import plainly
 
 twin: Any = imported("ppo")
 CONFIG = twin.Config(
@@ -109,6 +110,7 @@ def test_twin_and_library_take_the_same_steps() -> None:
     theirs, frozen = copy.deepcopy(ours), copy.deepcopy(reference)
     actor, reference_role = (Actor(LanguageModel(m, None, (0,))) for m in (theirs[0], frozen))
     valuer = Critic(ScalarModel(theirs[1], None, (0,)))
+    plainly(*theirs, frozen)
     one = row_of(CONFIG)
     library = learners(actor, valuer, one)
     optimisers = twin.adamw(policy, CONFIG.rate), twin.adamw(critic, CONFIG.critic_rate)

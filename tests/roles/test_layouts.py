@@ -261,6 +261,7 @@ def test_a_critic_shares_prompts_and_its_values_are_those_of_rows_alone() -> Non
 
     scalar = load_scalar("builtin:tiny", outputs=1, seed=3)
     torch.nn.init.normal_(scalar.head.weight, generator=torch.Generator().manual_seed(0))
+    assert proven(scalar.model).unpacked is None
     found = Critic(scalar, Computing(tokens=14)).score(rows(), {"values", "last_values"})
     for row, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
         states = scalar.backbone(torch.tensor([prompt + response])).last_hidden_state[0]

@@ -140,7 +140,7 @@ def packed(model: torch.nn.Module, blocks: Sequence[Block]) -> Generator[None]:
     if NAME not in ALL_ATTENTION_FUNCTIONS:
         # There is no function of that name that makes masks, so that transformers makes none.
         ALL_ATTENTION_FUNCTIONS.register(NAME, _attention)
-    config: Any = _config(model)
+    config: Any = _config(cast(Any, model).base_model)
     own, token = config._attn_implementation, _blocks.set(blocks)
     config._attn_implementation = NAME
     try:
@@ -176,5 +176,6 @@ def checkpointed(
             layer.gradient_checkpointing, layer.training = False, mode
 
 
-def _config(model: Any) -> Any:  # noqa: ANN401 - of any architecture
-    return model.config.get_text_config()
+def _config(trunk: Any) -> Any:  # noqa: ANN401 - of any architecture
+    """The settings that layers read; those of a model with another head may be a copy."""
+    return trunk.config.get_text_config()
