@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 import polopt
+from kept_gradients import in_one, kept
 from polopt.algorithms import ROWS, row
 from polopt.assembly.objective import objective_of, policy_gradient
 from polopt.assembly.supervised import maximum_likelihood, selection_of
@@ -388,9 +389,9 @@ def parameters(one: FirstOrder[Any]) -> dict[str, Tensor]:
 
 def gradient(one: StageRecipe, experience: Experience, **update: Any) -> Tensor:
     trained = learner(one, **update)
-    trained.update(experience, credited_by(one, experience), 0)
-    grads = [p.grad.flatten() for p in parameters(trained).values() if p.grad is not None]
-    return torch.cat(grads).double()
+    with kept(trained) as gradients:
+        trained.update(experience, credited_by(one, experience), 0)
+    return in_one(gradients)
 
 
 NO_SIGNAL = {"rejection_sampling": {"credit.select": "threshold"}}  # the best of equals is one

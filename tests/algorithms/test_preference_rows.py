@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import polopt
+from kept_gradients import kept
 from polopt.assembly import build
 from polopt.assembly.inputs import StageInputs
 from polopt.assembly.preference import objective_of
@@ -139,9 +140,9 @@ def taken(one: Stage, change: Any = lambda experience: experience) -> tuple[Any,
     """Metrics and gradients of the first step, on a changed batch; weights are in the learner."""
     experience = change(one.prepare(one.source.next_batch()))
     (learner,) = one.learners
-    found = learner.update(experience, one.credit(experience), 0)
-    named = learner.scorer.parameters  # type: ignore[attr-defined]
-    return found, {name: p.grad.clone() for name, p in named.items() if p.grad is not None}
+    with kept(learner) as gradients:  # type: ignore[arg-type]
+        found = learner.update(experience, one.credit(experience), 0)
+    return found, gradients
 
 
 def assert_same_step(first: Any, second: Any) -> None:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 import polopt
+from kept_gradients import in_one, kept
 from polopt.assembly.context import stage_context
 from polopt.assembly.inputs import StageInputs
 from polopt.assembly.process import Processed, outcome_loss, processed
@@ -289,8 +290,11 @@ def sampled(right: Tensor = LABELS, seed: int = 0) -> Experience:
 
 
 def taught(one: Processed, given: Experience) -> dict[str, float]:
-    credited = Advantages(given.mask * 0.0, given.mask, given.mask.any(-1))
-    return learner_of(one).update(given, credited, 0)
+    return learner_of(one).update(given, alike(given), 0)
+
+
+def alike(given: Experience) -> Advantages:
+    return Advantages(given.mask * 0.0, given.mask, given.mask.any(-1))
 
 
 def weights(one: Processed) -> dict[str, Tensor]:
@@ -299,9 +303,10 @@ def weights(one: Processed) -> dict[str, Tensor]:
 
 def gradient(given: Experience, **settings: Any) -> Tensor:
     one = model_of({"update.max_grad_norm": 1e9, **settings})
-    taught(one, given)
-    grads = [p.grad.flatten() for p in one.model.parameters.values() if p.grad is not None]
-    return torch.cat(grads).double()
+    learner = learner_of(one)
+    with kept(learner) as gradients:
+        learner.update(given, alike(given), 0)
+    return in_one(gradients)
 
 
 def test_split_padding_order_and_what_stands_there_leave_the_gradient() -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import polopt
+from kept_gradients import in_one, kept
 from polopt.assembly.around import on_kept
 from polopt.assembly.objective import policy_gradient
 from polopt.assembly.supervised import maximum_likelihood, selection_of
@@ -62,10 +63,10 @@ def test_golden_numbers(name: str) -> None:
 def test_what_has_no_score_or_was_cut_is_never_the_best() -> None:
     rewards, group = [NAN, 0.5, 0.9, NAN], [0, 0, 0, 1]
     cut = torch.tensor([False, False, True, False])
-    for drop, kept in ((True, [1]), (False, [2])):
+    for drop, best in ((True, [1]), (False, [2])):
         one = stage(credit__drop_truncated=drop)
         advantages = assign(scored(rewards, group, truncated=cut), selection_of(one))
-        assert advantages.valid.nonzero()[:, 0].tolist() == kept
+        assert advantages.valid.nonzero()[:, 0].tolist() == best
 
 
 def test_statistics_see_what_is_not_kept() -> None:
@@ -129,8 +130,9 @@ def test_it_is_the_policy_gradient_with_advantages_of_0_and_1() -> None:
         actor = Actor(builtin_model())
         settings = pg.update.model_copy(update={"max_grad_norm": 1e9})
         policy = FirstOrder(actor, loss, settings, steps=10, seed=7, name="policy")
-        policy.update(batch, advantages, 0)
-        gradients.append(torch.cat([p.grad.flatten() for p in actor.parameters.values()]))
+        with kept(policy) as found:
+            policy.update(batch, advantages, 0)
+        gradients.append(in_one(found))
     torch.testing.assert_close(gradients[0] * 7 / 12, gradients[1], rtol=1e-4, atol=1e-7)
 
 

@@ -19,8 +19,8 @@ from polopt.resolution import resolve
 from polopt.roles import Actor
 from polopt.types import Experience, TokenRows
 from polopt.update import FirstOrder
-from random_models import plainly
 from polopt.update.schedule import learning_rate
+from random_models import plainly
 
 twin: Any = imported("dpo")
 CONFIG = twin.Config(hidden=16, heads=2, steps=6, pairs=8, rate=1e-3)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from kept_gradients import in_one, kept
 from polopt.errors import NonFiniteError
 from polopt.math.divergence import k3
 from polopt.math.reduce import AGGREGATIONS, token_mean
@@ -82,16 +83,9 @@ def gradient(
 
 def of_update(one: FirstOrder, experience: Experience, advantages: Advantages) -> Tensor:
     """The gradient of an update, which the learner frees after it."""
-    found, step = list[Tensor](), one._optimiser.step
-
-    def stepped() -> None:
-        found.append(torch.cat([weight.grad.flatten() for weight in one._weights]).double())
-        step()
-
-    one._optimiser.step = stepped
-    one.update(experience, advantages, 0)
-    (gradient,) = found
-    return gradient
+    with kept(one) as gradients:
+        one.update(experience, advantages, 0)
+    return in_one(gradients)
 
 
 def assert_same_gradient(one: Tensor, other: Tensor) -> None:
