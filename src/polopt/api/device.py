@@ -29,3 +29,13 @@ def device_of(name: str, field: str = "run.device") -> torch.device:
             f"{field}: {name!r} is not there; this machine has {available} of that kind"
         )
     return device
+
+
+def use(device: torch.device) -> torch.device:
+    """Let products of what stays in float32 take the fast form of an NVIDIA GPU, TF32.
+
+    Nearly all products are in bfloat16 there; what is left would take eight times as long.
+    """
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+    return device

@@ -12,7 +12,7 @@ import torch
 
 from polopt import isolated
 from polopt.algorithms import row
-from polopt.api.device import device_of
+from polopt.api.device import device_of, use
 from polopt.api.domains import IN_DOMAIN
 from polopt.assembly import StageInputs, control
 from polopt.assembly.chosen import named
@@ -96,7 +96,7 @@ def examine(stage: StageRecipe, weights: str, asked: Asked) -> list[Examined]:
     """
     if stage.run.threads is not None:
         torch.set_num_threads(stage.run.threads)
-    device = device_of(stage.run.device)
+    device = use(device_of(stage.run.device))
     with progress() as observe, closing(isolated):
         inputs = StageInputs(
             stage, weights, weights, device, observe, is_last=True, reward=asked.reward

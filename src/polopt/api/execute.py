@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from polopt import isolated
-from polopt.api.device import device_of
+from polopt.api.device import device_of, use
 from polopt.api.domains import IN_DOMAIN
 from polopt.api.recorded import prompts_of, recorded
 from polopt.assembly import StageInputs, build
@@ -47,7 +47,7 @@ def execute(
             _check_threads(first.threads)
             stack.callback(torch.set_num_threads, torch.get_num_threads())
             torch.set_num_threads(first.threads)
-        device = device_of(first.device)
+        device = use(device_of(first.device))
         load_files(recipe)
         heard = [stack.enter_context(progress_shown()), *observers]
         heard += trackers(first.track, run.path, config, stack)

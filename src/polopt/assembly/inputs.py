@@ -25,6 +25,23 @@ from polopt.seeding import derive
 M = TypeVar("M", LanguageModel, ScalarModel)
 
 
+def by_device(device: torch.device) -> str:
+    """The type of computation that a device is made for."""
+    return "bfloat16" if device.type == "cuda" else "float32"
+
+
+def halve(model: torch.nn.Module, device: torch.device, how: Computing) -> None:
+    """Keep weights that are not trained in the type that products take them in.
+
+    On a device that computes in bfloat16 they would be cast to it for each product. Weights that
+    are trained stay float32: an update of a hundredth of a bit must not be lost.
+    """
+    if how.autocast and device.type != "cpu":
+        for weight in model.parameters():
+            if not weight.requires_grad and weight.is_floating_point():
+                weight.data = weight.data.to(torch.bfloat16)
+
+
 @dataclass(frozen=True)
 class StageInputs:
     """The inputs from which a stage is assembled. Paths: directories, hub ids or built-in names."""
@@ -94,6 +111,7 @@ class StageInputs:
         loaded = load(self.start)
         seed = derive(self.recipe.run.seed, self.recipe.name, "adapter")
         attach(loaded.model, settings, seed, head=head)
+        halve(loaded.model, self.device, self.computing)
         if self.weights != self.start:  # inside the stage
             load_adapter(loaded.model, Path(self.weights) / DIRECTORY)
         trained = sum(p.numel() for p in trainable(loaded.model).values())
@@ -120,10 +138,13 @@ class StageInputs:
     @property
     def computing(self) -> Computing:
         """Precision and memory of the forward passes of the stage."""
-        recipe = self.recipe
-        return Computing(
-            autocast=recipe.model.dtype == "bfloat16", tokens=recipe.update.micro_batch_tokens
-        )
+        dtype = self.recipe.model.dtype or by_device(self.device)
+        return Computing(autocast=dtype == "bfloat16", tokens=self.recipe.update.micro_batch_tokens)
+
+    def froze(self, model: torch.nn.Module) -> None:
+        """Take no gradient for a model, and half the memory on a device that computes in half."""
+        model.requires_grad_(False)
+        halve(model, self.device, self.computing)
 
     @property
     def _seed(self) -> int:

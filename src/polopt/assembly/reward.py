@@ -60,5 +60,5 @@ def _loaded(inputs: StageInputs, policy: LanguageModel, where: str, reward: Rewa
                 f"{where}.model: {reward.model!r} has no head of its own, so that every response "
                 "would earn 0; a model that stage reward_model has trained, or refresh_every"
             )
-        model.model.requires_grad_(False)
+        inputs.froze(model.model)
     return RewardModel(reward_name(reward), reward, Critic(model, inputs.computing))

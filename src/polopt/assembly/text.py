@@ -160,7 +160,11 @@ def frozen_start(of: StageContext) -> Scorer:
     """The frozen initial policy of the stage: a second model, or the adapter switched off."""
     if of.recipe.model.lora is not None:
         return WithoutAdapter(of.actor)
-    return frozen(of.inputs.language_model(of.inputs.start), of.actor.how)
+    reference = of.inputs.language_model(of.inputs.start)
+    if of.recipe.kl.refresh_every:  # it follows the policy by steps that half precision would lose
+        return frozen(reference, of.actor.how)
+    of.inputs.froze(reference.model)
+    return Actor(reference, of.actor.how)
 
 
 def _following(of: StageContext, reference: Scorer | None) -> list[Learner]:

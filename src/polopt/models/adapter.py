@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from polopt.errors import ModelError
+from polopt.math.reduce import widen
 from polopt.recipe import Model
 
 if TYPE_CHECKING:
@@ -92,7 +93,8 @@ def switched_off(model: PreTrainedModel) -> Generator[None]:
 def merged(model: PreTrainedModel) -> dict[str, Tensor]:
     """The weights W' under the names that they have without an adapter; the model is left alone.
 
-    Adding to W in place and subtracting again would change its last bits.
+    Adding to W in place and subtracting again would change its last bits. Layers with an adapter
+    come on the CPU.
     """
     state: dict[str, Tensor] = dict(model.state_dict())
     for name, layer in _adapted(model):
@@ -101,7 +103,9 @@ def merged(model: PreTrainedModel) -> dict[str, Tensor]:
             if key.startswith(f"{name}.base_layer."):
                 state[key.replace(".base_layer.", ".")] = tensor
         with torch.no_grad():
-            state[f"{name}.weight"] = state[f"{name}.weight"] + layer.get_delta_weight(NAME)
+            # One layer at a time on the device; in float32, for the delta may be small.
+            whole = state[f"{name}.weight"] + layer.get_delta_weight(NAME)
+            state[f"{name}.weight"] = widen(whole).cpu()
     return state
 
 
