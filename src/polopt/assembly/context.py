@@ -20,6 +20,7 @@ from polopt.recipe import StageRecipe
 from polopt.recipe.fields import flat
 from polopt.rewards import RewardSpec, Scored, first_batch_report
 from polopt.roles import Actor, Scorer
+from polopt.roles.policies.proven import proven
 from polopt.rollout import usage
 from polopt.rollout.engines import LocalEngine
 from polopt.rollout.evaluation import Examination, evaluate, means, sample_line
@@ -119,6 +120,9 @@ def context_of(
 ) -> StageContext:
     """The context of a policy that is loaded, with the rewards of its stage."""
     recipe, rollout = inputs.recipe, inputs.recipe.rollout
+    if reason := proven(language_model.model).unpacked:
+        name = type(language_model.model).__name__
+        inputs.tell(f"rows of {name} are padded, and prompts computed for each row: {reason}")
     models = reward_models(inputs, language_model)
     return StageContext(
         inputs=inputs,
