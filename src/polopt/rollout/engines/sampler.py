@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from polopt.types import Sampling
 
 
+BLOCK = 128  # tokens
+
+
 def uniforms(seed: int, ticket: int, sample: int, count: int) -> NDArray[np.float64]:
     """Numbers in [0, 1), one for each position of a response."""
     key = np.random.SeedSequence(entropy=seed, spawn_key=(ticket, sample))
@@ -48,12 +51,28 @@ def draw(
     if greedy:
         token = logits.argmax(dim=-1)
     else:
-        # float64: at 150,000 tokens a float32 sum is off by more than the rarest probabilities.
-        cumulative = logp.double().exp().cumsum(dim=-1)
-        threshold = uniform.double() * cumulative[:, -1]
-        token = torch.searchsorted(cumulative, threshold[:, None], right=True)[:, 0]
-        token = token.clamp(max=logits.shape[-1] - 1)
+        token = _at(logp.exp(), uniform)
     return token, logp.gather(-1, token[:, None])[:, 0]
+
+
+def _at(weights: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+    """The first i with F(i) > u · F(V) for each row of weights [B, V]: first its block, then it.
+
+    Sums are in float64: at 150,000 tokens a float32 sum is off by more than the rarest
+    probabilities. Only sums of blocks, and the weights of one block, are added up one by one.
+    """
+    rows, size = weights.shape
+    blocks = torch.nn.functional.pad(weights, (0, -size % BLOCK)).view(rows, -1, BLOCK)
+    until = blocks.sum(dim=-1).double().cumsum(dim=-1)  # [B, blocks]
+    threshold = uniform.double()[:, None] * until[:, -1:]
+    block = torch.searchsorted(until, threshold, right=True).clamp(max=until.shape[1] - 1)
+    before = torch.nn.functional.pad(until, (1, 0)).gather(-1, block)
+    inside = blocks.gather(1, block[:, :, None].expand(-1, -1, BLOCK))[:, 0].double()
+    place = torch.searchsorted(inside.cumsum(dim=-1) + before, threshold, right=True)
+    # Rounding may leave the last sum below the threshold: then it is the last token of the block
+    # that can be drawn at all.
+    last = BLOCK - 1 - (inside > 0).flip(-1).byte().argmax(dim=-1, keepdim=True)
+    return (block * BLOCK + torch.minimum(place, last))[:, 0]
 
 
 def _nucleus(logits: torch.Tensor, top_p: float) -> torch.Tensor:
