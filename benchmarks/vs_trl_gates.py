@@ -167,7 +167,7 @@ def told(found: Mapping[str, float]) -> list[str]:
     ]
 
 
-def reached_alike(ours: Sequence[float], theirs: Sequence[float], least: float = 0.02) -> bool:
+def reached_alike(ours: Sequence[float], theirs: Sequence[float], least: float = 0.05) -> bool:
     """Whether means of a few seeds differ by no more than three standard errors, or ``least``."""
     spread = sum(statistics.variance(one) / len(one) for one in (ours, theirs) if len(one) > 1)
     apart = abs(statistics.fmean(ours) - statistics.fmean(theirs))
