@@ -79,6 +79,7 @@ CASES: Mapping[str, Case] = {**ROWS, **METHODS, **AXES}
 
 TRIED = ("fp32", "bf16", "fp32_8_rows", "bf16_8_rows")
 COMPILED = ("fp32_compiled", "bf16_8_rows_compiled")  # most of two minutes before the first step
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 # Whether both learn the same: seconds on the small model.
 LEARNING = Case("grpo", Work(SMALL, 8, 16, 16))
 LEARNING_RATE, LEARNING_STEPS, LEARNT = 5e-3, 14, 0.7
@@ -108,8 +109,8 @@ class Bench:
         self._directory = directory
         write(directory, case.work)
 
-    def ask(self, library: str, seed: int, **asked: Any) -> Result:
-        """What becomes of a process.
+    def ask(self, library: str, seed: int, limit: float | None = None, **asked: Any) -> Result:
+        """What becomes of a process, in ``limit`` seconds.
 
         Raises:
             SystemExit: an error in it.
@@ -127,16 +128,20 @@ class Bench:
             **asked,
         }
         threads = {f"{name}_NUM_THREADS": str(self.how.threads) for name in ("OMP", "MKL")}
-        done = subprocess.run(
-            [sys.executable, str(ONE)],
-            input=json.dumps(given),
-            env=os.environ | threads | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            check=False,
-        )
-        found = json.loads(done.stdout or f'{{"error": "the process ended ({done.returncode})"}}')
+        try:
+            done = subprocess.run(
+                [sys.executable, str(ONE)],
+                input=json.dumps(given),
+                env=os.environ | threads | OFFLINE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                check=False,
+                timeout=limit,
+            )
+            found = json.loads(done.stdout or f'{{"error": "it ended with {done.returncode}"}}')
+        except subprocess.TimeoutExpired:
+            found = {"error": f"not done after {limit:.0f} seconds"}
         if "error" in found:
             raise SystemExit(f"benchmarks/vs_trl.py: {library} {asked}\n{found['error']}")
         return found
@@ -306,8 +311,14 @@ def merged(new: Sequence[Result], reached: Mapping[str, Sequence[float]]) -> Res
 def save(results: Result) -> None:
     """Write the results, a line for each, and the page."""
     rows = ",\n".join(map(json.dumps, results["rows"]))
-    text = f'{{\n"learning": {json.dumps(results["learning"])},\n"rows": [\n{rows}\n]\n}}\n'
-    RESULTS.write_text(text, encoding="utf-8")
+    reached = json.dumps(results["learning"])
+    written(RESULTS, f'{{\n"learning": {reached},\n"rows": [\n{rows}\n]\n}}\n')
+
+
+def written(path: Path, text: str) -> None:
+    """Write a file of results, and the page that shows it."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text, encoding="utf-8")
     updated = runpy.run_path(str(ROOT / "docs" / "generate.py"))["updated"]
     PAGE.write_text(updated(PAGE), encoding="utf-8")
 

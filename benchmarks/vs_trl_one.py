@@ -46,6 +46,7 @@ class Step:
     rollout: tuple[float, float] = (0.0, 0.0)
     whole: tuple[float, float] = (0.0, 0.0)
     tokens: int = 0
+    attended: int = 0  # pairs of a token of a response and one that it sees, itself included
     rewards: list[float] = field(default_factory=list[float])
 
 
@@ -63,7 +64,9 @@ class Watch:
         self._peak("rollout")
         self._step.rollout = self._since_start()
         found = reward(completion_ids, self.work.shape.vocabulary)
-        self._step.tokens += sum(map(len, completion_ids))
+        sizes = [*map(len, completion_ids)]
+        self._step.tokens += sum(sizes)
+        self._step.attended += sum(n * self.work.prompt_tokens + n * (n + 1) // 2 for n in sizes)
         self._step.rewards += found
         return found
 
@@ -95,6 +98,7 @@ class Watch:
             "cpu": [one.whole[1] for one in steps],
             "rollout_cpu": [one.rollout[1] for one in steps],
             "tokens": [one.tokens for one in steps],
+            "attended": [one.attended for one in steps],
             "rewards": [sum(one.rewards) / max(1, len(one.rewards)) for one in steps],
             "device_peaks": self.peaks,
         }
