@@ -10,12 +10,20 @@ import json
 import os
 import re
 import statistics
+import sys
 import tomllib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from cells import code as _code
+from cells import each as _each
+from cells import table as _table
+from speed import TABLES as SPEED
 
 from polopt.algorithms import ROWS, row
 from polopt.diagnose import conformance
@@ -339,11 +347,6 @@ def _beside(one: dict[str, Any]) -> Sequence[Any]:
     )
 
 
-def _each(values: Iterable[object]) -> str:
-    """Every value once."""
-    return ", ".join(sorted({*map(str, values)}))
-
-
 TABLES: dict[str, Callable[[Path, str], str]] = {
     "methods": _methods,
     "choices": _choices,
@@ -358,20 +361,8 @@ TABLES: dict[str, Callable[[Path, str], str]] = {
     "control": _control,
     "unseen": _unseen,
     "unseen_robot": _unseen_robot,
+    **SPEED,
 }
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(map(_cell, cells))} |" for cells in lines)
-
-
-def _cell(value: object) -> str:
-    return str(value).replace("|", "\\|")
-
-
-def _code(value: object) -> str:
-    return f"`{value}`" if value != "" else ""
 
 
 def _link(page: Path, target: str, text: str, *, code: bool = False) -> str:

@@ -1,0 +1,131 @@
+"""The tables of performance.md, from benchmarks/results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from cells import code, each, table
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def _result(name: str) -> Any:  # noqa: ANN401 - JSON
+    """A file of benchmarks/results; None while there is none."""
+    file = ROOT / "benchmarks" / "results" / f"{name}.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+
+
+def _vs_trl(_: Path, wanted: str) -> str:
+    """What benchmarks/vs_trl.py measured: the rows of GRPO, other methods, or the axes."""
+    kinds = {"grpo": lambda it: it["goal"] is not None and it["method"] == "grpo"}
+    kinds |= {"methods": lambda it: it["method"] != "grpo", "axes": lambda it: it["goal"] is None}
+    rows = [one for one in (_result("vs_trl") or {"rows": []})["rows"] if kinds[wanted](one)]
+    if not rows:
+        return "Not measured yet."
+    columns = ("row", "polopt", "TRL, best", "TRL, as it comes", "ratio to the best", "wanted")
+    more = ("by processor seconds", "to TRL as it comes")
+    peaks = ("peak, MiB: polopt", "best", "as it comes")
+    return f"{_measured_on(rows)}\n\n" + table((*columns, *more, *peaks), map(_beside_trl, rows))
+
+
+def _beside_trl(one: dict[str, Any]) -> Sequence[Any]:
+    """A line of the table of TRL: seconds a step, ratios of what a real token or step takes."""
+    ours, best, default = (one["arms"][name] for name in ("polopt", "best", "default"))
+    parts = f" ({ours['rollout']:.2f} + {ours['update']:.2f})" if ours["rollout"] else ""
+    ratios = [
+        "{:.2f} ({:.2f} to {:.2f})".format(found["median"], *found["interval"])
+        for found in (one["ratios"]["best"][clock] for clock in ("seconds", "cpu"))
+    ]
+    return (
+        code(one["row"]),
+        f"{ours['seconds']:.2f}{parts}",
+        f"{best['seconds']:.2f}, {code(one['best'])}",
+        f"{default['seconds']:.2f}",
+        ratios[0],
+        "" if one["goal"] is None else f"≥ {one['goal']}",
+        ratios[1],
+        f"{one['ratios']['default']['seconds']['median']:.2f}",
+        *(f"{it['peak_mib']:,}" for it in (ours, best, default)),
+    )
+
+
+def _measured_on(rows: Sequence[dict[str, Any]]) -> str:
+    """When, how often and on what; the instructions decide what bfloat16 costs."""
+    return (
+        f"Measured on {each(it['date'] for it in rows)} with "
+        f"{each(f'{k} {v}' for it in rows for k, v in it['versions'].items())}; threads: "
+        f"{each(it['threads'] for it in rows)}; repetitions: "
+        f"{each(it['repetitions'] for it in rows)}; instructions of the processor: "
+        f"{each(' '.join(it['instructions']) or 'unknown' for it in rows)}; products in float32: "
+        f"{min(it['gflops'][0] for it in rows):.0f} to {max(it['gflops'][1] for it in rows):.0f} "
+        "GFLOP a second while it was measured."
+    )
+
+
+def _roofline(_: Path, __: str) -> str:
+    """What benchmarks/roofline.py measured."""
+    rows = _result("roofline")
+    if not rows:
+        return "Not measured yet."
+    lines = [
+        (
+            code(one["row"]),
+            stage,
+            f"{of['gflop']:.1f}",
+            f"{of['gflops']:.0f}",
+            f"{of['floor']:.2f}",
+            f"{of['cpu']:.2f}",
+            f"{of['share']:.0%}",
+        )
+        for one in rows
+        for stage, of in one["stages"].items()
+    ]
+    columns = ("row", "stage", "GFLOP", "GFLOP a second", "floor, s", "processor seconds", "share")
+    return f"{_measured_on(rows)}\n\n" + table(columns, lines)
+
+
+def _gpu(_: Path, __: str) -> str:
+    """What benchmarks/gpu.py measured."""
+    found = _result("gpu")
+    if not found:
+        return "**Not measured on a GPU.** Nothing on this page says how fast polopt is on one."
+    lines = [
+        (
+            f"{one['library']} {one['variant']}".strip(),
+            one["work"],
+            *(
+                [f"failed: {one['failed']}", "", "", ""]
+                if "failed" in one
+                else [
+                    f"{one['rollout_tokens_a_second']:,.0f}",
+                    f"{one['update_tokens_a_second']:,.0f}",
+                    *(f"{one['device_peak_gib'][phase]:.1f}" for phase in ("rollout", "update")),
+                ]
+            ),
+        )
+        for one in found["arms"]
+    ]
+    versions = ", ".join(f"{k} {v}" for k, v in found["versions"].items())
+    columns = ("library", "rows", "tokens a second in rollouts", "in updates")
+    peaks = ("peak in rollouts, GiB", "in updates, GiB")
+    facts = f"Measured on {found['date']} on {found['device']} with {versions}."
+    return f"{facts}\n\n" + table((*columns, *peaks), lines)
+
+
+def _memory(_: Path, __: str) -> str:
+    """What benchmarks/memory.py measured: a list of lines, each with the same columns."""
+    found = _result("memory")
+    if not found:
+        return "Not measured yet."
+    return table([*found[0]], [[*one.values()] for one in found])
+
+
+TABLES: dict[str, Callable[[Path, str], str]] = {
+    "vs_trl": _vs_trl,
+    "roofline": _roofline,
+    "gpu": _gpu,
+    "memory": _memory,
+}
