@@ -119,7 +119,8 @@ class StageInputs:
     @property
     def autocast(self) -> bool:
         """Whether forward passes compute in bfloat16."""
-        return self.recipe.model.dtype == "bfloat16"
+        dtype = self.recipe.model.dtype
+        return dtype == "bfloat16" or (dtype == "auto" and self.device.type == "cuda")
 
     @property
     def _seed(self) -> int:

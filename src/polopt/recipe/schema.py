@@ -82,8 +82,10 @@ class Model(Section):
         Text | None,
         Needs("model.path", lambda v: not v["model.path"].startswith("builtin:"), "a hub id"),
     ] = Field(default=None, description="hub commit, branch or tag; default: main")
-    dtype: Literal["float32", "bfloat16"] = Field(
-        default="float32", description="of compute; weights and optimiser stay float32"
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto",
+        description="of compute; weights and optimiser stay float32; auto: bfloat16 on CUDA, "
+        "float32 elsewhere",
     )
     lora: Positive | None = Field(
         default=None, description="rank of the LoRA adapter; default: all weights are trained"
