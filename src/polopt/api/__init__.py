@@ -318,6 +318,35 @@ def check(
     return checked(recipe, flags, device_memory)
 
 
+def fit(model: str, *, memory: float | None = None) -> dict[str, Any]:
+    """What trains on a card: every way of training, with the longest answers that fit.
+
+    Args:
+        model: a directory that holds a ``config.json``, a built-in model, or a hub id.
+        memory: GiB of a CUDA card; default: the device that a run would use.
+
+    Raises:
+        ModelError: its configuration cannot be read.
+        RecipeError: no size of a card.
+    """
+    from polopt.diagnose.machine import found, told
+    from polopt.memory.fit import ASKED, fits
+    from polopt.memory.stage import shape_named
+
+    shape = shape_named("MODEL", model)
+    device = found("auto") if memory is None else told(memory, "--memory")
+    assert device is not None, "auto is always there"
+    return {
+        "model": model,
+        "architecture": shape.kind,
+        "parameters": shape.parameters,
+        "known": shape.known,
+        "device": device.as_json(),
+        "asked": ASKED,
+        "ways": [one.entry for one in fits(shape, device)],
+    }
+
+
 def report(runs: Sequence[str | Path]) -> list[Path]:
     """Write ``report.html`` into each run directory and return the paths."""
     from polopt.report import write

@@ -318,6 +318,29 @@ def check(words: tuple[str, ...], device_memory: float | None, as_json: bool) ->
 
 
 @polopt.command()
+@click.argument("model", required=False, metavar="MODEL")
+@click.option("--memory", type=float, metavar="GIB", help="of a CUDA card; default: this device")
+@_json
+def fit(model: str | None, memory: float | None, as_json: bool) -> None:
+    """List what trains on a card: full or LoRA, optimiser, answers.
+
+    MODEL is a directory (its config.json is enough), a built-in model or a hub id. No weights are
+    read.
+    """
+    if model is None:
+        raise UserError("MODEL: missing; a directory, a built-in model or a hub id")
+    from polopt import api
+    from polopt.cli import memory as shown
+    from polopt.cli import output
+
+    found = api.fit(model, memory=memory)
+    if as_json:
+        output.write_json(found)
+    else:
+        shown.show_fits(found)
+
+
+@polopt.command()
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @_json
 def conformance(file: Path | None, as_json: bool) -> int:

@@ -37,5 +37,25 @@ def show(plan: Mapping[str, Any] | str) -> None:
     print()
 
 
+def show_fits(found: Mapping[str, Any]) -> None:
+    """Print what trains on a device: a line for each way of training."""
+    device = found["device"]
+    said = " (predicted)" if device["predicted"] else ""
+    title = f"{found['model']}, {found['parameters']:,} weights, on {device['name']}{said}"
+    columns = ("trains", "optimiser", "reference", "answers", "rows", "a pass", "peak", "with")
+    output.table(columns, [_line(one) for one in found["ways"]], title)
+    print(f"\n{found['asked']}\nanswers: tokens of the longest that fit")
+
+
+def _line(one: Mapping[str, Any]) -> tuple[object, ...]:
+    named = (one["trains"], one["optimiser"], one["reference"])
+    settings = ", ".join(f"{field} = {value}" for field, value in one["settings"].items())
+    if not one["fits"]:
+        return (*named, "does not fit", "", "", gib(one["peak"]), settings)
+    again = ", layers again" if one["checkpointing"] else ""
+    tokens = f"{one['micro_batch_tokens']} tokens{again}"
+    return (*named, one["answer_tokens"], one["rows"], tokens, gib(one["peak"]), settings)
+
+
 def _size(size: int | None) -> str:
     return "" if size is None else gib(size)

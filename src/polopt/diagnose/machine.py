@@ -11,14 +11,14 @@ from polopt.memory.work import GIB, Device
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-def told(gigabytes: float) -> Device:
+def told(gigabytes: float, flag: str = "--device-memory") -> Device:
     """A CUDA device of so many GB, which card makers count as GiB; it need not be here.
 
     Raises:
         RecipeError: no positive number.
     """
     if not 0 < gigabytes < 1 << 20:
-        raise RecipeError(f"--device-memory: {gigabytes:g} is not allowed; GiB of a card, above 0")
+        raise RecipeError(f"{flag}: {gigabytes:g} is not allowed; GiB of a card, above 0")
     return Device("cuda", int(gigabytes * GIB), f"a card of {gigabytes:g} GiB", predicted=True)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from polopt.memory.shapes import Shape
 
 _WIDE = 4  # bytes of a float32: of norms, and of a residual stream that autocast leaves alone
-_EAGER_FORWARD, _EAGER_BACKWARD = 9, 8  # bytes of a head, a token and a token it sees: measured
+_EAGER_FORWARD, _EAGER_BACKWARD = 9, 5  # bytes of a head, a token and a token it sees: measured
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,13 @@ def kept_per_token(shape: Shape, at: Precision, tokens: int) -> int:
 
 
 def backward_per_token(shape: Shape, at: Precision, tokens: int) -> int:
-    """What the backward pass of a layer needs beside it: two gradients of the widest width."""
-    of_scores = _EAGER_BACKWARD * shape.heads * tokens if shape.family.eager else 0
-    return 2 * max(_width(shape), shape.queries) * at.compute + of_scores
+    """What the backward pass of a layer needs beside it: two gradients of the widest width.
+
+    And two of the residual stream; sines and cosines.
+    """
+    rest = _EAGER_BACKWARD * shape.heads * tokens if shape.family.eager else 0
+    rest += 2 * shape.hidden * at.stream + 2 * shape.head_dim * _WIDE
+    return 2 * max(_width(shape), shape.queries) * at.compute + rest
 
 
 def forward_per_token(shape: Shape, at: Precision, tokens: int) -> int:
@@ -83,8 +87,8 @@ def forward_per_token(shape: Shape, at: Precision, tokens: int) -> int:
 
 
 def below_the_head(shape: Shape, at: Precision) -> int:
-    """What the last norm, its output and the gradient of it take of a token; sines and cosines."""
-    return 5 * shape.hidden * at.stream + 2 * shape.head_dim * _WIDE
+    """What stands between layers and head: the last norm and its output, and their gradients."""
+    return 5 * shape.hidden * at.stream
 
 
 def _scores(shape: Shape, tokens: int, at: Precision) -> int:

@@ -142,13 +142,14 @@ def _update(work: Work, device: Device, held: Held, model: Model, head_bytes: in
     stream = _stream(model, at)
     layer, copies = kept_per_token(shape, stream, tokens), _copies(model, at)
     kept = shape.layers * (shape.hidden * stream.stream if held.checkpointing else layer)
-    kept = tokens * (kept + below_the_head(shape, stream))
+    kept *= tokens
     backward = tokens * backward_per_token(shape, stream, tokens)
     if not model.lora:
         backward += 4 * max(linear.parameters for linear in shape.linears)
     if held.checkpointing:
         backward += tokens * layer + copies // shape.layers - copies
     head = _head(work, model, held, head_bytes, at)
+    below = tokens * below_the_head(shape, stream)
     table = 4 * shape.embedding if model.lora is None and model.speaks else 0
     last = table - head - kept  # the gradient of the input embedding comes when layers are done
     return Phase(
@@ -157,7 +158,7 @@ def _update(work: Work, device: Device, held: Held, model: Model, head_bytes: in
             **_fixed(work, device),
             gradients=4 * model.taught,
             copies=copies,
-            activations=kept + max(0, backward - head, last),
+            activations=kept + max(below, backward - head, last),
             logits=head + table,
         ),
     )

@@ -63,13 +63,7 @@ class Plan:
     def as_json(self) -> dict[str, Any]:
         """The plan for programs; sizes in bytes."""
         return {
-            "device": {
-                "kind": self.device.kind,
-                "name": self.device.name,
-                "memory": self.device.memory,
-                "usable": self.device.usable,
-                "predicted": self.device.predicted,
-            },
+            "device": self.device.as_json(),
             "fits": self.fits,
             "peak": self.peak,
             "phases": {phase.name: dict(phase.parts) for phase in self.phases},

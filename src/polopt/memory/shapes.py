@@ -142,7 +142,11 @@ def shape_at(path: str, field: str = "model.path") -> Shape:
         ModelError: it cannot be read, or is no causal language model's; names the field.
     """
     if path.startswith(BUILT_IN):
-        return shape_of(BUILTIN[path.removeprefix(BUILT_IN)], field)
+        name = path.removeprefix(BUILT_IN)
+        if name not in BUILTIN:
+            known = ", ".join(BUILT_IN + one for one in BUILTIN)
+            raise ModelError(f"{field}: {path!r} is no built-in language model; {known}")
+        return shape_of(BUILTIN[name], field)
     file = Path(path).expanduser() / "config.json"
     try:
         config = json.loads(file.read_text(encoding="utf-8"))

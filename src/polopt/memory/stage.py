@@ -82,15 +82,23 @@ def _shapes(recipe: Recipe, stage: StageRecipe) -> ShapeOf:
         if path.startswith(ENDED):
             name = path.removeprefix(ENDED)
             path = next(one.model.path for one in recipe.stages if one.name == name)
-        if path.startswith(BUILT_IN):
-            return shape_at(path, field)
-        directory = model_directory(field, path)
-        if directory is None:
-            revision = stage.model.revision if path == stage.model.path else None
-            directory = hub.configuration(field, path, revision).parent
-        return shape_at(str(directory), field)
+        return shape_named(field, path, stage.model.revision if path == stage.model.path else None)
 
     return find
+
+
+def shape_named(field: str, path: str, revision: str | None = None) -> Shape:
+    """The shape of a built-in model, of one in a directory, or of one of the hub.
+
+    Raises:
+        ModelError: there is none, or its ``config.json`` cannot be read; in one line.
+    """
+    if path.startswith(BUILT_IN):
+        return shape_at(path, field)
+    directory = model_directory(field, path)
+    if directory is None:
+        directory = hub.configuration(field, path, revision).parent
+    return shape_at(str(directory), field)
 
 
 def _models(stage: StageRecipe, shape_of: ShapeOf) -> Iterator[Model]:

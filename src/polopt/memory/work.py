@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from polopt.memory.activations import AUTOCAST, FLOAT32, Precision
 from polopt.memory.shapes import Shape
@@ -30,6 +30,16 @@ class Device:
     def usable(self) -> int:
         """What is left for tensors: without context and slack."""
         return max(0, int(self.memory * (1 - SLACK)) - CONTEXT)
+
+    def as_json(self) -> dict[str, Any]:
+        """The device for programs; sizes in bytes."""
+        return {
+            "kind": self.kind,
+            "name": self.name,
+            "memory": self.memory,
+            "usable": self.usable,
+            "predicted": self.predicted,
+        }
 
 
 @dataclass(frozen=True)
