@@ -20,7 +20,12 @@ from polopt.api.extend import extend, flag_values, without
 from polopt.api.recorded import located, prompts_of, recorded
 from polopt.choices.domain import DOMAINS
 from polopt.choices.source import parse
-from polopt.diagnose.requirements import check_hub, check_packages, check_requirements
+from polopt.diagnose.requirements import (
+    check_hub,
+    check_optimiser,
+    check_packages,
+    check_requirements,
+)
 from polopt.errors import ModelError, RecipeError, RunDirectoryError, UserError
 from polopt.places import HUB_ID, nearest
 from polopt.recipe import Recipe, dump
@@ -76,13 +81,14 @@ def train(
         _check_heard(resolved)
     check_requirements(resolved)
     check_hub(resolved)
+    check_optimiser(resolved)
     resolved, plans = _planned(resolved)
     name = Path(recipe).stem if isinstance(recipe, str | Path) else resolved.stages[0].algorithm
     chosen = resolved.stages[0].run.directory
     directory = Path(chosen) if chosen else record.next_free(name)
     config = _config(name, written, resolved, reward)
     for stage, made in zip(config["stages"], plans, strict=True):
-        stage["memory"] = None if made is None else made.as_json()
+        stage["memory"] = made if isinstance(made, str) else made.as_json()
     record.create(directory, config | {"command": _command(recipe, flags)}, environment())
     try:
         with record.open_existing(directory) as run:
@@ -383,7 +389,7 @@ def _command(recipe: RecipeSource, flags: Flags) -> str | None:
     return shlex.join(["polopt", *start, *words])
 
 
-def _planned(resolved: Recipe) -> tuple[Recipe, list[Plan | None]]:
+def _planned(resolved: Recipe) -> tuple[Recipe, list[Plan | str]]:
     """The recipe as its memory plans decide it, on the device of the run."""
     from polopt.api.device import device_of
     from polopt.diagnose.machine import found

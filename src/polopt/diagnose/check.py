@@ -8,6 +8,7 @@ from typing import Any
 
 from polopt.algorithms import row
 from polopt.diagnose.machine import found, told
+from polopt.diagnose.planning import UNPLANNED
 from polopt.diagnose.requirements import check_requirements
 from polopt.errors import ModelError
 from polopt.memory.plan import plan
@@ -53,7 +54,7 @@ def _memory(recipe: Recipe, index: int, card: Device | None) -> dict[str, Any] |
     """The memory plan of a stage, or why there is none."""
     stage = recipe.stages[index]
     if stage.domain != "text":
-        return "networks in control are too small for a plan"
+        return UNPLANNED
     device = card or found(stage.run.device, stage.run.threads)
     if device is None:
         return f"this machine has no {stage.run.device}; --device-memory plans for a card"

@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 from polopt.choices.section import Section
+from polopt.errors import ModelError
 from polopt.memory.plan import Plan, plan
 from polopt.memory.stage import stated
 from polopt.memory.ways import require
 from polopt.memory.work import Device
 from polopt.recipe import Recipe, StageRecipe
 
+UNPLANNED = "networks in control are too small for a plan"
 
-def planned(recipe: Recipe, device: Device) -> tuple[Recipe, list[Plan | None]]:
-    """The recipe with what its plans decide, and the plan of each stage; None: of networks.
+
+def planned(recipe: Recipe, device: Device) -> tuple[Recipe, list[Plan | str]]:
+    """The recipe with what its plans decide, and the plan of each stage, or why it has none.
+
+    A configuration that says too little is no obstacle: what cannot be loaded is told by whatever
+    loads it.
 
     Raises:
         RecipeError: a stage cannot fit, in one line, with the two cheapest ways out.
-        ModelError: a configuration cannot be read.
     """
-    plans = list[Plan | None]()
+    plans = list[Plan | str]()
     stages = list[StageRecipe]()
     for index, stage in enumerate(recipe.stages):
         if stage.domain != "text":
-            plans.append(None)
+            plans.append(UNPLANNED)
             stages.append(stage)
             continue
-        asked = stated(recipe, index)
+        try:
+            asked = stated(recipe, index)
+        except ModelError as error:
+            plans.append(str(error))
+            stages.append(stage)
+            continue
         made = plan(asked.work, device, assumed=asked.assumed)
         if asked.is_known:
             require(asked.work, made, f"model.path: {stage.model.path!r} of stage {stage.name}")
