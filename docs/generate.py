@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from polopt.algorithms import ROWS, row
+from polopt.api import fit
 from polopt.diagnose import conformance
 from polopt.envs.text.comparison import COMPARISONS
+from polopt.memory.shapes import shape_at
 from polopt.recipe import Leaf, catalogue, shown
 from polopt.recipe.fields import domains, sections
 from polopt.recipe.row import Row
@@ -339,6 +341,27 @@ def _beside(one: dict[str, Any]) -> Sequence[Any]:
     )
 
 
+CARDS = (8, 16, 24, 48, 80, 141)  # GiB
+
+
+def _memory(_: Path, __: str) -> str:
+    """What polopt fit says of the shapes in tests/shapes, card by card."""
+    lines = list[Sequence[str]]()
+    for directory in sorted((ROOT / "tests" / "shapes").iterdir(), key=_weights):
+        cards = [fit(str(directory), memory=size)["ways"] for size in CARDS]
+        for ways in zip(*cards, strict=True):
+            one = ways[0]
+            how = one["trains"] + (", 8-bit" if one["optimiser"] == "adamw_8bit" else "")
+            how += "" if one["reference"] == "none" else ", KL"
+            answers = [f"{way['answer_tokens']:,}" if way["fits"] else "-" for way in ways]
+            lines.append((_code(directory.name), how, *answers))
+    return _table(("model", "trained", *(f"{size} GiB" for size in CARDS)), lines)
+
+
+def _weights(directory: Path) -> int:
+    return shape_at(str(directory)).parameters
+
+
 def _each(values: Iterable[object]) -> str:
     """Every value once."""
     return ", ".join(sorted({*map(str, values)}))
@@ -356,6 +379,7 @@ TABLES: dict[str, Callable[[Path, str], str]] = {
     "learning": _learning,
     "searches": _searches,
     "control": _control,
+    "memory": _memory,
     "unseen": _unseen,
     "unseen_robot": _unseen_robot,
 }
