@@ -9,7 +9,7 @@ import pytest
 from polopt.diagnose.planning import planned
 from polopt.errors import RecipeError
 from polopt.memory.fit import fits
-from polopt.memory.phases import HEAD_COPIES, Held, phases, rows_decoded
+from polopt.memory.phases import Held, phases, rows_decoded
 from polopt.memory.plan import AIM, ENOUGH, plan
 from polopt.memory.shapes import shape_at, shape_of
 from polopt.memory.stage import stated
@@ -94,7 +94,7 @@ def test_bytes_by_hand_on_the_processor() -> None:
     assert found["rollout"]["kv"] == 16 * 256 * (3 + 1) * 2 * 32 * 4
     assert found["rollout"]["logits"] == 3 * 16 * 1000 * 4
     # 256 tokens x 1,000 logits are fewer than a chunk; and the gradient of the head.
-    assert found["update of the policy"]["logits"] == HEAD_COPIES * 256 * 1000 * 4 + 4 * 64_000
+    assert found["update of the policy"]["logits"] == 3 * 256 * 1000 * 4 + 4 * 64_000
     assert found["save"]["copies"] == 4 * 64_000
 
 
@@ -156,6 +156,13 @@ def test_less_memory_costs_speed_step_by_step() -> None:
     assert rows == sorted(rows, reverse=True)
     assert rows[0] == 256 and rows[-1] < 64
     assert all(row % 8 == 0 for row in rows)  # whole groups
+
+
+def test_a_minibatch_is_not_cut_for_a_small_rest() -> None:
+    """16 prompts of 100 with 8 answers of 100: 14,400 tokens; 32 prompts are cut."""
+    whole = work(prompts=16, group_size=8, answer_tokens=100)
+    assert plan(whole, card(80)).held.tokens == whole.tokens == 14_400
+    assert plan(replace(whole, prompts=32), card(80)).held.tokens == ENOUGH
 
 
 def test_a_choice_leaves_a_reserve() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from polopt.errors import RecipeError
@@ -45,6 +46,22 @@ def found(name: str, threads: int | None = None) -> Device | None:
             return None
         return Device("mps", torch.mps.recommended_max_memory(), "mps")
     return Device("cpu", available(), "the processor", threads=threads or torch.get_num_threads())
+
+
+def peak(kind: str) -> int:
+    """The most that this process has held: of tensors on CUDA, elsewhere all of its main memory.
+
+    Args:
+        kind: of the device of the run.
+    """
+    import torch
+
+    if kind == "cuda":
+        return torch.cuda.max_memory_allocated()
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def available() -> int:

@@ -16,7 +16,8 @@ from polopt.memory.phases import HEAD_BYTES, Held, Phase, decoding, phases, rows
 from polopt.memory.work import GIB, Device, Work
 
 ENOUGH = 8192
-"""Tokens of a micro-batch beyond which no device gets faster: its matrix products are full."""
+"""Tokens of a micro-batch beyond which no device gets faster: its matrix products are full. A
+minibatch of up to twice as many is not cut: what is left over would be small."""
 MOST_ROWS = 512
 """Rows that the local engine decodes together at most."""
 AIM = 0.92
@@ -115,7 +116,7 @@ def _rows(work: Work, device: Device) -> int:
 def _pass(work: Work, device: Device, rows: int, head_bytes: int) -> tuple[bool, int]:
     """Whether layers are computed again, and the tokens of a micro-batch."""
     least = work.row
-    most = max(least, min(ENOUGH, work.tokens))
+    most = max(least, work.tokens if work.tokens <= 2 * ENOUGH else ENOUGH)
 
     def fits(checkpointing: bool) -> Callable[[int], bool]:
         def fit(tokens: int) -> bool:
