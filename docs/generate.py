@@ -26,8 +26,10 @@ from cells import table as _table
 from speed import TABLES as SPEED
 
 from polopt.algorithms import ROWS, row
+from polopt.api import fit
 from polopt.diagnose import conformance
 from polopt.envs.text.comparison import COMPARISONS
+from polopt.memory.shapes import shape_at
 from polopt.recipe import Leaf, catalogue, shown
 from polopt.recipe.fields import domains, sections
 from polopt.recipe.row import Row
@@ -347,6 +349,27 @@ def _beside(one: dict[str, Any]) -> Sequence[Any]:
     )
 
 
+CARDS = (8, 16, 24, 48, 80, 141)  # GiB
+
+
+def _memory(_: Path, __: str) -> str:
+    """What polopt fit says of the shapes in tests/shapes, card by card."""
+    lines = list[Sequence[str]]()
+    for directory in sorted((ROOT / "tests" / "shapes").iterdir(), key=_weights):
+        cards = [fit(str(directory), memory=size)["ways"] for size in CARDS]
+        for ways in zip(*cards, strict=True):
+            one = ways[0]
+            how = one["trains"] + (", 8-bit" if one["optimiser"] == "adamw_8bit" else "")
+            how += "" if one["reference"] == "none" else ", KL"
+            answers = [f"{way['answer_tokens']:,}" if way["fits"] else "-" for way in ways]
+            lines.append((_code(directory.name), how, *answers))
+    return _table(("model", "trained", *(f"{size} GiB" for size in CARDS)), lines)
+
+
+def _weights(directory: Path) -> int:
+    return shape_at(str(directory)).parameters
+
+
 TABLES: dict[str, Callable[[Path, str], str]] = {
     "methods": _methods,
     "choices": _choices,
@@ -359,6 +382,7 @@ TABLES: dict[str, Callable[[Path, str], str]] = {
     "learning": _learning,
     "searches": _searches,
     "control": _control,
+    "memory": _memory,
     "unseen": _unseen,
     "unseen_robot": _unseen_robot,
     **SPEED,

@@ -107,7 +107,7 @@ def metrics(run: Path) -> list[dict[str, Any]]:
 def summary(run: Path) -> Mapping[str, Any]:
     """The figures of summary.json without what a clock says."""
     figures = json.loads((run / "summary.json").read_text())
-    del figures["seconds"]
+    del figures["seconds"], figures["memory_peak"]
     for stage in figures["stages"]:
         del stage["seconds"]
     return figures

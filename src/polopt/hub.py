@@ -57,6 +57,25 @@ def answers(field: str, name: str, revision: str | None = None) -> bool:
     return True
 
 
+def configuration(field: str, name: str, revision: str | None = None) -> Path:
+    """The ``config.json`` of a model of the hub: the one that is here, or one that is fetched.
+
+    Raises:
+        ModelError: as :func:`answers`; it has none.
+    """
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    found = try_to_load_from_cache(name, "config.json", revision=revision)
+    if not isinstance(found, str):
+        answers(field, name, revision)
+        try:
+            found = hf_hub_download(name, "config.json", revision=revision, etag_timeout=SECONDS)
+        except Exception as error:  # of whatever carries the request
+            told = one_line(error, 120)
+            raise ModelError(f"{field}: {name!r} has no config.json to be read: {told}") from error
+    return Path(found)
+
+
 def _near(name: str) -> str:
     found = nearest(Path(name), os.path.isdir)
     return "" if found is None else f"; did you mean {found}?"

@@ -21,7 +21,7 @@ from polopt.errors import RunDirectoryError
 RECIPE = 'algorithm = "grpo"\n[model]\npath = "builtin:tiny"\n[data]\nsource = "task:chain_sum"\n'
 COMMANDS = (
     *("quickstart", "train", "resume", "eval", "generate", "chat", "algorithms", "show", "check"),
-    *("conformance", "report", "doctor"),
+    *("fit", "conformance", "report", "doctor"),
 )
 SUMMARY = {
     "accuracy_before": 0.48,
@@ -344,6 +344,83 @@ def test_check(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert ["note:", "objective.clip_low", "has", "no", "effect:"] in [line[:5] for line in lines]
     assert main(["check", recipe, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["settings"]["rollout.group_size"] == 8
+
+
+SHAPES = Path(__file__).parents[1] / "shapes"
+
+
+def test_check_plans_for_a_card_that_is_not_here(
+    recipe: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = ["--model.path", str(SHAPES / "qwen3-0.6b"), "--rollout.max_new_tokens", "1024"]
+    assert main(["check", recipe, *model, "--device-memory", "24"]) == 0
+    told = capsys.readouterr().out
+    assert "on a card of 24 GiB (predicted)" in told
+    lines = [line.split() for line in told.splitlines()]
+    assert ["memory", "rollout", "log-probs"] in [line[:3] for line in lines]
+    assert ["update.checkpointing", "true"] in [line[:2] for line in lines]
+    assert any(line[:1] == ["fits:"] for line in lines)
+    assert main(["check", recipe, *model, "--device-memory", "8", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)[0]["memory"]
+    assert not plan["fits"] and plan["device"]["memory"] == 8 * 2**30
+    assert "it fits with" in plan["refusal"]
+
+
+def test_check_plans_for_this_machine(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", recipe, "--run.device", "cpu"]) == 0
+    assert "on the processor\n" in capsys.readouterr().out
+    assert main(["check", recipe, "--run.device", "cuda:99"]) == 0
+    assert "no plan, this machine has no cuda:99; --device-memory" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("size", ["0", "-1", "nan"])
+def test_a_card_has_a_size(recipe: str, size: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", recipe, "--device-memory", size]) == 2
+    told = capsys.readouterr().err
+    assert told == f"error: --device-memory: {size} is not allowed; GiB of a card, above 0\n"
+
+
+def test_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["fit", str(SHAPES / "qwen3-1.7b"), "--memory", "24"]
+    assert main(asked) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["full", "adamw", "frozen", "does", "not", "fit"] in [line[:6] for line in lines]
+    assert ["full", "adamw_8bit", "none", "2048"] in [line[:4] for line in lines]
+    assert main([*asked, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["parameters"] == 1_720_574_976
+    assert [one["fits"] for one in found["ways"]] == [False, False, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ([], "MODEL: missing; a directory, a built-in model or a hub id"),
+        (["builtin:big"], "MODEL: 'builtin:big' is no built-in language model; builtin:tiny, "
+         "builtin:small"),
+        ([str(SHAPES)], f"MODEL: '{SHAPES}' has no config.json; a directory in Hugging Face "
+         "layout is needed"),
+        ([str(SHAPES / "qwen3-4b"), "--memory", "0"], "--memory: 0 is not allowed; GiB of a card, "
+         "above 0"),
+    ],
+)  # fmt: skip
+def test_fit_refuses(words: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", *words]) == 2
+    assert capsys.readouterr().err == f"error: {line}\n"
+
+
+def test_a_model_that_cannot_fit_is_refused_before_it_is_loaded(
+    recipe: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from polopt.diagnose import machine
+
+    monkeypatch.setattr(machine, "available", lambda: 4 * 2**30)
+    monkeypatch.chdir(tmp_path)
+    model = ["--model.path", str(SHAPES / "qwen3-0.6b"), "--run.device", "cpu"]
+    assert main(["train", recipe, *model]) == 2  # it has no weights: nothing has read them
+    told = capsys.readouterr().err
+    assert told.startswith("error: model.path: ") and "needs " in told and told.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(("failures", "code"), [((), 0), (("gae/a: 1 is not 2",), 1)])

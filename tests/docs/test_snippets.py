@@ -164,6 +164,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A directory that looks like a clone to what the pages run."""
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
+    shutil.copytree(ROOT / "tests" / "shapes", tmp_path / "tests" / "shapes")
     shutil.copytree(ROOT / "examples" / "eval", tmp_path / "examples" / "eval")
     (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
     monkeypatch.chdir(tmp_path)

@@ -38,7 +38,7 @@ def test_a_model_is_ready_to_be_trained_and_sampled() -> None:
     assert not found.model.training  # no dropout in any pass
     assert {p.dtype for p in found.model.parameters()} == {torch.float32}
     assert found.stop_ids == (TOKENIZER.eos_token_id,)
-    assert context_length(found) == BUILTIN["tiny"].context
+    assert context_length(found) == BUILTIN["tiny"]["max_position_embeddings"]
 
 
 @pytest.mark.parametrize(

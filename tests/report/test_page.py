@@ -445,3 +445,17 @@ def test_colours_can_be_told_from_their_ground(scheme: str) -> None:
     for line in (f"c{i}" for i in range(6)):
         for ground in ("surface", "band"):
             assert contrast(colours[line], colours[ground]) >= 3, line
+
+
+def test_memory_planned_and_measured(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", **SMALL)
+    config = json.loads((run / "config.json").read_text())
+    plan = {"peak": 3 * 2**30, "device": {"name": "the processor", "kind": "cpu"}}
+    config["stages"][-1]["memory"] = plan
+    config["stages"][0]["memory"] = "model.path: a configuration that says too little"
+    (run / "config.json").write_text(json.dumps(config))
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps({**summary, "memory_peak": 4 * 2**30}))
+    text = Skeleton(write(run).read_text()).text
+    assert "3.0 GiB of tensors on the processor" in text
+    assert "4.0 GiB of the whole process, libraries included" in text

@@ -55,6 +55,7 @@ ROW = policy_row(
     ),
     of_critic=frozenset(
         {
+            "update.optimiser",
             "update.max_grad_norm",
             "update.weight_decay",
             "update.beta1",

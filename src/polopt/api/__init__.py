@@ -20,7 +20,12 @@ from polopt.api.extend import extend, flag_values, without
 from polopt.api.recorded import located, prompts_of, recorded
 from polopt.choices.domain import DOMAINS
 from polopt.choices.source import parse
-from polopt.diagnose.requirements import check_hub, check_packages, check_requirements
+from polopt.diagnose.requirements import (
+    check_hub,
+    check_optimiser,
+    check_packages,
+    check_requirements,
+)
 from polopt.errors import ModelError, RecipeError, RunDirectoryError, UserError
 from polopt.places import HUB_ID, nearest
 from polopt.recipe import Recipe, dump
@@ -35,6 +40,7 @@ if TYPE_CHECKING:
     from polopt.api.policy import Policy
     from polopt.api.sampling import Settings
     from polopt.coordination.stage import Observer
+    from polopt.memory.plan import Plan
 
 RecipeSource = str | Path | Mapping[str, Any]
 Flags = Sequence[str] | Mapping[str, Any]
@@ -75,10 +81,14 @@ def train(
         _check_heard(resolved)
     check_requirements(resolved)
     check_hub(resolved)
+    check_optimiser(resolved)
+    resolved, plans = _planned(resolved)
     name = Path(recipe).stem if isinstance(recipe, str | Path) else resolved.stages[0].algorithm
     chosen = resolved.stages[0].run.directory
     directory = Path(chosen) if chosen else record.next_free(name)
     config = _config(name, written, resolved, reward)
+    for stage, made in zip(config["stages"], plans, strict=True):
+        stage["memory"] = made if isinstance(made, str) else made.as_json()
     record.create(directory, config | {"command": _command(recipe, flags)}, environment())
     try:
         with record.open_existing(directory) as run:
@@ -299,11 +309,48 @@ def converse(
     return Conversation(load_text(model_or_run), seed=seed, **settings)
 
 
-def check(recipe: RecipeSource, flags: Flags = ()) -> list[dict[str, Any]]:
-    """Validate a recipe; for each stage its settings, derived sizes and inert settings."""
+def check(
+    recipe: RecipeSource, flags: Flags = (), *, device_memory: float | None = None
+) -> list[dict[str, Any]]:
+    """Validate a recipe; for each stage its settings, sizes, inert settings and memory plan.
+
+    Args:
+        recipe: as in :func:`train`.
+        flags: as in :func:`train`.
+        device_memory: GiB of a CUDA card to plan for; default: the device that a run would use.
+    """
     from polopt.diagnose.check import check as checked
 
-    return checked(recipe, flags)
+    return checked(recipe, flags, device_memory)
+
+
+def fit(model: str, *, memory: float | None = None) -> dict[str, Any]:
+    """What trains on a card: every way of training, with the longest answers that fit.
+
+    Args:
+        model: a directory that holds a ``config.json``, a built-in model, or a hub id.
+        memory: GiB of a CUDA card; default: the device that a run would use.
+
+    Raises:
+        ModelError: its configuration cannot be read.
+        RecipeError: no size of a card.
+    """
+    from polopt.diagnose.machine import found, told
+    from polopt.memory.fit import ASKED, fits
+    from polopt.memory.stage import shape_named
+
+    shape = shape_named("MODEL", model)
+    device = found("auto") if memory is None else told(memory, "--memory")
+    assert device is not None, "auto is always there"
+    return {
+        "model": model,
+        "architecture": shape.kind,
+        "parameters": shape.parameters,
+        "known": shape.known,
+        "device": device.as_json(),
+        "asked": ASKED,
+        "ways": [one.entry for one in fits(shape, device)],
+    }
 
 
 def report(runs: Sequence[str | Path]) -> list[Path]:
@@ -340,6 +387,19 @@ def _command(recipe: RecipeSource, flags: Flags) -> str | None:
     words = [f"--{name}={value}" for name, value in given.items() if name != "run.directory"]
     start = ["quickstart"] if Path(recipe) == packaged("quickstart") else ["train", str(recipe)]
     return shlex.join(["polopt", *start, *words])
+
+
+def _planned(resolved: Recipe) -> tuple[Recipe, list[Plan | str]]:
+    """The recipe as its memory plans decide it, on the device of the run."""
+    from polopt.api.device import device_of
+    from polopt.diagnose.machine import found
+    from polopt.diagnose.planning import planned
+
+    run = resolved.stages[0].run
+    device_of(run.device)  # says so where it is not there
+    device = found(run.device, run.threads)
+    assert device is not None, "checked"
+    return planned(resolved, device)
 
 
 def _config(

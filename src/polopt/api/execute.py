@@ -23,6 +23,7 @@ from polopt.coordination.loop import Progress, RunContext, link_best, restore, r
 from polopt.coordination.progress import progress as progress_shown
 from polopt.coordination.stage import Event, Observer, Stage
 from polopt.coordination.track import trackers
+from polopt.diagnose.machine import peak
 from polopt.envs.control.registry import unlimited
 from polopt.errors import RecipeError, RunDirectoryError, UserError, counted
 from polopt.recipe import Recipe, StageRecipe
@@ -60,7 +61,7 @@ def execute(
 
         context = RunContext(run, first.keep, observe, stop_requested)
         progress = _run_stages(run, recipe, context, device, reward)
-        summary = _summary(recipe, progress)
+        summary = _summary(recipe, progress) | {"memory_peak": peak(device.type)}
         write_json(run.path / "summary.json", summary)
         observe(Event("summary", summary))
     return summary

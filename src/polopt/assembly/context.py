@@ -99,7 +99,10 @@ class StageContext:
         run, name = self.recipe.run, self.recipe.name
         place = (purpose,) if purpose == "evaluation" else (name, purpose)
         seed = derive(run.seed, *place)
-        return LocalEngine(self.actor.language_model, seed=seed, autocast=self.actor.how.autocast)
+        rows = {} if self.recipe.rollout.rows is None else {"rows": self.recipe.rollout.rows}
+        return LocalEngine(
+            self.actor.language_model, seed=seed, autocast=self.actor.how.autocast, **rows
+        )
 
     def tensors(self, batch: Batch) -> Experience:
         """The batch as tensors on the device of the actor."""

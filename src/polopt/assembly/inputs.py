@@ -25,8 +25,10 @@ from polopt.seeding import derive
 M = TypeVar("M", LanguageModel, ScalarModel)
 
 
-def by_device(device: torch.device) -> str:
-    """The type of computation that a device is made for."""
+def by_device(device: torch.device, dtype: str = "auto") -> str:
+    """The type of computation; ``auto`` is the one that the device is made for."""
+    if dtype != "auto":
+        return dtype
     return "bfloat16" if device.type == "cuda" else "float32"
 
 
@@ -138,8 +140,12 @@ class StageInputs:
     @property
     def computing(self) -> Computing:
         """Precision and memory of the forward passes of the stage."""
-        dtype = self.recipe.model.dtype or by_device(self.device)
-        return Computing(autocast=dtype == "bfloat16", tokens=self.recipe.update.micro_batch_tokens)
+        update = self.recipe.update
+        return Computing(
+            autocast=by_device(self.device, self.recipe.model.dtype) == "bfloat16",
+            checkpointing=bool(update.checkpointing),  # None: the plan found no need
+            tokens=update.micro_batch_tokens,
+        )
 
     def froze(self, model: torch.nn.Module) -> None:
         """Take no gradient for a model, and half the memory on a device that computes in half."""

@@ -102,6 +102,9 @@ class Rollout(Section):
     accuracy_max: Annotated[Share | None, by_row(1.0), _SAMPLED, _RESAMPLED] = Field(
         default=None, description="groups with a larger share of right answers are replaced too"
     )
+    rows: Positive | None = Field(
+        default=None, description="decoded together; default: as many as memory has room for"
+    )
     temperature: PositiveFloat = Field(default=1.0, description="logits are divided by it")
     top_p: PositiveShare = Field(
         default=1.0, description="nucleus; rows that train on samples need 1"

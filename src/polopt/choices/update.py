@@ -9,6 +9,7 @@ from pydantic import Field
 from polopt.choices.choice import Choice, Column
 from polopt.choices.section import (
     EVERYWHERE,
+    OF_LANGUAGE,
     BelowOne,
     Count,
     NonNegative,
@@ -42,7 +43,17 @@ class Update(Section):
         default=None, description="optimiser steps in a pass"
     )
     micro_batch_tokens: Positive | None = Field(
-        default=None, description="tokens in one forward pass; default: the whole minibatch"
+        default=None,
+        description="tokens in one forward pass; default: the whole minibatch, or as many as are "
+        "fast and memory has room for",
+    )
+    checkpointing: Annotated[bool | None, OF_LANGUAGE] = Field(
+        default=None,
+        description="layers are computed again in the backward pass and not kept; default: where "
+        "memory has no room for them",
+    )
+    optimiser: Annotated[Literal["adamw", "adamw_8bit"], OF_LANGUAGE] = Field(
+        default="adamw", description="AdamW; adamw_8bit: its moments in 2 bytes, by torchao"
     )
     reset_optimiser: Annotated[bool | None, by_row(False)] = Field(
         default=None, description="moments of AdamW begin anew with every consumed batch"

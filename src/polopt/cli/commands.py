@@ -281,20 +281,25 @@ def _entry(entry: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 @polopt.command(cls=FieldCommand, context_settings=_PASS_ON)
-@_words("RECIPE [--FIELD VALUE]...")
+@_words("RECIPE [--device-memory GIB] [--FIELD VALUE]...")
+@click.option(
+    "--device-memory", type=float, metavar="GIB", help="plan for a CUDA card of so many GiB"
+)
 @_json
-def check(words: tuple[str, ...], as_json: bool) -> None:
+def check(words: tuple[str, ...], device_memory: float | None, as_json: bool) -> None:
     """Validate a recipe and print what it comes to.
 
-    All settings and who decided them, what follows from them, and which have no effect.
+    All settings and who decided them, what follows from them, which have no effect, and what each
+    phase of the run will hold in memory: on the device that it would use, or on a card that need
+    not be here.
     """
     targets, flags = split(words)
     recipe = one(targets, "RECIPE", "the path of a TOML file")
-    from polopt.cli import output
+    from polopt.cli import memory, output
     from polopt.diagnose.check import check as checked
 
     with output.others_on_stderr(as_json):
-        stages = checked(recipe, flags)
+        stages = checked(recipe, flags, device_memory)
     if as_json:
         output.write_json(stages)
         return
@@ -307,8 +312,32 @@ def check(words: tuple[str, ...], as_json: bool) -> None:
         print()
         output.table(("derived", "value"), list(stage["derived"].items()))
         print()
+        memory.show(stage["memory"])
         for line in stage["inert"]:
             print(f"note: {line}")
+
+
+@polopt.command()
+@click.argument("model", required=False, metavar="MODEL")
+@click.option("--memory", type=float, metavar="GIB", help="of a CUDA card; default: this device")
+@_json
+def fit(model: str | None, memory: float | None, as_json: bool) -> None:
+    """List what trains on a card: full or LoRA, optimiser, answers.
+
+    MODEL is a directory (its config.json is enough), a built-in model or a hub id. No weights are
+    read.
+    """
+    if model is None:
+        raise UserError("MODEL: missing; a directory, a built-in model or a hub id")
+    from polopt import api
+    from polopt.cli import memory as shown
+    from polopt.cli import output
+
+    found = api.fit(model, memory=memory)
+    if as_json:
+        output.write_json(found)
+    else:
+        shown.show_fits(found)
 
 
 @polopt.command()

@@ -7,17 +7,34 @@ from pathlib import Path
 from typing import Any
 
 from polopt.algorithms import row
+from polopt.diagnose.machine import found, told
+from polopt.diagnose.planning import UNPLANNED
 from polopt.diagnose.requirements import check_requirements
-from polopt.recipe import StageRecipe, load
+from polopt.errors import ModelError
+from polopt.memory.plan import plan
+from polopt.memory.stage import stated
+from polopt.memory.ways import refusal
+from polopt.memory.work import Device
+from polopt.recipe import Recipe, StageRecipe, load
 from polopt.recipe.fields import given
 from polopt.recipe.flags import Flags
 from polopt.resolution import derived, describe, inert, resolve, settings
 
 
-def check(recipe: str | Path | Mapping[str, Any], flags: Flags = ()) -> list[dict[str, Any]]:
-    """One table for each stage: ``stage, algorithm, row, settings, decided_by, derived, inert``.
+def check(
+    recipe: str | Path | Mapping[str, Any],
+    flags: Flags = (),
+    device_memory: float | None = None,
+) -> list[dict[str, Any]]:
+    """One table a stage: ``stage, algorithm, row, settings, decided_by, derived, inert, memory``.
 
     ``decided_by`` says of every setting whether the recipe, the row or the default decided it.
+    ``memory`` is the plan (:class:`polopt.memory.plan.Plan`), or the reason why there is none.
+
+    Args:
+        recipe: a TOML file, or the same tables.
+        flags: override fields.
+        device_memory: GiB of a CUDA device to plan for; default: the device that a run would use.
 
     Raises:
         RecipeError: the recipe cannot be run as it stands.
@@ -26,7 +43,28 @@ def check(recipe: str | Path | Mapping[str, Any], flags: Flags = ()) -> list[dic
     written = load(recipe, flags)
     resolved = resolve(written)
     check_requirements(resolved)
-    return [_checked(*pair) for pair in zip(written.stages, resolved.stages, strict=True)]
+    card = None if device_memory is None else told(device_memory)
+    return [
+        _checked(*pair) | {"memory": _memory(resolved, index, card)}
+        for index, pair in enumerate(zip(written.stages, resolved.stages, strict=True))
+    ]
+
+
+def _memory(recipe: Recipe, index: int, card: Device | None) -> dict[str, Any] | str:
+    """The memory plan of a stage, or why there is none."""
+    stage = recipe.stages[index]
+    if stage.domain != "text":
+        return UNPLANNED
+    device = card or found(stage.run.device, stage.run.threads)
+    if device is None:
+        return f"this machine has no {stage.run.device}; --device-memory plans for a card"
+    try:
+        asked = stated(recipe, index)
+    except ModelError as error:  # no configuration: the rest of the check stands
+        return str(error)
+    made = plan(asked.work, device, assumed=asked.assumed)
+    refused = "" if made.fits else refusal(asked.work, made, "model.path")
+    return {**made.as_json(), "refusal": refused}
 
 
 def _checked(written: StageRecipe, resolved: StageRecipe) -> dict[str, Any]:

@@ -136,6 +136,19 @@ def check_packages(recipe: Recipe) -> None:
         _check_package(f'{where}.verifier: "math"', "math-verify", "math_verify", "math")
 
 
+def check_optimiser(recipe: Recipe) -> None:
+    """Refuse to train with an optimiser that is priced by the memory plan alone.
+
+    Raises:
+        RecipeError: ``adamw_8bit``.
+    """
+    if any(stage.update.optimiser == "adamw_8bit" for stage in recipe.stages):
+        raise RecipeError(
+            "update.optimiser: adamw_8bit is planned for by check and fit, and not trained with "
+            "yet; adamw"
+        )
+
+
 def _check_package(setting: str, package: str, module: str, extra: str) -> None:
     try:
         import_module(module)  # that it is there does not say that all is there that it needs

@@ -6,11 +6,16 @@ The tokeniser knows bytes: every text has an encoding, and nothing is lost.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import deepcopy
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from polopt.memory.shapes import BUILTIN
+
+__all__ = ["BOS", "BUILTIN", "EOS", "PAD", "TOKENS", "classifier", "model", "tokenizer"]
 
 if TYPE_CHECKING:
     from transformers import (
@@ -20,20 +25,6 @@ if TYPE_CHECKING:
     )
 
 
-class Size(NamedTuple):
-    """Width, depth and context of a built-in model."""
-
-    hidden: int
-    layers: int
-    heads: int
-    feed_forward: int
-    context: int
-
-
-BUILTIN = {
-    "tiny": Size(hidden=32, layers=2, heads=2, feed_forward=64, context=256),  # tests
-    "small": Size(hidden=128, layers=2, heads=4, feed_forward=512, context=1024),  # quickstart
-}
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
 TOKENS = (PAD, BOS, EOS, *sorted(pre_tokenizers.ByteLevel.alphabet()))
 # Readable on purpose: role, newline, text; the turn of the assistant ends with EOS.
@@ -64,26 +55,18 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return built
 
 
-def model(size: Size, seed: int) -> LlamaForCausalLM:
-    """A model with random weights; the same seed gives the same weights."""
+def model(config: Mapping[str, Any], seed: int) -> LlamaForCausalLM:
+    """A model of one of the ``BUILTIN``, random weights; the same seed gives the same weights."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    config = LlamaConfig(
-        vocab_size=len(TOKENS),
-        hidden_size=size.hidden,
-        num_hidden_layers=size.layers,
-        num_attention_heads=size.heads,
-        num_key_value_heads=size.heads,
-        intermediate_size=size.feed_forward,
-        max_position_embeddings=size.context,
-        tie_word_embeddings=True,
-        pad_token_id=TOKENS.index(PAD),
-        bos_token_id=TOKENS.index(BOS),
-        eos_token_id=TOKENS.index(EOS),
-    )
+    special = {
+        "pad_token_id": TOKENS.index(PAD),
+        "bos_token_id": TOKENS.index(BOS),
+        "eos_token_id": TOKENS.index(EOS),
+    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return LlamaForCausalLM(config)
+        return LlamaForCausalLM(LlamaConfig.from_dict({**config, **special}))
 
 
 def classifier(body: LlamaForCausalLM, outputs: int) -> LlamaForSequenceClassification:

@@ -72,7 +72,7 @@ def load(path: str, *, revision: str | None = None, seed: int = 0) -> LanguageMo
         ModelError: there is no such model, its files are incomplete, or it holds pickles only.
     """
     if path.startswith(BUILT_IN):
-        return _ready(builtin.model(_builtin_size(path), seed), builtin.tokenizer())
+        return _ready(builtin.model(_builtin(path), seed), builtin.tokenizer())
     return _ready(*_from_files(*_located(path, revision)))
 
 
@@ -88,7 +88,7 @@ def load_scalar(
         ModelError: as :func:`load`; an architecture without sequence classification.
     """
     if path.startswith(BUILT_IN):
-        body, tokens = builtin.model(_builtin_size(path), seed), builtin.tokenizer()
+        body, tokens = builtin.model(_builtin(path), seed), builtin.tokenizer()
         model: PreTrainedModel = builtin.classifier(body, outputs)
         language_model = _ready(body, tokens)
     else:
@@ -105,8 +105,10 @@ def read(path: str, *, revision: str | None = None) -> Reader:
         ModelError: there is no such model, or its tokeniser or configuration cannot be read.
     """
     if path.startswith(BUILT_IN):
-        size, tokens = _builtin_size(path), builtin.tokenizer()
-        return Reader(tokens, _stop_ids(tokens.eos_token_id, tokens), size.context)
+        config, tokens = _builtin(path), builtin.tokenizer()
+        return Reader(
+            tokens, _stop_ids(tokens.eos_token_id, tokens), config["max_position_embeddings"]
+        )
     located, options = _located(path, revision)
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
@@ -132,7 +134,7 @@ def _head(model: PreTrainedModel) -> torch.nn.Linear:
     return head
 
 
-def _builtin_size(path: str) -> builtin.Size:
+def _builtin(path: str) -> Mapping[str, Any]:
     name = path.removeprefix(BUILT_IN)
     if name not in builtin.BUILTIN:
         allowed = "allowed: " + ", ".join(BUILT_IN + known for known in builtin.BUILTIN)

@@ -82,10 +82,10 @@ class Model(Section):
         Text | None,
         Needs("model.path", lambda v: not v["model.path"].startswith("builtin:"), "a hub id"),
     ] = Field(default=None, description="hub commit, branch or tag; default: main")
-    dtype: Literal["float32", "bfloat16"] | None = Field(
-        default=None,
-        description="of compute; weights that are trained and their optimiser stay float32; "
-        "default: bfloat16 on cuda, else float32",
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto",
+        description="of compute; weights and optimiser stay float32; auto: bfloat16 on CUDA, "
+        "float32 elsewhere",
     )
     lora: Positive | None = Field(
         default=None, description="rank of the LoRA adapter; default: all weights are trained"

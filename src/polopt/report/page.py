@@ -19,6 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
+from polopt.memory.plan import gib
 from polopt.report.arrange import PARTS
 from polopt.report.changes import changed
 from polopt.report.columns import COLUMNS, COLUMNS_IN_CONTROL
@@ -75,7 +76,7 @@ def render(record: RunRecord) -> str:
             warnings=_warnings(record.warnings),
             unreadable=record.unreadable,
             settings=_settings(stages),
-            environment=_facts(record.environment),
+            environment=[*_facts(record.environment), *_memory(record)],
             packages=record.environment.get("packages") or {},
             commands=_commands(record),
         )
@@ -184,6 +185,23 @@ def _facts(environment: Row) -> list[tuple[str, str]]:
             value = _revision(value)
         if name != "packages":
             facts.append((name, setting(value)))
+    return facts
+
+
+def _memory(record: RunRecord) -> list[tuple[str, str]]:
+    """What the plans of the run said of its peak, and what was measured of it."""
+    plans = [stage.get("memory") for stage in record.config["stages"]]
+    made: list[Row] = [plan for plan in plans if isinstance(plan, dict)]
+    facts: list[tuple[str, str]] = []
+    if made:
+        largest = max(made, key=lambda plan: plan["peak"])
+        where = largest["device"]["name"]
+        facts.append(("memory, planned", f"{gib(largest['peak'])} of tensors on {where}"))
+    measured = (record.summary or {}).get("memory_peak")
+    if isinstance(measured, int):
+        on_cuda = any(plan["device"]["kind"] == "cuda" for plan in made)
+        what = "of tensors" if on_cuda else "of the whole process, libraries included"
+        facts.append(("memory, measured", f"{gib(measured)} {what}"))
     return facts
 
 

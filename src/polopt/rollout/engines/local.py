@@ -15,13 +15,12 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from polopt.memory.plan import MOST_ROWS
 from polopt.models import LanguageModel
 from polopt.rollout.engines.decode import Decode
 from polopt.rollout.engines.interface import Hear, Request
 from polopt.rollout.engines.proof import prove
 from polopt.types import Group
-
-MAX_ROWS = 512  # decoded together; more wait for the next poll
 
 
 class LocalEngine:
@@ -31,10 +30,18 @@ class LocalEngine:
         ModelError: an architecture that cannot be decoded with a ragged cache.
     """
 
-    def __init__(self, language_model: LanguageModel, *, seed: int, autocast: bool = False) -> None:
+    def __init__(
+        self,
+        language_model: LanguageModel,
+        *,
+        seed: int,
+        autocast: bool = False,
+        rows: int = MOST_ROWS,
+    ) -> None:
         self._language_model = language_model
         self._seed = seed
         self._autocast = autocast
+        self._most = rows
         self._queue: list[Request] = []
         self._version = 0
         prove(self, language_model, autocast=autocast)
@@ -69,11 +76,11 @@ class LocalEngine:
             return Decode(self._language_model, requests, self._seed).run(self._version, heard)
 
     def _next(self) -> list[Request]:
-        """Take from the queue what is sampled as its first request is, up to ``MAX_ROWS`` rows."""
+        """Take from the queue what is sampled as its first request is, as many rows as fit."""
         taken, left = list[Request](), list[Request]()
         rows = 0
         for request in self._queue:
-            fits = not taken or rows + request.count <= MAX_ROWS
+            fits = not taken or rows + request.count <= self._most
             if request.sampling == self._queue[0].sampling and fits:
                 taken.append(request)
                 rows += request.count

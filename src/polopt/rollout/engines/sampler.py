@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from polopt.types import Sampling
 
-
 BLOCK = 128  # tokens
 
 
@@ -48,10 +47,7 @@ def draw(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Token [B] and its log-prob [B] from processed logits [B, V] and uniform numbers [B]."""
     logp = torch.log_softmax(logits, dim=-1)
-    if greedy:
-        token = logits.argmax(dim=-1)
-    else:
-        token = _at(logp.exp(), uniform)
+    token = logits.argmax(dim=-1) if greedy else _at(logp.exp(), uniform)
     return token, logp.gather(-1, token[:, None])[:, 0]
 
 

@@ -1,0 +1,54 @@
+"""The memory plans of a recipe on a device, and the recipe as they decide it."""
+
+from __future__ import annotations
+
+from polopt.choices.section import Section
+from polopt.errors import ModelError
+from polopt.memory.plan import Plan, plan
+from polopt.memory.stage import stated
+from polopt.memory.ways import require
+from polopt.memory.work import Device
+from polopt.recipe import Recipe, StageRecipe
+
+UNPLANNED = "networks in control are too small for a plan"
+
+
+def planned(recipe: Recipe, device: Device) -> tuple[Recipe, list[Plan | str]]:
+    """The recipe with what its plans decide, and the plan of each stage, or why it has none.
+
+    A configuration that says too little is no obstacle: what cannot be loaded is told by whatever
+    loads it.
+
+    Raises:
+        RecipeError: a stage cannot fit, in one line, with the two cheapest ways out.
+    """
+    plans = list[Plan | str]()
+    stages = list[StageRecipe]()
+    for index, stage in enumerate(recipe.stages):
+        if stage.domain != "text":
+            plans.append(UNPLANNED)
+            stages.append(stage)
+            continue
+        try:
+            asked = stated(recipe, index)
+        except ModelError as error:
+            plans.append(str(error))
+            stages.append(stage)
+            continue
+        made = plan(asked.work, device, assumed=asked.assumed)
+        if asked.is_known:
+            require(asked.work, made, f"model.path: {stage.model.path!r} of stage {stage.name}")
+        plans.append(made)
+        stages.append(_decided(stage, made))
+    return recipe.model_copy(update={"stages": tuple(stages)}), plans
+
+
+def _decided(stage: StageRecipe, made: Plan) -> StageRecipe:
+    """The stage with those choices of its plan without which a run would do otherwise."""
+    changes = dict[str, Section]()
+    for one in made.choices:
+        if one.binds:
+            name, _, key = one.field.partition(".")
+            section: Section = changes[name] if name in changes else getattr(stage, name)
+            changes[name] = section.model_copy(update={key: one.value})
+    return stage.model_copy(update=changes)

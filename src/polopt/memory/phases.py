@@ -1,0 +1,215 @@
+"""Bytes that a run holds in each phase, part by part.
+
+fixed      weights of all models, and the moments of those that are trained
+rollout    fixed + copies for decoding + keys and values + logits + prompts being read
+log-probs  fixed + copies + one layer of a micro-batch + a chunk of logits
+update     fixed + gradients + copies + activations + a chunk of logits
+evaluation as rollout, every row with a prompt of its own
+save       fixed + one weight
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from polopt.memory.activations import (
+    BFLOAT16,
+    Precision,
+    backward_per_token,
+    below_the_head,
+    forward_per_token,
+    kept_per_token,
+)
+from polopt.memory.work import Device, Model, Work
+
+HEAD_BYTES = 256 * 2**20
+"""Logits of a chunk of the output embedding, float32."""
+HEAD_COPIES = 3
+"""Of those: logits, their softmax, and the gradient of both."""
+DECODED_COPIES = 3
+"""Of the logits of one token of each row: as they come, as they are sampled from, cumulated."""
+MOMENTS = {"adamw": 8.0, "adamw_8bit": 2.04, "natural_step": 24.0}
+"""Bytes of a trained weight: two of float32; two of a byte with a scale for every 256; the six
+vectors of conjugate gradients and the line search."""
+BLOCK = 64  # columns of keys and values come in blocks
+ROW_BLOCK, ROWS_A_THREAD = 16, 8  # the CPU decodes at least so many rows, whose bits then keep
+
+Parts = Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a plan decides: rows decoded together, tokens of a pass, recomputed layers."""
+
+    rows: int
+    tokens: int
+    checkpointing: bool
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What is held in a phase: ``Phase("rollout", {"weights": 2_384_199_680, ...})``."""
+
+    name: str
+    parts: Parts
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return sum(self.parts.values())
+
+
+def phases(work: Work, device: Device, held: Held, head_bytes: int = HEAD_BYTES) -> list[Phase]:
+    """Every phase of a stage, in the order of a step.
+
+    Args:
+        work: what the stage does.
+        device: where.
+        held: what was decided.
+        head_bytes: logits that are held at once.
+    """
+    found: list[Phase] = []
+    if work.samples:
+        found.append(decoding("rollout", work, device, held.rows, work.group_size))
+    if work.scores:
+        found.append(_scoring(work, device, held, head_bytes))
+    found += [
+        _update(work, device, held, model, head_bytes) for model in work.models if model.trained
+    ]
+    if work.evaluation:
+        rows = min(held.rows, work.evaluation)
+        found.append(decoding("evaluation", work, device, rows, 1))
+    largest = 0 if device.kind == "cuda" else 4 * work.policy.shape.largest
+    found.append(Phase("save", _some(**_fixed(work, device), copies=largest)))
+    return found
+
+
+def decoding(name: str, work: Work, device: Device, rows: int, group_size: int) -> Phase:
+    """Decoding so many rows together, ``group_size`` of them to a prompt."""
+    at, shape = work.precision(device), work.policy.shape
+    slots = rows_decoded(rows, device)
+    prompts = -(-rows // group_size)
+    width = work.prompt_tokens + work.answer_tokens
+    columns = -(-width // BLOCK) * BLOCK
+    stream = _stream(work.policy, at)
+    column = 2 * shape.keys * at.compute  # of a layer
+    # One layer more: what attention makes of it, and what moves when finished rows leave.
+    cache = slots * columns * column * (shape.layers + 1)
+    read = prompts * work.prompt_tokens
+    prefill = read * (column * shape.layers + forward_per_token(shape, stream, work.prompt_tokens))
+    if device.kind == "cpu":  # attends by plain products, so that bits do not depend on the batch
+        prefill += 3 * prompts * shape.heads * work.prompt_tokens**2 * 4
+    logits = slots * shape.vocabulary * 4 * DECODED_COPIES
+    copies = _copies(work.policy, at) if device.kind == "cuda" else 0
+    return Phase(
+        name,
+        _some(**_fixed(work, device), copies=copies, kv=cache, activations=prefill, logits=logits),
+    )
+
+
+def rows_decoded(rows: int, device: Device) -> int:
+    """The rows that the local engine decodes for so many answers."""
+    if device.kind != "cpu":
+        return rows
+    return -(-max(rows, ROWS_A_THREAD * device.threads) // ROW_BLOCK) * ROW_BLOCK
+
+
+def _scoring(work: Work, device: Device, held: Held, head_bytes: int) -> Phase:
+    """Log-probs and values before the update; the models take turns."""
+    at = work.precision(device)
+    layers = max(
+        held.tokens * forward_per_token(one.shape, _stream(one, at), held.tokens)
+        for one in work.models
+    )
+    return Phase(
+        "log-probs",
+        _some(
+            **_fixed(work, device),
+            copies=max(_copies(one, at) for one in work.models),
+            activations=layers,
+            logits=_head(work, work.policy, held, head_bytes, at),
+        ),
+    )
+
+
+def _update(work: Work, device: Device, held: Held, model: Model, head_bytes: int) -> Phase:
+    """Forward and backward passes of a micro-batch, with the gradients of those before it.
+
+    Head and layers take turns. Recomputed layers need their copies of weights one at a time.
+    """
+    at, shape, tokens = work.precision(device), model.shape, held.tokens
+    stream = _stream(model, at)
+    layer, copies = kept_per_token(shape, stream, tokens), _copies(model, at)
+    kept = shape.layers * (shape.hidden * stream.stream if held.checkpointing else layer)
+    kept *= tokens
+    backward = tokens * backward_per_token(shape, stream, tokens)
+    if not model.lora:
+        backward += 4 * max(linear.parameters for linear in shape.linears)
+    if held.checkpointing:
+        backward += tokens * layer + copies // shape.layers - copies
+    head = _head(work, model, held, head_bytes, at)
+    below = tokens * below_the_head(shape, stream)
+    table = 4 * shape.embedding if model.lora is None and model.speaks else 0
+    last = table - head - kept  # the gradient of the input embedding comes when layers are done
+    return Phase(
+        f"update of the {model.role}",
+        _some(
+            **_fixed(work, device),
+            gradients=4 * model.taught,
+            copies=copies,
+            activations=kept + max(below, backward - head, last),
+            logits=head + table,
+        ),
+    )
+
+
+def _fixed(work: Work, device: Device) -> dict[str, int]:
+    """What every phase holds: weights by role, and moments."""
+    at, found = work.precision(device), dict[str, int]()
+    for model in work.models:
+        name = "weights" if model is work.policy else model.role
+        found[name] = found.get(name, 0) + weights_of(model, at)
+    found["optimiser"] = sum(int(_moments(work, model) * model.taught) for model in work.models)
+    return found
+
+
+def weights_of(model: Model, at: Precision) -> int:
+    """Trained weights in float32, frozen ones as they are computed with."""
+    if model.trained and model.lora is None:
+        return 4 * model.weights
+    return at.frozen * model.weights + 4 * model.taught
+
+
+def _moments(work: Work, model: Model) -> float:
+    """Only the policy takes natural steps; the others have AdamW."""
+    natural = work.optimiser == "natural_step" and model is not work.policy
+    return MOMENTS["adamw" if natural else work.optimiser]
+
+
+def _copies(model: Model, at: Precision) -> int:
+    """Trained weights in the precision of products, which autocast keeps through a pass."""
+    if not at.is_mixed:
+        return 0
+    if model.trained:
+        return at.compute * model.taught
+    return 0 if at.frozen == at.compute else at.compute * model.weights
+
+
+def _stream(model: Model, at: Precision) -> Precision:
+    """Where all weights that a token meets first are narrow, so is the residual stream."""
+    narrow = at.frozen == at.compute == 2
+    return BFLOAT16 if narrow and (model.lora is not None or not model.trained) else at
+
+
+def _head(work: Work, model: Model, held: Held, head_bytes: int, at: Precision) -> int:
+    """A chunk of logits, at most those of all answers of a pass."""
+    if not (model.speaks or model.actions):
+        return 0
+    logits = min(head_bytes, held.tokens * model.shape.vocabulary * 4)
+    return logits * HEAD_COPIES + (logits // 2 if at.is_mixed else 0)
+
+
+def _some(**parts: int) -> Parts:
+    """The parts that take anything."""
+    return {name.replace("_", " "): size for name, size in parts.items() if size}

@@ -1,0 +1,118 @@
+"""What a stage asks of memory, and what a device has: the inputs of a plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from polopt.memory.activations import AUTOCAST, FLOAT32, Precision
+from polopt.memory.shapes import Shape
+
+GIB = 2**30
+CONTEXT = GIB * 6 // 10
+"""Of a CUDA device: context, kernels and workspaces of the libraries, which torch does not count.
+On the CPU: Python, torch and transformers, before a model is there."""
+SLACK = 0.05
+"""Share of the memory that the allocator cannot use: blocks that do not fit together."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device: ``Device("cuda", 24 * GIB, "a card of 24 GiB", predicted=True)``."""
+
+    kind: Literal["cpu", "cuda", "mps"]
+    memory: int  # bytes that a run may have, others' not counted
+    name: str
+    predicted: bool = False  # told by the user, not found in this machine
+    threads: int = 1
+
+    @property
+    def usable(self) -> int:
+        """What is left for tensors: without context and slack."""
+        return max(0, int(self.memory * (1 - SLACK)) - CONTEXT)
+
+    def as_json(self) -> dict[str, Any]:
+        """The device for programs; sizes in bytes."""
+        return {
+            "kind": self.kind,
+            "name": self.name,
+            "memory": self.memory,
+            "usable": self.usable,
+            "predicted": self.predicted,
+        }
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model of a stage: ``Model("policy", shape, trained=True)``."""
+
+    role: str
+    shape: Shape
+    trained: bool
+    lora: int | None = None  # rank of an adapter; the rest is frozen
+    targets: tuple[str, ...] = ()  # of the adapter
+    speaks: bool = True  # it has an output embedding, and not one number
+    actions: bool = False  # it has one number for every token of the vocabulary
+
+    @property
+    def weights(self) -> int:
+        """All weights but those of the adapter."""
+        if self.speaks:
+            return self.shape.parameters
+        head = self.shape.embedding if self.actions else self.shape.hidden
+        return self.shape.backbone + head
+
+    @property
+    def taught(self) -> int:
+        """The trained weights."""
+        if not self.trained:
+            return 0
+        return self.weights if self.lora is None else self.shape.adapter(self.lora, self.targets)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a stage does with its models, as far as memory is concerned. The first one is trained.
+
+    Example: GRPO on 8 prompts with 8 answers each of at most 256 and 1,024 tokens.
+    """
+
+    models: tuple[Model, ...]
+    prompts: int  # in a batch
+    group_size: int  # answers to each
+    prompt_tokens: int  # of the longest prompt
+    answer_tokens: int  # of the longest answer
+    minibatches: int = 1
+    whole_groups: bool = False  # answers to a prompt are compared, and never apart
+    samples: bool = True  # answers are sampled to train on
+    scores: bool = True  # log-probs or values are measured before the update
+    evaluation: int = 0  # prompts that are answered in an evaluation; 0: none are
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    optimiser: Literal["adamw", "adamw_8bit", "natural_step"] = "adamw"
+    rows: int | None = None  # decoded together; None: the plan decides
+    micro_batch_tokens: int | None = None
+    checkpointing: bool | None = None
+
+    def precision(self, device: Device) -> Precision:
+        """That of matrix products on a device."""
+        narrow = self.dtype == "bfloat16" or (self.dtype == "auto" and device.kind == "cuda")
+        if not narrow:
+            return FLOAT32
+        return AUTOCAST if device.kind == "cuda" else Precision(2, 4, 4)
+
+    @property
+    def policy(self) -> Model:
+        """The model that the stage trains and, if it samples, decodes with."""
+        return self.models[0]
+
+    @property
+    def row(self) -> int:
+        """Tokens of the longest row: a prompt with an answer, or with all that are compared."""
+        answers = self.group_size if self.whole_groups else 1
+        return self.prompt_tokens + answers * self.answer_tokens
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a minibatch at most, where a prompt stands once before its answers."""
+        whole = self.prompts * (self.prompt_tokens + self.group_size * self.answer_tokens)
+        return max(self.row, -(-whole // self.minibatches))

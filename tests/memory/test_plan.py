@@ -1,0 +1,300 @@
+"""The plan: bytes by hand, what is given up first, what does not fit, and what recipes ask for."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from polopt.diagnose.planning import planned
+from polopt.errors import RecipeError
+from polopt.memory.fit import fits
+from polopt.memory.phases import Held, phases, rows_decoded
+from polopt.memory.plan import AIM, ENOUGH, plan
+from polopt.memory.shapes import shape_at, shape_of
+from polopt.memory.stage import stated
+from polopt.memory.ways import refusal, ways_out
+from polopt.memory.work import CONTEXT, GIB, SLACK, Device, Model, Work
+from polopt.recipe import load
+from polopt.resolution import resolve
+
+SHAPES = Path(__file__).parents[1] / "shapes"
+SMALL = shape_of(
+    {
+        "model_type": "llama",
+        "vocab_size": 1000,
+        "hidden_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 128,
+        "max_position_embeddings": 4096,
+    }
+)
+
+
+def card(gigabytes: float) -> Device:
+    return Device("cuda", int(gigabytes * GIB), f"a card of {gigabytes:g} GiB", predicted=True)
+
+
+def real(name: str, *, lora: int | None = None, beta: bool = False, **changes: Any) -> Work:
+    """The batch of the goals: 64 answers of 1,024 tokens to 8 prompts of 256."""
+    shape = shape_at(str(SHAPES / name))
+    models = [Model("policy", shape, True, lora)]
+    models += [Model("reference", shape, False)] if beta and lora is None else []
+    work = Work(tuple(models), 8, 8, 256, 1024, evaluation=256)
+    return replace(work, **changes)
+
+
+def work(**changes: Any) -> Work:
+    return replace(Work((Model("policy", SMALL, True),), 4, 4, 100, 156), **changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "how", "gigabytes"),
+    [
+        ("qwen3-0.6b", {"beta": True}, 24),
+        ("qwen3-1.7b", {"optimiser": "adamw_8bit"}, 24),
+        ("qwen3-4b", {"lora": 16, "beta": True}, 24),
+        ("qwen3-8b", {"lora": 16, "beta": True}, 24),
+        ("qwen3-4b", {}, 80),
+        ("qwen3-14b", {"lora": 16, "beta": True}, 80),
+    ],
+)
+def test_what_has_to_fit_fits(name: str, how: dict[str, Any], gigabytes: int) -> None:
+    assert plan(real(name, **how), card(gigabytes)).fits
+
+
+def test_what_cannot_fit_does_not() -> None:
+    """4 billion weights with gradients and moments are 64 GB."""
+    assert not plan(real("qwen3-4b"), card(48)).fits
+
+
+def test_the_update_of_a_small_real_model_is_within_its_goal() -> None:
+    """At most 6 GB beyond weights, gradients, moments and the reference."""
+    made = plan(real("qwen3-0.6b", beta=True), card(24))
+    (update,) = [phase for phase in made.phases if phase.name == "update of the policy"]
+    own = ("weights", "gradients", "optimiser", "reference")
+    assert sum(size for part, size in update.parts.items() if part not in own) < 6e9
+
+
+def test_bytes_by_hand_on_the_processor() -> None:
+    device = Device("cpu", 8 * GIB, "the processor")
+    weights = SMALL.parameters
+    found = {one.name: one.parts for one in phases(work(), device, Held(16, 256, False))}
+
+    # Embedding and head 2 x 64,000; a layer: q 64 x 64, k and v 64 x 32, o 64 x 64, feed-forward
+    # 3 x 64 x 128, two norms of 64: 36,992; the last norm.
+    assert weights == 2 * 64_000 + 3 * 36_992 + 64
+    assert found["rollout"]["weights"] == 4 * weights
+    assert found["rollout"]["optimiser"] == 8 * weights
+    assert found["update of the policy"]["gradients"] == 4 * weights
+    assert "copies" not in found["update of the policy"]
+    # 256 tokens are 4 blocks of columns; keys and values of 32 numbers in 3 layers, and one more.
+    assert found["rollout"]["kv"] == 16 * 256 * (3 + 1) * 2 * 32 * 4
+    assert found["rollout"]["logits"] == 3 * 16 * 1000 * 4
+    # 256 tokens x 1,000 logits are fewer than a chunk; and the gradient of the head.
+    assert found["update of the policy"]["logits"] == 3 * 256 * 1000 * 4 + 4 * 64_000
+    assert found["save"]["copies"] == 4 * 64_000
+
+
+def test_bytes_by_hand_on_cuda() -> None:
+    """Copies in bfloat16 beside the weights; frozen weights in bfloat16; a cache of 2 bytes."""
+    models = (Model("policy", SMALL, True), Model("reference", SMALL, False))
+    found = {
+        one.name: one.parts for one in phases(work(models=models), card(8), Held(16, 256, False))
+    }
+    weights = SMALL.parameters
+    assert found["rollout"]["copies"] == found["update of the policy"]["copies"] == 2 * weights
+    assert found["rollout"]["reference"] == 2 * weights
+    assert found["rollout"]["kv"] == 16 * 256 * (3 + 1) * 2 * 32 * 2
+
+
+def test_an_adapter_trains_few_weights() -> None:
+    model = Model("policy", SMALL, True, lora=2)
+    # 3 layers, rank 2: q and o 128, k and v 96, gate, up and down 192.
+    assert model.taught == 3 * 2 * (2 * 128 + 2 * 96 + 3 * 192)
+    parts = phases(work(models=(model,)), card(8), Held(16, 256, False))[-1].parts
+    assert parts["weights"] == 2 * SMALL.parameters + 4 * model.taught
+    assert parts["optimiser"] == 8 * model.taught
+
+
+def test_eight_bits_for_the_moments() -> None:
+    plain, small = (
+        phases(work(optimiser=name), card(8), Held(16, 256, False))[-1].parts["optimiser"]
+        for name in ("adamw", "adamw_8bit")
+    )
+    assert plain == 8 * SMALL.parameters
+    assert small == int(2.04 * SMALL.parameters)
+
+
+def test_context_and_fragments_are_left_free() -> None:
+    assert card(10).usable == int(10 * GIB * (1 - SLACK)) - CONTEXT
+    assert Device("cpu", 1000, "small").usable == 0
+
+
+@pytest.mark.parametrize(("rows", "threads", "slots"), [(1, 1, 16), (17, 1, 32), (1, 4, 32)])
+def test_the_processor_decodes_fillers(rows: int, threads: int, slots: int) -> None:
+    assert rows_decoded(rows, Device("cpu", GIB, "the processor", threads=threads)) == slots
+    assert rows_decoded(rows, card(8)) == rows
+
+
+def test_what_fits_is_left_alone() -> None:
+    made = plan(work(), card(8))
+    assert made.held == Held(rows=16, tokens=work().tokens, checkpointing=False)
+    assert work().tokens == 4 * (100 + 4 * 156)  # a prompt stands once before its answers
+    assert not any(choice.binds for choice in made.choices)
+
+
+def test_less_memory_costs_speed_step_by_step() -> None:
+    """Rows and layers first; then tokens; no card decides for more than a larger one does."""
+    sizes = [plan(real("qwen3-0.6b", beta=True), card(size)) for size in (80, 48, 24, 16)]
+    assert [made.fits for made in sizes] == [True] * 4
+    assert [made.held.checkpointing for made in sizes] == [False, False, True, True]
+    assert [made.held.tokens for made in sizes[:3]] == [ENOUGH] * 3
+    rows = [made.held.rows for made in sizes]
+    assert rows == sorted(rows, reverse=True)
+    assert rows[0] == 256 and rows[-1] < 64
+    assert all(row % 8 == 0 for row in rows)  # whole groups
+
+
+def test_a_minibatch_is_not_cut_for_a_small_rest() -> None:
+    """16 prompts of 100 with 8 answers of 100: 14,400 tokens; 32 prompts are cut."""
+    whole = work(prompts=16, group_size=8, answer_tokens=100)
+    assert plan(whole, card(80)).held.tokens == whole.tokens == 14_400
+    assert plan(replace(whole, prompts=32), card(80)).held.tokens == ENOUGH
+
+
+def test_a_choice_leaves_a_reserve() -> None:
+    made = plan(real("qwen3-0.6b", beta=True), card(24))
+    assert made.peak <= AIM * made.device.usable
+
+
+def test_what_the_recipe_decides_is_not_changed() -> None:
+    asked = real("qwen3-0.6b", rows=48, micro_batch_tokens=2560, checkpointing=False)
+    made = plan(asked, card(24))
+    assert made.held == Held(48, 2560, False)
+    stated_ones = {one.field for one in made.choices if one.decided_by == "recipe"}
+    assert {"rollout.rows", "update.micro_batch_tokens", "update.checkpointing"} <= stated_ones
+
+
+def test_ways_out_are_tried() -> None:
+    """1.7 billion with a reference: neither 8 bits nor no reference is enough, both are."""
+    asked = real("qwen3-1.7b", beta=True)
+    assert ways_out(asked, card(24)) == [
+        "model.lora = 16",
+        "kl.coefficient = 0 and update.optimiser = adamw_8bit",
+    ]
+    told = refusal(asked, plan(asked, card(24)), "model.path")
+    assert told.startswith("model.path: needs 34.")
+    assert "it fits with model.lora = 16, or with kl.coefficient = 0 and" in told
+
+
+def test_the_cheapest_way_comes_first() -> None:
+    asked = real("qwen3-0.6b", beta=True, rows=512)
+    assert ways_out(asked, card(24))[0] == "rollout.rows left to the plan"
+
+
+def test_no_way_out_is_said() -> None:
+    asked = real("qwen3-14b")
+    assert refusal(asked, plan(asked, card(8)), "model.path").endswith("; a smaller model")
+
+
+RECIPE: dict[str, Any] = {
+    "algorithm": "grpo",
+    "model": {"path": str(SHAPES / "qwen3-0.6b")},
+    "data": {"source": "task:chain_sum", "max_prompt_tokens": 256},
+    "rollout": {"prompts_per_step": 8, "max_new_tokens": 1024},
+}
+
+
+def of_recipe(**changes: Any) -> Work:
+    return stated(resolve(load({**RECIPE, **changes})), 0).work
+
+
+def roles(asked: Work) -> list[str]:
+    return [model.role for model in asked.models]
+
+
+def test_the_work_of_a_recipe() -> None:
+    asked = of_recipe()
+    assert roles(asked) == ["policy", "reference"]  # the default of grpo has a KL
+    assert (asked.prompts, asked.group_size, asked.evaluation) == (8, 8, 512)
+    assert (asked.prompt_tokens, asked.answer_tokens, asked.row) == (256, 1024, 1280)
+    assert roles(of_recipe(kl={"coefficient": 0.0})) == ["policy"]
+
+
+def test_an_adapter_needs_no_reference() -> None:
+    model = {**RECIPE["model"], "lora": 8}
+    assert roles(of_recipe(model=model)) == ["policy"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"algorithm": "ppo"}, ["policy", "reference", "critic"]),
+        ({"algorithm": "ppo", "critic": {"trunk": "shared"}}, ["policy", "reference"]),
+        ({"algorithm": "prime"}, ["policy", "reference", "process reward model"]),
+        (
+            {"reward": {"model": str(SHAPES / "llama-3.2-1b")}},
+            ["policy", "reference", "reward models"],
+        ),
+    ],
+)
+def test_the_models_beside_the_policy(changes: dict[str, Any], expected: list[str]) -> None:
+    assert roles(of_recipe(**changes)) == expected
+
+
+def test_pairs_are_never_split() -> None:
+    tables = {k: v for k, v in RECIPE.items() if k != "rollout"}
+    data = {"source": "task:taste", "max_prompt_tokens": 30}
+    asked = stated(resolve(load({**tables, "algorithm": "dpo", "data": data})), 0)
+    assert roles(asked.work) == ["policy", "reference"]
+    assert asked.work.row == 30 + 2 * 512
+    assert asked.assumed == ("given answers have at most 512 tokens",)
+
+
+def test_a_length_that_nobody_states_is_assumed_aloud() -> None:
+    data = {"source": "task:chain_sum"}
+    asked = stated(resolve(load({**RECIPE, "data": data})), 0)
+    assert asked.work.prompt_tokens == 512
+    assert asked.assumed[0].startswith("prompts have at most 512 tokens")
+
+
+def test_a_run_obeys_its_plan() -> None:
+    recipe = resolve(load(RECIPE))
+    (stage,), (made,) = (lambda r, p: (r.stages, p))(*planned(recipe, card(24)))
+    assert not isinstance(made, str)
+    assert stage.rollout.rows == made.held.rows
+    assert stage.update.micro_batch_tokens == ENOUGH
+    assert stage.update.checkpointing is True
+
+
+def test_where_all_fits_a_recipe_stays_as_it_is() -> None:
+    small = {**RECIPE, "model": {"path": "builtin:tiny"}, "rollout": {"max_new_tokens": 20}}
+    small["data"] = {"source": "task:chain_sum"}
+    recipe = resolve(load({**small, "evaluation": {"prompts": 16}}))
+    assert planned(recipe, card(24))[0] == recipe
+
+
+def test_what_cannot_fit_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"^model\.path: .* of stage .* needs .* it fits with"):
+        planned(resolve(load({**RECIPE, "model": {"path": str(SHAPES / "qwen3-4b")}})), card(24))
+
+
+def test_a_configuration_that_says_too_little_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "brandnew"}')
+    recipe = resolve(load({**RECIPE, "model": {"path": str(tmp_path)}}))
+    same, (reason,) = planned(recipe, card(1))
+    assert same == recipe
+    assert reason == "model.path: config.json of brandnew has no hidden_size, a positive integer"
+
+
+def test_what_trains_on_a_card() -> None:
+    found = {
+        (one.trains, one.optimiser, one.reference): one.answer_tokens
+        for one in fits(shape_at(str(SHAPES / "qwen3-1.7b")), card(24))
+    }
+    assert found["full", "adamw", "frozen"] == 0
+    assert found["full", "adamw_8bit", "none"] >= 1024
+    assert found["LoRA", "adamw", "without adapter"] > found["full", "adamw_8bit", "none"]
