@@ -164,7 +164,7 @@ class Server:
                 if not self.process.is_alive():
                     raise _LostError(self._death())
                 if waited > patience:
-                    raise _LostError(f"did not answer for {patience:g} s")
+                    raise _LostError(f"did not answer for {patience:.0f} s")
             answer.result()
             await asyncio.sleep(BEAT)
 
