@@ -49,6 +49,11 @@ def test_log_probs_are_those_of_what_was_sampled_from(
     assert farthest(model, groups) < TOLERANCE
 
 
+def test_prompts_are_more_than_one_step_reads(engine: VllmEngine, model: LanguageModel) -> None:
+    groups = answered(engine, [request(i, length=900, max_new_tokens=4) for i in range(5)])
+    assert farthest(model, groups) < TOLERANCE
+
+
 def test_draws_depend_on_seed_ticket_and_sample(engine: VllmEngine) -> None:
     asked = [request(i, max_new_tokens=16) for i in range(3)]
     first, again = answered(engine, asked), answered(engine, asked[::-1])

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from polopt.errors import EngineError
-from polopt.models import LanguageModel, save
+from polopt.models import LanguageModel, context_length, save
 from polopt.rollout.engines import serving
 from polopt.rollout.engines.interface import Request, Weights
 from polopt.rollout.engines.proof import prove
@@ -34,6 +34,7 @@ from polopt.types import Finish, Group, Sample, Span
 
 T = TypeVar("T")
 CPU_CACHE = 1 << 30  # bytes of keys and values on a CPU
+CPU_TOKENS = 2048  # read at once on a CPU
 GPU_SHARE = 0.5  # of the memory that is free when the engine starts; the trainer's is still to grow
 SECONDS_A_GIB = 30.0  # beyond the usual patience, for an update
 
@@ -193,11 +194,18 @@ def _arguments(directory: Path, language_model: LanguageModel, autocast: bool) -
         "distributed_executor_backend": "uni",  # one process to watch, and to end
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
-        **(_on_gpu(device) if device.type == "cuda" else _ON_CPU),
+        **(_on_gpu(device) if device.type == "cuda" else _on_cpu(context_length(language_model))),
     }
 
 
-_ON_CPU = {"kv_cache_memory_bytes": CPU_CACHE, "enforce_eager": True}
+def _on_cpu(context: int) -> dict[str, Any]:
+    """Prompts are read whole: a part of one, with a seed of its own, ends vLLM 0.32 on a CPU."""
+    return {
+        "kv_cache_memory_bytes": CPU_CACHE,
+        "enforce_eager": True,
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": max(context, CPU_TOKENS),
+    }
 
 
 def _on_gpu(device: torch.device) -> dict[str, Any]:
@@ -214,8 +222,9 @@ def _patience(language_model: LanguageModel) -> float:
 
 def _parameters(request: Request, index: int, stop_ids: tuple[int, ...]) -> Any:  # noqa: ANN401
     """What vLLM is asked for: the distribution of ``sampler.py``, and draws of this sample."""
-    from vllm import SamplingParams  # pyright: ignore[reportMissingImports]
     from vllm.sampling_params import RequestOutputKind  # pyright: ignore[reportMissingImports]
+
+    from vllm import SamplingParams  # pyright: ignore[reportMissingImports]
 
     sampling = request.sampling
     return SamplingParams(
