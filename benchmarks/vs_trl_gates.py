@@ -146,9 +146,10 @@ def engine_distance(asked: Asked) -> float:
     for ticket in range(2):
         length = work.prompt_tokens - 3 * ticket  # of different lengths
         ids = torch.randint(2, work.shape.vocabulary, (length,), generator=draw).tolist()
-        requests.append(Request(ticket, Prompt(ticket, "", tuple(ids)), work.group, sampling))
+        prompt = Prompt(ticket, "", tuple(ids))
+        requests.append(Request(ticket, prompt, work.group, sampling, asked["seed"]))
     worst = 0.0
-    for group in answered(LocalEngine(of, seed=asked["seed"]), requests):
+    for group in answered(LocalEngine(of), requests):
         for sample in group.samples:
             start = sample.prompt_length
             one = Response(sample.tokens[:start].tolist(), sample.tokens[start:].tolist(), 0.0)

@@ -63,13 +63,16 @@ def of_architecture(kind: str, **settings: object) -> LanguageModel:
     return LanguageModel(peaked(AutoModelForCausalLM.from_config(config)), TOKENIZER, (STOP,))
 
 
+SEED = 5  # of every request
+
+
 def prompt(id: int, length: int) -> Prompt:
     tokens = np.random.default_rng(id).integers(3, VOCABULARY, length)
     return Prompt(id, "", tuple(int(token) for token in tokens))
 
 
 def request(id: int, length: int, count: int = 1, sampling: Sampling | None = None) -> Request:
-    return Request(id, prompt(id, length), count, sampling or Sampling(max_new_tokens=24))
+    return Request(id, prompt(id, length), count, sampling or Sampling(max_new_tokens=24), SEED)
 
 
 def generated(engine: LocalEngine, requests: list[Request]) -> dict[int, Group]:

@@ -4,6 +4,7 @@ UserError                    one clear line, exit code 2
 ├── RecipeError              a field of the recipe: names field, value and what is allowed
 ├── DataError                a row of data: names file, line and field
 ├── ModelError               a model directory or hub id that cannot be loaded
+├── EngineError              an engine that generates: does not start, died, or hangs
 ├── RewardError              a reward function that broke its contract: names function and row
 ├── NonFiniteError           NaN or infinity inside the mask: names site, step and row
 ├── MissingExtraError        an optional dependency: names the extra to install
@@ -33,6 +34,10 @@ class DataError(UserError, ValueError):
 
 class ModelError(UserError, ValueError):
     """A model that cannot be loaded."""
+
+
+class EngineError(UserError, RuntimeError):
+    """An engine that does not start, died, hangs, or refuses."""
 
 
 class RewardError(UserError, RuntimeError):

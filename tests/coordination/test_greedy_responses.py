@@ -9,7 +9,7 @@ import numpy as np
 
 from polopt.coordination.ledger import Ledger
 from polopt.coordination.sources import InlineSource, Sampled
-from polopt.rollout.engines import Request
+from polopt.rollout.engines import Request, Weights
 from polopt.rollout.groups import has_contrast
 from polopt.types import Group, Prompt, Sample, Sampling
 
@@ -35,8 +35,14 @@ class Engine:
         sample = Sample(tokens, tokens > 5, np.zeros(2, dtype=np.float32), 1)
         return [Group(request.ticket, request.prompt, (sample,) * request.count)]
 
-    def update(self, version: int) -> None:
+    def publish(self, weights: Weights, version: int) -> None:
         self.version = version
+
+    def rest(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 class Score:
@@ -58,9 +64,9 @@ class Score:
 def source(*, greedy: bool, rounds: int = 0) -> tuple[InlineSource, Engine, Score]:
     engine, score = Engine(), Score()
     asked = Sampled(
-        lambda place: Prompt(place, "", (1,)), 2, SAMPLING, score, has_contrast, rounds, greedy
+        lambda place: Prompt(place, "", (1,)), 2, SAMPLING, 0, score, has_contrast, rounds, greedy
     )
-    return InlineSource(engine, Ledger(3), asked), engine, score
+    return InlineSource(engine, Ledger(3), asked, dict), engine, score
 
 
 def test_every_prompt_gets_one_with_the_same_limits() -> None:

@@ -16,7 +16,7 @@ from polopt.coordination.sources import InlineSource, Sampled
 from polopt.coordination.stage import Event, Stage, Until
 from polopt.errors import Stopped
 from polopt.record import create, open_existing
-from polopt.rollout.engines import Request
+from polopt.rollout.engines import Request, Weights
 from polopt.rollout.evaluation import Evaluation
 from polopt.types import Advantages, Batch, Experience, Group, Prompt, Sampling
 
@@ -124,13 +124,19 @@ class Engine:
         done, self.waiting = [group(request.ticket) for request in self.waiting], []
         return done
 
-    def update(self, version: int) -> None:
+    def publish(self, weights: Weights, version: int) -> None:
         self.version = version
+
+    def rest(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 def inline() -> InlineSource:
-    sampled = Sampled(lambda place: group(place).prompt, 1, Sampling(), list)
-    return InlineSource(Engine(), Ledger(3), sampled)
+    sampled = Sampled(lambda place: group(place).prompt, 1, Sampling(), 0, list)
+    return InlineSource(Engine(), Ledger(3), sampled, dict)
 
 
 def offline() -> OfflineSource:

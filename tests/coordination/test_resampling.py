@@ -7,7 +7,7 @@ import pytest
 
 from polopt.coordination.ledger import End, Ledger
 from polopt.coordination.sources import InlineSource, Sampled
-from polopt.rollout.engines import Request
+from polopt.rollout.engines import Request, Weights
 from polopt.rollout.groups import has_contrast
 from polopt.types import Batch, Group, Prompt, Sample, Sampling
 
@@ -34,8 +34,14 @@ class Fake:
         done, self._queue = self._queue, []
         return [Group(r.ticket, r.prompt, tuple(sample(NAN) for _ in range(2))) for r in done]
 
-    def update(self, version: int) -> None:
+    def publish(self, weights: Weights, version: int) -> None:
         self.version = version
+
+    def rest(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 def source(dull: set[int], rounds: int) -> tuple[InlineSource, Fake, Ledger]:
@@ -46,8 +52,8 @@ def source(dull: set[int], rounds: int) -> tuple[InlineSource, Fake, Ledger]:
         return [Group(g.ticket, g.prompt, tuple(map(sample, rewards))) for g, rewards in pairs]
 
     engine, ledger = Fake(), Ledger(PROMPTS)
-    asked = Sampled(lambda i: Prompt(i, "", ()), 2, Sampling(), score, has_contrast, rounds)
-    return InlineSource(engine, ledger, asked), engine, ledger
+    asked = Sampled(lambda i: Prompt(i, "", ()), 2, Sampling(), 0, score, has_contrast, rounds)
+    return InlineSource(engine, ledger, asked, dict), engine, ledger
 
 
 def tickets(batch: Batch) -> list[int]:

@@ -9,7 +9,7 @@ import pytest
 from polopt.coordination.ledger import Ledger
 from polopt.coordination.offline import OfflineSource
 from polopt.coordination.sources import InlineSource, Sampled
-from polopt.rollout.engines import Request
+from polopt.rollout.engines import Request, Weights
 from polopt.types import Group, Prompt, Sample, Sampling, Span
 
 SAMPLING = Sampling(0.5)
@@ -39,8 +39,14 @@ class Backwards:
         )
         return [Group(request.ticket, request.prompt, (sample,) * request.count)]
 
-    def update(self, version: int) -> None:
+    def publish(self, weights: Weights, version: int) -> None:
         self.version = version
+
+    def rest(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 def scored(groups: Sequence[Group]) -> list[Group]:
@@ -51,8 +57,8 @@ def scored(groups: Sequence[Group]) -> list[Group]:
 
 
 def inline() -> InlineSource:
-    sampled = Sampled(lambda place: Prompt(place, f"p{place}", (1,)), 2, SAMPLING, scored)
-    return InlineSource(Backwards(), Ledger(3), sampled)
+    sampled = Sampled(lambda place: Prompt(place, f"p{place}", (1,)), 2, SAMPLING, 0, scored)
+    return InlineSource(Backwards(), Ledger(3), sampled, dict)
 
 
 def consume(source: InlineSource, version: int) -> list[int]:

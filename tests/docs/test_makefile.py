@@ -37,6 +37,8 @@ def make(directory: Path, *words: str) -> subprocess.CompletedProcess[str]:
 def clone(tmp_path: Path) -> Path:
     for file in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / file, tmp_path)
+    (tmp_path / "tests" / "vllm").mkdir(parents=True)
+    shutil.copy(ROOT / "tests" / "vllm" / "constraints.txt", tmp_path / "tests" / "vllm")
     return tmp_path
 
 

@@ -31,8 +31,8 @@ def test_sampled_log_probs_are_those_of_the_trainer(autocast: bool, tolerance: f
     language_model = load("builtin:small", seed=1)
     language_model.model.to("cuda")
     tokens = tuple(language_model.tokenizer("3+8-9=")["input_ids"])
-    engine = LocalEngine(language_model, seed=1, autocast=autocast)
-    engine.submit([Request(0, Prompt(0, "3+8-9=", tokens), 16, Sampling(max_new_tokens=32))])
+    engine = LocalEngine(language_model, autocast=autocast)
+    engine.submit([Request(0, Prompt(0, "3+8-9=", tokens), 16, Sampling(max_new_tokens=32), 1)])
     batch = experience(
         Batch(tuple(engine.poll()), taken_at=0), pad_id=0, device=torch.device("cuda")
     )

@@ -271,7 +271,7 @@ def test_the_engine_samples_with_the_adapter_and_bits_do_not_depend_on_the_batch
     language_model = of_architecture("qwen3", **SHARED, head_dim=8)
     attach(language_model.model, settings(rank), 7)
     move(language_model.model)
-    engine = LocalEngine(language_model, seed=5)
+    engine = LocalEngine(language_model)
     requests = [request(i, 1 + 7 * i, 1 + i % 3, Sampling(max_new_tokens=12)) for i in range(9)]
     together = generated(engine, requests)
     for some in (requests[:1], requests[4:6], requests[::-1]):

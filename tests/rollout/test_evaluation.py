@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from polopt.rollout.engines import Request
+from polopt.rollout.engines import Request, Weights
 from polopt.rollout.evaluation import SHOWN, Examination, evaluate, means, proportion
 from polopt.types import Finish, Group, Outcome, Prompt, Sample, Sampling
 
@@ -41,7 +41,13 @@ class Recited:
         )
         return [Group(request.ticket, request.prompt, (sample,) * request.count)]
 
-    def update(self, version: int) -> None:
+    def publish(self, weights: Weights, version: int) -> None:
+        pass
+
+    def rest(self) -> None:
+        pass
+
+    def close(self) -> None:
         pass
 
 
@@ -69,6 +75,7 @@ def examination(outcomes: list[list[Outcome]], **fields) -> Examination:
         "engine": Recited(),
         "prompts": [Prompt(i, f"p{i}", (5, 6)) for i in range(len(outcomes))],
         "sampling": Sampling(0.8, max_new_tokens=9),
+        "seed": 0,
         "score": score,
         "text": lambda sample: f"{sample.mask.sum()} tokens",
         "describe": lambda text, columns: {},

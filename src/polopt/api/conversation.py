@@ -37,7 +37,7 @@ class Conversation:
         self.as_trained = policy.usage.messages
         self._policy = policy
         self._sampling = sampled(policy.usage.sampling, **settings)
-        self._engine = LocalEngine(policy.language_model, seed=seed)
+        self._engine, self._seed = LocalEngine(policy.language_model), seed
         self._tickets = count()  # the draws of a turn are its own, after a clear(), too
 
     def clear(self) -> None:
@@ -76,7 +76,7 @@ class Conversation:
         # What a policy said is no row of data: it may be empty, and is not checked as one.
         row = Row("the conversation", tuple(messages), None, {}, Fields(""))
         try:
-            request = self._policy.request(row, next(self._tickets), self._sampling)
+            request = self._policy.request(row, next(self._tickets), self._sampling, self._seed)
         except BadRowError as error:
             if error.reason == "prompt too long":
                 error.add_note("/clear begins a new one")

@@ -102,7 +102,8 @@ def examine(stage: StageRecipe, weights: str, asked: Asked) -> list[Examined]:
             stage, weights, weights, device, observe, is_last=True, reward=asked.reward
         )
         found: Iterator[Examined] = named(IN_DOMAIN[stage.domain].examiner)(inputs, asked)
-        return list(found)
+        with closing(inputs.serving):
+            return list(found)
 
 
 def of_text(inputs: StageInputs, asked: Asked) -> Iterator[Examined]:

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -109,13 +109,14 @@ def _run_stages(
         while progress.stage < len(recipe.stages):
             inside = newest if progress.stage_step > 0 else None
             inputs = _parts(run, recipe, progress, context, inside, device, reward, avoid)
-            stage = build(inputs)
-            if inside is None:
-                _tell_earlier(stage, inputs, run, progress)
-            if inside is not None:
-                restore(stage, inside, state)
-                context.observe(Event("message", {"text": f"resuming from {inside.name}"}))
-            run_stage(stage, progress, context)
+            with closing(inputs.serving):
+                stage = build(inputs)
+                if inside is None:
+                    _tell_earlier(stage, inputs, run, progress)
+                if inside is not None:
+                    restore(stage, inside, state)
+                    context.observe(Event("message", {"text": f"resuming from {inside.name}"}))
+                run_stage(stage, progress, context)
     return progress
 
 

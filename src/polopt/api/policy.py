@@ -113,9 +113,9 @@ class Policy:
         given = cast("Sequence[OnePrompt]", [prompts] if alone else prompts)
         sampling = sampled(self.usage.sampling, n, **settings)
         rows = [_row(f"prompt {number}", prompt) for number, prompt in enumerate(given, 1)]
-        requests = [self.request(row, i, sampling, n or 1) for i, row in enumerate(rows)]
-        engine = LocalEngine(self.language_model, seed=_or_next(seed, self.seeds))
-        groups = answered(engine, requests)
+        drawn = _or_next(seed, self.seeds)
+        requests = [self.request(row, i, sampling, drawn, n or 1) for i, row in enumerate(rows)]
+        groups = answered(LocalEngine(self.language_model), requests)
         answers = [[self.answer(sample) for sample in group.samples] for group in groups]
         if n is not None:
             return answers[0] if alone else answers
@@ -131,7 +131,9 @@ class Policy:
         rows, _ = whole(data, "file", check=lambda row: self._prompt(row).keys)
         return [row.prompt for row in rows]
 
-    def request(self, row: Row, ticket: int, sampling: Sampling, count: int = 1) -> Request:
+    def request(
+        self, row: Row, ticket: int, sampling: Sampling, seed: int, count: int = 1
+    ) -> Request:
         """A request for answers to the prompt of a row, none longer than the context leaves.
 
         Raises:
@@ -140,7 +142,7 @@ class Policy:
         prompt = self._prompt(row, ticket)
         room = context_length(self.language_model) - len(prompt.tokens)
         longest = min(sampling.max_new_tokens, room)
-        return Request(ticket, prompt, count, replace(sampling, max_new_tokens=longest))
+        return Request(ticket, prompt, count, replace(sampling, max_new_tokens=longest), seed)
 
     def text(self, response: list[int]) -> str:
         """The tokens of a response as text, without special tokens."""

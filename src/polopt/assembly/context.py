@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
+from torch import Tensor
+
 from polopt.assembly.inputs import StageInputs
 from polopt.assembly.reward import RewardModel, reward_models
 from polopt.choices.roles import reads_process
@@ -15,14 +17,14 @@ from polopt.coordination.stage import Evaluation, Event, Learner, Observer, Stag
 from polopt.data import Wanted
 from polopt.errors import RewardError
 from polopt.math.divergence import kl_divergence_of_logs
-from polopt.models import LanguageModel, reader_of, save
+from polopt.models import LanguageModel, reader_of, save, weights
 from polopt.recipe import StageRecipe
 from polopt.recipe.fields import flat
 from polopt.rewards import RewardSpec, Scored, first_batch_report
 from polopt.roles import Actor, Scorer
 from polopt.roles.policies.proven import proven
 from polopt.rollout import usage
-from polopt.rollout.engines import LocalEngine
+from polopt.rollout.engines import Engine
 from polopt.rollout.evaluation import Examination, evaluate, means, sample_line
 from polopt.rollout.groups import asked, experience, marks, rollout_metrics
 from polopt.rollout.rewarding import Judge, judge, specs, text_of
@@ -94,15 +96,20 @@ class StageContext:
         """The padding token."""
         return cast(int, self.text.tokeniser.tokenizer.pad_token_id)
 
-    def engine(self, purpose: str) -> LocalEngine:
-        """An engine with random numbers by ``purpose``; those of evaluation by the run alone."""
+    @property
+    def engine(self) -> Engine:
+        """The engine of the stage, for training and evaluation; made when it is first needed."""
+        return self.inputs.engine(self.actor)
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """The weights of the policy as they are now, under the names of its files."""
+        return weights(self.actor.language_model)
+
+    def seed(self, purpose: str) -> int:
+        """The seed of the draws for ``purpose``; those of evaluation go by the run alone."""
         run, name = self.recipe.run, self.recipe.name
         place = (purpose,) if purpose == "evaluation" else (name, purpose)
-        seed = derive(run.seed, *place)
-        rows = {} if self.recipe.rollout.rows is None else {"rows": self.recipe.rollout.rows}
-        return LocalEngine(
-            self.actor.language_model, seed=seed, autocast=self.actor.how.autocast, **rows
-        )
+        return derive(run.seed, *place)
 
     def tensors(self, batch: Batch) -> Experience:
         """The batch as tensors on the device of the actor."""
@@ -232,10 +239,25 @@ def staged(
     )
 
 
-def examiner(of: StageContext) -> Callable[[bool], Evaluation] | None:
-    """Evaluation by responses, where something can judge them."""
+def examiner(of: StageContext, *, publishing: bool = False) -> Callable[[bool], Evaluation] | None:
+    """Evaluation by responses, where something can judge them.
+
+    Args:
+        of: the stage.
+        publishing: have the engine serve the weights first, where no source of the stage does.
+    """
     found = examination(of)
-    return None if found is None else lambda greedy: evaluate(found, greedy=greedy)
+    if found is None or not publishing:
+        return None if found is None else lambda greedy: evaluate(found, greedy=greedy)
+    engine = found.engine
+
+    def examine(greedy: bool) -> Evaluation:
+        engine.publish(of.weights, engine.version + 1)
+        evaluation = evaluate(found, greedy=greedy)
+        engine.rest()
+        return evaluation
+
+    return examine
 
 
 def examination(of: StageContext, answers: int = 1) -> Examination | None:
@@ -249,9 +271,10 @@ def examination(of: StageContext, answers: int = 1) -> Examination | None:
         trained_on = judge(of.text, of.rewards, of.recipe.run.seed)
         score = _marked_by(score, trained_on)
     return Examination(
-        engine=of.engine("evaluation"),
+        engine=of.engine,
         prompts=of.text.evaluation,
         sampling=of.sampling,
+        seed=of.seed("evaluation"),
         score=score,
         text=text_of(of.text),
         describe=of.text.describe,

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from polopt.algorithms import row
 from polopt.assembly.fits import check_reach, check_vocabulary
 from polopt.coordination.stage import Event, Observer
 from polopt.errors import ModelError
@@ -17,10 +18,25 @@ from polopt.models import LanguageModel, ScalarModel, context_length, load, load
 from polopt.models.adapter import DIRECTORY, attach, load_adapter
 from polopt.recipe import StageRecipe, Update
 from polopt.recipe.contradictions import ENDED
-from polopt.roles import Computing
+from polopt.roles import Actor, Computing
 from polopt.roles.scorer import trainable
+from polopt.rollout.engines import Engine
+from polopt.rollout.engines.choose import chosen, made
 from polopt.rollout.rewarding import RewardFunction
 from polopt.seeding import derive
+
+
+@dataclass
+class Serving:
+    """The engine of a stage, once there is one."""
+
+    engine: Engine | None = None
+
+    def close(self) -> None:
+        """End it."""
+        if self.engine is not None:
+            self.engine.close()
+
 
 M = TypeVar("M", LanguageModel, ScalarModel)
 
@@ -58,6 +74,7 @@ class StageInputs:
     ends: Mapping[str, str] = field(default_factory=dict[str, str])  # stage -> where it ended
     # key -> what a prompt asks that another stage is evaluated on
     avoid: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    serving: Serving = field(default_factory=lambda: Serving())  # closed by who made the inputs
 
     def language_model(self, path: str) -> LanguageModel:
         """A language model on the stage's device; a built-in one is initialised by the seed."""
@@ -121,6 +138,25 @@ class StageInputs:
         text = f"adapter of rank {settings.lora}: {trained:,} weights beside {frozen:,} frozen ones"
         self.tell(text)
         return loaded
+
+    def engine(self, actor: Actor) -> Engine:
+        """The one engine of the stage; it is made at the first call.
+
+        Raises:
+            EngineError: an engine that does not start, or is not allowed on this device.
+            MissingExtraError: vllm was asked for and cannot be used.
+            ModelError: an architecture that it cannot decode.
+        """
+        if self.serving.engine is None:
+            samples = "prompts" in row(self.recipe.algorithm).requires
+            found = chosen(self.recipe.rollout.engine, self.device, samples=samples)
+            if found.engine == "vllm" or found.advice:
+                text = f"{found.engine} generates: {found.why}"
+                self.tell(f"{text}; {found.advice}" if found.advice else text)
+            model = actor.language_model
+            rows, autocast = self.recipe.rollout.rows, actor.how.autocast
+            self.serving.engine = made(found.engine, model, autocast=autocast, rows=rows)
+        return self.serving.engine
 
     def tell(self, text: str, *, warning: bool = False) -> None:
         """Send a message to the observers; a warning is also written to the run directory."""

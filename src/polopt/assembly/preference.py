@@ -173,7 +173,7 @@ def _both(
     of: StageContext, prepare: Callable[[Batch], Experience], objective: PreferenceObjective
 ) -> Callable[[bool], Evaluation]:
     """Accuracy of responses where a reward can judge them, and accuracy on held-out pairs."""
-    answers = examiner(of)
+    answers = examiner(of, publishing=True)
 
     def measure(batch: Batch) -> Mapping[str, Tensor]:
         tensors = prepare(batch)

@@ -55,7 +55,7 @@ def demonstrated_stage(inputs: StageInputs) -> Stage:
 
 def _evaluated(of: StageContext) -> Callable[[bool], Evaluation]:
     """Evaluate on held-out demonstrations, and by answers where something can judge them."""
-    answers = examiner(of)
+    answers = examiner(of, publishing=True)
 
     def measure(batch: Batch) -> tuple[Tensor, Tensor]:
         """The loss is that of training: no temperature, and over the mask."""

@@ -119,16 +119,18 @@ def sampled_stage(
     assert rollout.group_size is not None, "resolved by the row"
     scored = reporting_once(judge(of.text, of.rewards, of.recipe.run.seed), of, of.inputs.observe)
     source = InlineSource(
-        of.engine("rollout"),
+        of.engine,
         Ledger(rollout.prompts_per_step),
         Sampled(
             of.text.prompt,
             rollout.group_size,
             of.sampling,
+            of.seed("rollout"),
             scored,
             **resampled(rollout),
             greedy=of.recipe.credit.baseline == "greedy",
         ),
+        of.weights,
     )
     return assembled(
         of,

@@ -86,6 +86,11 @@ class Episodes(Section):
 class Rollout(Section):
     """How responses are sampled."""
 
+    engine: Literal["auto", "local", "vllm"] = Field(
+        default="auto",
+        description="what samples: local is polopt's own; auto is vllm on a GPU where it is "
+        "installed, in stages that train on what they sample, else local",
+    )
     prompts_per_step: Annotated[Positive, _SAMPLED] = Field(
         default=16, description="prompts consumed in one step"
     )

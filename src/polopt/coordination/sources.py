@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from polopt.coordination.ledger import End, Ledger
 from polopt.coordination.timing import timed
-from polopt.rollout.engines import Engine, Request, answered
+from polopt.rollout.engines import Engine, Request, Weights, answered
 from polopt.types import Batch, Group, Metrics, Prompt, Sampling
 
 B = TypeVar("B")
@@ -50,6 +50,7 @@ class Sampled:
     prompt: Callable[[int], Prompt]  # place in the stream -> prompt
     group_size: int
     sampling: Sampling
+    seed: int  # of the draws
     score: Callable[[Sequence[Group]], list[Group]]  # rewards filled in
     keep: Callable[[Group], bool] = lambda _: True  # others are replaced by new prompts
     rounds: int = 0  # of new prompts; the last round is kept as it is
@@ -59,13 +60,14 @@ class Sampled:
 class InlineSource:
     """Generate and train in turn, in one thread on one device."""
 
-    def __init__(self, engine: Engine, ledger: Ledger, sampled: Sampled) -> None:
+    def __init__(self, engine: Engine, ledger: Ledger, sampled: Sampled, weights: Weights) -> None:
         self._engine, self._ledger, self._sampled = engine, ledger, sampled
+        self._weights = weights
         self._stats: Metrics = {}
 
     def publish(self, version: int) -> None:
-        """Set the version of the engine; it shares the weights."""
-        self._engine.update(version)
+        """Have the engine serve the weights as they are now."""
+        self._engine.publish(self._weights, version)
         self._ledger.published(version)
 
     def next_batch(self) -> Batch:
@@ -79,6 +81,7 @@ class InlineSource:
             filtered += len(dull)
             self._ledger.release(dull, End.FILTERED)
             groups = self._fill()
+        self._engine.rest()
         taken = self._ledger.take()
         assert taken is not None, f"an inline batch is complete: {self._ledger.stats()}"
         if self._sampled.rounds:
@@ -93,10 +96,7 @@ class InlineSource:
         with timed(self._stats, "time/rollout"):
             while (ticket := self._ledger.claim(deadline=math.inf)) is not None:
                 attempts[ticket.id] = ticket.attempt
-                prompt = self._sampled.prompt(ticket.id)
-                requests.append(
-                    Request(ticket.id, prompt, self._sampled.group_size, self._sampled.sampling)
-                )
+                requests.append(self._request(ticket.id))
             groups = answered(self._engine, requests)
         if self._sampled.greedy:
             with timed(self._stats, "time/greedy"):
@@ -106,6 +106,11 @@ class InlineSource:
         for group in scored:
             self._ledger.deliver(group.ticket, attempts[group.ticket], group)
         return scored
+
+    def _request(self, ticket: int) -> Request:
+        sampled = self._sampled
+        prompt = sampled.prompt(ticket)
+        return Request(ticket, prompt, sampled.group_size, sampled.sampling, sampled.seed)
 
     def ack(self, batch: Batch) -> None:
         """Free the batch's slots."""

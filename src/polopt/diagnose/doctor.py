@@ -18,6 +18,7 @@ EXTRAS = {
     "math": ("math-verify",),
     "lora": ("peft",),
     "track": ("tensorboard", "wandb", "trackio"),
+    "vllm": ("vllm",),
 }
 _GIB = 2**30
 
@@ -56,6 +57,7 @@ def _torch() -> Iterator[Finding]:
         yield Finding(package, metadata.version(package))
     yield Finding("processor", f"{_cores()} cores, {torch.get_num_threads()} torch threads")
     yield from _devices(torch)
+    yield _engine(torch)
 
 
 def _devices(torch: Any) -> Iterator[Finding]:  # noqa: ANN401
@@ -67,6 +69,15 @@ def _devices(torch: Any) -> Iterator[Finding]:  # noqa: ANN401
         yield Finding("mps", "available")
     if not torch.cuda.device_count() and not torch.backends.mps.is_available():
         yield Finding("accelerator", "none; runs use the processor")
+
+
+def _engine(torch: Any) -> Finding:  # noqa: ANN401
+    """What ``rollout.engine = "auto"`` means here."""
+    from polopt.rollout.engines.choose import chosen
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    found = chosen("auto", device, samples=True)
+    return Finding("engine", f"{found.engine}: {found.why}", found.advice)
 
 
 def _cores() -> int:

@@ -122,7 +122,7 @@ def _check_preferences(field: str, source: str, algorithm: str, task: TextTask) 
 
 
 def check_packages(recipe: Recipe) -> None:
-    """Check for peft and math-verify where a stage needs them; the others are checked at first use.
+    """Check for peft, math-verify and vllm where a stage needs them; others at first use.
 
     Raises:
         MissingExtraError: names what to install.
@@ -130,6 +130,10 @@ def check_packages(recipe: Recipe) -> None:
     ranks = [stage.model.lora for stage in recipe.stages if stage.model.lora is not None]
     if ranks:
         _check_package(f"model.lora: {ranks[0]}", "peft", "peft", "lora")
+    if any(stage.rollout.engine == "vllm" for stage in recipe.stages):
+        from polopt.rollout.engines.choose import check_vllm  # imports torch
+
+        check_vllm()
     named = (pair for stage in recipe.stages for pair in rewards_by_field(stage))
     where = next((where for where, reward in named if reward.verifier == "math"), None)
     if where is not None:

@@ -11,6 +11,7 @@ from polopt.models.load import (
     read,
     reader_of,
     save,
+    weights,
 )
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "read",
     "reader_of",
     "save",
+    "weights",
 ]

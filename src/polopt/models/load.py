@@ -222,6 +222,12 @@ def save(language_model: LanguageModel | ScalarModel, directory: Path) -> None:
         language_model.tokenizer.save_pretrained(directory)
 
 
+def weights(language_model: LanguageModel) -> dict[str, torch.Tensor]:
+    """The weights by the names that :func:`save` gives them, an adapter merged."""
+    model = language_model.model
+    return adapter.merged(model) if adapter.has_adapter(model) else dict(model.named_parameters())
+
+
 def context_length(language_model: LanguageModel | ScalarModel) -> int:
     """Tokens that the model can attend to at once."""
     return _context(language_model.model.config)

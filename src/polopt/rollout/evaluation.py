@@ -34,6 +34,7 @@ class Examination:
     engine: Engine
     prompts: Sequence[Prompt]
     sampling: Sampling
+    seed: int  # of the draws
     score: Callable[[Sequence[Group]], list[Group]]  # rewards and outcomes filled in
     text: Callable[[Sample], str]
     describe: Callable[[str, Mapping[str, Any]], Mapping[str, float | None]]
@@ -156,7 +157,8 @@ def _number(value: float) -> float | None:
 
 
 def _asked(examination: Examination, sampling: Sampling, count: int) -> list[Group]:
-    asked = [Request(i, p, count, sampling) for i, p in enumerate(examination.prompts)]
+    prompts, seed = examination.prompts, examination.seed
+    asked = [Request(i, prompt, count, sampling, seed) for i, prompt in enumerate(prompts)]
     return examination.score(answered(examination.engine, asked))
 
 

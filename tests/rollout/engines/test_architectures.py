@@ -58,7 +58,7 @@ def test_log_probs_are_those_of_a_plain_forward_pass(kind: str) -> None:
     language_model = of_architecture(kind, **RIGHT[kind])
     sampling = Sampling(0.9, max_new_tokens=16)
     groups = generated(
-        LocalEngine(language_model, seed=1),
+        LocalEngine(language_model),
         [request(i, length, 3, sampling) for i, length in enumerate((1, 9, 17, 40))],
     )
     tensors = experience(Batch(tuple(groups.values()), 0), pad_id=0, device=torch.device("cpu"))
@@ -71,13 +71,13 @@ def test_log_probs_are_those_of_a_plain_forward_pass(kind: str) -> None:
 def test_what_has_a_state_of_its_own_is_refused(kind: str) -> None:
     language_model = of_architecture(kind, **STATEFUL[kind])
     with pytest.raises(ModelError, match=r"model\.path: the local engine cannot decode \w+ForCau"):
-        LocalEngine(language_model, seed=1)
+        LocalEngine(language_model)
 
 
 @pytest.mark.parametrize("kind", WINDOWED)
 def test_rows_that_outgrow_a_sliding_window_are_refused(kind: str) -> None:
     language_model = of_architecture(kind, **WINDOWED[kind])
-    engine = LocalEngine(language_model, seed=1)
+    engine = LocalEngine(language_model)
     generated(engine, [request(0, 16, 1, Sampling(max_new_tokens=16))])  # 32 fit
     engine.submit([request(0, 17, 1, Sampling(max_new_tokens=16))])
     with pytest.raises(ModelError, match="looks back 32 tokens; prompt and response may take 33"):
@@ -92,4 +92,4 @@ def test_an_engine_with_wrong_numbers_does_not_serve(monkeypatch: pytest.MonkeyP
         RaggedCache, "at", lambda cache, positions: honest(cache, positions).logical_not()
     )
     with pytest.raises(ModelError, match="LlamaForCausalLM; its log-probs differ from those"):
-        LocalEngine(of_architecture("llama", **SHARED), seed=1)
+        LocalEngine(of_architecture("llama", **SHARED))

@@ -35,7 +35,7 @@ def language_model(request):
 
 def test_bits_do_not_depend_on_the_batch(language_model) -> None:
     requests = [request(i, length, count=1 + i % 4) for i, length in enumerate(LENGTHS)]
-    engine = LocalEngine(language_model, seed=5)
+    engine = LocalEngine(language_model)
     together = generated(engine, requests)
     lengths = {len(s.tokens) for g in together.values() for s in g.samples}
     assert len(lengths) > 5, "rows that stop at different times"
@@ -51,7 +51,7 @@ def test_bits_do_not_depend_on_the_batch(language_model) -> None:
 def test_rows_that_go_on_keep_their_tokens_when_others_leave() -> None:
     """Every fourth token ends a row: most of 64 have left when the last ones are still going."""
     often = replace(builtin_model(), stop_ids=tuple(range(3, VOCABULARY, 4)))
-    engine = LocalEngine(often, seed=5)
+    engine = LocalEngine(often)
     requests = [request(i, 1 + i % 20) for i in range(64)]
     together = generated(engine, requests)
     lengths = {i: int(group.samples[0].mask.sum()) for i, group in together.items()}
@@ -66,7 +66,7 @@ def test_bits_do_not_depend_on_the_batch_with_two_threads(name: str) -> None:
     torch.set_num_threads(2)
     sampling = Sampling(max_new_tokens=6)
     requests = [request(i, length, 12, sampling) for i, length in enumerate((1, 17, 40))]
-    engine = LocalEngine(builtin_model(name), seed=5)
+    engine = LocalEngine(builtin_model(name))
     together = generated(engine, requests)
     for some in (requests[:1], requests[2:], requests[:0:-1]):
         assert_same_groups(generated(engine, some), together)
@@ -74,7 +74,7 @@ def test_bits_do_not_depend_on_the_batch_with_two_threads(name: str) -> None:
 
 @pytest.mark.parametrize("length", [1, 20])
 def test_a_group_of_one_has_the_first_of_a_group_of_many(language_model, length: int) -> None:
-    engine = LocalEngine(language_model, seed=5)
+    engine = LocalEngine(language_model)
     many = generated(engine, [request(3, length, count=40)])[3]
     for count in (1, 2, 5, 17, 33):  # 17 and 33 leave a remainder of any block
         few = generated(engine, [request(3, length, count=count)])[3]
@@ -84,7 +84,7 @@ def test_a_group_of_one_has_the_first_of_a_group_of_many(language_model, length:
 
 
 def test_more_rows_than_fit_are_decoded_in_several_polls() -> None:
-    engine = LocalEngine(builtin_model(), seed=5)
+    engine = LocalEngine(builtin_model())
     requests = [request(i, 1 + i % 20, count=100) for i in range(13)]
     engine.submit(requests)
     polls = []
@@ -97,14 +97,14 @@ def test_more_rows_than_fit_are_decoded_in_several_polls() -> None:
 
 
 def test_one_request_larger_than_a_poll_is_decoded_whole() -> None:
-    engine = LocalEngine(builtin_model(), seed=5)
+    engine = LocalEngine(builtin_model())
     large = generated(engine, [request(0, 4, count=520)])[0]
     assert len(large.samples) == 520
     assert_same_groups(generated(engine, [request(0, 4, count=3)]), {0: large})
 
 
 def test_the_same_request_twice_is_answered_twice() -> None:
-    engine = LocalEngine(builtin_model(), seed=5)
+    engine = LocalEngine(builtin_model())
     twin = request(0, 4, count=300)
     engine.submit([twin, twin])
     one, two = engine.poll(), engine.poll()
@@ -118,7 +118,7 @@ def test_draws_depend_on_seed_ticket_and_sample_alone() -> None:
     def tokens(seed: int, ticket: int) -> list[list[int]]:
         same = request(1, 8)  # the same prompt under every ticket
         group = generated(
-            LocalEngine(language_model, seed=seed), [Request(ticket, same.prompt, 2, same.sampling)]
+            LocalEngine(language_model), [Request(ticket, same.prompt, 2, same.sampling, seed)]
         )[ticket]
         return [sample.tokens.tolist() for sample in group.samples]
 

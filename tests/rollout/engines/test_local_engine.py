@@ -46,7 +46,7 @@ def test_log_probs_are_those_of_a_plain_forward_pass(
     language_model = builtin_model(name)
     sampling = Sampling(temperature, max_new_tokens=20, min_new_tokens=minimum)
     groups = generated(
-        LocalEngine(language_model, seed=2),
+        LocalEngine(language_model),
         [request(i, length, 4, sampling) for i, length in enumerate((1, 2, 17, 40))],
     )
     samples = all_samples(groups)
@@ -63,7 +63,7 @@ def test_log_probs_are_those_of_a_plain_forward_pass(
 def test_a_minimum_beyond_the_likely_end_is_kept_exactly() -> None:
     language_model = always(STOP)
     groups = generated(
-        LocalEngine(language_model, seed=2),
+        LocalEngine(language_model),
         [request(0, 3, 8, Sampling(max_new_tokens=9, min_new_tokens=5))],
     )
     for sample in groups[0].samples:
@@ -73,7 +73,7 @@ def test_a_minimum_beyond_the_likely_end_is_kept_exactly() -> None:
 
 
 def test_end_of_sequence_as_the_first_token() -> None:
-    groups = generated(LocalEngine(always(STOP), seed=0), [request(0, 4, 3), request(1, 1, 2)])
+    groups = generated(LocalEngine(always(STOP)), [request(0, 4, 3), request(1, 1, 2)])
     for sample in all_samples(groups):
         assert sample.tokens.tolist()[sample.prompt_length :] == [STOP]
         assert sample.finish is Finish.STOP
@@ -83,7 +83,7 @@ def test_end_of_sequence_as_the_first_token() -> None:
 def test_one_new_token_and_a_prompt_of_one() -> None:
     language_model = builtin_model()
     sampling = Sampling(max_new_tokens=1)
-    groups = generated(LocalEngine(language_model, seed=0), [request(0, 1, 30, sampling)])
+    groups = generated(LocalEngine(language_model), [request(0, 1, 30, sampling)])
     for sample in groups[0].samples:
         assert len(sample.tokens) == 2
         stopped = sample.tokens[-1] == STOP
@@ -93,9 +93,7 @@ def test_one_new_token_and_a_prompt_of_one() -> None:
 
 def test_length_is_the_end_of_what_does_not_stop() -> None:
     letter = TOKENIZER("a")["input_ids"][0]
-    groups = generated(
-        LocalEngine(always(letter), seed=0), [request(0, 2, 2, Sampling(max_new_tokens=7))]
-    )
+    groups = generated(LocalEngine(always(letter)), [request(0, 2, 2, Sampling(max_new_tokens=7))])
     for sample in groups[0].samples:
         assert sample.tokens.tolist()[2:] == [letter] * 7
         assert sample.finish is Finish.LENGTH
@@ -104,7 +102,7 @@ def test_length_is_the_end_of_what_does_not_stop() -> None:
 def test_stop_strings_end_a_response_with_themselves() -> None:
     a, b = (TOKENIZER(text)["input_ids"][0] for text in "ab")
     sampling = Sampling(max_new_tokens=40, stop=("ab", "bbb"))
-    groups = generated(LocalEngine(always(a, b), seed=0), [request(0, 2, 24, sampling)])
+    groups = generated(LocalEngine(always(a, b)), [request(0, 2, 24, sampling)])
     texts = [TOKENIZER.decode(s.tokens[s.prompt_length :]) for s in groups[0].samples]
     assert len(set(texts)) > 3
     for text, sample in zip(texts, groups[0].samples, strict=True):
@@ -116,14 +114,14 @@ def test_stop_strings_end_a_response_with_themselves() -> None:
 
 def test_a_prompt_that_holds_the_stop_string_does_not_end_the_response() -> None:
     a, b = (TOKENIZER(text)["input_ids"][0] for text in "ab")
-    stop = Request(0, Prompt(0, "ab", (a, b)), 1, Sampling(max_new_tokens=3, stop=("ab",)))
-    groups = generated(LocalEngine(always(a), seed=0), [stop])
+    stop = Request(0, Prompt(0, "ab", (a, b)), 1, Sampling(max_new_tokens=3, stop=("ab",)), 0)
+    groups = generated(LocalEngine(always(a)), [stop])
     assert groups[0].samples[0].tokens.tolist() == [a, b, a, a, a]
 
 
 def test_the_probability_of_two_equal_tokens_is_a_half() -> None:
     a, b = (TOKENIZER(text)["input_ids"][0] for text in "ab")
-    groups = generated(LocalEngine(always(a, b), seed=0), [request(0, 2, 200)])
+    groups = generated(LocalEngine(always(a, b)), [request(0, 2, 200)])
     tokens = np.concatenate([s.tokens[2:] for s in groups[0].samples])
     logp = np.concatenate([s.logp_rollout[2:] for s in groups[0].samples])
     assert set(tokens.tolist()) == {a, b}
@@ -134,7 +132,7 @@ def test_the_probability_of_two_equal_tokens_is_a_half() -> None:
 def test_greedy_takes_the_most_likely_token_and_temperature_has_no_part() -> None:
     language_model = builtin_model()
     sampling = Sampling(temperature=0.0, max_new_tokens=12)
-    groups = generated(LocalEngine(language_model, seed=0), [request(0, 9, 2, sampling)])
+    groups = generated(LocalEngine(language_model), [request(0, 9, 2, sampling)])
     one, two = groups[0].samples
     assert one.tokens.tolist() == two.tokens.tolist()
     tokens = torch.tensor(one.tokens[None, :-1])
@@ -151,7 +149,7 @@ def test_top_p_renormalises_over_the_smallest_set() -> None:
     with torch.no_grad():  # c: about e^-5 of the probability of a
         language_model.model.lm_head.weight[c] = 45.0 / language_model.model.config.hidden_size
     sampling = Sampling(top_p=0.9, max_new_tokens=20)
-    groups = generated(LocalEngine(language_model, seed=0), [request(0, 2, 40, sampling)])
+    groups = generated(LocalEngine(language_model), [request(0, 2, 40, sampling)])
     tokens = np.concatenate([s.tokens[2:] for s in groups[0].samples])
     logp = np.concatenate([s.logp_rollout[2:] for s in groups[0].samples])
     assert set(tokens.tolist()) == {a, b}
@@ -159,10 +157,10 @@ def test_top_p_renormalises_over_the_smallest_set() -> None:
 
 
 def test_the_version_served_is_stamped_on_what_it_drew() -> None:
-    engine = LocalEngine(builtin_model(), seed=0)
+    engine = LocalEngine(builtin_model())
     assert engine.version == 0
     before = generated(engine, [request(0, 5)])[0].samples[0]
-    engine.update(7)
+    engine.publish(dict, 7)
     assert engine.version == 7
     after = generated(engine, [request(0, 5)])[0].samples[0]
     assert before.spans == (Span(0, 5, len(before.tokens)),)
@@ -171,7 +169,7 @@ def test_the_version_served_is_stamped_on_what_it_drew() -> None:
 
 def test_new_weights_are_used_at_once() -> None:
     language_model = builtin_model()
-    engine = LocalEngine(language_model, seed=0)
+    engine = LocalEngine(language_model)
     generated(engine, [request(0, 5)])
     peaked(language_model.model, 0.5)
     groups = generated(engine, [request(0, 5, 4)])
@@ -180,7 +178,7 @@ def test_new_weights_are_used_at_once() -> None:
 
 def test_requests_of_different_distributions_are_not_mixed() -> None:
     language_model = builtin_model()
-    engine = LocalEngine(language_model, seed=0)
+    engine = LocalEngine(language_model)
     cold, warm = Sampling(0.5, max_new_tokens=9), Sampling(1.0, max_new_tokens=4)
     requests = [request(i, 6, 2, warm if i % 2 else cold) for i in range(4)]
     groups = generated(engine, requests)
@@ -194,19 +192,19 @@ def test_a_prompt_as_long_as_the_context_allows() -> None:
     language_model = builtin_model()
     context = language_model.model.config.max_position_embeddings
     groups = generated(
-        LocalEngine(language_model, seed=0),
+        LocalEngine(language_model),
         [request(0, context - 4, 2, Sampling(max_new_tokens=4)), request(1, 1, 2)],
     )
     assert teacher_forced(language_model, list(groups.values())).abs().max() <= 1e-5
 
 
 def test_an_idle_engine_returns_nothing() -> None:
-    assert LocalEngine(builtin_model(), seed=0).poll() == []
+    assert LocalEngine(builtin_model()).poll() == []
 
 
 def test_prompts_are_returned_as_they_were_given() -> None:
     own = prompt(3, 11)
-    groups = generated(LocalEngine(builtin_model(), seed=0), [Request(9, own, 2, Sampling())])
+    groups = generated(LocalEngine(builtin_model()), [Request(9, own, 2, Sampling(), 0)])
     assert groups[9].prompt is own
     for sample in groups[9].samples:
         assert tuple(sample.tokens[: sample.prompt_length]) == own.tokens

@@ -45,7 +45,7 @@ class Decode:
         ModelError: prompt and response outgrow a sliding window.
     """
 
-    def __init__(self, language_model: LanguageModel, requests: list[Request], seed: int) -> None:
+    def __init__(self, language_model: LanguageModel, requests: list[Request]) -> None:
         self._model, self._tokenizer = language_model.model, language_model.tokenizer
         self._requests, self._sampling = requests, requests[0].sampling
         self._limit = self._sampling.max_new_tokens
@@ -54,7 +54,9 @@ class Decode:
 
         # Of each row: its draws, and what it has so far.
         owner = [i for i, request in enumerate(requests) for _ in range(request.count)]
-        draws = [uniforms(seed, r.ticket, i, self._limit) for r in requests for i in range(r.count)]
+        draws = [
+            uniforms(r.seed, r.ticket, i, self._limit) for r in requests for i in range(r.count)
+        ]
         rows = len(owner)
         self._uniform = torch.tensor(np.stack(draws), device=device)
         self._tokens = torch.zeros(rows, self._limit, dtype=torch.long, device=device)

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+import torch
 
 from polopt.types import Group, Prompt, Sampling
 
 Hear = Callable[[list[int]], None]
 """Called with the tokens of a response so far, after each of them."""
 
+Weights = Callable[[], Mapping[str, torch.Tensor]]
+"""The weights of a policy by the names in its files; called by engines that do not share them."""
+
 
 @dataclass(frozen=True)
 class Request:
-    """``count`` responses to one prompt. (run seed, ticket, sample index) decide the draws."""
+    """``count`` responses to one prompt. (seed, ticket, sample index) decide the draws."""
 
     ticket: int
     prompt: Prompt
     count: int
     sampling: Sampling
+    seed: int  # of the run and of what is asked for: training and evaluation have their own
 
 
 class Engine(Protocol):
@@ -37,8 +43,16 @@ class Engine(Protocol):
         """Groups that are done, [] when nothing is queued; blocks while requests are."""
         ...
 
-    def update(self, version: int) -> None:
-        """Serve the weights of this version from now on."""
+    def publish(self, weights: Weights, version: int) -> None:
+        """Serve these weights from now on; returns when the engine does."""
+        ...
+
+    def rest(self) -> None:
+        """Nothing more is asked for before the next :meth:`publish`: memory may be freed."""
+        ...
+
+    def close(self) -> None:
+        """End what belongs to the engine; a closed engine may be closed again."""
         ...
 
     @property

@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from polopt.memory.plan import MOST_ROWS
 from polopt.models import LanguageModel
 from polopt.rollout.engines.decode import Decode
-from polopt.rollout.engines.interface import Hear, Request
+from polopt.rollout.engines.interface import Hear, Request, Weights
 from polopt.rollout.engines.proof import prove
 from polopt.types import Group
 
@@ -34,26 +34,30 @@ class LocalEngine:
         self,
         language_model: LanguageModel,
         *,
-        seed: int,
         autocast: bool = False,
         rows: int = MOST_ROWS,
     ) -> None:
         self._language_model = language_model
-        self._seed = seed
         self._autocast = autocast
         self._most = rows
         self._queue: list[Request] = []
         self._version = 0
-        prove(self, language_model, autocast=autocast)
+        prove(self, language_model, "local", autocast=autocast)
 
     @property
     def version(self) -> int:
         """The version of the weights being served."""
         return self._version
 
-    def update(self, version: int) -> None:
+    def publish(self, weights: Weights, version: int) -> None:
         """Set the version; the weights are shared."""
         self._version = version
+
+    def rest(self) -> None:
+        """Nothing to do: the engine holds no memory between its polls."""
+
+    def close(self) -> None:
+        """Nothing to do: the engine is a part of this process."""
 
     def submit(self, requests: Sequence[Request]) -> None:
         """Queue requests."""
@@ -73,7 +77,7 @@ class LocalEngine:
             _row_independent_attention(device),
             torch.autocast(device, dtype=torch.bfloat16, enabled=self._autocast),
         ):
-            return Decode(self._language_model, requests, self._seed).run(self._version, heard)
+            return Decode(self._language_model, requests).run(self._version, heard)
 
     def _next(self) -> list[Request]:
         """Take from the queue what is sampled as its first request is, as many rows as fit."""

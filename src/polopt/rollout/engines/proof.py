@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from polopt.errors import ModelError, one_line
+from polopt.errors import ModelError, UserError, one_line
 from polopt.models import LanguageModel
 from polopt.roles.policies.token import score
 from polopt.roles.policies.trunk import Computing
-from polopt.rollout.engines.interface import Engine, Request
+from polopt.rollout.engines.interface import Engine, Request, answered
 from polopt.rollout.groups import experience
 from polopt.types import Batch, Prompt, Sampling
 
@@ -17,23 +17,25 @@ SAMPLING = Sampling(max_new_tokens=4)
 TOLERANCE = {False: 5e-4, True: 0.25}  # mean |Δ log π| in nats: float32, bfloat16
 
 
-def prove(engine: Engine, language_model: LanguageModel, *, autocast: bool) -> None:
+def prove(engine: Engine, language_model: LanguageModel, name: str, *, autocast: bool) -> None:
     """Decode a few tokens and compare their log-probs with those of a pass without a cache.
 
     Raises:
         ModelError: the engine cannot decode this architecture.
     """
-    name = type(language_model.model).__name__
+    refused = f"model.path: the {name} engine cannot decode {type(language_model.model).__name__}"
     try:
         difference = _difference(engine, language_model, autocast)
+    except UserError:
+        raise  # says already what is wrong
     # Architectures with a state or a position encoding of their own fail in ways of their own.
     except (IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         reason = one_line(f"{type(error).__name__}: {error}", 120)
-        raise ModelError(f"model.path: the local engine cannot decode {name} ({reason})") from error
+        raise ModelError(f"{refused} ({reason})") from error
     if not difference <= TOLERANCE[autocast]:
         raise ModelError(
-            f"model.path: the local engine cannot decode {name}; its log-probs differ from those "
-            f"of a plain forward pass by {difference:.3g} on average"
+            f"{refused}; its log-probs differ from those of a plain forward pass by "
+            f"{difference:.3g} on average"
         )
 
 
@@ -44,9 +46,9 @@ def _difference(engine: Engine, language_model: LanguageModel, autocast: bool) -
         Prompt(i, "", tuple((7 * column + i + 1) % vocabulary for column in range(length)))
         for i, length in enumerate(PROMPTS)
     ]
-    engine.submit([Request(prompt.id, prompt, 1, SAMPLING) for prompt in prompts])
+    asked = [Request(prompt.id, prompt, 1, SAMPLING, seed=0) for prompt in prompts]
     device = language_model.model.device
-    tensors = experience(Batch(tuple(engine.poll()), 0), pad_id=0, device=device)
+    tensors = experience(Batch(tuple(answered(engine, asked)), 0), pad_id=0, device=device)
     assert tensors.tokens is not None and tensors.logp_rollout is not None
     plain = score(
         language_model.model,

@@ -1,0 +1,284 @@
+"""The engine of vLLM, in a process of its own: fast on a GPU.
+
+Tokens in, tokens out; log-probs are those of the processed distribution (``processed_logprobs``),
+versions of tokens are vLLM's own. Requests are seeded one by one, so that a run asks for the same
+each time; the bits of what comes back depend on the batch all the same, as those of most kernels
+do. Around an update the engine is paused and its caches dropped, for they hold keys of the old
+weights; on a GPU its memory is freed between the last request and the update.
+
+One process on one device serves the weights. On a GPU this has not been run yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack, closing
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import torch
+
+from polopt.errors import EngineError
+from polopt.models import LanguageModel, context_length, save
+from polopt.rollout.engines import serving
+from polopt.rollout.engines.interface import Request, Weights
+from polopt.rollout.engines.proof import prove
+from polopt.rollout.engines.serving import Server
+from polopt.seeding import derive
+from polopt.types import Finish, Group, Sample, Span
+
+T = TypeVar("T")
+CPU_CACHE = 1 << 30  # bytes of keys and values on a CPU
+CPU_TOKENS = 2048  # read at once on a CPU
+GPU_SHARE = 0.5  # of the memory that is free when the engine starts; the trainer's is still to grow
+SECONDS_A_GIB = 30.0  # beyond the usual patience, for an update
+
+
+class VllmEngine:
+    """Generation by vLLM on a copy of the weights of ``language_model``.
+
+    Args:
+        language_model: of the trainer; the engine is compared with it before it is used.
+        autocast: whether that computes in bfloat16; the engine then does.
+        patience: seconds without an answer after which the engine counts as hung.
+
+    Raises:
+        EngineError: vLLM does not start.
+        ModelError: its log-probs are not those of the model.
+    """
+
+    def __init__(
+        self,
+        language_model: LanguageModel,
+        *,
+        autocast: bool = False,
+        patience: float = serving.PATIENCE,
+    ) -> None:
+        self._language_model, self._autocast = language_model, autocast
+        self._version, self._published, self._rests = 0, False, False
+        self._asked = 0  # responses so far: their names at vLLM
+        serving.environment()
+        self._waiting = set[Future[Group]]()
+        self.sleeps = language_model.model.device.type == "cuda"
+        with ExitStack() as stack:
+            directory = Path(stack.enter_context(TemporaryDirectory(prefix="polopt-vllm-")))
+            save(language_model, directory)
+            arguments = partial(_arguments, directory, language_model, autocast)
+            self._server = stack.enter_context(closing(Server(arguments, patience)))
+            self._begin(directory)
+            self._resources = stack.pop_all()
+
+    def _begin(self, directory: Path) -> None:
+        """Make the way for weights, and see that the engine computes right."""
+        from polopt.rollout.engines.transfer import Client, Transfer
+
+        model, vllm = self._language_model, self._server.vllm
+        self._call(vllm.update_weight_version(str(self._version)), "the start")
+        client = Client(
+            self._server, partial(self._call, doing="an update", patience=_patience(model))
+        )
+        self._transfer = Transfer(client, model.model.device, directory)
+        prove(self, model, "vllm", autocast=self._autocast)
+
+    @property
+    def version(self) -> int:
+        """The version of the weights being served."""
+        return self._version
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Begin to generate."""
+        assert not self._rests, "asked between rest() and publish()"
+        for request in requests:
+            work = asyncio.run_coroutine_threadsafe(self._group(request), self._server.loop)
+            self._waiting.add(work)
+
+    def poll(self) -> list[Group]:
+        """Groups that are done, [] when nothing is being generated.
+
+        Raises:
+            EngineError: the engine died, hung, or refused a request.
+        """
+        return self._call(self._done(), "generation") if self._waiting else []
+
+    def publish(self, weights: Weights, version: int) -> None:
+        """Serve these weights from now on; what is being generated goes on with them.
+
+        Its keys are computed again, and each token says which version drew it.
+
+        Raises:
+            EngineError: the engine died or hung, or serves other weights than it was given.
+            ModelError: after the first update, its log-probs are not those of the model.
+        """
+        vllm = self._server.vllm
+        if self._rests:
+            self._call(vllm.wake_up(["weights"]), "waking up")
+        else:
+            self._call(vllm.pause_generation(mode="keep", clear_cache=True), "a pause")
+        self._transfer.send(weights, version)
+        self._compare(weights)
+        if self._rests:
+            self._call(vllm.wake_up(["kv_cache"]), "waking up")
+        else:
+            self._call(vllm.resume_generation(), "resuming")
+        self._version, self._rests = version, False
+        if not self._published:
+            self._published = True
+            prove(self, self._language_model, "vllm", autocast=self._autocast)
+
+    def rest(self) -> None:
+        """Free the memory of weights and keys on a GPU; the next publish fills it again."""
+        if self.sleeps and not self._rests:
+            self._call(self._server.vllm.sleep(level=2), "falling asleep")
+            self._rests = True
+
+    def close(self) -> None:
+        """End vLLM's process."""
+        self._resources.close()
+
+    def _compare(self, weights: Weights) -> None:
+        """Refuse an engine that serves other weights than those it was given."""
+        from polopt.rollout.engines.transfer import unlike
+
+        (served,) = self._call(self._server.vllm.collective_rpc("polopt_sums"), "an update")
+        dtype = torch.bfloat16 if self._autocast else torch.float32
+        different = unlike({name: w.to(dtype) for name, w in weights().items()}, served)
+        if different is not None:
+            raise EngineError(f"rollout.engine: vllm serves other weights than it got: {different}")
+
+    def _call(self, work: Coroutine[Any, Any, T], doing: str, patience: float = 0.0) -> T:
+        return self._server.call(work, doing, patience)
+
+    async def _done(self) -> list[Group]:
+        """The groups that are done, once there are some."""
+        waiting = {asyncio.wrap_future(one): one for one in self._waiting}
+        done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        self._waiting -= {waiting[one] for one in done}
+        return [one.result() for one in done]
+
+    async def _group(self, request: Request) -> Group:
+        samples = [self._sample(request, index) for index in range(request.count)]
+        return Group(request.ticket, request.prompt, tuple(await asyncio.gather(*samples)))
+
+    async def _sample(self, request: Request, index: int) -> Sample:
+        """One response, as vLLM gives it once it is whole."""
+        self._asked += 1
+        prompt = {"prompt_token_ids": list(request.prompt.tokens)}
+        parameters = _parameters(request, index, self._language_model.stop_ids)
+        outputs = self._server.vllm.generate(prompt, parameters, str(self._asked))
+        (whole,) = [output async for output in outputs]
+        return _sample(request, whole.outputs[0], self._language_model)
+
+
+def _arguments(directory: Path, language_model: LanguageModel, autocast: bool) -> dict[str, Any]:
+    """The settings of vLLM that make it the sampler that training needs."""
+    from vllm.config.weight_transfer import (  # pyright: ignore[reportMissingImports]
+        WeightTransferConfig,
+    )
+
+    from polopt.rollout.engines.transfer import EXTENSION, backend
+
+    device = language_model.model.device
+    return {
+        "model": str(directory),
+        "dtype": "bfloat16" if autocast else "float32",
+        "max_model_len": -1,  # the context of the model, or what memory holds of it
+        "logprobs_mode": "processed_logprobs",
+        "generation_config": "vllm",  # nothing of the model's own settings for sampling
+        "weight_transfer_config": WeightTransferConfig(backend=backend(device)),
+        "worker_extension_cls": EXTENSION,
+        "distributed_executor_backend": "uni",  # one process to watch, and to end
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,
+        **(_on_gpu(device) if device.type == "cuda" else _on_cpu(context_length(language_model))),
+    }
+
+
+def _on_cpu(context: int) -> dict[str, Any]:
+    """Prompts are read whole: a part of one, with a seed of its own, ends vLLM 0.32 on a CPU."""
+    return {
+        "kv_cache_memory_bytes": CPU_CACHE,
+        "enforce_eager": True,
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": max(context, CPU_TOKENS),
+    }
+
+
+def _on_gpu(device: torch.device) -> dict[str, Any]:
+    """Share the GPU of the trainer."""
+    free, total = torch.cuda.mem_get_info(device)
+    return {"gpu_memory_utilization": GPU_SHARE * free / total, "enable_sleep_mode": True}
+
+
+def _patience(language_model: LanguageModel) -> float:
+    """Seconds that an update may take beyond the usual: it blocks the engine."""
+    size = sum(p.numel() * p.element_size() for p in language_model.model.parameters())
+    return SECONDS_A_GIB * size / 2**30
+
+
+def _parameters(request: Request, index: int, stop_ids: tuple[int, ...]) -> Any:  # noqa: ANN401
+    """What vLLM is asked for: the distribution of ``sampler.py``, and draws of this sample."""
+    from vllm.sampling_params import RequestOutputKind  # pyright: ignore[reportMissingImports]
+
+    from vllm import SamplingParams  # pyright: ignore[reportMissingImports]
+
+    sampling = request.sampling
+    return SamplingParams(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        max_tokens=sampling.max_new_tokens,
+        min_tokens=min(sampling.min_new_tokens, sampling.max_new_tokens),
+        stop=list(sampling.stop),
+        stop_token_ids=list(stop_ids),
+        seed=derive(request.seed, request.ticket, index),
+        logprobs=0,  # of the token itself, none beside it
+        detokenize=bool(sampling.stop),
+        skip_special_tokens=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
+def _sample(request: Request, given: Any, language_model: LanguageModel) -> Sample:  # noqa: ANN401
+    """A completion of vLLM as a sample; its versions are those that vLLM gave its tokens.
+
+    Raises:
+        EngineError: vLLM did not finish it.
+    """
+    if given.finish_reason not in ("stop", "length"):
+        raise EngineError(f"rollout.engine: vllm ended a response by {given.finish_reason}")
+    response = list(given.token_ids)
+    stopped = given.finish_reason == "stop"
+    if request.sampling.stop and (end := _end(response, request.sampling.stop, language_model)):
+        response, stopped = response[:end], True
+    logp = [
+        by_token[token].logprob for by_token, token in zip(given.logprobs, response, strict=False)
+    ]
+    start = len(request.prompt.tokens)
+    end = start + len(response)
+    spans = [
+        Span(int(one.version), start + one.start, min(start + one.end, end))
+        for one in given.weight_versions
+        if start + one.start < end
+    ]
+    return Sample(
+        tokens=np.array([*request.prompt.tokens, *response], dtype=np.int64),
+        mask=np.arange(end) >= start,
+        logp_rollout=np.array([*[np.nan] * start, *logp], dtype=np.float32),
+        prompt_length=start,
+        spans=tuple(spans),
+        finish=Finish.STOP if stopped else Finish.LENGTH,
+        sampling=request.sampling,
+    )
+
+
+def _end(response: list[int], stop: tuple[str, ...], model: LanguageModel) -> int | None:
+    """Tokens up to the first stop string: vLLM looks for none before ``min_new_tokens``."""
+    for length in range(1, len(response) + 1):
+        text = cast(str, model.tokenizer.decode(response[:length]))
+        if any(one in text for one in stop):
+            return length
+    return None
