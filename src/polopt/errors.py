@@ -44,6 +44,10 @@ class RewardError(UserError, RuntimeError):
     """A reward function that broke its contract."""
 
 
+class DeviceMemoryError(UserError, MemoryError):
+    """A device that has no room for a phase of a run."""
+
+
 class NonFiniteError(UserError, ArithmeticError):
     """NaN or infinity where the mathematics needs a number."""
 

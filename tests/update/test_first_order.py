@@ -18,7 +18,7 @@ from polopt.math.surrogates import clipped
 from polopt.models import LanguageModel
 from polopt.objective import TOKEN, KLTerm, PolicyObjective, idle_rows, policy_loss, step_terms
 from polopt.recipe import Update
-from polopt.roles import Actor
+from polopt.roles import Actor, Computing
 from polopt.roles.policies.token import Outputs
 from polopt.types import Advantages, Experience, StepRows, TokenRows
 from polopt.update import FirstOrder
@@ -219,6 +219,8 @@ def test_gradients_are_clipped_by_their_global_norm() -> None:
 
 class OneWeight:
     """A role with one weight w, which says w times what was seen."""
+
+    how = Computing()
 
     def __init__(self) -> None:
         self.weight = torch.nn.Parameter(torch.zeros(()))

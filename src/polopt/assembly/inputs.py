@@ -181,6 +181,7 @@ class StageInputs:
             autocast=by_device(self.device, self.recipe.model.dtype) == "bfloat16",
             checkpointing=bool(update.checkpointing),  # None: the plan found no need
             tokens=update.micro_batch_tokens,
+            tell=partial(self.tell, warning=True),
         )
 
     def froze(self, model: torch.nn.Module) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from polopt.coordination import checkpoint
+from polopt.coordination import checkpoint, memory
 from polopt.coordination.stage import Event, Measured, Observer, Stage
 from polopt.coordination.timing import timed
 from polopt.errors import Stopped
@@ -84,8 +84,9 @@ def _step(stage: Stage, progress: Progress, context: RunContext) -> None:
     batch: Any = None
     learned, line, asked = list[Measured](), Metrics(), list[str]()
     for turn in range(1, stage.batches_per_step + 1):
-        batch = stage.source.next_batch()
-        with timed(line, "time/update"):
+        with memory.told("rollout", context.run.path):
+            batch = stage.source.next_batch()
+        with timed(line, "time/update"), memory.told("update", context.run.path):
             learned.append(_learn(stage, batch, progress.stage_step))
         if turn == stage.batches_per_step:
             progress.step += 1
@@ -167,7 +168,7 @@ def _evaluate(stage: Stage, progress: Progress, context: RunContext, label: str)
     context.observe(Event("message", {"text": f"evaluating {label}".strip()}))
     # An evaluation inside a step counts into the time of the step; before training there is none.
     kind = "compare" if label == "before" else "evaluate"
-    with timed(_seconds(progress, stage), kind):
+    with timed(_seconds(progress, stage), kind), memory.told("evaluation", context.run.path):
         evaluation = stage.evaluate(bool(label))
     if label:
         progress.evaluations.setdefault(stage.name, {})[label] = {
@@ -243,7 +244,8 @@ def save(stage: Stage, progress: Progress, context: RunContext) -> None:
             "learners": counters,
             "offsets": context.run.offsets(),
         }
-        path = checkpoint.save(directory, progress.step, state, write)
+        with memory.told("checkpoint", context.run.path):
+            path = checkpoint.save(directory, progress.step, state, write)
         link_best(directory, progress)
         # This one too: a damaged checkpoint of a later step would count among the newest.
         pinned = {path.name, *progress.stage_ends.values(), progress.best.get("checkpoint", "")}

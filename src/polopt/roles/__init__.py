@@ -5,7 +5,7 @@ from polopt.roles.critic import Critic
 from polopt.roles.policies.trunk import Computing
 from polopt.roles.reference import WithoutAdapter, frozen
 from polopt.roles.reward import padded, reward_of, step_ends, step_rewards_of
-from polopt.roles.scorer import Scorer, joined, measured, micro_batches, together
+from polopt.roles.scorer import Scorer, halved_once, joined, measured, micro_batches, together
 
 __all__ = [
     "Actor",
@@ -14,6 +14,7 @@ __all__ = [
     "Scorer",
     "WithoutAdapter",
     "frozen",
+    "halved_once",
     "joined",
     "measured",
     "micro_batches",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 
@@ -13,6 +13,7 @@ from polopt.roles.policies.token import Outputs, Quantity
 from polopt.roles.policies.trunk import Computing
 from polopt.types import RowIndex, StepRows, TokenRows
 
+Result = TypeVar("Result")
 AT_ONCE = 128  # rows of steps in a forward pass without gradient
 
 
@@ -45,13 +46,42 @@ def together(
     scorer: Scorer, rows: TokenRows | StepRows, quantities: Sequence[Quantity]
 ) -> list[torch.Tensor]:
     """Several outputs of every row, [B, ...] each, without gradient, in the order of the names."""
-    parts = _passes(scorer, rows)
-    outputs = [scorer.score(rows.rows(part), frozenset(quantities)) for part in parts]
-    found = [torch.cat([getattr(one, name) for one in outputs]) for name in quantities]
-    if len(parts) == 1:
-        return found
-    back = cast(torch.Tensor, joined(parts)).argsort()
-    return [x[back] for x in found]
+
+    def measure(tokens: int | None) -> list[torch.Tensor]:
+        parts = _passes(rows, tokens)
+        outputs = [scorer.score(rows.rows(part), frozenset(quantities)) for part in parts]
+        found = [torch.cat([getattr(one, name) for one in outputs]) for name in quantities]
+        if len(parts) == 1:
+            return found
+        back = cast(torch.Tensor, joined(parts)).argsort()
+        return [x[back] for x in found]
+
+    return halved_once(measure, rows, scorer.how.tokens, scorer.how.tell)[0]
+
+
+def halved_once(
+    compute: Callable[[int | None], Result],
+    rows: TokenRows | StepRows,
+    tokens: int | None,
+    tell: Callable[[str], None],
+) -> tuple[Result, int | None]:
+    """Compute with so many tokens a pass; out of memory, once more with half of them.
+
+    Sums over passes do not depend on their size, so that the numbers stay the same up to rounding.
+
+    Returns:
+        What was computed, and the tokens of a pass with which it was.
+
+    Raises:
+        OutOfMemoryError: half is too much, too.
+    """
+    try:
+        return compute(tokens), tokens
+    except torch.OutOfMemoryError:
+        half = max(1, (tokens or rows.shape[0] * rows.shape[1]) // 2)
+    # Out of the handler, whose traceback held what was computed.
+    tell(f"out of memory in a pass of {tokens or 'all'} tokens; going on with at most {half}")
+    return compute(half), half
 
 
 def joined(parts: Sequence[RowIndex]) -> RowIndex:
@@ -59,10 +89,10 @@ def joined(parts: Sequence[RowIndex]) -> RowIndex:
     return parts[0] if len(parts) == 1 else torch.cat([cast(torch.Tensor, part) for part in parts])
 
 
-def _passes(scorer: Scorer, rows: TokenRows | StepRows) -> Sequence[RowIndex]:
+def _passes(rows: TokenRows | StepRows, tokens: int | None) -> Sequence[RowIndex]:
     if isinstance(rows, StepRows):
         return torch.arange(rows.shape[0]).split(AT_ONCE)
-    return micro_batches(rows, scorer.how.tokens)
+    return micro_batches(rows, tokens)
 
 
 def micro_batches(

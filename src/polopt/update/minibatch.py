@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, Protocol, Self, TypeVar, cast
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from torch import Tensor
 from polopt.errors import NonFiniteError
 from polopt.math.guards import read_together
 from polopt.recipe import Update
-from polopt.roles import Scorer, joined, measured, micro_batches
+from polopt.roles import Scorer, halved_once, joined, measured, micro_batches
 from polopt.roles.policies.token import Outputs, Quantity
 from polopt.seeding import derive
 from polopt.types import Advantages, Experience, Metrics, RowIndex
@@ -82,6 +82,7 @@ class FirstOrder(Generic[T]):
         self.keeps = keeps  # weights that are in no other file of the checkpoint
         self.optimiser_steps = 0
         self._watched = Metrics()
+        self._tokens = settings.micro_batch_tokens
         self._named = dict(scorer.parameters)
         self._weights = list(self._named.values())
         self._optimiser = torch.optim.AdamW(
@@ -135,28 +136,45 @@ class FirstOrder(Generic[T]):
         if self.loss.needs_logp:
             logp = measured(self.scorer, experience.inputs, "logp")
             experience = replace(experience, logp=logp)
-        self._free()
-        totals: dict[str, Tensor] = {}
         with read_together():
             experience, terms = self._busy(experience, self.loss.terms(experience, advantages))
-            logp = list[Tensor | None]()
-            parts = self._micro_batches(experience)
-            for micro in parts:
-                outputs = self.scorer.score(experience.inputs.rows(micro), self.loss.want)
-                logp.append(None if outputs.logp is None else outputs.logp.detach())
-                _backward(*self.loss.value(outputs, terms.rows(micro)), totals)
-            for companion in self.companions:
-                _backward(*companion(self.optimiser_steps), totals)
+            (totals, watched), self._tokens = halved_once(
+                lambda tokens: self._gradient(experience, terms, tokens),
+                experience.inputs,
+                self._tokens,
+                self.scorer.how.tell,
+            )
         totals["grad_norm"] = torch.nn.utils.get_total_norm(
             [weight.grad for weight in self._weights if weight.grad is not None]
         )
         # One read for all: each one waits for the accelerator.
         values = dict(zip(totals, torch.stack([*totals.values()]).tolist(), strict=True))
-        if self.loss.watch is not None and parts:
-            whole = experience.rows(joined(parts))
-            self._watched = self.loss.watch(replace(whole, logp_old=torch.cat(cast(Any, logp))))
+        if self.loss.watch is not None and watched is not None:
+            self._watched = self.loss.watch(watched)
         self._move(values["grad_norm"], totals["grad_norm"], step)
         return {"loss": 0.0} | values
+
+    def _gradient(
+        self, experience: Experience, terms: T, tokens: int | None
+    ) -> tuple[dict[str, Tensor], Experience | None]:
+        """Add up the gradient, in passes of so many tokens.
+
+        Returns:
+            Sums of the metrics, and the rows as they were computed with their log-probs.
+        """
+        self._free()
+        totals, logp = dict[str, Tensor](), list[Tensor]()
+        parts = self._micro_batches(experience, tokens)
+        for micro in parts:
+            outputs = self.scorer.score(experience.inputs.rows(micro), self.loss.want)
+            if outputs.logp is not None:
+                logp.append(outputs.logp.detach())
+            _backward(*self.loss.value(outputs, terms.rows(micro)), totals)
+        for companion in self.companions:
+            _backward(*companion(self.optimiser_steps), totals)
+        if self.loss.watch is None or not logp:
+            return totals, None
+        return totals, replace(experience.rows(joined(parts)), logp_old=torch.cat(logp))
 
     def _busy(self, experience: Experience, terms: T) -> tuple[Experience, T]:
         """The rows that add something to the loss, and their terms."""
@@ -188,12 +206,12 @@ class FirstOrder(Generic[T]):
         for weight in self._weights:
             weight.grad = None
 
-    def _micro_batches(self, experience: Experience) -> Sequence[RowIndex]:
-        """Row indices of each forward pass, at most ``micro_batch_tokens`` tokens."""
+    def _micro_batches(self, experience: Experience, tokens: int | None) -> Sequence[RowIndex]:
+        """Row indices of each forward pass, at most so many tokens."""
         if not len(experience.mask):
             return []
         groups = experience.group if self.loss.whole_groups else None
-        return micro_batches(experience.inputs, self.settings.micro_batch_tokens, groups)
+        return micro_batches(experience.inputs, tokens, groups)
 
     def save(self, directory: Path) -> dict[str, int]:
         """Write the optimiser's tensors; return its counters."""

@@ -16,6 +16,10 @@ from polopt.roles.policies.packed import packed_rows
 from polopt.types import TokenRows
 
 
+def _nobody(_: str) -> None:
+    """Nobody is told."""
+
+
 @dataclass(frozen=True)
 class Computing:
     """How a pass is computed, whatever is computed in it."""
@@ -23,6 +27,7 @@ class Computing:
     autocast: bool = False  # products in bfloat16
     checkpointing: bool = False  # keep the input of each layer, compute the rest of it twice
     tokens: int | None = None  # in one pass, at most; None: all of a batch
+    tell: Callable[[str], None] = _nobody  # of what a run should know
 
 
 @dataclass(frozen=True)
