@@ -21,19 +21,32 @@ from polopt.rollout.engines.interface import Hear, Request
 from polopt.rollout.engines.proof import prove
 from polopt.types import Group
 
-MAX_ROWS = 512  # decoded together; more wait for the next poll
+ROWS = 512  # decoded together
 
 
 class LocalEngine:
     """Generation in this process on the weights of ``language_model`` (an alias, no copy).
 
+    Args:
+        language_model: in evaluation mode.
+        seed: of the draws.
+        autocast: whether products are taken in bfloat16.
+        rows: decoded together at most; others wait until some have ended.
+
     Raises:
         ModelError: an architecture that cannot be decoded with a ragged cache.
     """
 
-    def __init__(self, language_model: LanguageModel, *, seed: int, autocast: bool = False) -> None:
+    def __init__(
+        self,
+        language_model: LanguageModel,
+        *,
+        seed: int,
+        autocast: bool = False,
+        rows: int = ROWS,
+    ) -> None:
         self._language_model = language_model
-        self._seed = seed
+        self._seed, self._rows = seed, rows
         self._autocast = autocast
         self._queue: list[Request] = []
         self._version = 0
@@ -53,7 +66,7 @@ class LocalEngine:
         self._queue.extend(requests)
 
     def poll(self, heard: Hear | None = None) -> list[Group]:
-        """Decode queued requests of one sampling distribution, as many as fit; [] when idle.
+        """Decode queued requests of one sampling distribution; [] when idle.
 
         ``heard`` gets the first response of them after each token, to show it as it grows.
         """
@@ -66,21 +79,14 @@ class LocalEngine:
             _row_independent_attention(device),
             torch.autocast(device, dtype=torch.bfloat16, enabled=self._autocast),
         ):
-            return Decode(self._language_model, requests, self._seed).run(self._version, heard)
+            decode = Decode(self._language_model, requests, self._seed, self._rows)
+            return decode.run(self._version, heard)
 
     def _next(self) -> list[Request]:
-        """Take from the queue what is sampled as its first request is, up to ``MAX_ROWS`` rows."""
-        taken, left = list[Request](), list[Request]()
-        rows = 0
-        for request in self._queue:
-            fits = not taken or rows + request.count <= MAX_ROWS
-            if request.sampling == self._queue[0].sampling and fits:
-                taken.append(request)
-                rows += request.count
-            else:
-                left.append(request)
-        self._queue = left
-        return taken
+        """Take from the queue what is sampled as its first request is."""
+        sampling, queue = self._queue[0].sampling, self._queue
+        self._queue = [request for request in queue if request.sampling != sampling]
+        return [request for request in queue if request.sampling == sampling]
 
 
 def _row_independent_attention(device: str) -> AbstractContextManager[object]:

@@ -28,11 +28,11 @@ def processed_logits(
     Args:
         logits: [B, V].
         sampling: temperature 0 leaves the logits as they are (the sampler takes the largest).
-        forbidden: [N] ids of tokens that may not be drawn, or None.
+        forbidden: [B, V] bool, tokens that may not be drawn; None: there are none.
     """
     logits = logits.float()
     if forbidden is not None:
-        logits = logits.index_fill(-1, forbidden, -torch.inf)
+        logits = logits.masked_fill(forbidden, -torch.inf)
     if sampling.temperature > 0:
         logits = logits / sampling.temperature
     if sampling.top_p < 1.0:
