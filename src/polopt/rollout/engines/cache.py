@@ -46,7 +46,6 @@ class RaggedLayer(CacheLayerMixin):
             (self.key_columns, key_states),
             (self.value_columns, value_states),
         ):
-            # Under autocast one step may leave float32 what another leaves bfloat16.
             columns.scatter_(2, self.positions.expand_as(states), states.to(columns.dtype))
         return self.key_columns[:, :, : self.visible], self.value_columns[:, :, : self.visible]
 
@@ -119,16 +118,18 @@ def ragged(prefilled: DynamicCache, rows: Tensor, lengths: Tensor, columns: int)
         lengths: [B], its columns that are real.
         columns: of a row.
     """
+    device = rows.device.type
+    # Rotated keys are float32 under autocast, and attention would cast them at every token.
+    low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
 
-    def grown(states: Tensor, dtype: torch.dtype) -> Tensor:
+    def grown(states: Tensor) -> Tensor:
         room = columns - states.shape[2]
-        return torch.nn.functional.pad(states[rows].to(dtype), (0, 0, 0, room))
+        return torch.nn.functional.pad(states[rows].to(low or states.dtype), (0, 0, 0, room))
 
-    layers = list[RaggedLayer]()
-    for layer in cast(Sequence[DynamicLayer], prefilled.layers):
-        keys, values = _full(layer.keys), _full(layer.values)
-        # Rotated keys come in float32 under autocast, and would be cast at every token.
-        layers.append(RaggedLayer(grown(keys, values.dtype), grown(values, values.dtype)))
+    layers = [
+        RaggedLayer(grown(_full(layer.keys)), grown(_full(layer.values)))
+        for layer in cast(Sequence[DynamicLayer], prefilled.layers)
+    ]
     seen = torch.zeros(len(rows), columns, dtype=layers[0].key_columns.dtype, device=rows.device)
     beyond = torch.arange(columns, device=rows.device) >= lengths[:, None]
     return RaggedCache(layers, seen.masked_fill_(beyond, -torch.inf))

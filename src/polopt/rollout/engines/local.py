@@ -18,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from polopt.models import LanguageModel
 from polopt.rollout.engines.decode import Decode
 from polopt.rollout.engines.interface import Hear, Request
+from polopt.rollout.engines.lowered import lowered
 from polopt.rollout.engines.proof import prove
 from polopt.types import Group
 
@@ -75,12 +76,18 @@ class LocalEngine:
         requests = self._next()
         device = self._language_model.model.device.type
         with (
+            self._weights(device),
             torch.inference_mode(),
             _row_independent_attention(device),
             torch.autocast(device, dtype=torch.bfloat16, enabled=self._autocast),
         ):
             decode = Decode(self._language_model, requests, self._seed, self._rows)
             return decode.run(self._version, heard)
+
+    def _weights(self, device: str) -> AbstractContextManager[object]:
+        """On an accelerator those in bfloat16 are made once; on the CPU there is less to gain."""
+        low = self._autocast and device != "cpu"
+        return lowered(self._language_model.model) if low else nullcontext()
 
     def _next(self) -> list[Request]:
         """Take from the queue what is sampled as its first request is."""
