@@ -16,6 +16,7 @@ from polopt.models import LanguageModel
 from polopt.objective import TOKEN, PolicyObjective, policy_loss, step_terms
 from polopt.recipe import Update
 from polopt.roles import Actor
+from polopt.roles.policies import head
 from polopt.rollout.engines import LocalEngine, Request, decode, local
 from polopt.types import Advantages, Experience, Group, Prompt, Sampling, TokenRows
 from polopt.update import FirstOrder
@@ -194,7 +195,7 @@ def batch(rows: int, length: int) -> tuple[Experience, Advantages]:
     group = torch.arange(rows, device=DEVICE)
     rewards = torch.zeros(rows, device=DEVICE)
     experience = Experience(
-        mask, group, rewards, logp_old=logp, tokens=TokenRows(tokens, attention, 4)
+        mask, group, rewards, logp_old=logp, tokens=TokenRows(tokens, attention, 4, 0.7, 2)
     )
     return experience, Advantages(advantages, mask, valid)
 
@@ -219,9 +220,12 @@ def of_update(layers: int, length: int, passes: int) -> Syncs:
     return found
 
 
-def test_the_syncs_of_an_update_grow_with_micro_batches_alone() -> None:
+def test_the_syncs_of_an_update_grow_with_micro_batches_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(head, "_ON_DEVICE", 0)  # logits of 128 tokens at once
     few = of_update(1, 8, 2)
-    for layers, length in ((1, 40), (3, 8), (3, 40)):
+    for layers, length in ((1, 100), (3, 8), (3, 100)):
         other = of_update(layers, length, 2)
         assert (other.reads, other.writes) == (few.reads, few.writes)
     three, four = of_update(1, 8, 3).total, of_update(1, 8, 4).total

@@ -88,7 +88,7 @@ def test_a_group_of_one_has_the_first_of_a_group_of_many(language_model, length:
 def test_waiting_rows_take_the_slots_of_those_that_ended() -> None:
     """Every fourth token ends a row; at most 24 rows of 140 are decoded at once."""
     often = replace(builtin_model(), stop_ids=tuple(range(3, VOCABULARY, 4)))
-    requests = [request(i, 1 + 9 * i, count=20) for i in range(7)]  # up to 55 tokens: blocks grow
+    requests = [request(i, 1 + 13 * i, count=20) for i in range(7)]  # of one and of two blocks
     together = generated(LocalEngine(often, seed=5), requests)
     engine, seen = LocalEngine(often, seed=5, rows=24), list[int]()
     engine.submit(requests)
