@@ -3,6 +3,21 @@
 Importing this registers ``npy`` with torch, for the whole process. A tensor on it holds one on the
 CPU, which nobody sees. What CUDA refuses is refused: operands on two devices, numpy on a device.
 What makes CUDA's host wait is counted. It says nothing of speed, of kernels, or of their rounding.
+
+What torch needs besides a table of operations, and why:
+
+    swap_module_params_on_conversion   a tensor of another class cannot become ``parameter.data``
+    get_amp_supported_dtype            ``torch.autocast`` asks the module of a new device for it
+    fallthrough for autocast           torch has one for its own devices alone
+    list of lowered products           the same; those of CUDA that language models use
+    arange, eye, linspace, randperm    torch makes an empty one grow, which a wrapper cannot
+    _copy_from                         ``torch.tensor(..., device=)`` copies past all dispatch
+    Pretend.tolist                     torch refuses it to subclasses; CUDA copies and gives it
+    Pretend.untyped_storage, data_ptr  safetensors and transformers tell tied weights by them
+    Pretend.data                       assigned by TRPO and by peft; what is held has to follow
+    composite operations               under inference_mode they arrive whole, reads hidden inside
+
+No generator is needed: polopt draws on the host.
 """
 
 from __future__ import annotations
