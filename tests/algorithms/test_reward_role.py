@@ -75,7 +75,7 @@ def built(given: list[dict[str, Any]], flags: Mapping[str, Any] | None = None) -
 
 def batch(of: StageContext) -> tuple[list[Group], Experience]:
     """Groups of a random policy, scored."""
-    engine = of.engine("rollout")
+    engine = of.engine
     requests = [
         replace(request(i, 5, 4), prompt=of.text.prompt(i), sampling=of.sampling) for i in range(3)
     ]

@@ -110,7 +110,9 @@ def micro_batches(
         return [slice(None)]
     if isinstance(rows, StepRows):
         return torch.arange(count).split(max(1, tokens // width))
-    return cuts(sizes(rows), tokens, None if groups is None else groups.cpu().numpy())
+    found = cuts(sizes(rows), tokens, None if groups is None else groups.cpu().numpy())
+    # Every field of a batch is cut by them, and would copy an index of the host once more.
+    return [part.to(rows.tokens.device, non_blocking=True) for part in found]
 
 
 def trainable(model: torch.nn.Module, prefix: str = "") -> dict[str, torch.nn.Parameter]:

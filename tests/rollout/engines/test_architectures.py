@@ -88,8 +88,12 @@ def test_an_engine_with_wrong_numbers_does_not_serve(monkeypatch: pytest.MonkeyP
     from polopt.rollout.engines.cache import RaggedCache
 
     honest = RaggedCache.at
-    monkeypatch.setattr(
-        RaggedCache, "at", lambda cache, positions: honest(cache, positions).logical_not()
+    monkeypatch.setattr(  # sees what it must not see, and nothing else
+        RaggedCache,
+        "at",
+        lambda cache, positions, reach: torch.zeros(()).where(
+            honest(cache, positions, reach).isinf(), -1e9
+        ),
     )
     with pytest.raises(ModelError, match="LlamaForCausalLM; its log-probs differ from those"):
         LocalEngine(of_architecture("llama", **SHARED))

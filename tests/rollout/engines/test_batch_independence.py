@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from polopt.rollout.engines import LocalEngine, Request
+from polopt.rollout.engines.decode import padded
 from polopt.types import Group, Sample, Sampling
 from random_models import SHARED, VOCABULARY, builtin_model, generated, of_architecture, request
 
+CPU = torch.device("cpu")
 LENGTHS = [1, 2, 3, 15, 16, 17, 31, 33, 47, 64, 65, 90, 127, 128, 129]  # around every block size
 
 
@@ -83,32 +85,43 @@ def test_a_group_of_one_has_the_first_of_a_group_of_many(language_model, length:
     assert len({s.tokens.tobytes() for s in many.samples}) > 1
 
 
-def test_more_rows_than_fit_are_decoded_in_several_polls() -> None:
-    engine = LocalEngine(builtin_model())
-    requests = [request(i, 1 + i % 20, count=100) for i in range(13)]
+def test_waiting_rows_take_the_slots_of_those_that_ended() -> None:
+    """Every fourth token ends a row; at most 24 rows of 140 are decoded at once."""
+    often = replace(builtin_model(), stop_ids=tuple(range(3, VOCABULARY, 4)))
+    requests = [request(i, 1 + 13 * i, count=20) for i in range(7)]  # of one and of two blocks
+    together = generated(LocalEngine(often), requests)
+    engine, seen = LocalEngine(often, rows=24), list[int]()
     engine.submit(requests)
-    polls = []
-    while finished := engine.poll():
-        polls.append(finished)
-    assert [len(poll) for poll in polls] == [5, 5, 3]  # 500 of 512 rows fit
-    everything = {group.ticket: group for poll in polls for group in poll}
-    assert sorted(everything) == list(range(13))
-    assert_same_groups(generated(engine, [requests[7]]), everything)
+    with often.model.register_forward_pre_hook(
+        lambda *of: seen.append(of[2]["input_ids"].shape), with_kwargs=True
+    ):
+        groups = engine.poll()
+    assert [group.ticket for group in groups] == list(range(7)) and engine.poll() == []
+    assert_same_groups({group.ticket: group for group in groups}, together)
+    decoded = [rows for rows, width in seen if width == 1]
+    assert max(decoded) == padded(24, CPU)
+    alone = max(len(s.tokens) - s.prompt_length for g in groups for s in g.samples)
+    assert (
+        alone
+        < len(decoded)
+        < sum(max(len(s.tokens) - s.prompt_length for s in g.samples) for g in groups)
+    ), "longer than one batch, shorter than one batch after the other"
 
 
-def test_one_request_larger_than_a_poll_is_decoded_whole() -> None:
-    engine = LocalEngine(builtin_model())
-    large = generated(engine, [request(0, 4, count=520)])[0]
-    assert len(large.samples) == 520
-    assert_same_groups(generated(engine, [request(0, 4, count=3)]), {0: large})
+def test_a_group_larger_than_the_rows_is_split() -> None:
+    engine = LocalEngine(builtin_model(), rows=16)
+    large = generated(engine, [request(0, 4, count=50)])[0]
+    assert len(large.samples) == 50
+    whole = LocalEngine(builtin_model())
+    assert_same_groups({0: large}, generated(whole, [request(0, 4, count=50)]))
 
 
 def test_the_same_request_twice_is_answered_twice() -> None:
     engine = LocalEngine(builtin_model())
-    twin = request(0, 4, count=300)
+    twin = request(0, 4, count=3)
     engine.submit([twin, twin])
-    one, two = engine.poll(), engine.poll()
-    assert_same(one[0].samples[0], two[0].samples[0])
+    one, two = engine.poll()
+    assert_same_groups({0: one}, {0: two})
     assert engine.poll() == []
 
 

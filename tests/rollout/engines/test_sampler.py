@@ -103,7 +103,7 @@ def test_temperature_is_a_division_of_logits() -> None:
 
 
 def test_forbidden_tokens_leave_before_the_nucleus() -> None:
-    forbidden = torch.tensor([1])
+    forbidden = torch.tensor([[False, True, False, False]])
     processed = processed_logits(logits_of(0.1, 0.4, 0.2, 0.3), Sampling(top_p=0.5), forbidden)
     assert torch.isfinite(processed).tolist() == [[False, False, False, True]]  # 0.3 of 0.6
 

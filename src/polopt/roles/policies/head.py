@@ -61,7 +61,8 @@ class Sampled:
         if self.closed is None:
             return logits
         forbidden = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
-        forbidden[list(self.stop_ids)] = True
+        for token in self.stop_ids:  # a list of them would be copied to the device, and waited for
+            forbidden[token] = True
         return logits.masked_fill(self.closed[part, None] & forbidden, -torch.inf)
 
 

@@ -7,9 +7,11 @@ up. Columns come in blocks of 64 for the same reason (vector kernels treat a tai
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
+from torch import Tensor
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
@@ -26,25 +28,25 @@ class RaggedLayer(CacheLayerMixin):
 
     is_sliding = False
 
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
         super().__init__()
         self.key_columns, self.value_columns = keys, values
         self.is_initialized = True
-        self.positions = torch.zeros(keys.shape[0], dtype=torch.long, device=keys.device)
+        self.positions = torch.zeros(keys.shape[0], 1, 1, 1, dtype=torch.long, device=keys.device)
         self.visible = keys.shape[2]
 
-    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Nothing to do: the layer is made full size."""
 
     def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: object, **__: object
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, key_states: Tensor, value_states: Tensor, *_: object, **__: object
+    ) -> tuple[Tensor, Tensor]:
         """Write one column a row, [B, heads, 1, d], and return the visible columns."""
-        rows = torch.arange(key_states.shape[0], device=key_states.device)
-        # Under autocast one step may leave float32 what another leaves bfloat16.
-        keys, values = self.key_columns, self.value_columns
-        keys[rows, :, self.positions] = key_states[:, :, 0].to(keys.dtype)
-        values[rows, :, self.positions] = value_states[:, :, 0].to(values.dtype)
+        for columns, states in (
+            (self.key_columns, key_states),
+            (self.value_columns, value_states),
+        ):
+            columns.scatter_(2, self.positions.expand_as(states), states.to(columns.dtype))
         return self.key_columns[:, :, : self.visible], self.value_columns[:, :, : self.visible]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -52,8 +54,8 @@ class RaggedLayer(CacheLayerMixin):
         return self.visible, 0
 
     def get_seq_length(self) -> int:
-        """Columns in use by the longest row."""
-        return int(self.positions.max())
+        """Columns in view; what a row has of them is known to its device alone."""
+        return self.visible
 
     def get_max_length(self) -> int:
         """The number of columns."""
@@ -61,40 +63,90 @@ class RaggedLayer(CacheLayerMixin):
 
 
 class RaggedCache(Cache):
-    """The layers of :class:`RaggedLayer`, moved together."""
+    """The layers of :class:`RaggedLayer`, moved together, and what each row sees of them.
 
-    def __init__(self, layers: list[RaggedLayer]) -> None:
+    Args:
+        layers: with the same rows and columns.
+        seen: [B, columns], added to attention scores: 0 in the columns that a row has, else -inf.
+            Every attention takes such a mask, eager ones too.
+    """
+
+    def __init__(self, layers: Sequence[RaggedLayer], seen: Tensor) -> None:
         super().__init__(layers=[*layers])
-        self.rows = layers
+        self.rows, self.seen = layers, seen
 
-    def at(self, positions: torch.Tensor) -> torch.Tensor:
-        """Point every row at the column it writes next and return its mask [B, 1, 1, columns]."""
-        visible = min(blocks(int(positions.max()) + 1), self.rows[0].get_max_length())
+    @property
+    def columns(self) -> int:
+        """The room of a row."""
+        return self.seen.shape[1]
+
+    def at(self, positions: Tensor, reach: int) -> Tensor:
+        """Point every row at the column it writes next and return its mask [B, 1, 1, columns].
+
+        Args:
+            positions: [B].
+            reach: the largest of them; the host counts along, for reading it would wait.
+        """
+        visible = min(blocks(reach + 1), self.columns)
+        self.seen.scatter_(1, positions[:, None], 0.0)
         for layer in self.rows:
-            layer.positions, layer.visible = positions, visible
-        columns = torch.arange(visible, device=positions.device)
-        return (columns[None, :] <= positions[:, None])[:, None, None, :]
+            layer.positions, layer.visible = positions[:, None, None, None], visible
+        return self.seen[:, None, None, :visible]
 
-    def keep(self, rows: torch.Tensor) -> None:
+    def keep(self, rows: Tensor) -> None:
         """Keep these rows only."""
+        self.seen = self.seen[rows]
         for layer in self.rows:
             layer.key_columns = layer.key_columns[rows]
             layer.value_columns = layer.value_columns[rows]
 
+    def join(self, other: RaggedCache) -> None:
+        """Take in the rows of another one."""
+        columns = max(self.columns, other.columns)
+        self.seen = torch.cat([_wider(x.seen, columns, -torch.inf) for x in (self, other)])
+        for one, its in zip(self.rows, other.rows, strict=True):
+            one.key_columns = _joined(one.key_columns, its.key_columns, columns)
+            one.value_columns = _joined(one.value_columns, its.value_columns, columns)
 
-def ragged(prefilled: DynamicCache, rows: torch.Tensor, columns: int) -> RaggedCache:
-    """Repeat the prompts' columns for the rows that continue them, with room to grow."""
 
-    def grown(states: torch.Tensor) -> torch.Tensor:
+def ragged(prefilled: DynamicCache, rows: Tensor, lengths: Tensor, columns: int) -> RaggedCache:
+    """Repeat the prompts' columns for the rows that continue them, with room to grow.
+
+    Args:
+        prefilled: of the prompts.
+        rows: [B], the prompt of each row.
+        lengths: [B], its columns that are real.
+        columns: of a row.
+    """
+    device = rows.device.type
+    # Rotated keys are float32 under autocast, and attention would cast them at every token.
+    low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+
+    def grown(states: Tensor) -> Tensor:
         room = columns - states.shape[2]
-        return torch.nn.functional.pad(states[rows], (0, 0, 0, room))
+        return torch.nn.functional.pad(states[rows].to(low or states.dtype), (0, 0, 0, room))
 
-    layers = [cast(DynamicLayer, layer) for layer in prefilled.layers]
-    return RaggedCache(
-        [RaggedLayer(grown(_full(layer.keys)), grown(_full(layer.values))) for layer in layers]
+    layers = [
+        RaggedLayer(grown(_full(layer.keys)), grown(_full(layer.values)))
+        for layer in cast(Sequence[DynamicLayer], prefilled.layers)
+    ]
+    seen = torch.zeros(len(rows), columns, dtype=layers[0].key_columns.dtype, device=rows.device)
+    beyond = torch.arange(columns, device=rows.device) >= lengths[:, None]
+    return RaggedCache(layers, seen.masked_fill_(beyond, -torch.inf))
+
+
+def _wider(x: Tensor, columns: int, fill: float) -> Tensor:
+    """[B, C] with more columns."""
+    return torch.nn.functional.pad(x, (0, columns - x.shape[1]), value=fill)
+
+
+def _joined(one: Tensor, other: Tensor, columns: int) -> Tensor:
+    """Rows [B, heads, C, d] of two caches, with the same columns."""
+    return torch.cat(
+        [torch.nn.functional.pad(x, (0, 0, 0, columns - x.shape[2])) for x in (one, other)]
     )
 
 
-def _full(states: torch.Tensor | None) -> torch.Tensor:
+def _full(states: Tensor | None) -> Tensor:
     assert states is not None, "checked when the prompts were read"
     return states

@@ -1,16 +1,21 @@
-"""One batch of responses, decoded token by token.
+"""A queue of responses, decoded token by token.
 
-A *row* is a response; a *slot* is a row of the batch that the model sees. ``live`` says which row
-each slot holds: at first all of them, then ever fewer, and always some fillers that repeat one.
+A *row* is a response; a *slot* is a row of the batch that the model sees. Rows that have ended make
+room: waiting ones take their slots. The host looks at what was drawn after a stretch of tokens, for
+each look waits for an accelerator; what a row draws beyond its end is thrown away.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from polopt.errors import ModelError
 from polopt.models import LanguageModel, context_length
@@ -23,55 +28,87 @@ if TYPE_CHECKING:
 
     from polopt.rollout.engines.cache import RaggedCache
 
+STRETCH = 16  # tokens between two looks at an accelerator
 PREFILL_BLOCK = 16
 ROW_BLOCK = 16
-COMPACT_BELOW = 0.75  # share of live rows below which the finished ones leave
+REFILL_BELOW = 0.75  # share of slots with a row that goes on, below which the others are given up
 
 
-def padded(rows: int) -> int:
+def padded(rows: int, device: torch.device) -> int:
     """The number of slots that are decoded for ``rows`` responses.
 
     CPU matrix kernels give other bits below 4 rows a thread (twice that to be safe), and vector
     kernels in what is left over from whole blocks of 16 or 32 numbers.
     """
+    if device.type != "cpu":
+        return rows
     least = max(rows, 8 * torch.get_num_threads())
     return -(-least // ROW_BLOCK) * ROW_BLOCK
 
 
+@dataclass
+class Row:
+    """A response, as far as it has come."""
+
+    request: Request
+    sample: int
+    tokens: list[int] = field(default_factory=list[int])
+    logp: list[np.float32] = field(default_factory=list[np.float32])
+    stopped: bool = False
+
+    @property
+    def going(self) -> bool:
+        """Whether it has not ended."""
+        return not self.stopped and len(self.tokens) < self.request.sampling.max_new_tokens
+
+    @property
+    def reach(self) -> int:
+        """The column of the token that is fed next."""
+        return len(self.request.prompt.tokens) - 1 + len(self.tokens)
+
+
+@dataclass
+class Slots:
+    """What is decoded together, on the device; S slots."""
+
+    cache: RaggedCache
+    uniform: Tensor  # [S, limit] float64, the draws
+    first: Tensor  # [S] column of the last token of the prompt
+    next: Tensor  # [S] the token that is fed next
+    position: Tensor  # [S] its column
+
+    def keep(self, slots: Tensor) -> None:
+        """Keep these only."""
+        self.cache.keep(slots)
+        for name in ("uniform", "first", "next", "position"):
+            setattr(self, name, getattr(self, name)[slots])
+
+    def join(self, other: Slots) -> None:
+        """Take in others."""
+        self.cache.join(other.cache)
+        for name in ("uniform", "first", "next", "position"):
+            setattr(self, name, torch.cat([getattr(self, name), getattr(other, name)]))
+
+
 class Decode:
-    """The state of a batch while it is decoded; its requests share sampling parameters.
+    """Responses to requests that share sampling parameters, at most ``rows`` of them at once.
 
     Raises:
         ModelError: prompt and response outgrow a sliding window.
     """
 
-    def __init__(self, language_model: LanguageModel, requests: list[Request]) -> None:
-        self._model, self._tokenizer = language_model.model, language_model.tokenizer
-        self._requests, self._sampling = requests, requests[0].sampling
-        self._limit = self._sampling.max_new_tokens
-        device = self._model.device
-        self._stop_ids = torch.tensor(language_model.stop_ids, device=device)
-
-        # Of each row: its draws, and what it has so far.
-        owner = [i for i, request in enumerate(requests) for _ in range(request.count)]
-        draws = [
-            uniforms(r.seed, r.ticket, i, self._limit) for r in requests for i in range(r.count)
-        ]
-        rows = len(owner)
-        self._uniform = torch.tensor(np.stack(draws), device=device)
-        self._tokens = torch.zeros(rows, self._limit, dtype=torch.long, device=device)
-        self._logp = torch.zeros(rows, self._limit, device=device)
-        self._length = torch.zeros(rows, dtype=torch.long, device=device)
-        self._stopped = torch.zeros(rows, dtype=torch.bool, device=device)
-
-        # Of each slot: its row, the token it feeds next and the column of that token.
-        filler = [0] * (padded(rows) - rows)
-        self._live = torch.tensor([*range(rows), *filler], device=device)
-        request_of = torch.tensor(owner, device=device)[self._live]
-        prompts = [request.prompt.tokens for request in requests]
-        self._cache = _prefill(language_model, prompts, request_of, self._limit)
-        self._next = torch.tensor([p[-1] for p in prompts], device=device)[request_of]
-        self._position = torch.tensor([len(p) - 1 for p in prompts], device=device)[request_of]
+    def __init__(
+        self, language_model: LanguageModel, requests: Sequence[Request], rows: int
+    ) -> None:
+        self._of, self._most = language_model, rows
+        self._sampling = requests[0].sampling
+        self._device = language_model.model.device
+        self._stop_ids = self._moved(language_model.stop_ids)
+        longest = max(len(request.prompt.tokens) for request in requests)
+        _check_window(language_model.model, longest + self._sampling.max_new_tokens)
+        self._groups = [[Row(request, i) for i in range(request.count)] for request in requests]
+        self._waiting = deque(row for group in self._groups for row in group)
+        self._row_of: list[Row | None] = []  # of each slot; None: a filler, which repeats another
 
     def run(self, version: int, heard: Hear | None = None) -> list[Group]:
         """Decode until every row has stopped or reached the limit.
@@ -80,83 +117,122 @@ class Decode:
             version: of the policy.
             heard: gets the first row after each token.
         """
-        for step in range(self._limit):
-            token, logp = self._step(step)
-            self._record(step, token, logp)
+        stretch = 1 if heard is not None or self._device.type == "cpu" else STRETCH
+        while self._filled():
+            self._decode(stretch)
             if heard is not None:
-                heard(self._tokens[0, : int(self._length[0])].tolist())
-            if bool(self._stopped.all()):
-                break
-            self._compact()
-        return self._groups(version)
+                heard(self._groups[0][0].tokens)
+        return [_group(rows, version) for rows in self._groups]
 
-    def _step(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """One token for every slot and its log-prob."""
-        visible = self._cache.at(self._position)
-        # Added to the attention scores: every attention takes such a mask, eager ones too.
-        mask = torch.zeros(visible.shape, device=visible.device).masked_fill(~visible, -torch.inf)
-        logits = self._model(
-            input_ids=self._next[:, None],
-            position_ids=self._position[:, None],
-            attention_mask=mask,
-            past_key_values=self._cache,
+    def _filled(self) -> bool:
+        """Let finished rows leave and waiting ones in, once enough finished; False: all have."""
+        going = [slot for slot, row in enumerate(self._row_of) if row is not None and row.going]
+        if not (going or self._waiting):
+            return False
+        left = len(going) if self._waiting else padded(len(going), self._device)
+        if going and left > REFILL_BELOW * len(self._row_of):
+            return True
+        room = min(len(self._waiting), self._most - len(going))
+        more = [self._waiting.popleft() for _ in range(room)]
+        rows = [*(self._row_of[slot] for slot in going), *more]
+        fillers = padded(len(rows), self._device) - len(rows)
+        new = self._read(more, fillers) if more else None
+        if going:
+            self._slots.keep(self._moved(going if new else [*going, *going[:1] * fillers]))
+            if new is not None:
+                self._slots.join(new)
+        elif new is not None:
+            self._slots = new
+        self._row_of = [*rows, *[None] * fillers]
+        return True
+
+    def _decode(self, stretch: int) -> None:
+        """Draw some tokens for every slot; then look at them."""
+        going = [row for row in self._row_of if row is not None and row.going]
+        reach, least = max(row.reach for row in going), min(len(row.tokens) for row in going)
+        most = self._sampling.max_new_tokens - least
+        drawn = [self._step(reach + i, least + i) for i in range(min(stretch, most))]
+        tokens, logp = (torch.stack(column) for column in zip(*drawn, strict=True))
+        # One read for both: log-probs travel by their bits.
+        seen = torch.stack([tokens.int(), logp.view(torch.int32)]).cpu().numpy()
+        for slot, row in enumerate(self._row_of):
+            if row is not None:
+                self._take(row, seen[0, :, slot].tolist(), seen[1, :, slot].view(np.float32))
+
+    def _step(self, reach: int, least: int) -> tuple[Tensor, Tensor]:
+        """One token for every slot and its log-prob.
+
+        Args:
+            reach: the last column that any row uses.
+            least: tokens that every row has at least.
+        """
+        slots, sampling = self._slots, self._sampling
+        logits = self._of.model(
+            input_ids=slots.next[:, None],
+            position_ids=slots.position[:, None],
+            attention_mask=slots.cache.at(slots.position, reach),
+            past_key_values=slots.cache,
             use_cache=True,
         ).logits[:, -1]
-        forbidden = self._stop_ids if step < self._sampling.min_new_tokens else None
-        logits = processed_logits(logits, self._sampling, forbidden)
-        greedy = self._sampling.temperature == 0
-        return draw(logits, self._uniform[self._live, step], greedy=greedy)
+        so_far, forbidden = (slots.position - slots.first)[:, None], None
+        if least < sampling.min_new_tokens:
+            ends = torch.zeros_like(logits, dtype=torch.bool).index_fill(1, self._stop_ids, True)
+            forbidden = ends & (so_far < sampling.min_new_tokens)
+        logits = processed_logits(logits, sampling, forbidden)
+        uniform = slots.uniform.gather(1, so_far)[:, 0]
+        token, logp = draw(logits, uniform, greedy=sampling.temperature == 0)
+        slots.next = token
+        # Until the host looks, a row goes on beyond its end, where it feeds its last column anew.
+        slots.position = torch.minimum(
+            slots.position + 1, slots.first + sampling.max_new_tokens - 1
+        )
+        return token, logp
 
-    def _record(self, step: int, token: torch.Tensor, logp: torch.Tensor) -> None:
-        """Write what was drawn for the rows that were still going; move them on."""
-        going = ~self._stopped[self._live]
-        rows = self._live[going]
-        self._tokens[rows, step] = token[going]
-        self._logp[rows, step] = logp[going]
-        self._length[rows] = step + 1
-        self._stopped[rows] = torch.isin(token[going], self._stop_ids)
-        if self._sampling.stop:
-            self._stop_at_strings(rows)
-        self._next = token
-        room = self._cache.rows[0].get_max_length() - 1
-        self._position = torch.where(going, self._position + 1, self._position).clamp(max=room)
+    def _take(self, row: Row, tokens: Sequence[int], logp: NDArray[np.float32]) -> None:
+        """Give a row what was drawn for it, as far as its end."""
+        for token, value in zip(tokens, logp, strict=True):
+            if not row.going:
+                return
+            row.tokens.append(token)
+            row.logp.append(value)
+            row.stopped = token in self._of.stop_ids or self._says_stop(row.tokens)
 
-    def _stop_at_strings(self, rows: torch.Tensor) -> None:
-        for row in set(rows.tolist()):
-            text = cast(str, self._tokenizer.decode(self._tokens[row, : int(self._length[row])]))
-            if any(stop in text for stop in self._sampling.stop):
-                self._stopped[row] = True
+    def _says_stop(self, tokens: list[int]) -> bool:
+        if not self._sampling.stop:
+            return False
+        text = cast(str, self._of.tokenizer.decode(tokens))
+        return any(stop in text for stop in self._sampling.stop)
 
-    def _compact(self) -> None:
-        """Drop finished rows once enough of them have stopped."""
-        going = ~self._stopped[self._live]
-        count = padded(int(going.sum()))
-        if count > COMPACT_BELOW * len(self._live):
-            return
-        keep = torch.argsort(~going, stable=True)[:count]
-        self._cache.keep(keep)
-        self._live, self._next = self._live[keep], self._next[keep]
-        self._position = self._position[keep]
+    def _read(self, rows: Sequence[Row], fillers: int) -> Slots:
+        """Slots for rows that begin, and some that repeat the first; a prompt is read once."""
+        requests, owner = list[Request](), list[int]()
+        for row in rows:
+            if not requests or requests[-1] is not row.request:
+                requests.append(row.request)
+            owner.append(len(requests) - 1)
+        owner += [0] * fillers
+        limit = self._sampling.max_new_tokens
+        draws = [uniforms(row.request.seed, row.request.ticket, row.sample, limit) for row in rows]
+        prompts = [request.prompt.tokens for request in requests]
+        first = self._moved([len(prompts[i]) - 1 for i in owner])
+        return Slots(
+            cache=_prefill(self._of, prompts, self._moved(owner), first, limit),
+            uniform=self._moved(np.stack([*draws, *draws[:1] * fillers])),
+            first=first,
+            next=self._moved([prompts[i][-1] for i in owner]),
+            position=first,
+        )
 
-    def _groups(self, version: int) -> list[Group]:
-        """The rows as samples, request by request."""
-        tokens, logp = self._tokens.cpu().numpy(), self._logp.cpu().numpy()
-        lengths, stopped = self._length.tolist(), self._stopped.tolist()
-        groups, row = list[Group](), 0
-        for request in self._requests:
-            samples = tuple(
-                _sample(request, tokens[i, :n], logp[i, :n], stopped[i], version)
-                for i, n in enumerate(lengths[row : row + request.count], row)
-            )
-            groups.append(Group(request.ticket, request.prompt, samples))
-            row += request.count
-        return groups
+    def _moved(self, numbers: Sequence[int] | NDArray[Any]) -> Tensor:
+        """Numbers on the device; nobody waits for them."""
+        return torch.tensor(numbers).to(self._device, non_blocking=True)
 
 
 def _prefill(
     language_model: LanguageModel,
-    prompts: list[tuple[int, ...]],
-    request_of: torch.Tensor,
+    prompts: Sequence[tuple[int, ...]],
+    request_of: Tensor,
+    lengths: Tensor,
     limit: int,
 ) -> RaggedCache:
     """Read every prompt once, all but its last token, which the first step feeds."""
@@ -166,17 +242,17 @@ def _prefill(
 
     model = language_model.model
     longest = max(len(prompt) for prompt in prompts)
-    _check_window(model, longest + limit)
     width = -(-longest // PREFILL_BLOCK) * PREFILL_BLOCK
     width = min(width, context_length(language_model))
     pad = cast(int, language_model.tokenizer.pad_token_id)
-    tokens = torch.full((len(prompts), width), pad, device=model.device)
+    tokens = np.full((len(prompts), width), pad)
     for row, prompt in enumerate(prompts):
-        tokens[row, : len(prompt) - 1] = torch.tensor(prompt[:-1], dtype=torch.long)
+        tokens[row, : len(prompt) - 1] = prompt[:-1]
+    given = torch.from_numpy(tokens).to(model.device, non_blocking=True)
     cache = DynamicCache()
     # Padding stands after the text, so the causal mask alone keeps it out.
-    model(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
-    return ragged(cache, request_of, blocks(max(longest + limit, width)))
+    model(input_ids=given, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    return ragged(cache, request_of, lengths, blocks(max(longest + limit, width)))
 
 
 def _check_window(model: PreTrainedModel, columns: int) -> None:
@@ -193,21 +269,21 @@ def _check_window(model: PreTrainedModel, columns: int) -> None:
         )
 
 
-def _sample(
-    request: Request,
-    tokens: NDArray[np.int64],
-    logp: NDArray[np.float32],
-    stopped: bool,
-    version: int,
-) -> Sample:
-    start = len(request.prompt.tokens)
-    end = start + len(tokens)
+def _group(rows: Sequence[Row], version: int) -> Group:
+    """The rows of a request as samples."""
+    request = rows[0].request
+    return Group(request.ticket, request.prompt, tuple(_sample(row, version) for row in rows))
+
+
+def _sample(row: Row, version: int) -> Sample:
+    prompt = row.request.prompt.tokens
+    start, end = len(prompt), len(prompt) + len(row.tokens)
     return Sample(
-        tokens=np.concatenate([np.array(request.prompt.tokens, dtype=np.int64), tokens]),
+        tokens=np.array([*prompt, *row.tokens], dtype=np.int64),
         mask=np.arange(end) >= start,
-        logp_rollout=np.concatenate([np.full(start, np.nan, dtype=np.float32), logp]),
+        logp_rollout=np.array([*[np.nan] * start, *row.logp], dtype=np.float32),
         prompt_length=start,
         spans=(Span(version, start, end),),
-        finish=Finish.STOP if stopped else Finish.LENGTH,
-        sampling=request.sampling,
+        finish=Finish.STOP if row.stopped else Finish.LENGTH,
+        sampling=row.request.sampling,
     )

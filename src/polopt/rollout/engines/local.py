@@ -19,12 +19,18 @@ from polopt.memory.plan import MOST_ROWS
 from polopt.models import LanguageModel
 from polopt.rollout.engines.decode import Decode
 from polopt.rollout.engines.interface import Hear, Request, Weights
+from polopt.rollout.engines.lowered import lowered
 from polopt.rollout.engines.proof import prove
 from polopt.types import Group
 
 
 class LocalEngine:
     """Generation in this process on the weights of ``language_model`` (an alias, no copy).
+
+    Args:
+        language_model: in evaluation mode.
+        autocast: whether products are taken in bfloat16.
+        rows: decoded together at most; others wait until some have ended.
 
     Raises:
         ModelError: an architecture that cannot be decoded with a ragged cache.
@@ -64,7 +70,7 @@ class LocalEngine:
         self._queue.extend(requests)
 
     def poll(self, heard: Hear | None = None) -> list[Group]:
-        """Decode queued requests of one sampling distribution, as many as fit; [] when idle.
+        """Decode queued requests of one sampling distribution; [] when idle.
 
         ``heard`` gets the first response of them after each token, to show it as it grows.
         """
@@ -73,25 +79,24 @@ class LocalEngine:
         requests = self._next()
         device = self._language_model.model.device.type
         with (
+            self._weights(device),
             torch.inference_mode(),
             _row_independent_attention(device),
             torch.autocast(device, dtype=torch.bfloat16, enabled=self._autocast),
         ):
-            return Decode(self._language_model, requests).run(self._version, heard)
+            decode = Decode(self._language_model, requests, self._most)
+            return decode.run(self._version, heard)
+
+    def _weights(self, device: str) -> AbstractContextManager[object]:
+        """On an accelerator those in bfloat16 are made once; on the CPU there is less to gain."""
+        low = self._autocast and device != "cpu"
+        return lowered(self._language_model.model) if low else nullcontext()
 
     def _next(self) -> list[Request]:
-        """Take from the queue what is sampled as its first request is, as many rows as fit."""
-        taken, left = list[Request](), list[Request]()
-        rows = 0
-        for request in self._queue:
-            fits = not taken or rows + request.count <= self._most
-            if request.sampling == self._queue[0].sampling and fits:
-                taken.append(request)
-                rows += request.count
-            else:
-                left.append(request)
-        self._queue = left
-        return taken
+        """Take from the queue what is sampled as its first request is."""
+        sampling, queue = self._queue[0].sampling, self._queue
+        self._queue = [request for request in queue if request.sampling != sampling]
+        return [request for request in queue if request.sampling == sampling]
 
 
 def _row_independent_attention(device: str) -> AbstractContextManager[object]:
