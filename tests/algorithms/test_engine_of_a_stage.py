@@ -57,7 +57,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Copied]:
     Copied.made = []
     monkeypatch.setattr(
         "polopt.assembly.inputs.made",
-        lambda _, model, *, autocast, rows: Copied(model, autocast=autocast),
+        lambda _, model, *, autocast, **_more: Copied(model, autocast=autocast),
     )
     return Copied.made
 

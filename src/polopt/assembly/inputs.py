@@ -154,8 +154,13 @@ class StageInputs:
                 text = f"{found.engine} generates: {found.why}"
                 self.tell(f"{text}; {found.advice}" if found.advice else text)
             model = actor.language_model
-            rows, autocast = self.recipe.rollout.rows, actor.how.autocast
-            self.serving.engine = made(found.engine, model, autocast=autocast, rows=rows)
+            self.serving.engine = made(
+                found.engine,
+                model,
+                autocast=actor.how.autocast,
+                rows=self.recipe.rollout.rows,
+                tell=actor.how.tell,
+            )
         return self.serving.engine
 
     def tell(self, text: str, *, warning: bool = False) -> None:

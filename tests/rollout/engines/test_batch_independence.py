@@ -142,3 +142,35 @@ def test_draws_depend_on_seed_ticket_and_sample_alone() -> None:
     assert tokens(2, 1) != base
     assert tokens(1, 2) != base
     assert base[0] != base[1]
+
+
+def test_out_of_memory_halves_the_rows_and_keeps_the_numbers() -> None:
+    language_model, lines, seen = builtin_model(), list[str](), list[int]()
+    requests = [request(i, 4 + i, count=10) for i in range(4)]
+    whole = generated(LocalEngine(language_model), requests)
+    engine = LocalEngine(language_model, tell=lines.append)
+
+    def full(_: object, __: object, given: dict[str, torch.Tensor]) -> None:
+        seen.append(len(given["input_ids"]))
+        if seen[-1] > padded(20, CPU):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with language_model.model.register_forward_pre_hook(full, with_kwargs=True):
+        found = generated(engine, requests)
+    assert_same_groups(found, whole)
+    assert lines == ["out of memory while decoding; going on with 20 rows at once"]
+
+
+def test_no_room_for_one_row_is_an_error() -> None:
+    language_model = builtin_model()
+    engine = LocalEngine(language_model)
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with language_model.model.register_forward_pre_hook(full):
+        engine.submit([request(0, 4)])
+        with pytest.raises(torch.OutOfMemoryError):
+            engine.poll()
+        with pytest.raises(torch.OutOfMemoryError):  # and not "cannot decode this architecture"
+            LocalEngine(language_model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module, metadata
 from pathlib import Path
@@ -67,6 +68,7 @@ def made(
     *,
     autocast: bool,
     rows: int | None = None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Engine:
     """The engine of that name on a model.
 
@@ -75,13 +77,14 @@ def made(
         language_model: the policy.
         autocast: products in bfloat16.
         rows: that the local engine decodes together at most; None: as many as it ever does.
+        tell: of what a run should know.
 
     Raises:
         EngineError: it does not start.
         ModelError: an architecture that it cannot decode.
     """
     if name == "local":
-        return LocalEngine(language_model, autocast=autocast, rows=rows or MOST_ROWS)
+        return LocalEngine(language_model, autocast=autocast, rows=rows or MOST_ROWS, tell=tell)
     from polopt.rollout.engines.vllm import VllmEngine
 
     return VllmEngine(language_model, autocast=autocast)

@@ -9,7 +9,7 @@ any model where 3, 5 or 6 threads cut long vectors anywhere.)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -31,6 +31,7 @@ class LocalEngine:
         language_model: in evaluation mode.
         autocast: whether products are taken in bfloat16.
         rows: decoded together at most; others wait until some have ended.
+        tell: of what a run should know: out of memory, half as many rows are decoded from then on.
 
     Raises:
         ModelError: an architecture that cannot be decoded with a ragged cache.
@@ -42,8 +43,9 @@ class LocalEngine:
         *,
         autocast: bool = False,
         rows: int = MOST_ROWS,
+        tell: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self._language_model = language_model
+        self._language_model, self._tell = language_model, tell
         self._autocast = autocast
         self._most = rows
         self._queue: list[Request] = []
@@ -77,6 +79,15 @@ class LocalEngine:
         if not self._queue:
             return []
         requests = self._next()
+        try:
+            return self._decoded(requests, heard)
+        except torch.OutOfMemoryError:
+            self._most = max(1, min(self._most, sum(r.count for r in requests)) // 2)
+        # Out of the handler, whose traceback held the cache. Draws go by the request: the same.
+        self._tell(f"out of memory while decoding; going on with {self._most} rows at once")
+        return self._decoded(requests, heard)
+
+    def _decoded(self, requests: Sequence[Request], heard: Hear | None) -> list[Group]:
         device = self._language_model.model.device.type
         with (
             self._weights(device),

@@ -26,8 +26,8 @@ def prove(engine: Engine, language_model: LanguageModel, name: str, *, autocast:
     refused = f"model.path: the {name} engine cannot decode {type(language_model.model).__name__}"
     try:
         difference = _difference(engine, language_model, autocast)
-    except UserError:
-        raise  # says already what is wrong
+    except (UserError, torch.OutOfMemoryError):
+        raise  # says already what is wrong, and it is not the architecture
     # Architectures with a state or a position encoding of their own fail in ways of their own.
     except (IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         reason = one_line(f"{type(error).__name__}: {error}", 120)
