@@ -14,8 +14,6 @@ from polopt.roles import Actor, Computing, measured
 from polopt.types import TokenRows
 from random_models import builtin_model
 
-WIDTH = 13
-
 
 class Card(Actor):
     """An actor on a device that has room for so many rows in a pass."""

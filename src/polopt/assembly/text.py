@@ -163,10 +163,9 @@ def frozen_start(of: StageContext) -> Scorer:
     if of.recipe.model.lora is not None:
         return WithoutAdapter(of.actor)
     reference = of.inputs.language_model(of.inputs.start)
-    if of.recipe.kl.refresh_every:  # it follows the policy by steps that half precision would lose
-        return frozen(reference, of.actor.how)
-    of.inputs.froze(reference.model)
-    return Actor(reference, of.actor.how)
+    if not of.recipe.kl.refresh_every:  # one that follows the policy would lose its small steps
+        of.inputs.froze(reference.model)
+    return frozen(reference, of.actor.how)
 
 
 def _following(of: StageContext, reference: Scorer | None) -> list[Learner]:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from polopt.errors import ModelError
 from polopt.models import LanguageModel, context_length
+from polopt.roles.policies.proven import window
 from polopt.rollout.engines.interface import Hear, Request
 from polopt.rollout.engines.sampler import draw, processed_logits, uniforms
 from polopt.types import Finish, Group, Sample, Span
@@ -257,14 +258,9 @@ def _prefill(
 
 def _check_window(model: PreTrainedModel, columns: int) -> None:
     """Refuse rows that outgrow a sliding window or a chunk: the ragged cache shows every column."""
-    config = model.config.get_text_config()
-    if set(getattr(config, "layer_types", None) or ()) == {"full_attention"}:
-        return
-    names = ("sliding_window", "attention_chunk_size", "window_size")
-    widths = [width for name in names if isinstance(width := getattr(config, name, None), int)]
-    if widths and min(widths) < columns:
+    if (most := window(model)) < columns:
         raise ModelError(
-            f"model.path: the model looks back {min(widths)} tokens; prompt and response may take "
+            f"model.path: the model looks back {most} tokens; prompt and response may take "
             f"{columns}, and the local engine needs all of them in view"
         )
 
