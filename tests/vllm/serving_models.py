@@ -46,9 +46,7 @@ def plain(model: LanguageModel, sample: Sample) -> torch.Tensor:
     tokens = torch.tensor(sample.tokens)
     logits = model.model(tokens[None]).logits[0, start - 1 : -1]
     early = torch.arange(len(logits)) < sampling.min_new_tokens
-    stop = torch.tensor(model.stop_ids)
-    without_end = processed_logits(logits, sampling, stop)
-    logp = torch.where(early[:, None], without_end, processed_logits(logits, sampling))
+    logp = processed_logits(logits, sampling, early, model.stop_ids)
     return logp.log_softmax(-1).gather(-1, tokens[start:, None])[:, 0]
 
 

@@ -5,7 +5,7 @@ returns ``weights[B, T] = ∂L/∂ℓ``, so that ``L = Σ weights·ℓ``. Slices
 micro-batches, and splitting, padding and row order change nothing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import torch
@@ -18,6 +18,20 @@ Aggregation: TypeAlias = Callable[[Tensor, Tensor, int | None, torch.dtype], Ten
 def widen(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Half precision becomes float32; float32 and float64 stay (rule R2)."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def without(
+    logits: Float[Tensor, "n V"], rows: Bool[Tensor, "n"], tokens: Sequence[int]
+) -> Float[Tensor, "n V"]:
+    """Logits under which some rows cannot draw some tokens: -inf there.
+
+    They are written over if nobody differentiates them: a copy takes longer than all the rest.
+    """
+    if logits.requires_grad:
+        logits = logits.clone()
+    for token in tokens:  # a list of them would be copied to a device, and waited for
+        logits[:, token].masked_fill_(rows, -torch.inf)
+    return logits
 
 
 def masked(x: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

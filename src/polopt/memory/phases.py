@@ -28,7 +28,7 @@ HEAD_BYTES = 256 * 2**20
 HEAD_COPIES = 3
 """Of those: logits, their softmax, and the gradient of both."""
 DECODED_COPIES = 3
-"""Of the logits of one token of each row: as they come, as they are sampled from, cumulated."""
+"""Of the logits of one token of each row: as they come, as they are sampled from, their probabilities."""
 MOMENTS = {"adamw": 8.0, "adamw_8bit": 2.04, "natural_step": 24.0}
 """Bytes of a trained weight: two of float32; two of a byte with a scale for every 256; the six
 vectors of conjugate gradients and the line search."""
@@ -101,7 +101,7 @@ def decoding(name: str, work: Work, device: Device, rows: int, group_size: int) 
     if device.kind == "cpu":  # attends by plain products, so that bits do not depend on the batch
         prefill += 3 * prompts * shape.heads * work.prompt_tokens**2 * 4
     logits = slots * shape.vocabulary * 4 * DECODED_COPIES
-    copies = _copies(work.policy, at) if device.kind == "cuda" else 0
+    copies = _copies(work.policy, at)
     return Phase(
         name,
         _some(**_fixed(work, device), copies=copies, kv=cache, activations=prefill, logits=logits),

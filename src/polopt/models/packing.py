@@ -25,6 +25,8 @@ from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
+from polopt.models.attention import attending
+
 NAME = "polopt_packed"  # of the attention, among those of transformers
 
 
@@ -135,18 +137,11 @@ def _attention(
 @contextmanager
 def packed(model: torch.nn.Module, blocks: Sequence[Block]) -> Generator[None]:
     """Inside, the model attends by blocks: call it on one row, without a mask."""
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-    if NAME not in ALL_ATTENTION_FUNCTIONS:
-        # There is no function of that name that makes masks, so that transformers makes none.
-        ALL_ATTENTION_FUNCTIONS.register(NAME, _attention)
-    config: Any = _config(cast(Any, model).base_model)
-    own, token = config._attn_implementation, _blocks.set(blocks)
-    config._attn_implementation = NAME
+    token = _blocks.set(blocks)
     try:
-        yield
+        with attending(model, NAME, _attention):
+            yield
     finally:
-        config._attn_implementation = own
         _blocks.reset(token)
 
 
@@ -174,8 +169,3 @@ def checkpointed(
     finally:
         for layer, mode in zip(layers, modes, strict=True):
             layer.gradient_checkpointing, layer.training = False, mode
-
-
-def _config(trunk: Any) -> Any:  # noqa: ANN401 - of any architecture
-    """The settings that layers read; those of a model with another head may be a copy."""
-    return trunk.config.get_text_config()

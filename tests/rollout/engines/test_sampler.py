@@ -103,9 +103,13 @@ def test_temperature_is_a_division_of_logits() -> None:
 
 
 def test_forbidden_tokens_leave_before_the_nucleus() -> None:
-    forbidden = torch.tensor([[False, True, False, False]])
-    processed = processed_logits(logits_of(0.1, 0.4, 0.2, 0.3), Sampling(top_p=0.5), forbidden)
-    assert torch.isfinite(processed).tolist() == [[False, False, False, True]]  # 0.3 of 0.6
+    logits = logits_of(0.1, 0.4, 0.2, 0.3).repeat(2, 1)
+    early = torch.tensor([True, False])
+    processed = processed_logits(logits, Sampling(top_p=0.5), early, [1])
+    assert torch.isfinite(processed).tolist() == [
+        [False, False, False, True],  # 0.3 of 0.6
+        [False, True, False, True],
+    ]
 
 
 def test_half_precision_logits_are_drawn_in_full_precision() -> None:

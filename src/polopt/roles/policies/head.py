@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
-from polopt.math.reduce import widen
+from polopt.math.reduce import widen, without
 
 KEPT_BYTES = 256 * 2**20  # of probabilities kept for the backward pass; more are made again
 _IN_CACHE = 2**20  # logits made at once on a processor
@@ -55,15 +55,10 @@ class Sampled:
     stop_ids: tuple[int, ...] = ()  # these tokens
 
     def of(self, logits: Tensor, part: slice = slice(None)) -> Tensor:
-        """The logits [m, V] of some of the states as the sampler has them."""
+        """The logits [m, V] of some of the states as the sampler has them; may write over them."""
         if self.temperature != 1.0:
             logits = logits / self.temperature
-        if self.closed is None:
-            return logits
-        forbidden = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
-        for token in self.stop_ids:  # a list of them would be copied to the device, and waited for
-            forbidden[token] = True
-        return logits.masked_fill(self.closed[part, None] & forbidden, -torch.inf)
+        return logits if self.closed is None else without(logits, self.closed[part], self.stop_ids)
 
 
 def log_probs(

@@ -32,7 +32,7 @@ class RaggedLayer(CacheLayerMixin):
         super().__init__()
         self.key_columns, self.value_columns = keys, values
         self.is_initialized = True
-        self.positions = torch.zeros(keys.shape[0], 1, 1, 1, dtype=torch.long, device=keys.device)
+        self.next = (torch.arange(0), torch.arange(0))  # rows [B], and the column of each
         self.visible = keys.shape[2]
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
@@ -46,7 +46,7 @@ class RaggedLayer(CacheLayerMixin):
             (self.key_columns, key_states),
             (self.value_columns, value_states),
         ):
-            columns.scatter_(2, self.positions.expand_as(states), states.to(columns.dtype))
+            columns[self.next[0], :, self.next[1]] = states[:, :, 0].to(columns.dtype)
         return self.key_columns[:, :, : self.visible], self.value_columns[:, :, : self.visible]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -89,8 +89,9 @@ class RaggedCache(Cache):
         """
         visible = min(blocks(reach + 1), self.columns)
         self.seen.scatter_(1, positions[:, None], 0.0)
+        following = torch.arange(len(positions), device=positions.device), positions
         for layer in self.rows:
-            layer.positions, layer.visible = positions[:, None, None, None], visible
+            layer.next, layer.visible = following, visible
         return self.seen[:, None, None, :visible]
 
     def keep(self, rows: Tensor) -> None:

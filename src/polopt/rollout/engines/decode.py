@@ -21,6 +21,7 @@ from polopt.errors import ModelError
 from polopt.models import LanguageModel, context_length
 from polopt.roles.policies.proven import window
 from polopt.rollout.engines.interface import Hear, Request
+from polopt.rollout.engines.one_token import attending_to_columns
 from polopt.rollout.engines.sampler import draw, processed_logits, uniforms
 from polopt.types import Finish, Group, Sample, Span
 
@@ -104,7 +105,6 @@ class Decode:
         self._of, self._most = language_model, rows
         self._sampling = requests[0].sampling
         self._device = language_model.model.device
-        self._stop_ids = self._moved(language_model.stop_ids)
         longest = max(len(request.prompt.tokens) for request in requests)
         _check_window(language_model.model, longest + self._sampling.max_new_tokens)
         self._groups = [[Row(request, i) for i in range(request.count)] for request in requests]
@@ -152,7 +152,8 @@ class Decode:
         going = [row for row in self._row_of if row is not None and row.going]
         reach, least = max(row.reach for row in going), min(len(row.tokens) for row in going)
         most = self._sampling.max_new_tokens - least
-        drawn = [self._step(reach + i, least + i) for i in range(min(stretch, most))]
+        with attending_to_columns(self._of.model):
+            drawn = [self._step(reach + i, least + i) for i in range(min(stretch, most))]
         tokens, logp = (torch.stack(column) for column in zip(*drawn, strict=True))
         # One read for both: log-probs travel by their bits.
         seen = torch.stack([tokens.int(), logp.view(torch.int32)]).cpu().numpy()
@@ -175,12 +176,10 @@ class Decode:
             past_key_values=slots.cache,
             use_cache=True,
         ).logits[:, -1]
-        so_far, forbidden = (slots.position - slots.first)[:, None], None
-        if least < sampling.min_new_tokens:
-            ends = torch.zeros_like(logits, dtype=torch.bool).index_fill(1, self._stop_ids, True)
-            forbidden = ends & (so_far < sampling.min_new_tokens)
-        logits = processed_logits(logits, sampling, forbidden)
-        uniform = slots.uniform.gather(1, so_far)[:, 0]
+        so_far = slots.position - slots.first
+        early = so_far < sampling.min_new_tokens if least < sampling.min_new_tokens else None
+        logits = processed_logits(logits, sampling, early, self._of.stop_ids)
+        uniform = slots.uniform.gather(1, so_far[:, None])[:, 0]
         token, logp = draw(logits, uniform, greedy=sampling.temperature == 0)
         slots.next = token
         # Until the host looks, a row goes on beyond its end, where it feeds its last column anew.

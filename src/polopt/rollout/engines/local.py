@@ -88,20 +88,16 @@ class LocalEngine:
         return self._decoded(requests, heard)
 
     def _decoded(self, requests: Sequence[Request], heard: Hear | None) -> list[Group]:
-        device = self._language_model.model.device.type
+        model = self._language_model.model
+        device = model.device.type
         with (
-            self._weights(device),
+            lowered(model) if self._autocast else nullcontext(),
             torch.inference_mode(),
             _row_independent_attention(device),
             torch.autocast(device, dtype=torch.bfloat16, enabled=self._autocast),
         ):
             decode = Decode(self._language_model, requests, self._most)
             return decode.run(self._version, heard)
-
-    def _weights(self, device: str) -> AbstractContextManager[object]:
-        """On an accelerator those in bfloat16 are made once; on the CPU there is less to gain."""
-        low = self._autocast and device != "cpu"
-        return lowered(self._language_model.model) if low else nullcontext()
 
     def _next(self) -> list[Request]:
         """Take from the queue what is sampled as its first request is."""
