@@ -28,7 +28,8 @@ HEAD_BYTES = 256 * 2**20
 HEAD_COPIES = 3
 """Of those: logits, their softmax, and the gradient of both."""
 DECODED_COPIES = 3
-"""Of the logits of one token of each row: as they come, as they are sampled from, their probabilities."""
+"""Of the logits of one token of each row: as they come, as they are sampled from, as
+probabilities."""
 MOMENTS = {"adamw": 8.0, "adamw_8bit": 2.04, "natural_step": 24.0}
 """Bytes of a trained weight: two of float32; two of a byte with a scale for every 256; the six
 vectors of conjugate gradients and the line search."""
