@@ -6,10 +6,10 @@
     python benchmarks/vs_trl.py --axes                   # how a step of GRPO grows
     python benchmarks/vs_trl.py --write                  # into results and the page
 
-Needs the extra ``bench``. TRL runs twice: as it comes, and as the fastest of VARIANTS
-(vs_trl_one.py) that were tried. Libraries take turns, each time in a process of its own. Before a
-figure counts, gates have to hold (vs_trl_gates.py); where one does not, there are no figures, and
-it ends with 1.
+Needs the extra ``bench``. Both run as they come and as they are fastest: TRL in one of VARIANTS
+(vs_trl_one.py), polopt in float32 or bfloat16. Libraries take turns, each time in a process of its
+own. Before a figure counts, gates have to hold (vs_trl_gates.py); where one does not, there are no
+figures, and it ends with 1.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 from vs_trl_gates import reached_alike, told
-from vs_trl_one import VARIANTS
+from vs_trl_one import DTYPES, VARIANTS
 from vs_trl_task import SHAPES, Work, write
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,7 +44,7 @@ Result = dict[str, Any]
 
 @dataclass(frozen=True)
 class Case:
-    """What is timed, and how many times as fast as TRL at its best polopt has to be."""
+    """What is timed, and how many times as fast as TRL polopt has to be, both at their best."""
 
     method: str
     work: Work
@@ -152,12 +152,9 @@ class Bench:
         columns = {k: v[self.how.warm :] for k, v in found.items() if isinstance(v, list)}
         return found | columns
 
-    def fastest(self) -> Result:
-        """Processor seconds of a unit of work by each variant of TRL that is tried."""
-        return {
-            variant: cost(self.timed("trl", 1, variant=variant), "cpu")
-            for variant in self.how.tried
-        }
+    def fastest(self, library: str, variants: Sequence[str]) -> Result:
+        """Processor seconds of a unit of work by each variant of a library."""
+        return {one: cost(self.timed(library, 1, variant=one), "cpu") for one in variants}
 
 
 def cost(found: Result, clock: str) -> float:
@@ -166,32 +163,49 @@ def cost(found: Result, clock: str) -> float:
 
 
 def measured(name: str, how: Measuring) -> Result:
-    """A case in turns: polopt, TRL at its best, TRL as it comes, polopt again."""
+    """A case in turns: polopt as it comes and at its best, TRL at its best and as it comes."""
     case = CASES[name]
     with TemporaryDirectory() as directory:
         bench = Bench(case, Path(directory), how)
         found = bench.ask("gates", 1) if case.method == "grpo" else {}
         if failures := told(found) if found else []:
             return {"row": name, "failures": failures}
-        tried = bench.fastest()
-        best = min(tried, key=lambda variant: tried[variant])
-        arms = {"polopt": ("polopt", ""), "best": ("trl", best), "default": ("trl", "default")}
-        runs: dict[str, list[Result]] = {arm: [] for arm in arms}
-        for seed in range(1, how.repetitions + 1):
-            for arm, (library, variant) in arms.items():
-                runs[arm].append(bench.timed(library, seed, variant=variant))
+        tried = {
+            "polopt": bench.fastest("polopt", [*DTYPES]),
+            "trl": bench.fastest("trl", how.tried),
+        }
+        ours, best = (min(found, key=lambda one: found[one]) for found in tried.values())
+        arms = {"polopt": ("polopt", "fp32"), "tuned": ("polopt", ours)}
+        arms |= {"best": ("trl", best), "default": ("trl", "default")}
+        runs = in_turns(bench, arms)
     return {
         "row": name,
         "method": case.method,
         "goal": case.goal,
         "work": case.work.as_json() | {"ends": case.work.ends},
         "gates": found,
-        "best": best,
-        "tried": {variant: rounded(seconds) for variant, seconds in tried.items()},
+        "variants": {"polopt": ours, "trl": best},
+        "tried": rounded(tried),
         "arms": {arm: summed_up(many) for arm, many in runs.items()},
-        "ratios": {arm: compared(runs[arm], runs["polopt"]) for arm in ("best", "default")},
+        "ratios": {
+            "tuned": compared(runs["best"], runs["tuned"]),
+            "best": compared(runs["best"], runs["polopt"]),
+            "default": compared(runs["default"], runs["polopt"]),
+        },
         **circumstances(how, [one["gemm"] for many in runs.values() for one in many]),
     }
+
+
+def in_turns(bench: Bench, arms: Mapping[str, tuple[str, str]]) -> dict[str, list[Result]]:
+    """Every repetition of every arm; arms that are the same are one."""
+    runs: dict[str, list[Result]] = {arm: [] for arm in arms}
+    for seed in range(1, bench.how.repetitions + 1):
+        done: dict[tuple[str, str], Result] = {}
+        for arm, which in arms.items():
+            if which not in done:
+                done[which] = bench.timed(which[0], seed, variant=which[1])
+            runs[arm].append(done[which])
+    return runs
 
 
 def summed_up(many: Sequence[Result]) -> Result:
@@ -325,16 +339,18 @@ def written(path: Path, text: str) -> None:
 
 def line(one: Result) -> str:
     """A result for people."""
-    arms, ratio = one["arms"], one["ratios"]["best"]["seconds"]
-    low, high = ratio["interval"]
+    arms, ratios = one["arms"], one["ratios"]
+    low, high = ratios["tuned"]["seconds"]["interval"]
     goal = "" if one["goal"] is None else f", {one['goal']} is wanted"
     return (
         f"{one['row']:14} polopt {arms['polopt']['seconds']:.2f} s a step "
-        f"({arms['polopt']['rollout']:.2f} + {arms['polopt']['update']:.2f}), "
-        f"TRL {one['best']} {arms['best']['seconds']:.2f} s, as it comes "
-        f"{arms['default']['seconds']:.2f} s: {ratio['median']:.2f} times as fast as the best "
-        f"({low:.2f} to {high:.2f}; by processor seconds "
-        f"{one['ratios']['best']['cpu']['median']:.2f}{goal})"
+        f"({arms['polopt']['rollout']:.2f} + {arms['polopt']['update']:.2f}), in "
+        f"{one['variants']['polopt']} {arms['tuned']['seconds']:.2f} s; TRL as it comes "
+        f"{arms['default']['seconds']:.2f} s, in {one['variants']['trl']} "
+        f"{arms['best']['seconds']:.2f} s: best to best "
+        f"{ratios['tuned']['seconds']['median']:.2f} times as fast ({low:.2f} to {high:.2f}; by "
+        f"processor seconds {ratios['tuned']['cpu']['median']:.2f}{goal}); as it comes "
+        f"{ratios['best']['seconds']['median']:.2f} times as fast as the best of TRL"
     )
 
 

@@ -124,7 +124,7 @@ def recipe(asked: Asked, run: Path) -> dict[str, Any]:
     work, method, directory = work_of(asked["work"]), asked["method"], Path(asked["directory"])
     tables: dict[str, Any] = {
         "algorithm": method,
-        "model": {"path": str(directory / "model"), "dtype": asked.get("dtype", "float32")},
+        "model": {"path": str(directory / "model"), "dtype": asked["dtype"]},
         "data": {"source": str(directory / SOURCES[method])},
         "update": {"learning_rate": asked["learning_rate"], **asked.get("update", {})},
         "evaluation": {"prompts": 1},
@@ -149,10 +149,14 @@ def recipe(asked: Asked, run: Path) -> dict[str, Any]:
     return tables
 
 
+DTYPES = {"fp32": "float32", "bf16": "bfloat16"}  # variants; the first is polopt as it comes
+
+
 def ours(asked: Asked) -> Result:
     """A run of polopt."""
     import polopt
 
+    asked = {"dtype": DTYPES[asked.get("variant") or "fp32"], **asked}
     watch = Watch(work_of(asked["work"]), asked["device"])
 
     def heard(event: Any) -> None:

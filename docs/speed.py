@@ -25,31 +25,38 @@ def _vs_trl(_: Path, wanted: str) -> str:
     rows = [one for one in (_result("vs_trl") or {"rows": []})["rows"] if kinds[wanted](one)]
     if not rows:
         return "Not measured yet."
-    columns = ("row", "polopt", "TRL, best", "TRL, as it comes", "ratio to the best", "wanted")
-    more = ("by processor seconds", "to TRL as it comes")
-    peaks = ("peak, MiB: polopt", "best", "as it comes")
-    return f"{_measured_on(rows)}\n\n" + table((*columns, *more, *peaks), map(_beside_trl, rows))
+    columns = ("row", "polopt", "polopt, best", "TRL, best", "TRL, as it comes")
+    ratios = ("best to best", "wanted", "by processor seconds", "as it comes to the best of TRL")
+    peaks = ("peak, MiB: polopt", "TRL, best", "as it comes")
+    return f"{_measured_on(rows)}\n\n" + table((*columns, *ratios, *peaks), map(_beside_trl, rows))
 
 
 def _beside_trl(one: dict[str, Any]) -> Sequence[Any]:
     """A line of the table of TRL: seconds a step, ratios of what a real token or step takes."""
-    ours, best, default = (one["arms"][name] for name in ("polopt", "best", "default"))
-    parts = f" ({ours['rollout']:.2f} + {ours['update']:.2f})" if ours["rollout"] else ""
-    ratios = [
-        "{:.2f} ({:.2f} to {:.2f})".format(found["median"], *found["interval"])
-        for found in (one["ratios"]["best"][clock] for clock in ("seconds", "cpu"))
-    ]
+    arms, variants = one["arms"], one["variants"]
+    ratios = {
+        (arm, clock): "{:.2f} ({:.2f} to {:.2f})".format(found["median"], *found["interval"])
+        for arm, clocks in one["ratios"].items()
+        for clock, found in clocks.items()
+    }
     return (
         code(one["row"]),
-        f"{ours['seconds']:.2f}{parts}",
-        f"{best['seconds']:.2f}, {code(one['best'])}",
-        f"{default['seconds']:.2f}",
-        ratios[0],
+        _seconds(arms["polopt"]),
+        f"{_seconds(arms['tuned'])}, {code(variants['polopt'])}",
+        f"{_seconds(arms['best'])}, {code(variants['trl'])}",
+        _seconds(arms["default"]),
+        ratios["tuned", "seconds"],
         "" if one["goal"] is None else f"≥ {one['goal']}",
-        ratios[1],
-        f"{one['ratios']['default']['seconds']['median']:.2f}",
-        *(f"{it['peak_mib']:,}" for it in (ours, best, default)),
+        ratios["tuned", "cpu"],
+        ratios["best", "seconds"],
+        *(f"{arms[name]['peak_mib']:,}" for name in ("polopt", "best", "default")),
     )
+
+
+def _seconds(arm: dict[str, Any]) -> str:
+    """Seconds of a step, with those of rollout and update."""
+    parts = f" ({arm['rollout']:.2f} + {arm['update']:.2f})" if arm["rollout"] else ""
+    return f"{arm['seconds']:.2f}{parts}"
 
 
 def _measured_on(rows: Sequence[dict[str, Any]]) -> str:

@@ -243,18 +243,18 @@ def test_a_page_without_results_says_so(tables: dict[str, Any]) -> None:
 def test_the_tables_show_the_results(tables: dict[str, Any], tmp_path: Path) -> None:
     arm = {"seconds": 2.0, "rollout": 0.5, "update": 1.5, "peak_mib": 1234}
     ratio = {"median": 1.75, "interval": [1.7, 1.8], "least": 1.7}
-    one = {"row": "fixed", "method": "grpo", "goal": 1.8, "best": "fp32", "threads": 1}
-    one |= {"arms": {"polopt": arm, "best": arm, "default": arm}, "repetitions": 5}
+    one = {"row": "fixed", "method": "grpo", "goal": 1.8, "threads": 1, "repetitions": 5}
+    one |= {"variants": {"polopt": "bf16", "trl": "fp32"}}
+    one |= {"arms": dict.fromkeys(("polopt", "tuned", "best", "default"), arm)}
     both = {"seconds": ratio, "cpu": ratio}
-    one |= {"ratios": {"best": both, "default": both}}
+    one |= {"ratios": dict.fromkeys(("tuned", "best", "default"), both)}
     one |= {"instructions": ["avx2"], "gflops": [80.0, 84.0], "date": "2026-01-01"}
     one |= {"versions": {"trl": "1.16.0"}}
     wrote(tmp_path, "vs_trl", {"learning": {}, "rows": [one, {**one, "row": "P=16", "goal": None}]})
     text = tables["vs_trl"](ROOT, "grpo")
-    assert (
-        "| `fixed` | 2.00 (0.50 + 1.50) | 2.00, `fp32` | 2.00 | 1.75 (1.70 to 1.80) | ≥ 1.8 |"
-        in text
-    )
+    took = "2.00 (0.50 + 1.50)"
+    seconds = f"| `fixed` | {took} | {took}, `bf16` | {took}, `fp32` | {took} |"
+    assert f"{seconds} 1.75 (1.70 to 1.80) | ≥ 1.8 |" in text
     assert "P=16" not in text
     assert "`P=16`" in tables["vs_trl"](ROOT, "axes")
     stage = {"gflop": 111.2, "gflops": 84.0, "floor": 1.324, "cpu": 2.0, "share": 0.662}
