@@ -116,3 +116,17 @@ class Work:
         """Tokens of a minibatch at most, where a prompt stands once before its answers."""
         whole = self.prompts * (self.prompt_tokens + self.group_size * self.answer_tokens)
         return max(self.row, -(-whole // self.minibatches))
+
+    def states(self, tokens: int) -> int:
+        """Of a pass of so many tokens, those that predict a token of an answer."""
+        return max(0, tokens - -(-tokens // self._group) * self.prompt_tokens)
+
+    def tokens_of(self, states: int) -> int:
+        """Of the largest pass with so many states."""
+        answers = self._group - self.prompt_tokens
+        return states + -(-states // answers) * self.prompt_tokens
+
+    @property
+    def _group(self) -> int:
+        """Tokens of a prompt with all answers to it."""
+        return self.prompt_tokens + self.group_size * self.answer_tokens
