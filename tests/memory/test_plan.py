@@ -104,11 +104,12 @@ def test_bytes_by_hand_on_the_processor() -> None:
 
 
 def test_prompts_are_known_beside_the_rows_that_continue_them() -> None:
-    """16 prompts of 192 tokens, one row each: keys and values of a layer are copied twice over."""
-    device = Device("cpu", 8 * GIB, "the processor")
+    """16 prompts of 192 tokens, one row each, known to 64 layers; copied a tensor at a time."""
+    device, model = Device("cpu", 8 * GIB, "the processor"), replace(SMALL, layers=64)
     asked = work(prompts=16, group_size=1, prompt_tokens=192, answer_tokens=64)
+    asked = replace(asked, models=(Model("policy", model, True),))
     parts = phases(asked, device, Held(16, 256, False))[0].parts
-    known, copied = 16 * 192 * 3 * 2 * 32 * 4, 16 * 256 * 32 * 4
+    known, copied = 16 * 192 * 64 * 2 * 32 * 4, 16 * 256 * 32 * 4
     assert parts["activations"] + parts["logits"] == known + copied
 
 
@@ -285,6 +286,18 @@ def test_the_work_of_a_recipe() -> None:
     assert (asked.prompts, asked.group_size, asked.evaluation) == (8, 8, 512)
     assert (asked.prompt_tokens, asked.answer_tokens, asked.row) == (256, 1024, 1280)
     assert roles(of_recipe(kl={"coefficient": 0.0})) == ["policy"]
+
+
+def test_a_nucleus_is_sorted() -> None:
+    rollout, algorithm = RECIPE["rollout"], "rejection_sampling"  # others cannot train on them
+    plain, sorts = (
+        of_recipe(algorithm=algorithm, rollout={**rollout, "top_p": share}) for share in (1.0, 0.9)
+    )
+    device = Device("cpu", 64 * GIB, "the processor")
+    found = [
+        phases(one, device, Held(16, 2048, False))[0].parts["logits"] for one in (plain, sorts)
+    ]
+    assert found == [copies * 16 * 151_936 * 4 for copies in (5, 8)]
 
 
 def test_an_adapter_needs_no_reference() -> None:

@@ -16,7 +16,6 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from polopt.memory import logits
 from polopt.models.packing import NAME
 from polopt.roles import Actor, Computing, Critic, micro_batches
-
 from polopt.roles.policies.proven import packs, proven
 from polopt.roles.policies.token import Outputs
 from polopt.roles.policies.trunk import States, padded_states

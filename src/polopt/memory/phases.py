@@ -30,6 +30,8 @@ made of them; an entropy takes as many. A soft cap keeps its slope, too."""
 DRAWN_COPIES = 5
 """Of the logits of one token of each row while the next is drawn: themselves, probabilities, those
 by blocks, and their float64, which sums of float32 are taken in and which count twice."""
+NUCLEUS_COPIES = 8
+"""The same where they are sorted first: with places in int64, which count twice."""
 MOMENTS = {"adamw": 8.0, "adamw_8bit": 2.04, "natural_step": 24.0}
 """Bytes of a trained weight: two of float32; two of a byte with a scale for every 256; the six
 vectors of conjugate gradients and the line search."""
@@ -103,7 +105,8 @@ def decoding(name: str, work: Work, device: Device, rows: int, group_size: int) 
     prefill = known + read * forward_per_token(shape, stream, work.prompt_tokens)
     if device.kind == "cpu":  # attends by plain products, so that bits do not depend on the batch
         prefill += 3 * prompts * shape.heads * work.prompt_tokens**2 * 4
-    logits = slots * shape.vocabulary * 4 * DRAWN_COPIES
+    drawn = NUCLEUS_COPIES if work.nucleus else DRAWN_COPIES
+    logits = slots * shape.vocabulary * 4 * drawn
     others = max(layer, known + layer // 2, prefill - cache)
     return Phase(
         name,
@@ -241,8 +244,10 @@ def _head(model: Model, states: int, device: Device, *, keeps: bool = False) -> 
 
 
 def _table(model: Model, at: Precision, device: Device) -> tuple[int, int]:
-    """The gradient of the output embedding, and what is added to it of each chunk: a product in
-    bfloat16, which the processor first makes as wide."""
+    """The gradient of the output embedding, and what is added to it of each chunk.
+
+    That is a product in bfloat16, which the processor first makes as wide.
+    """
     if model.lora is not None or not model.speaks:
         return 0, 0
     table = 4 * model.shape.embedding

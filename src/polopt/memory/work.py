@@ -86,6 +86,7 @@ class Work:
     whole_groups: bool = False  # answers to a prompt are compared, and never apart
     samples: bool = True  # answers are sampled to train on
     scores: bool = True  # log-probs or values are measured before the update
+    nucleus: bool = False  # tokens are drawn from the likeliest: all are sorted
     evaluation: int = 0  # prompts that are answered in an evaluation; 0: none are
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     optimiser: Literal["adamw", "adamw_8bit", "natural_step"] = "adamw"
