@@ -31,8 +31,8 @@ DECODED_COPIES = 3
 """Of the logits of one token of each row: as they come, as they are sampled from, as
 probabilities."""
 MOMENTS = {"adamw": 8.0, "adamw_8bit": 2.04, "natural_step": 24.0}
-"""Bytes of a trained weight: two of float32; two of a byte with a scale for every 256, though a step
-has those of one weight in float32, for which a pass has had room; the six vectors of conjugate
+"""Bytes of a trained weight: two of float32; two of a byte with a scale for every 256 (a step holds
+those of one weight in float32, for which the pass before it had room); the six vectors of conjugate
 gradients and the line search."""
 BLOCK = 64  # columns of keys and values come in blocks
 ROW_BLOCK, ROWS_A_THREAD = 16, 8  # the CPU decodes at least so many rows, whose bits then keep
