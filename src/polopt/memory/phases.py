@@ -33,8 +33,9 @@ by blocks, and their float64, which sums of float32 are taken in and which count
 NUCLEUS_COPIES = 8
 """The same where they are sorted first: with places in int64, which count twice."""
 MOMENTS = {"adamw": 8.0, "adamw_8bit": 2.04, "natural_step": 24.0}
-"""Bytes of a trained weight: two of float32; two of a byte with a scale for every 256; the six
-vectors of conjugate gradients and the line search."""
+"""Bytes of a trained weight: two of float32; two of a byte with a scale for every 256 (a step holds
+those of one weight in float32, for which the pass before it had room); the six vectors of conjugate
+gradients and the line search."""
 BLOCK = 64  # columns of keys and values come in blocks
 ROW_BLOCK, ROWS_A_THREAD = 16, 8  # the CPU decodes at least so many rows, whose bits then keep
 
