@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from polopt.coordination import checkpoint
+from polopt.record.files import hashed
 
 
 def write(text: str):
@@ -74,6 +75,22 @@ def test_a_failing_write_leaves_the_one_before(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="killed"):
         checkpoint.save(tmp_path, 2, {}, fails)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["last", "step_1"]
+    assert os.readlink(tmp_path / "last") == "step_1"
+
+
+def test_other_bytes_than_were_to_be_written_are_found_when_they_are_read_back(
+    tmp_path: Path,
+) -> None:
+    """The manifest has the hash of what was given to the file, not of what stands in it."""
+    checkpoint.save(tmp_path, 1, {}, write("w"))
+
+    def on_a_bad_disk(directory: Path) -> None:
+        with hashed(directory / "model.safetensors") as put:
+            put(b"weights")
+        (directory / "model.safetensors").write_bytes(b"weighty")
+
+    with pytest.raises(OSError, match="what was read back is not what was written"):
+        checkpoint.save(tmp_path, 2, {}, on_a_bad_disk)
     assert os.readlink(tmp_path / "last") == "step_1"
 
 

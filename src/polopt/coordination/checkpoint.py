@@ -1,8 +1,9 @@
 """Checkpoints that are whole or not there.
 
-Written to a temporary directory, every file synced, a manifest with sizes and hashes last, then
-renamed. A reader trusts a checkpoint only when its manifest verifies, so that a torn or damaged
-one is passed over for the one before it.
+Written to a temporary directory, every file synced, a manifest with sizes and hashes last (of what
+was to be written, where the file is large), then renamed and read back. A reader trusts a
+checkpoint only when its manifest verifies, so that a torn or damaged one is passed over for the one
+before it.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from polopt.record.files import disk_errors, sync, write_json
+from polopt.record.files import disk_errors, hashes, sync, write_json
 
 MANIFEST = "MANIFEST.json"
 STATE = "state.json"
@@ -36,9 +37,10 @@ def save(directory: Path, step: int, state: dict[str, Any], write: Callable[[Pat
     with disk_errors(final):
         try:
             temporary.mkdir()
-            write(temporary)
+            with hashes() as known:
+                write(temporary)
             write_json(temporary / STATE, state)
-            _write_manifest(temporary)
+            _write_manifest(temporary, known)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
@@ -114,14 +116,15 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.resolve().name.removeprefix("step_"))
 
 
-def _write_manifest(directory: Path) -> None:
+def _write_manifest(directory: Path, known: Mapping[Path, str]) -> None:
+    """Of large files the hash is known, of what was to be written; the others are read."""
     files = sorted(path for path in directory.rglob("*") if path.is_file())
     for path in files:
         sync(path)
     entries = {
         path.relative_to(directory).as_posix(): {
             "bytes": path.stat().st_size,
-            "sha256": _sha256(path),
+            "sha256": known.get(path) or _sha256(path),
         }
         for path in files
     }

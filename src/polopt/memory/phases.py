@@ -5,7 +5,7 @@ rollout    fixed + copies for decoding + keys and values + logits + prompts bein
 log-probs  fixed + copies + one layer of a micro-batch + a chunk of logits
 update     fixed + gradients + copies + activations + a chunk of logits + probabilities kept
 evaluation as rollout, every row with a prompt of its own
-save       fixed + one weight
+save       fixed + one layer with its adapter
 """
 
 from __future__ import annotations
@@ -81,8 +81,7 @@ def phases(work: Work, device: Device, held: Held) -> list[Phase]:
     if work.evaluation:
         rows = min(held.rows, work.evaluation)
         found.append(decoding("evaluation", work, device, rows, 1))
-    largest = 0 if device.kind == "cuda" else 4 * work.policy.shape.largest
-    found.append(Phase("save", _some(**_fixed(work, device), copies=largest)))
+    found.append(Phase("save", _some(**_fixed(work, device), copies=_merged(work.policy))))
     return found
 
 
@@ -212,6 +211,13 @@ def _moments(work: Work, model: Model) -> float:
     """Only the policy takes natural steps; the others have AdamW."""
     natural = work.optimiser == "natural_step" and model is not work.policy
     return MOMENTS["adamw" if natural else work.optimiser]
+
+
+def _merged(model: Model) -> int:
+    """The largest linear layer with its adapter, twice: weights are written one at a time."""
+    if model.lora is None:
+        return 0
+    return 2 * 4 * max(linear.parameters for linear in model.shape.linears)
 
 
 def _copies(model: Model, at: Precision) -> int:

@@ -11,15 +11,17 @@ from __future__ import annotations
 import json
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from polopt.errors import ModelError
 from polopt.math.reduce import widen
+from polopt.models.streamed import Later, write
 from polopt.recipe import Model
 
 if TYPE_CHECKING:
@@ -93,27 +95,38 @@ def switched_off(model: PreTrainedModel) -> Generator[None]:
 def merged(model: PreTrainedModel) -> dict[str, Tensor]:
     """The weights W' under the names that they have without an adapter; the model is left alone.
 
-    Adding to W in place and subtracting again would change its last bits. Layers with an adapter
-    come on the CPU.
+    Layers with an adapter come on the CPU.
     """
-    state: dict[str, Tensor] = dict(model.state_dict())
+    return {n: w.make() if isinstance(w, Later) else w for n, w in merging(model).items()}
+
+
+def merging(model: PreTrainedModel) -> dict[str, Tensor | Later]:
+    """The same, each W' of a layer with an adapter made when it is asked for.
+
+    Adding to W in place and subtracting again would change its last bits.
+    """
+    state: dict[str, Tensor | Later] = dict(model.state_dict())
     for name, layer in _adapted(model):
         own = {key: state.pop(key) for key in list(state) if key.startswith(f"{name}.")}
         for key, tensor in own.items():
             if key.startswith(f"{name}.base_layer."):
                 state[key.replace(".base_layer.", ".")] = tensor
-        with torch.no_grad():
-            # One layer at a time on the device; in float32, for the delta may be small.
-            whole = state[f"{name}.weight"] + layer.get_delta_weight(NAME)
-            state[f"{name}.weight"] = widen(whole).cpu()
+        base: Any = state[f"{name}.weight"]
+        wide = torch.float64 if base.dtype == torch.float64 else torch.float32
+        state[f"{name}.weight"] = Later(tuple(base.shape), wide, partial(_whole, layer, base))
     return state
+
+
+@torch.no_grad()
+def _whole(layer: Any, base: Tensor) -> Tensor:  # noqa: ANN401
+    """W' of a layer in float32, for the delta may be small."""
+    return widen(layer.get_delta_weight(NAME).add_(base)).cpu()
 
 
 def save_adapter(model: PreTrainedModel, directory: Path) -> None:
     """Write the trained weights in the layout of peft, for ``PeftModel.from_pretrained``."""
     directory.mkdir(parents=True, exist_ok=True)
-    trained = {name: p.detach().cpu().contiguous() for name, p in _trained(model)}
-    save_file(trained, directory / WEIGHTS_FILE, metadata={"format": "pt"})
+    write(directory / WEIGHTS_FILE, dict(_trained(model)), {"format": "pt"})
     config: dict[str, Any] = {**_config(model).to_dict(), "inference_mode": True}
     # The layers are a set, whose order differs from process to process.
     text = json.dumps(config, indent=2, sort_keys=True, default=sorted)

@@ -16,11 +16,15 @@ from safetensors import SafetensorError, safe_open
 
 from polopt import hub
 from polopt.errors import ModelError, did_you_mean, one_line
-from polopt.models import adapter, builtin
+from polopt.models import adapter, builtin, streamed
+from polopt.models.streamed import Later
 from polopt.places import BUILT_IN, model_directory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+WEIGHTS_FILE = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -213,13 +217,32 @@ def save(language_model: LanguageModel | ScalarModel, directory: Path) -> None:
 
     An adapter is merged into the weights, and stands beside them in the layout of peft.
     """
-    model, state = language_model.model, None
+    model = language_model.model
     if adapter.has_adapter(model):
-        state = adapter.merged(model)
         adapter.save_adapter(model, directory / adapter.DIRECTORY)
     with quiet():
-        model.save_pretrained(directory, state_dict=state)
+        model.save_pretrained(directory, state_dict={})  # all but the weights
+        streamed.write(directory / WEIGHTS_FILE, _written(model), {"format": "pt"})
         language_model.tokenizer.save_pretrained(directory)
+
+
+def _written(model: Any) -> Mapping[str, torch.Tensor | Later]:  # noqa: ANN401
+    """The weights as transformers writes them: each once, by the names of the files of the hub."""
+    from transformers.core_model_loading import revert_weight_conversion
+    from transformers.modeling_utils import remove_tied_weights_from_state_dict
+
+    state: Any = adapter.merging(model) if adapter.has_adapter(model) else model.state_dict()
+    ignored = model._keys_to_ignore_on_save or ()
+    state = {name: weight for name, weight in state.items() if name not in ignored}
+    state = remove_tied_weights_from_state_dict(state, model)
+    later = {name: weight for name, weight in state.items() if isinstance(weight, Later)}
+    places = {n: torch.empty(w.shape, dtype=w.dtype, device="meta") for n, w in later.items()}
+    found = revert_weight_conversion(model, {**state, **places})
+    held = {id(place): later[name] for name, place in places.items()}
+    if held.keys() <= {id(weight) for weight in found.values()}:
+        return {name: held.get(id(weight), weight) for name, weight in found.items()}
+    # Some are put together or taken apart, for which all are needed.
+    return revert_weight_conversion(model, {**state, **{n: w.make() for n, w in later.items()}})
 
 
 def weights(language_model: LanguageModel) -> dict[str, torch.Tensor]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,36 @@ def write_json(path: Path, value: Any) -> None:  # noqa: ANN401
             sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+_hashes: ContextVar[dict[Path, str] | None] = ContextVar("hashes", default=None)
+
+
+@contextmanager
+def hashes() -> Generator[dict[Path, str]]:
+    """Inside, the SHA-256 of what is written into each file of :func:`hashed`, by its path."""
+    found = dict[Path, str]()
+    token = _hashes.set(found)
+    try:
+        yield found
+    finally:
+        _hashes.reset(token)
+
+
+@contextmanager
+def hashed(path: Path) -> Generator[Callable[[Any], None]]:
+    """A new file as a function that adds bytes to it; they are hashed as they are written."""
+    digest = hashlib.sha256()
+
+    def put(part: Any) -> None:  # noqa: ANN401 - bytes, or an array of them
+        digest.update(part)
+        file.write(part)
+
+    with path.open("wb") as file:
+        yield put
+    found = _hashes.get()
+    if found is not None:
+        found[path] = digest.hexdigest()
 
 
 @contextmanager

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
+from polopt.models import streamed
 from polopt.update.optimisers import PARTS, from_parts, parts_of
 
 STATE_FILE = "optimizer.safetensors"
@@ -20,11 +21,11 @@ WEIGHTS_FILE = "weights.safetensors"
 def save_optimiser(directory: Path, optimiser: Optimizer, named: Mapping[str, Parameter]) -> None:
     """Write the moments of each parameter under its name; those of 8 bits in their parts."""
     state = {
-        f"{name}.{key}": tensor.detach().cpu().contiguous()
+        f"{name}.{key}": tensor
         for name, parameter in named.items()
         for key, tensor in _tensors(optimiser.state.get(parameter, {}))
     }
-    save_file(state, directory / STATE_FILE)
+    streamed.write(directory / STATE_FILE, state)
 
 
 def _tensors(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
@@ -53,8 +54,7 @@ def load_optimiser(directory: Path, optimiser: Optimizer, named: Mapping[str, Pa
 
 def save_weights(directory: Path, named: Mapping[str, Tensor]) -> None:
     """Write weights under their names."""
-    weights = {name: weight.detach().cpu().contiguous() for name, weight in named.items()}
-    save_file(weights, directory / WEIGHTS_FILE)
+    streamed.write(directory / WEIGHTS_FILE, named)
 
 
 @torch.no_grad()
