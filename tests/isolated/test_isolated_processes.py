@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ def asked(monkeypatch):
     monkeypatch.setattr(
         processes, "CONCURRENT", 1
     )  # one process, so that it is seen to be replaced
-    pool = isolated.Pool(JUDGES, "fixed")
+    pool = isolated.Pool(partial(processes._Process, JUDGES, ("fixed",)))
     yield pool.ask
     pool.close()
 
@@ -88,7 +89,7 @@ def test_what_the_function_raises_is_told(asked):
 
 def test_a_process_that_cannot_start_is_no_verdict_on_an_answer():
     with pytest.raises(RuntimeError, match="isolated_judges:missing does not start"):
-        isolated.Pool("isolated_judges:missing").ask("x")
+        isolated.pool("isolated_judges:missing").ask("x")
 
 
 def test_an_interrupt_does_not_mix_up_answers(asked, monkeypatch):
@@ -105,7 +106,7 @@ def test_an_interrupt_does_not_mix_up_answers(asked, monkeypatch):
 
 
 def test_threads_ask_side_by_side():
-    pool = isolated.Pool(JUDGES)
+    pool = isolated.pool(JUDGES)
     with ThreadPoolExecutor(8) as threads:
         found = list(threads.map(lambda i: pool.ask("echo", i), range(40)))
     assert found == [["", i] for i in range(40)]
@@ -124,7 +125,7 @@ def test_closing_ends_the_processes_and_asking_starts_new_ones():
 RUN = """
 import sys
 from polopt import isolated
-pool = isolated.Pool("isolated_judges:prepare")
+pool = isolated.pool("isolated_judges:prepare")
 print(pool.ask("process"), flush=True)
 if sys.argv[1:]:
     pool.ask("hang", sys.argv[1], limit=1.0)

@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from polopt.errors import RewardError
-from polopt.rewards import RewardSpec, from_file, from_verifier, score
+from polopt.rewards import Completions, RewardSpec, from_file, from_verifier
+from polopt.rewards import score as score_groups
 from polopt.types import Prompt
 
 SOURCE = """
@@ -31,6 +32,10 @@ short = Length(LIMIT)
 """
 
 
+def score(prompts, texts, ids, specs, seed):
+    return score_groups([Completions(prompts, texts, ids, seed)], specs)
+
+
 @pytest.fixture
 def file(tmp_path):
     path = tmp_path / "my reward.py"
@@ -40,7 +45,7 @@ def file(tmp_path):
 
 def test_functions_and_callable_objects(file):
     prompts = [Prompt(0, "", (), {"answer": "6"}), Prompt(1, "", (), {"answer": "7"})]
-    specs = [RewardSpec(name, from_file(str(file), name)) for name in ("exact", "short")]
+    specs = [RewardSpec(name, from_file(str(file), name).function) for name in ("exact", "short")]
     result = score(prompts, ["6", "seven"], [[1], [2]], specs, 0)
     assert [one.parts for one in result] == [
         {"exact": 1.0, "short": 1.0},
@@ -62,7 +67,7 @@ def test_two_files_of_the_same_name_are_two_modules(tmp_path):
         folder = tmp_path / str(number)
         folder.mkdir()
         (folder / "reward.py").write_text(f"def score(completions): return [{number}.0]\n")
-        functions.append(from_file(str(folder / "reward.py"), "score"))
+        functions.append(from_file(str(folder / "reward.py"), "score").function)
     assert [function([""]) for function in functions] == [[1.0], [2.0]]
 
 

@@ -15,11 +15,17 @@ import pytest
 import torch
 
 from polopt.errors import RewardError
-from polopt.rewards import RewardSpec, score
+from polopt.rewards import Completions, RewardSpec
+from polopt.rewards import score as score_groups
 from polopt.types import Outcome, Prompt
 
 COUNT = 3
 TIMEOUT = 0.2
+
+
+def score(prompts, texts, ids, specs, seed):
+    """The rewards of one group."""
+    return score_groups([Completions(prompts, texts, ids, seed)], specs)
 
 
 def scored(*functions, on_error="unscorable", timeout=5.0, weights=None, seed=0, columns=None):
@@ -112,7 +118,7 @@ MISBEHAVIOURS = {
     "complex": (lambda: [1.0, 1j, 1.0], E, "row 1: returned a value of type complex"),
     "object": (lambda: [1.0, object(), 1.0], E, "row 1: returned a value of type object"),
     "nested": (lambda: [1.0, [1.0], 1.0], E, "row 1: returned a value of type list"),
-    "vector inside": (lambda: [1.0, np.ones(2), 1.0], E, "row 1: returned values of shape (2,)"),
+    "vector inside": (lambda: [1.0, np.ones(2), 1.0], E, "row 1: returned a value of type list"),
 }
 
 

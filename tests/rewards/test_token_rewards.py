@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from polopt.errors import RewardError
-from polopt.rewards import RewardSpec, Scored, score
+from polopt.rewards import Completions, RewardSpec, Scored, score
 from polopt.types import Outcome, Prompt
 
 NAN = math.nan
@@ -19,7 +19,7 @@ IDS = [[5, 6, 7], [5], []]  # completions of three tokens, of one and of none
 
 def scored(*specs: RewardSpec) -> list[Scored]:
     prompts = [Prompt(i, "p", (1,)) for i in range(len(IDS))]
-    return score(prompts, ["abc", "a", ""], IDS, specs, seed=0)
+    return score([Completions(prompts, ["abc", "a", ""], IDS, seed=0)], specs)
 
 
 def steps(returned: Any, **fields: Any) -> RewardSpec:

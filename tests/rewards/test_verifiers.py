@@ -10,14 +10,14 @@ import pytest
 
 from polopt import isolated
 from polopt.errors import DataError
-from polopt.rewards import RewardSpec, from_mathematics, from_verifier, score
+from polopt.rewards import Completions, RewardSpec, from_mathematics, from_verifier, score
 from polopt.types import Outcome, Prompt
 
 
 def scored(function, texts, rows, **spec):
     prompts = [Prompt(i, "?", (1,), row) for i, row in enumerate(rows)]
     spec = RewardSpec("verifier", function, **{"timeout": None, "is_accuracy": True, **spec})
-    return score(prompts, texts, [[1]] * len(texts), [spec], 0)
+    return score([Completions(prompts, texts, [[1]] * len(texts), 0)], [spec])
 
 
 OUTCOMES = [

@@ -134,13 +134,18 @@ def context_of(
         name = type(language_model.model).__name__
         inputs.tell(f"rows of {name} are padded, and prompts computed for each row: {reason}")
     models = reward_models(inputs, language_model)
+    rewards = specs(
+        recipe, text.task, inputs.reward, {m.name: m.function(inputs.device) for m in models}
+    )
+    for reward in rewards:
+        if reward.in_trainer:
+            name = f"reward {reward.name!r}"
+            inputs.tell(f"{name} runs in the trainer: it cannot be sent to another process")
     return StageContext(
         inputs=inputs,
         actor=Actor(language_model, inputs.computing),
         text=text,
-        rewards=specs(
-            recipe, text.task, inputs.reward, {m.name: m.function(inputs.device) for m in models}
-        ),
+        rewards=rewards,
         reward_models=models,
         sampling=Sampling(
             rollout.temperature,

@@ -7,14 +7,16 @@ import json
 import os
 import subprocess
 import sys
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from multiprocessing.connection import wait
 from queue import LifoQueue
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 LIMIT = 5.0  # seconds for one answer; a usual one takes a few thousandths
 START = 300.0  # seconds to import what judges, on a busy machine too
 CONCURRENT = max(1, min(4, os.cpu_count() or 1))  # processes of one pool
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # for the kernels of numpy
 _SERVE = "from polopt.isolated.worker import serve; serve()"
 _POOLS: list[Pool] = []
 
@@ -23,12 +25,31 @@ class DiedError(ChildProcessError):
     """A process died over an answer: the interpreter crashed, or the system ran out of memory."""
 
 
+class Process(Protocol):
+    """A process that is asked one question at a time."""
+
+    alive: bool
+
+    def ask(self, arguments: tuple[Any, ...], limit: float) -> Any:  # noqa: ANN401
+        """Its answer within a limit in seconds; where there is none it is no longer alive."""
+        ...
+
+    def kill(self) -> None:
+        """End it."""
+        ...
+
+
 @cache
 def pool(prepare: str, *fixed: str) -> Pool:
-    """The pool of these arguments, one for all that ask; see :class:`Pool`."""
-    made = Pool(prepare, *fixed)
-    _POOLS.append(made)
-    return made
+    """The pool of processes that judge, one for all that ask with these arguments.
+
+    Questions and answers are JSON: neither side runs what the other one sends.
+
+    Args:
+        prepare: ``module:function``; called in a new process, it returns the function that judges.
+        fixed: its arguments.
+    """
+    return Pool(partial(_Process, prepare, fixed))
 
 
 def close() -> None:
@@ -43,19 +64,20 @@ atexit.register(close)
 class Pool:
     """At most ``CONCURRENT`` processes, each started when it is first needed.
 
-    It may be asked from several threads. Questions and answers are JSON: neither side runs what the
-    other one sends.
+    It may be asked from several threads.
 
     Args:
-        prepare: ``module:function``; called in a new process, it returns the function that judges.
-        fixed: its arguments.
+        start: makes a process.
     """
 
-    def __init__(self, prepare: str, *fixed: str) -> None:
-        self._start = (prepare, fixed)
-        self._idle: LifoQueue[_Process | None] = LifoQueue()
-        for _ in range(CONCURRENT):
+    def __init__(self, start: Callable[[], Process]) -> None:
+        self._start = start
+        self._idle: LifoQueue[Process | None] = LifoQueue()
+        self._busy = set[Process]()
+        self._most = CONCURRENT
+        for _ in range(self._most):
             self._idle.put(None)
+        _POOLS.append(self)
 
     def ask(self, *arguments: Any, limit: float = LIMIT) -> Any:  # noqa: ANN401
         """What the function says of the arguments.
@@ -68,14 +90,22 @@ class Pool:
         """
         process = self._idle.get()
         try:
-            process = process or _Process(*self._start)
+            process = process or self._start()
+            self._busy.add(process)
             return process.ask(arguments, limit)
         finally:
-            self._idle.put(process if process and process.alive else None)
+            if process is not None:
+                self._busy.discard(process)
+            self._idle.put(process if process is not None and process.alive else None)
+
+    def stop(self) -> None:
+        """Kill the processes that have not answered yet; whoever waits gets an exception."""
+        for process in list(self._busy):
+            process.kill()
 
     def close(self) -> None:
         """End the processes, each when it has answered."""
-        for process in [self._idle.get() for _ in range(CONCURRENT)]:
+        for process in [self._idle.get() for _ in range(self._most)]:
             if process is not None:
                 process.kill()
             self._idle.put(None)
@@ -135,6 +165,6 @@ class _Process:
 
 
 def _environment() -> dict[str, str]:
-    """That of this process, with its import path, and one thread for the kernels of numpy."""
+    """That of this process, with its import path."""
     path = os.pathsep.join(entry for entry in sys.path if entry)
-    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    return {**os.environ, **ONE_THREAD, "PYTHONPATH": path}

@@ -218,7 +218,10 @@ class Reward(Section):
     learning_rate: PositiveFloat | None = Field(
         default=None, description="model: peak of those steps; default: update.learning_rate"
     )
-    timeout: PositiveFloat = Field(default=60.0, description="seconds for one batch of completions")
+    timeout: PositiveFloat = Field(
+        default=60.0,
+        description="seconds for one call: a prompt's completions; of a verifier a whole batch's",
+    )
     on_error: Literal["stop", "unscorable"] = Field(
         default="stop",
         description="what an exception, a hang or a bad value does to the run or the row",

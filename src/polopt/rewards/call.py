@@ -1,40 +1,20 @@
-"""Calls a user's function with a time limit, and leaves the global random state as it was."""
+"""Calls a user's function in this process, and leaves the global random state as it was."""
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import os
 import random
 import threading
-import traceback
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from polopt.errors import one_line
+from polopt.isolated.calls import Raised, Returned, called, late
 
-GRACE = 0.1  # seconds after the deadline at which a coroutine is cancelled
-LINE = 240  # characters
-
-
-@dataclass(frozen=True)
-class Returned:
-    """The function returned a value."""
-
-    value: Any
-
-
-@dataclass(frozen=True)
-class Raised:
-    """The function raised, or was still running at the deadline."""
-
-    error: BaseException
-    late: bool = False  # it was still running: the error is a ``TimeoutError`` made here
+_ALONE = threading.Lock()  # the random state and the working directory are those of the process
 
 
 def call(
@@ -42,9 +22,12 @@ def call(
 ) -> Returned | Raised:
     """Call a function, or run a coroutine to its end, within ``timeout`` seconds.
 
+    For what no other process can have, see :func:`polopt.isolated.origins.origin_of`: everything
+    else runs in :func:`polopt.isolated.workers.call`.
+
     The function runs in a thread of its own, with the global generators of ``random``, numpy and
-    torch set to ``seed``; they and the working directory are put back afterwards. A coroutine gets
-    an event loop of its own in every call, so objects bound to a loop must be made inside it.
+    torch set to ``seed``; they and the working directory are put back afterwards. So nothing else
+    may draw from them meanwhile, and calls wait for each other.
 
     Limits of a thread: a function that hangs is abandoned, not stopped (a coroutine that awaits is
     cancelled), so it keeps its memory and its core, and may still draw from the global generators.
@@ -62,31 +45,13 @@ def call(
     outcome: list[Returned | Raised] = []
 
     def target() -> None:
-        try:
-            value = function(**arguments)
-            if inspect.isawaitable(value):
-                value = asyncio.run(_awaited(value, timeout + GRACE))
-            outcome.append(Returned(value))
-        except BaseException as error:
-            outcome.append(Raised(error))
+        outcome.append(called(function, arguments, timeout))
 
-    with undisturbed(seed):
+    with _ALONE, undisturbed(seed):
         thread = threading.Thread(target=target, name="polopt reward", daemon=True)
         thread.start()
         thread.join(min(timeout, threading.TIMEOUT_MAX))
-    if not outcome:
-        return Raised(TimeoutError(f"no answer within {timeout:g} s"), late=True)
-    return outcome[0]
-
-
-async def _awaited(value: Awaitable[Any], timeout: float) -> Any:  # noqa: ANN401
-    async with asyncio.timeout(timeout):
-        return await value
-
-
-def told(error: BaseException) -> str:
-    """An exception as ``ValueError: its message``, even where making the message fails."""
-    return one_line("".join(traceback.format_exception_only(error)), LINE)
+    return outcome[0] if outcome else late(timeout)
 
 
 @contextmanager

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -14,16 +13,26 @@ from typing import Any
 
 from polopt import isolated
 from polopt.errors import DataError, RewardError, did_you_mean
+from polopt.isolated.calls import told
+from polopt.isolated.origins import Origin, module_of
 from polopt.places import no_file
 from polopt.recipe import shown
-from polopt.rewards.call import told, undisturbed
+from polopt.rewards.call import undisturbed
 from polopt.rewards.values import Problem
 from polopt.types import Outcome
 
 Verify = Callable[[str, Mapping[str, Any]], float]
 
 
-def from_file(path: str, function: str) -> Callable[..., Any]:
+@dataclass(frozen=True)
+class FromFile:
+    """A function of a file, here and for other processes."""
+
+    function: Callable[..., Any]
+    origin: Origin
+
+
+def from_file(path: str, function: str) -> FromFile:
     """The callable named ``function`` of a local Python file; the file is run.
 
     Raises:
@@ -32,10 +41,11 @@ def from_file(path: str, function: str) -> Callable[..., Any]:
     file = Path(path).expanduser()
     if not file.is_file():
         raise RewardError(f"reward.file: {path!r} {no_file(file)}")
-    module = _run(file)
+    source = file.read_bytes()
+    module = _run(file, source)
     found = getattr(module, function, None)
     if callable(found):
-        return found
+        return FromFile(found, Origin(function, path=str(file.resolve()), source=source))
     if found is not None:
         kind = type(found).__name__
         raise RewardError(f"reward.function: {function!r} in {path} is of type {kind}; a callable")
@@ -110,22 +120,16 @@ def _judged(
         return Problem(Outcome.ERROR, str(error), stops=False)
 
 
-def _run(file: Path) -> ModuleType:
-    """Import the file as a module in ``sys.modules``, where dataclasses look up their own.
+def _run(file: Path, source: bytes) -> ModuleType:
+    """The file as a module.
 
     Raises:
         RewardError: it is no Python file, or cannot be run.
     """
-    name = f"polopt_reward_file_{file.stem}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None:
+    if file.suffix != ".py":
         raise RewardError(f"reward.file: {str(file)!r} is no Python file; its name ends in .py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
     try:
         with undisturbed(seed=0):
-            spec.loader.exec_module(module)
+            return module_of(file.resolve(), source)
     except (Exception, SystemExit) as error:
-        del sys.modules[name]
         raise RewardError(f"reward.file: {str(file)!r} cannot be run: {told(error)}") from error
-    return module

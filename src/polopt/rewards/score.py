@@ -7,21 +7,24 @@ a reward.
 from __future__ import annotations
 
 import functools
-import inspect
 import math
 import time
-import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import accumulate, chain
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from polopt import isolated
 from polopt.errors import RewardError
+from polopt.isolated import workers
+from polopt.isolated.calls import Raised, Returned, plain
+from polopt.isolated.origins import Origin
 from polopt.rewards.arguments import Declared, declared, offered, wanted
-from polopt.rewards.call import Raised, Returned, call, told
+from polopt.rewards.call import call
 from polopt.rewards.values import Problem, Steps, token_values, values
 from polopt.types import Outcome, Prompt
 
@@ -35,10 +38,16 @@ class RewardSpec:
     name: str  # in metrics and messages
     function: Callable[..., Any]  # called by name with what its signature asks for
     weight: float = 1.0  # factor in the sum
-    timeout: float | None = 60.0  # seconds for one batch; None: polopt's own, called directly
+    timeout: float | None = 60.0  # seconds for one call; None: polopt's own, called directly
     on_error: Literal["stop", "unscorable"] = "stop"  # a failure: stop the run, or reward is NaN
     per_token: bool = False  # a list of numbers for each completion, one for each of its tokens
     is_accuracy: bool = False  # whether 1.0 and more mean a right answer; booleans do anyway
+    origin: Origin | None = None  # where a worker process finds the function; None: it runs here
+
+    @property
+    def in_trainer(self) -> bool:
+        """Whether a user's function runs in this process, where nothing may run beside it."""
+        return self.timeout is not None and self.origin is None
 
     @functools.cached_property
     def declared(self) -> Declared:
@@ -56,53 +65,56 @@ class Scored:
     token_rewards: tuple[float, ...] | None = None  # NaN: no reward there; None: response level
 
 
-def score(
-    prompts: Sequence[Prompt],
-    completions: Sequence[str],
-    completion_ids: Sequence[Sequence[int]],
-    specs: Sequence[RewardSpec],
-    seed: int,
-) -> list[Scored]:
-    """Score a batch of completions; prompt i belongs to completion i.
+@dataclass(frozen=True)
+class Completions:
+    """What a user's function gets in one call: the completions of one ticket."""
 
-    A function is called once for the batch, by keyword, with copies of those of ``prompts`` (text),
-    ``completions`` (text), ``completion_ids`` (tokens) and the data columns that its signature
-    declares; it returns one number or None (does not apply) for each completion, or with
-    ``per_token`` a list of them, one for each token, None where no step ends. See ``call`` for
-    timeouts and random numbers.
+    prompts: Sequence[Prompt]  # prompt i belongs to completion i
+    texts: Sequence[str]
+    ids: Sequence[Sequence[int]]
+    seed: int  # of the global generators during the call
+
+
+def score(groups: Sequence[Completions], specs: Sequence[RewardSpec]) -> list[Scored]:
+    """Score the completions of groups, in their order.
+
+    A user's function is called once for each group, in worker processes for several groups at once:
+    its rewards do not depend on what is scored together. polopt's own, verifiers and reward models,
+    are called once for all groups. A function is called by keyword, with copies of those of
+    ``prompts`` and ``completions`` (text), ``prompt_ids`` and ``completion_ids`` (tokens) and the
+    data columns that its signature declares; it returns one number or None (does not apply) for
+    each completion, or with ``per_token`` a list of them, one for each token, None where no step
+    ends. See :func:`polopt.isolated.workers.call` for timeouts and random numbers.
 
     The reward is Σ weight·part over the parts that apply, NaN where none applies or one failed; the
     part of a reward per token is the sum of its steps. A part of weight 0 is only recorded: it
     changes neither reward nor failure. ``token_rewards`` places the reward: steps at their tokens,
     everything else at the last one.
 
-    The outcome of a failure: ``error`` for an exception, or values of the wrong type or number;
-    ``timeout``; ``memory``; ``unscorable`` for a number that is not finite or where no part
-    applies. Otherwise the first reward that applies and can tell decides: one that returned a
-    boolean, or one that ``is_accuracy``, as verifiers are: ``ok`` from 1.0 upwards, else ``wrong``.
-    ``scored`` where none can tell.
+    The outcome of a failure: ``error`` for an exception, a process that died, or values of the
+    wrong type or number; ``timeout``; ``memory``; ``unscorable`` for a number that is not finite or
+    where no part applies. Otherwise the first reward that applies and can tell decides: one that
+    returned a boolean, or one that ``is_accuracy``, as verifiers are: ``ok`` from 1.0 upwards, else
+    ``wrong``. ``scored`` where none can tell.
 
     Args:
-        prompts: of the completions, with their data columns.
-        completions: text.
-        completion_ids: tokens.
+        groups: with different seeds, so that a function that draws gives each its own.
         specs: the rewards; names differ.
-        seed: of the global generators during each call, so that a function that draws from them
-            gives the same rewards in the same place of the same run.
 
     Raises:
-        RewardError: a function asks for a column that is not there, or fails with ``on_error``
-            "stop"; one line with function, row and reason.
+        RewardError: a function asks for a column that is not there, cannot be loaded, or fails with
+            ``on_error`` "stop"; one line with function, row and reason.
     """
-    if not len(prompts) == len(completions) == len(completion_ids):
-        raise ValueError("prompts, completions and completion_ids differ in length")
-    if not completions:
+    for group in groups:
+        if not len(group.prompts) == len(group.texts) == len(group.ids):
+            raise ValueError("prompts, completions and completion_ids differ in length")
+    groups = [group for group in groups if group.texts]
+    if not groups:
         return []
-    batch = offered(prompts, completions, completion_ids)
-    found = {spec.name: _results(spec, batch, len(completions), seed) for spec in specs}
+    found = {spec.name: _results(spec, groups) for spec in specs}
     return [
         _scored(specs, {name: results[row] for name, results in found.items()}, len(ids))
-        for row, ids in enumerate(completion_ids)
+        for row, ids in enumerate(ids for group in groups for ids in group.ids)
     ]
 
 
@@ -158,32 +170,82 @@ def _by_token(result: Result, length: int) -> NDArray[np.float64]:
     return numbers
 
 
-def _results(
-    spec: RewardSpec, batch: Mapping[str, list[Any]], count: int, seed: int
-) -> list[Result]:
-    """The results of one reward function, one for each completion."""
-    asked = wanted(spec.name, spec.declared, batch)
+def _results(spec: RewardSpec, groups: Sequence[Completions]) -> list[Result]:
+    """The results of one reward, one for each completion."""
     if spec.timeout is None:
-        answer = Returned(spec.function(**asked))
-    else:
-        answer = call(spec.function, asked, spec.timeout, seed)
+        groups = [_together(groups)]
+    firsts = accumulate((len(group.texts) for group in groups[:-1]), initial=0)
+    of_group = functools.partial(_of_group, spec)
+    apart = map if spec.origin is None else _side_by_side
+    return [*chain.from_iterable(apart(of_group, groups, firsts))]
+
+
+def _together(groups: Sequence[Completions]) -> Completions:
+    return Completions(
+        prompts=[prompt for group in groups for prompt in group.prompts],
+        texts=[text for group in groups for text in group.texts],
+        ids=[ids for group in groups for ids in group.ids],
+        seed=groups[0].seed,
+    )
+
+
+def _side_by_side(
+    of_group: Callable[[Completions, int], list[Result]],
+    groups: Sequence[Completions],
+    firsts: Iterable[int],
+) -> list[list[Result]]:
+    """As ``map``, in threads that wait for worker processes."""
+    with ThreadPoolExecutor(min(isolated.CONCURRENT, len(groups))) as threads:
+        try:
+            return list(threads.map(of_group, groups, firsts))
+        except BaseException:
+            workers.stop()  # the run ends: nobody waits for the others
+            raise
+
+
+def _of_group(spec: RewardSpec, group: Completions, first: int) -> list[Result]:
+    """The results of one call; ``first`` is the row of its first completion, for messages."""
+    batch, count = offered(group.prompts, group.texts, group.ids), len(group.texts)
+    answer = _answer(spec, batch, spec.timeout, group.seed)
     if isinstance(answer, Raised):
-        found = Problem(_outcome(answer), _told(spec.function, answer))
+        found = Problem(_outcome(answer), answer.text)
+    elif spec.per_token:
+        found = token_values(answer.value, [len(ids) for ids in group.ids])
     else:
-        lengths = [len(ids) for ids in batch["completion_ids"]]
-        found = (
-            token_values(answer.value, lengths) if spec.per_token else values(answer.value, count)
-        )
+        found = values(answer.value, count)
     results: list[Result] = [found] * count if isinstance(found, Problem) else [*found]
     if spec.on_error == "unscorable":
         return results
     for row, result in enumerate(results):
         if isinstance(result, Problem) and result.stops:
-            raised = answer.error if isinstance(answer, Raised) and not answer.late else None
-            alone = row if result is not found else _culprit(spec, batch, count, seed, raised)
-            where = f"row {alone}" if alone is not None else f"rows 0 to {count - 1} together"
-            raise RewardError(f"reward {spec.name!r}: {where}: {result.text}") from raised
+            raised = answer if isinstance(answer, Raised) and not answer.late else None
+            alone = row if result is not found else _culprit(spec, batch, count, group.seed, raised)
+            where = f"rows {first} to {first + count - 1} together"
+            where = where if alone is None else f"row {first + alone}"
+            error = None if raised is None else raised.error
+            raise RewardError(f"reward {spec.name!r}: {where}: {result.text}") from error
     return results
+
+
+def _answer(
+    spec: RewardSpec, batch: Mapping[str, list[Any]], timeout: float | None, seed: int
+) -> Returned | Raised:
+    """Call the function where it belongs.
+
+    Raises:
+        RewardError: an argument that is not there, or a function that a worker cannot load.
+    """
+    asked = wanted(spec.name, spec.declared, batch)
+    if timeout is None:
+        return Returned(plain(spec.function(**asked), keep=Problem))
+    if spec.origin is None:
+        return call(spec.function, asked, timeout, seed)
+    try:
+        return workers.call(spec.origin, asked, timeout, seed)
+    except workers.UnloadableError as error:
+        raise RewardError(
+            f"reward {spec.name!r}: cannot be loaded in a worker process: {error}"
+        ) from error
 
 
 def _culprit(
@@ -191,7 +253,7 @@ def _culprit(
     batch: Mapping[str, list[Any]],
     count: int,
     seed: int,
-    raised: BaseException | None,
+    raised: Raised | None,
 ) -> int | None:
     """The first row that raises the same type of error when scored alone, for the message."""
     if count == 1:
@@ -202,26 +264,14 @@ def _culprit(
         left = deadline - time.monotonic()
         if left <= 0:
             return None
-        answer = call(spec.function, wanted(spec.name, spec.declared, alone), left, seed)
+        answer = _answer(spec, alone, left, seed)
         if isinstance(answer, Raised):
-            return row if type(answer.error) is type(raised) and not answer.late else None
+            same = raised is not None and answer.kind == raised.kind and not answer.late
+            return row if same else None
     return None
 
 
 def _outcome(answer: Raised) -> Outcome:
     if answer.late:
         return Outcome.TIMEOUT
-    return Outcome.MEMORY if isinstance(answer.error, MemoryError) else Outcome.ERROR
-
-
-def _told(function: Callable[..., Any], answer: Raised) -> str:
-    """The exception on one line, with the last line of the function's own file in its traceback."""
-    if answer.late:
-        return str(answer.error)
-    text = "raised " + told(answer.error)
-    while isinstance(function, functools.partial):
-        function = function.func
-    code = getattr(inspect.unwrap(function), "__code__", None)
-    frames = traceback.extract_tb(answer.error.__traceback__)
-    own = [frame for frame in frames if code and frame.filename == code.co_filename]
-    return f"{text} ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else text
+    return Outcome.MEMORY if answer.memory else Outcome.ERROR

@@ -13,9 +13,18 @@ from numpy.typing import NDArray
 
 from polopt.envs.text import TextTask
 from polopt.errors import RecipeError
+from polopt.isolated.origins import module_of, origin_of
 from polopt.recipe import Recipe, Reward, StageRecipe
 from polopt.recipe.contradictions import reward_name
-from polopt.rewards import RewardSpec, from_file, from_mathematics, from_verifier, score
+from polopt.rewards import (
+    Completions,
+    RewardSpec,
+    Scored,
+    from_file,
+    from_mathematics,
+    from_verifier,
+    score,
+)
 from polopt.rollout.text import TextSource
 from polopt.seeding import derive
 from polopt.types import Group, Sample
@@ -43,7 +52,7 @@ def specs(
         RewardError: a reward file that cannot be used.
     """
     if given is not None:
-        return [RewardSpec(_name(given), given)]
+        return [RewardSpec(_name(given), given, origin=origin_of(given))]
     if not stage.rewards:
         return [] if task is None else [_of_task(task)]
     return [_spec(reward, task, stage.data.source, models or {}) for reward in stage.rewards]
@@ -56,6 +65,7 @@ def load_files(recipe: Recipe) -> None:
         RewardError: a reward file that cannot be used.
     """
     _loaded.cache_clear()  # a file may have been edited since the last run of this process
+    module_of.cache_clear()
     for stage in recipe.stages:
         for reward in stage.rewards:
             if reward.file is not None and reward.function is not None:
@@ -69,7 +79,7 @@ def functions(
     if given is not None:
         return {_name(given): given}
     return {
-        reward_name(reward): _loaded(reward.file, reward.function)
+        reward_name(reward): _loaded(reward.file, reward.function).function
         for reward in stage.rewards
         if reward.file is not None and reward.function is not None
     }
@@ -79,36 +89,41 @@ _loaded = lru_cache(maxsize=None)(from_file)
 
 
 def judge(source: TextSource, rewards: Sequence[RewardSpec], seed: int) -> Judge:
-    """The function that fills in reward, parts and outcome of every sample."""
+    """The function that fills in reward, parts and outcome of every sample.
+
+    Random numbers of a reward go by the ticket, so a group has the same rewards in any company. It
+    may be called from several threads at once.
+    """
     tokenizer = source.tokeniser.tokenizer
 
+    def completions(group: Group) -> Completions:
+        ids = [sample.tokens[sample.prompt_length :].tolist() for sample in group.samples]
+        return Completions(
+            prompts=[group.prompt] * len(ids),
+            texts=tokenizer.batch_decode(ids, skip_special_tokens=True),
+            ids=ids,
+            seed=derive(seed, "reward", group.ticket),
+        )
+
     def judged(groups: Sequence[Group]) -> list[Group]:
-        if not groups or not rewards:
+        if not rewards:
             return list(groups)
-        pairs = [(group.prompt, sample) for group in groups for sample in group.samples]
-        responses = [sample.tokens[sample.prompt_length :].tolist() for _, sample in pairs]
-        scored = score(
-            [prompt for prompt, _ in pairs],
-            tokenizer.batch_decode(responses, skip_special_tokens=True),
-            responses,
-            rewards,
-            seed=derive(seed, "reward", groups[0].ticket),
-        )
-        samples = iter(
-            replace(
-                sample,
-                reward=s.reward,
-                parts=s.parts,
-                outcome=s.outcome,
-                token_rewards=_aligned(sample, s.token_rewards),
-            )
-            for (_, sample), s in zip(pairs, scored, strict=True)
-        )
+        scored = iter(score([completions(group) for group in groups], rewards))
         return [
-            replace(group, samples=tuple(next(samples) for _ in group.samples)) for group in groups
+            replace(group, samples=tuple(map(_filled, group.samples, scored))) for group in groups
         ]
 
     return judged
+
+
+def _filled(sample: Sample, scored: Scored) -> Sample:
+    return replace(
+        sample,
+        reward=scored.reward,
+        parts=scored.parts,
+        outcome=scored.outcome,
+        token_rewards=_aligned(sample, scored.token_rewards),
+    )
 
 
 def _aligned(sample: Sample, rewards: Sequence[float] | None) -> NDArray[np.float32] | None:
@@ -139,15 +154,16 @@ def _spec(
     if reward.verifier is not None:
         return _verifier(reward, task, source)
     assert reward.file is not None and reward.function is not None, "checked by the schema"
-    function = _loaded(reward.file, reward.function)
+    loaded = _loaded(reward.file, reward.function)
     return RewardSpec(
         name,
-        function,
+        loaded.function,
         reward.weight,
         reward.timeout,
         reward.on_error,
         reward.per_token,
         is_accuracy=reward.is_accuracy,
+        origin=loaded.origin,
     )
 
 
