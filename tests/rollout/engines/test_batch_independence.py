@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from polopt.rollout.engines import LocalEngine, Request
+from polopt.rollout.engines import LocalEngine, Request, answered
 from polopt.rollout.engines.decode import padded
 from polopt.types import Group, Sample, Sampling
 from random_models import SHARED, VOCABULARY, builtin_model, generated, of_architecture, request
@@ -91,11 +91,10 @@ def test_waiting_rows_take_the_slots_of_those_that_ended() -> None:
     requests = [request(i, 1 + 13 * i, count=20) for i in range(7)]  # of one and of two blocks
     together = generated(LocalEngine(often), requests)
     engine, seen = LocalEngine(often, rows=24), list[int]()
-    engine.submit(requests)
     with often.model.register_forward_pre_hook(
         lambda *of: seen.append(of[2]["input_ids"].shape), with_kwargs=True
     ):
-        groups = engine.poll()
+        groups = answered(engine, requests)
     assert [group.ticket for group in groups] == list(range(7)) and engine.poll() == []
     assert_same_groups({group.ticket: group for group in groups}, together)
     decoded = [rows for rows, width in seen if width == 1]
@@ -119,8 +118,7 @@ def test_a_group_larger_than_the_rows_is_split() -> None:
 def test_the_same_request_twice_is_answered_twice() -> None:
     engine = LocalEngine(builtin_model())
     twin = request(0, 4, count=3)
-    engine.submit([twin, twin])
-    one, two = engine.poll()
+    one, two = answered(engine, [twin, twin])
     assert_same_groups({0: one}, {0: two})
     assert engine.poll() == []
 
