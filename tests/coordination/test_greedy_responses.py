@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from polopt.coordination.ledger import Ledger
-from polopt.coordination.sources import InlineSource, Sampled
+from polopt.coordination.rollouter import Rollouter, Sampled
+from polopt.coordination.sources import InlineSource
 from polopt.rollout.engines import Request, Weights
 from polopt.rollout.groups import has_contrast
 from polopt.types import Group, Prompt, Sample, Sampling

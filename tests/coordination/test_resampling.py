@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from polopt.coordination.ledger import End, Ledger
-from polopt.coordination.sources import InlineSource, Sampled
+from polopt.coordination.rollouter import Rollouter, Sampled
+from polopt.coordination.sources import InlineSource
 from polopt.rollout.engines import Request, Weights
 from polopt.rollout.groups import has_contrast
 from polopt.types import Batch, Group, Prompt, Sample, Sampling

@@ -8,7 +8,8 @@ import pytest
 
 from polopt.coordination.ledger import Ledger
 from polopt.coordination.offline import OfflineSource
-from polopt.coordination.sources import InlineSource, Sampled
+from polopt.coordination.rollouter import Rollouter, Sampled
+from polopt.coordination.sources import InlineSource
 from polopt.rollout.engines import Request, Weights
 from polopt.types import Group, Prompt, Sample, Sampling, Span
 
