@@ -84,6 +84,18 @@ def generated(engine: LocalEngine, requests: list[Request]) -> dict[int, Group]:
     return found
 
 
+def assert_same(one: Sample, other: Sample) -> None:
+    assert one.tokens.tolist() == other.tokens.tolist()
+    assert one.logp_rollout.tobytes() == other.logp_rollout.tobytes()
+    assert one.finish == other.finish
+
+
+def assert_same_groups(some: dict[int, Group], all_: dict[int, Group]) -> None:
+    for ticket, group in some.items():
+        for sample, expected in zip(group.samples, all_[ticket].samples, strict=False):
+            assert_same(sample, expected)
+
+
 def absolute_positions() -> LanguageModel:
     """GPT-2: a token's place in the row is an input, so padding must not move it."""
     return of_architecture(

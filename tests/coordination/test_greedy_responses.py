@@ -67,7 +67,7 @@ def source(*, greedy: bool, rounds: int = 0) -> tuple[InlineSource, Engine, Scor
     asked = Sampled(
         lambda place: Prompt(place, "", (1,)), 2, SAMPLING, 0, score, has_contrast, rounds, greedy
     )
-    return InlineSource(engine, Ledger(3), asked, dict), engine, score
+    return InlineSource(Rollouter(engine, asked), Ledger(3), dict), engine, score
 
 
 def test_every_prompt_gets_one_with_the_same_limits() -> None:

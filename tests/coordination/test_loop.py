@@ -137,7 +137,7 @@ class Engine:
 
 def inline() -> InlineSource:
     sampled = Sampled(lambda place: group(place).prompt, 1, Sampling(), 0, list)
-    return InlineSource(Engine(), Ledger(3), sampled, dict)
+    return InlineSource(Rollouter(Engine(), sampled), Ledger(3), dict)
 
 
 def offline() -> OfflineSource:

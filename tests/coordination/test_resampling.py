@@ -54,7 +54,7 @@ def source(dull: set[int], rounds: int) -> tuple[InlineSource, Fake, Ledger]:
 
     engine, ledger = Fake(), Ledger(PROMPTS)
     asked = Sampled(lambda i: Prompt(i, "", ()), 2, Sampling(), 0, score, has_contrast, rounds)
-    return InlineSource(engine, ledger, asked, dict), engine, ledger
+    return InlineSource(Rollouter(engine, asked), ledger, dict), engine, ledger
 
 
 def tickets(batch: Batch) -> list[int]:

@@ -59,7 +59,7 @@ def scored(groups: Sequence[Group]) -> list[Group]:
 
 def inline() -> InlineSource:
     sampled = Sampled(lambda place: Prompt(place, f"p{place}", (1,)), 2, SAMPLING, 0, scored)
-    return InlineSource(Backwards(), Ledger(3), sampled, dict)
+    return InlineSource(Rollouter(Backwards(), sampled), Ledger(3), dict)
 
 
 def consume(source: InlineSource, version: int) -> list[int]:

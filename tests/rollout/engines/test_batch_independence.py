@@ -9,23 +9,20 @@ import torch
 
 from polopt.rollout.engines import LocalEngine, Request, answered
 from polopt.rollout.engines.decode import padded
-from polopt.types import Group, Sample, Sampling
-from random_models import SHARED, VOCABULARY, builtin_model, generated, of_architecture, request
+from polopt.types import Sampling
+from random_models import (
+    SHARED,
+    VOCABULARY,
+    assert_same,
+    assert_same_groups,
+    builtin_model,
+    generated,
+    of_architecture,
+    request,
+)
 
 CPU = torch.device("cpu")
 LENGTHS = [1, 2, 3, 15, 16, 17, 31, 33, 47, 64, 65, 90, 127, 128, 129]  # around every block size
-
-
-def assert_same(one: Sample, other: Sample) -> None:
-    assert one.tokens.tolist() == other.tokens.tolist()
-    assert one.logp_rollout.tobytes() == other.logp_rollout.tobytes()
-    assert one.finish == other.finish
-
-
-def assert_same_groups(some: dict[int, Group], all_: dict[int, Group]) -> None:
-    for ticket, group in some.items():
-        for sample, expected in zip(group.samples, all_[ticket].samples, strict=False):
-            assert_same(sample, expected)
 
 
 @pytest.fixture(scope="module", params=["tiny", "small", "qwen3"])
