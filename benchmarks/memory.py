@@ -1,13 +1,14 @@
-"""The memory plan against torch's memory tracker and against a process: one update on the CPU.
+"""The memory plan of trainings on the CPU beside what they take.
 
     python benchmarks/memory.py            # a table
     python benchmarks/memory.py --json
     python benchmarks/memory.py --write    # benchmarks/results/memory.json
 
-Each case trains a model with random weights for two optimiser steps on one packed sequence, in a
-process of its own on one thread: what its peak rises above what it was before the model was there
-(VmHWM less VmRSS), the same on tensors without storage, and what the plan says. Ends with 1 where
-the plan is more than 15 % off one of them.
+Each case is a run of polopt, of two steps, with a model of random weights, in a process of its own
+on one thread (``memory_one.py``). Planned is what the run's own plan says of its largest phase;
+measured, what the peak of the process rises above what it held before; tracked, the tensors that
+lived at once, without what a kernel takes for itself. Ends with 1 where the plan is more than 15 %
+off what was measured.
 """
 
 from __future__ import annotations
@@ -15,62 +16,98 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
+import random
+import string
 import subprocess
 import sys
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results" / "memory.json"
 TOLERANCE = 0.15
-CHUNK = 64 * 2**20  # bytes of logits at once; the plan is told
+PASS = 1024  # tokens
+GROUP = 16  # responses to a prompt
+PROMPT = 16  # tokens of a demonstration's prompt
 
-SHAPE = {
+SIZES: Mapping[str, Any] = {
     "hidden_size": 384,
-    "num_hidden_layers": 8,
+    "num_hidden_layers": 10,
     "num_attention_heads": 6,
     "num_key_value_heads": 2,
     "head_dim": 64,
     "intermediate_size": 1024,
-    "max_position_embeddings": 4096,
+    "max_position_embeddings": 2048,
     "tie_word_embeddings": True,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
 }
-CASES: dict[str, dict[str, Any]] = {
-    "qwen3, layers kept": {
-        "config": {"model_type": "qwen3", "vocab_size": 32_000, **SHAPE},
-        "tokens": 2048,
-    },
-    "qwen3, layers computed again": {
-        "config": {"model_type": "qwen3", "vocab_size": 151_936, **SHAPE},
-        "tokens": 2048,
-        "checkpointing": True,
-    },
-    "llama, a wide vocabulary": {
-        "config": {
-            "model_type": "llama",
-            "vocab_size": 128_256,
-            **SHAPE,
-            "tie_word_embeddings": False,
-        },
-        "tokens": 1024,
-    },
-    "gpt2": {
-        "config": {
-            "model_type": "gpt2",
-            "vocab_size": 50_257,
-            "n_embd": 384,
-            "n_layer": 10,
-            "n_head": 6,
-            "n_positions": 4096,
-            **{f"{name}_pdrop": 0.0 for name in ("attn", "resid", "embd")},
-        },
-        "tokens": 2048,
-    },
+NARROW = {**SIZES, "hidden_size": 64, "intermediate_size": 128}  # what is decoded outweighs it
+GPT2 = {
+    "vocab_size": 50_257,
+    "n_embd": 384,
+    "n_layer": 10,
+    "n_head": 6,
+    "n_positions": 2048,
+    **{f"{name}_pdrop": 0.0 for name in ("attn", "resid", "embd")},
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A training, and the phase that has to be its largest.
+
+    Demonstrations make two passes a step, so that one has the gradients of another beside it.
+    """
+
+    kind: str  # of config.json
+    config: Mapping[str, Any]
+    phase: str = "update of the policy"
+    rows: int = 4  # of a step
+    tokens: int = 512  # of a row, prompt and response
+    response: int = 512 - PROMPT  # of those
+    update: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    dtype: str = "float32"
+
+    @property
+    def samples(self) -> bool:
+        """Whether responses are sampled."""
+        return self.phase == "rollout"
+
+    @property
+    def at_once(self) -> str:
+        """What is computed together in its largest phase, in words."""
+        return f"{self.rows} rows of {self.tokens} tokens" if self.samples else f"{PASS:,} tokens"
+
+
+CASES: Mapping[str, Case] = {
+    "layers kept": Case("qwen3", {**SIZES, "vocab_size": 32_000}),
+    "layers computed again": Case(
+        "qwen3",
+        {**SIZES, "vocab_size": 151_936},
+        rows=3,
+        tokens=448,
+        response=432,
+        update={"checkpointing": True},
+    ),
+    "a wide vocabulary": Case(
+        "llama", {**SIZES, "vocab_size": 128_256, "tie_word_embeddings": False}, rows=3
+    ),
+    "another architecture": Case("gpt2", GPT2),
+    "products in bfloat16": Case("qwen3", {**SIZES, "vocab_size": 32_000}, dtype="bfloat16"),
+    "keys and values": Case(
+        "qwen3",
+        {**NARROW, "vocab_size": 8192, "num_key_value_heads": 6},
+        phase="rollout",
+        rows=64,
+        tokens=512,
+        response=32,
+    ),
+    "logits": Case(
+        "qwen3", {**NARROW, "vocab_size": 151_936}, phase="rollout", rows=256, tokens=64, response=8
+    ),
 }
 
 
@@ -79,14 +116,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
     parser.add_argument("--write", action="store_true", help=f"into {RESULTS.name}")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--cases", help="names of cases, with ; between them")
     asked = parser.parse_args()
-    if asked.one:
-        print(json.dumps(_measured(**json.loads(asked.one))))
-        return 0
-    found = [_compared(name, case) for name, case in CASES.items()]
+    names = asked.cases.split(";") if asked.cases else list(CASES)
+    if unknown := [name for name in names if name not in CASES]:
+        parser.error(f"--cases: {unknown[0]} unknown; there are {'; '.join(CASES)}")
+    found = [measured(name) for name in names]
     if asked.write:
-        RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        write(found)
     if asked.json:
         print(json.dumps(found, indent=1))
     else:
@@ -95,135 +132,138 @@ def main() -> int:
     return 0 if all(one["holds"] for one in found) else 1
 
 
-def _compared(name: str, case: dict[str, Any]) -> dict[str, Any]:
-    plan = _planned(**case)
-    tracked, measured = (_in_a_process({**case, "fake": fake}) for fake in (True, False))
-    ratios = {"to_tracked": plan / tracked, "to_measured": plan / measured}
+def write(found: Sequence[Mapping[str, Any]]) -> None:
+    """Lines of the table in the place of those of the same cases."""
+    before = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
+    by_case = {one["case"]: one for one in (*before, *found)}
+    lines = [by_case[name] for name in CASES if name in by_case]
+    RESULTS.write_text(json.dumps(lines, indent=1) + "\n", encoding="utf-8")
+
+
+def measured(name: str) -> dict[str, Any]:
+    """A line of the table."""
+    case = CASES[name]
+    with TemporaryDirectory() as directory:
+        weights = write_model(Path(directory) / "model", case)
+        found = trained(case, Path(directory))
+    phases = found["phases"]
+    largest = max(phases, key=lambda phase: sum(phases[phase].values()))
+    assert largest == case.phase, f"{name}: its {largest} is larger than its {case.phase}"
+    sizes = {
+        "plan": sum(phases[largest].values()),
+        "tracked": found["tensors"],
+        "measured": found["process"],
+    }
     return {
         "case": name,
-        **case,
-        "plan": plan,
-        "tracked": tracked,
-        "measured": measured,
-        **{key: round(ratio, 3) for key, ratio in ratios.items()},
-        "holds": all(abs(ratio - 1) <= TOLERANCE for ratio in ratios.values()),
+        "architecture": case.kind,
+        "method": "grpo" if case.samples else "sft",
+        "phase": largest,
+        "weights": weights,
+        "at_once": case.at_once,
+        "parts": phases[largest],
+        **sizes,
+        **compared(**sizes),
         "date": datetime.now(UTC).date().isoformat(),
         "versions": {one: version(one) for one in ("torch", "transformers")},
     }
 
 
-def _planned(config: dict[str, Any], tokens: int, *, checkpointing: bool = False) -> int:
-    """What the plan says of the update, the largest phase of an offline stage."""
-    from polopt.memory.phases import Held, phases
-    from polopt.memory.shapes import shape_of
-    from polopt.memory.work import GIB, Device, Model, Work
-
-    model = Model("policy", shape_of(config), trained=True)
-    work = Work((model,), 1, 1, 1, tokens - 1, samples=False, scores=False)
-    device = Device("cpu", 64 * GIB, "the processor")
-    held = Held(rows=1, tokens=tokens, checkpointing=checkpointing)
-    return max(phase.total for phase in phases(work, device, held, CHUNK))
+def compared(plan: int, tracked: int, measured: int) -> dict[str, Any]:
+    """How far the plan is from what was found, and whether it is near enough to the process."""
+    return {
+        "to_tracked": round(plan / tracked, 3),
+        "to_measured": round(plan / measured, 3),
+        "holds": abs(plan / measured - 1) <= TOLERANCE,
+    }
 
 
-def _in_a_process(case: dict[str, Any]) -> int:
+def recipe(case: Case, model: str, directory: Path, *, steps: int = 2) -> dict[str, Any]:
+    """The recipe of a case; ``directory`` holds its rows, and gets its run."""
+    tables: dict[str, Any] = {
+        "algorithm": "grpo" if case.samples else "sft",
+        "model": {"path": model, "dtype": case.dtype},
+        "data": {
+            "source": str(directory / "rows.jsonl"),
+            "max_prompt_tokens": case.tokens - case.response,
+        },
+        "update": {"micro_batch_tokens": PASS, "checkpointing": False, **case.update},
+        "evaluation": {"prompts": 1},
+        "run": {
+            "steps": steps,
+            "directory": str(directory / "run"),
+            "device": "cpu",
+            "threads": 1,
+            "checkpoint_every": 10**6,
+        },
+    }
+    if case.samples:
+        tables["data"]["evaluation_source"] = str(directory / "held.jsonl")
+        tables["kl"] = {"coefficient": 0.0}
+        tables["rollout"] = {"max_new_tokens": case.response, "group_size": GROUP}
+        tables["rollout"] |= {"prompts_per_step": case.rows // GROUP, "rows": case.rows}
+    else:
+        tables["update"]["batch_size"] = case.rows
+        tables["rollout"] = {"max_new_tokens": 1}  # of evaluation
+    return tables
+
+
+def _write_rows(directory: Path, case: Case) -> None:
+    """Rows of random letters, a token each; the end of a response is its last token."""
+    draw = random.Random(0)
+
+    def text(length: int) -> str:
+        return "".join(draw.choices(string.ascii_letters, k=length))
+
+    rows = [
+        {"prompt": text(case.tokens - case.response), "completion": text(case.response - 1)}
+        for _ in range(4 * case.rows)
+    ]
+    directory.mkdir()
+    for name, some in (("rows", rows), ("held", rows[:1])):
+        lines = "".join(json.dumps(row) + "\n" for row in some)
+        (directory / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+
+
+def write_model(directory: Path, case: Case) -> int:
+    """A model with random weights and a tokeniser of bytes; how many weights it has."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from polopt.models import builtin
+
+    torch.manual_seed(0)
+    tokenizer = builtin.tokenizer()
+    special = {
+        f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")
+    }
+    config = AutoConfig.for_model(case.kind, **{**case.config, **special})
+    model = AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return model.num_parameters()
+
+
+def trained(case: Case, directory: Path) -> dict[str, Any]:
+    """Train in a process of its own, in which large blocks go back to the system when freed."""
+    small = replace(case, rows=GROUP, tokens=24, response=8)
+    for name, one in (("case", case), ("small", small)):
+        _write_rows(directory / name, one)
+    asked = {
+        "recipe": recipe(case, str(directory / "model"), directory / "case"),
+        "before": recipe(small, "builtin:tiny", directory / "small", steps=1),
+    }
     done = subprocess.run(
-        [sys.executable, __file__, "--one", json.dumps(case)],
+        [sys.executable, Path(__file__).with_name("memory_one.py")],
+        input=json.dumps(asked),
         capture_output=True,
         text=True,
-        check=True,
+        check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"},
     )
-    return int(done.stdout.splitlines()[-1])
-
-
-def _measured(
-    config: dict[str, Any], tokens: int, *, checkpointing: bool = False, fake: bool = False
-) -> int:
-    """Bytes that two optimiser steps take at most."""
-    import torch
-    from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.distributed._tools.mem_tracker import MemTracker
-    from transformers import AutoConfig, AutoModelForCausalLM, masking_utils
-
-    if fake:  # tensors without storage cannot say that one sequence needs no mask
-        masking_utils.find_packed_sequence_indices = lambda position_ids: None
-    made = AutoConfig.for_model(**config)
-    _warm(torch)
-    before = _status("VmRSS")
-    with FakeTensorMode() if fake else nullcontext():
-        model = AutoModelForCausalLM.from_config(made).train()
-        if checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
-        optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-        inputs = torch.zeros(1, tokens, dtype=torch.long)
-        tracker = MemTracker()
-        if fake:
-            tracker.track_external(model, optimiser, inputs)
-        with tracker if fake else nullcontext():
-            for move in (True, False, True):  # beside moments: a micro-batch, and one more
-                _step(model, optimiser, inputs, move=move)
-                tracker.reset_mod_stats()
-        if fake:
-            return tracker.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"]
-    return _status("VmHWM") - before
-
-
-def _step(model: Any, optimiser: Any, inputs: Any, *, move: bool) -> None:
-    """Forward and backward pass of a micro-batch; the last one moves the weights."""
-    hidden = model.base_model(input_ids=inputs, use_cache=False).last_hidden_state[0]
-    head = _head()
-    head.apply(hidden, model.get_output_embeddings().weight, inputs[0]).backward()
-    if move:
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-
-
-def _head() -> Any:
-    """The negative log-likelihood by chunks of logits, which are computed again backward."""
-    import torch
-
-    def chunks(hidden: Any, weight: Any) -> list[Any]:
-        return list(torch.arange(len(hidden)).split(max(1, CHUNK // (4 * len(weight)))))
-
-    class Head(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, hidden: Any, weight: Any, targets: Any) -> Any:
-            ctx.save_for_backward(hidden, weight, targets)
-            total = hidden.new_zeros(())
-            for rows in chunks(hidden, weight):
-                logp = torch.log_softmax(hidden[rows] @ weight.T, dim=-1)
-                total -= logp.gather(-1, targets[rows, None]).sum()
-                del logp
-            return total
-
-        @staticmethod
-        def backward(ctx: Any, slope: Any) -> Any:
-            hidden, weight, targets = ctx.saved_tensors
-            of_hidden, of_weight = torch.zeros_like(hidden), torch.zeros_like(weight)
-            for rows in chunks(hidden, weight):
-                logits = torch.softmax(hidden[rows] @ weight.T, dim=-1)
-                ones = torch.full_like(targets[rows, None], -1).to(logits.dtype)
-                logits.scatter_add_(-1, targets[rows, None], ones).mul_(slope)
-                of_hidden[rows] = logits @ weight
-                of_weight.addmm_(logits.T, hidden[rows])
-                del logits
-            return of_hidden, of_weight, None
-
-    return Head
-
-
-def _warm(torch: Any) -> None:
-    """Load what the first matrix product and the first gradient load."""
-    weight = torch.zeros(64, 64, requires_grad=True)
-    (weight @ weight).sum().backward()
-
-
-def _status(name: str) -> int:
-    """A line of the status of this process, in bytes."""
-    text = Path("/proc/self/status").read_text(encoding="utf-8")
-    found = re.search(rf"{name}:\s+(\d+) kB", text)
-    assert found is not None, "Linux"
-    return int(found[1]) * 1024
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return json.loads(done.stdout)
 
 
 if __name__ == "__main__":

@@ -370,7 +370,7 @@ def _weights(directory: Path) -> int:
     return shape_at(str(directory)).parameters
 
 
-TABLES: dict[str, Callable[[Path, str], str]] = {
+OWN: dict[str, Callable[[Path, str], str]] = {
     "methods": _methods,
     "choices": _choices,
     "in_control": _in_control,
@@ -385,8 +385,8 @@ TABLES: dict[str, Callable[[Path, str], str]] = {
     "memory": _memory,
     "unseen": _unseen,
     "unseen_robot": _unseen_robot,
-    **SPEED,
 }
+TABLES = OWN | SPEED
 
 
 def _link(page: Path, target: str, text: str, *, code: bool = False) -> str:

@@ -123,16 +123,35 @@ def _gpu(_: Path, __: str) -> str:
 
 
 def _memory(_: Path, __: str) -> str:
-    """What benchmarks/memory.py measured: a list of lines, each with the same columns."""
-    found = _result("memory")
-    if not found:
+    """What benchmarks/memory.py measured of trainings, beside their plans."""
+    rows = _result("memory")
+    if not rows:
         return "Not measured yet."
-    return table([*found[0]], [[*one.values()] for one in found])
+    lines = [
+        (
+            one["case"],
+            f"{code(one['method'])} of a {one['architecture']}",
+            f"{one['weights'] / 1e6:.1f}",
+            one["at_once"],
+            one["phase"],
+            *(f"{one[size] / 2**20:,.0f}" for size in ("plan", "tracked", "measured")),
+            *(f"{one[ratio]:.2f}" for ratio in ("to_tracked", "to_measured")),
+        )
+        for one in rows
+    ]
+    facts = (
+        f"Measured on {each(it['date'] for it in rows)} with "
+        f"{each(f'{k} {v}' for it in rows for k, v in it['versions'].items())}, on one thread; "
+        "sizes in MiB."
+    )
+    columns = ("case", "what trains", "million weights", "at once", "largest phase")
+    sizes = ("plan", "tracked", "measured", "plan / tracked", "plan / measured")
+    return f"{facts}\n\n" + table((*columns, *sizes), lines)
 
 
 TABLES: dict[str, Callable[[Path, str], str]] = {
     "vs_trl": _vs_trl,
     "roofline": _roofline,
     "gpu": _gpu,
-    "memory": _memory,
+    "measured_memory": _memory,
 }

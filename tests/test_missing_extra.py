@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from polopt.cli import main
 from polopt.errors import missing_extra
+from runs import SMOKE
 
 NEEDS = 'model.lora: 2 needs the package no-such: pip install "polopt[lora]"'
 
@@ -45,3 +47,15 @@ def test_what_is_missing_is_named_itself(
     with pytest.raises(ImportError) as caught:
         import_module("no_such")
     assert str(missing_extra("model.lora: 2", "no-such", "lora", caught.value)) == line
+
+
+@pytest.mark.parametrize("command", ["train", "check"])
+def test_the_optimiser_of_8_bits_says_what_to_install(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "torchao", None)
+    assert main([command, str(SMOKE), "--update.optimiser=adamw_8bit"]) == 2
+    assert capsys.readouterr().err == (
+        'error: update.optimiser: "adamw_8bit" needs the package torchao: '
+        'pip install "polopt[8bit]"\n'
+    )

@@ -24,6 +24,10 @@ def test_no_region_is_misspelt() -> None:
         assert text.count("<!-- generated:") == len(GENERATE["REGION"].findall(text)), page
 
 
+def test_no_table_hides_another() -> None:
+    assert not GENERATE["OWN"].keys() & GENERATE["SPEED"].keys()
+
+
 def test_every_section_of_the_recipe_has_a_table() -> None:
     text = (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8")
     for section in ("stage", *sections()):

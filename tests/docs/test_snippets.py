@@ -130,6 +130,7 @@ NOT_RUN = {
     "python benchmarks/control.py --quick": "takes minutes; test_control_results.py runs a part",
     "python benchmarks/control.py --full": "takes hours",
     "python benchmarks/control.py --quick --write": "would write into the repository",
+    "python benchmarks/memory.py --json": "takes minutes; test_memory.py runs a part of it",
     "python benchmarks/vs_trl.py --json": "takes an hour; test_speed.py runs parts of it",
     "python benchmarks/roofline.py --json": "takes minutes; likewise",
     "python benchmarks/gpu.py": "needs a GPU; likewise without one",

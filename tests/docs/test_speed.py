@@ -236,7 +236,7 @@ def test_a_training_of_polopt_is_measured(method: str, tmp_path: Path) -> None:
 
 def test_a_page_without_results_says_so(tables: dict[str, Any]) -> None:
     assert "Not measured on a GPU" in tables["gpu"](ROOT, "")
-    for name, argument in (("vs_trl", "grpo"), ("roofline", ""), ("memory", "")):
+    for name, argument in (("vs_trl", "grpo"), ("roofline", ""), ("measured_memory", "")):
         assert tables[name](ROOT, argument) == "Not measured yet."
 
 

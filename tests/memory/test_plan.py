@@ -90,12 +90,27 @@ def test_bytes_by_hand_on_the_processor() -> None:
     assert found["rollout"]["optimiser"] == 8 * weights
     assert found["update of the policy"]["gradients"] == 4 * weights
     assert "copies" not in found["update of the policy"]
-    # 256 tokens are 4 blocks of columns; keys and values of 32 numbers in 3 layers, and one more.
-    assert found["rollout"]["kv"] == 16 * 256 * (3 + 1) * 2 * 32 * 4
-    assert found["rollout"]["logits"] == 3 * 16 * 1000 * 4
-    # 256 tokens x 1,000 logits are fewer than a chunk; and the gradient of the head.
-    assert found["update of the policy"]["logits"] == 3 * 256 * 1000 * 4 + 4 * 64_000
+    # 256 tokens are 4 blocks of columns; keys and values of 32 numbers in 3 layers.
+    assert found["rollout"]["kv"] == 16 * 256 * 3 * 2 * 32 * 4
+    # Beside them logits; or one layer more, while rows move.
+    moves = 16 * 256 * 2 * 32 * 4
+    assert found["rollout"]["activations"] == moves - found["rollout"]["logits"]
+    # Logits, probabilities, those by blocks; what is twice as wide counts twice.
+    assert found["rollout"]["logits"] == (3 + 2) * 16 * 1000 * 4
+    # A prompt of 100 leaves 156 of 256 tokens: one chunk, whose probabilities are kept, with three
+    # more of its size; and the gradient of the head.
+    assert found["update of the policy"]["logits"] == (1 + 3) * 156 * 1000 * 4 + 4 * 64_000
     assert found["save"]["copies"] == 4 * 64_000
+
+
+def test_prompts_are_known_beside_the_rows_that_continue_them() -> None:
+    """16 prompts of 192 tokens, one row each, known to 64 layers; copied a tensor at a time."""
+    device, model = Device("cpu", 8 * GIB, "the processor"), replace(SMALL, layers=64)
+    asked = work(prompts=16, group_size=1, prompt_tokens=192, answer_tokens=64)
+    asked = replace(asked, models=(Model("policy", model, True),))
+    parts = phases(asked, device, Held(16, 256, False))[0].parts
+    known, copied = 16 * 192 * 64 * 2 * 32 * 4, 16 * 256 * 32 * 4
+    assert parts["activations"] + parts["logits"] == known + copied
 
 
 def test_bytes_by_hand_on_cuda() -> None:
@@ -107,7 +122,56 @@ def test_bytes_by_hand_on_cuda() -> None:
     weights = SMALL.parameters
     assert found["rollout"]["copies"] == found["update of the policy"]["copies"] == 2 * weights
     assert found["rollout"]["reference"] == 2 * weights
-    assert found["rollout"]["kv"] == 16 * 256 * (3 + 1) * 2 * 32 * 2
+    assert found["rollout"]["kv"] == 16 * 256 * 3 * 2 * 32 * 2
+
+
+def test_logits_are_made_in_chunks_and_kept_where_they_fit() -> None:
+    """By hand at a vocabulary of 100,000, of which 400 KB a state: 671 states are 256 MiB."""
+    wide = replace(SMALL, vocabulary=100_000)
+    device = Device("cpu", 8 * GIB, "the processor")
+    # A prompt of one token to 10,000 of answers.
+    asked = work(models=(Model("policy", wide, True),), prompt_tokens=1, answer_tokens=2500)
+    logits = {
+        tokens: phases(asked, device, Held(16, tokens, True))[2].parts["logits"] - 4 * 6_400_000
+        for tokens in (101, 672, 4001)
+    }
+    assert logits[101] == 400_000 * (100 + 3 * 100)
+    assert logits[672] == 400_000 * (671 + 3 * 128)
+    # Too many to keep: made again, four times a chunk. The rest of a minibatch can be kept, though,
+    # and takes more.
+    assert logits[4001] == logits[672]
+    on_cuda = phases(replace(asked, dtype="float32"), card(8), Held(16, 4001, False))[2]
+    assert on_cuda.parts["logits"] == 400_000 * (671 + 3 * 335) + 4 * 6_400_000  # 2^25 at once
+
+
+def test_a_larger_pass_never_takes_less() -> None:
+    asked, device = real("qwen3-0.6b", prompt_tokens=1), card(80)
+    sizes = [phases(asked, device, Held(8, tokens, True))[2].total for tokens in range(1, 2000, 50)]
+    assert sizes == sorted(sizes)
+
+
+def test_the_gradient_of_the_head_in_bfloat16() -> None:
+    """A product in bfloat16 is added to it, which the processor widens first."""
+    found = {
+        device.kind: phases(work(dtype="bfloat16"), device, Held(16, 256, False))[2].parts
+        for device in (card(8), Device("cpu", 8 * GIB, "the processor"))
+    }
+    chunk = (1 + 3) * 156 * 1000 * 4
+    assert found["cuda"]["logits"] == chunk + (4 + 2) * 64_000
+    assert found["cpu"]["logits"] == chunk + (4 + 2 + 4) * 64_000
+
+
+@pytest.mark.parametrize(
+    ("tokens", "states"), [(50, 0), (256, 156), (724, 624), (725, 525), (1448, 1248)]
+)
+def test_a_pass_holds_a_prompt_once(tokens: int, states: int) -> None:
+    """Four answers of 156 tokens to a prompt of 100."""
+    assert work().states(tokens) == states
+
+
+@pytest.mark.parametrize(("states", "tokens"), [(156, 256), (624, 724), (625, 825)])
+def test_the_largest_pass_with_so_many_states(states: int, tokens: int) -> None:
+    assert work().tokens_of(states) == tokens
 
 
 def test_an_adapter_trains_few_weights() -> None:
@@ -222,6 +286,18 @@ def test_the_work_of_a_recipe() -> None:
     assert (asked.prompts, asked.group_size, asked.evaluation) == (8, 8, 512)
     assert (asked.prompt_tokens, asked.answer_tokens, asked.row) == (256, 1024, 1280)
     assert roles(of_recipe(kl={"coefficient": 0.0})) == ["policy"]
+
+
+def test_a_nucleus_is_sorted() -> None:
+    rollout, algorithm = RECIPE["rollout"], "rejection_sampling"  # others cannot train on them
+    plain, sorts = (
+        of_recipe(algorithm=algorithm, rollout={**rollout, "top_p": share}) for share in (1.0, 0.9)
+    )
+    device = Device("cpu", 64 * GIB, "the processor")
+    found = [
+        phases(one, device, Held(16, 2048, False))[0].parts["logits"] for one in (plain, sorts)
+    ]
+    assert found == [copies * 16 * 151_936 * 4 for copies in (5, 8)]
 
 
 def test_an_adapter_needs_no_reference() -> None:

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from polopt.memory import logits
 from polopt.models.packing import NAME
 from polopt.roles import Actor, Computing, Critic, micro_batches
-from polopt.roles.policies import head as head_module
 from polopt.roles.policies.proven import packs, proven
 from polopt.roles.policies.token import Outputs
 from polopt.roles.policies.trunk import States, padded_states
@@ -182,11 +182,11 @@ def test_packed_rows_alone(language_model: LanguageModel) -> None:
 def test_a_head_in_parts_alone(
     language_model: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(head_module, "_ROWS", 1)
-    monkeypatch.setattr(head_module, "_IN_CACHE", 3 * VOCABULARY)  # three states at once
+    monkeypatch.setattr(logits, "STATES", 1)
+    monkeypatch.setattr(logits, "IN_CACHE", 3 * VOCABULARY)  # three states at once
     actor, theirs = Actor(language_model), gradient(language_model, by_hand(language_model))
     for kept in (2**28, 0):  # probabilities kept, made again
-        monkeypatch.setattr(head_module, "KEPT_BYTES", kept)
+        monkeypatch.setattr(logits, "KEPT_BYTES", kept)
         close(gradient(language_model, lambda: of(actor.score(rows(), BOTH))), theirs)
 
 

@@ -20,12 +20,7 @@ from polopt.api.extend import extend, flag_values, without
 from polopt.api.recorded import located, prompts_of, recorded
 from polopt.choices.domain import DOMAINS
 from polopt.choices.source import parse
-from polopt.diagnose.requirements import (
-    check_hub,
-    check_optimiser,
-    check_packages,
-    check_requirements,
-)
+from polopt.diagnose.requirements import check_hub, check_packages, check_requirements
 from polopt.errors import ModelError, RecipeError, RunDirectoryError, UserError
 from polopt.places import HUB_ID, nearest
 from polopt.recipe import Recipe, dump
@@ -81,7 +76,6 @@ def train(
         _check_heard(resolved)
     check_requirements(resolved)
     check_hub(resolved)
-    check_optimiser(resolved)
     resolved, plans = _planned(resolved)
     name = Path(recipe).stem if isinstance(recipe, str | Path) else resolved.stages[0].algorithm
     chosen = resolved.stages[0].run.directory

@@ -32,6 +32,7 @@ from polopt.record import RunDirectory, begun, write_json
 from polopt.rollout.rewarding import load_files
 from polopt.rollout.signatures import check_signatures
 from polopt.rollout.text import reserved
+from polopt.update.optimisers import prove_eight_bit
 
 
 def execute(
@@ -49,6 +50,8 @@ def execute(
             stack.callback(torch.set_num_threads, torch.get_num_threads())
             torch.set_num_threads(first.threads)
         device = use(device_of(first.device))
+        if any(stage.update.optimiser == "adamw_8bit" for stage in recipe.stages):
+            prove_eight_bit(device)
         load_files(recipe)
         heard = [stack.enter_context(progress_shown()), *observers]
         heard += trackers(first.track, run.path, config, stack)

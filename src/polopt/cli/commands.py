@@ -313,6 +313,8 @@ def check(words: tuple[str, ...], device_memory: float | None, as_json: bool) ->
         output.table(("derived", "value"), list(stage["derived"].items()))
         print()
         memory.show(stage["memory"])
+        if stage["layout"] is not None:
+            print(f"update: {stage['layout']['text']}\n")
         for line in stage["inert"]:
             print(f"note: {line}")
 

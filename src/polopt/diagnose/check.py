@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from polopt.algorithms import row
+from polopt.diagnose.layout import Layout, layout
 from polopt.diagnose.machine import found, told
 from polopt.diagnose.planning import UNPLANNED
 from polopt.diagnose.requirements import check_requirements
@@ -26,10 +28,12 @@ def check(
     flags: Flags = (),
     device_memory: float | None = None,
 ) -> list[dict[str, Any]]:
-    """One table a stage: ``stage, algorithm, row, settings, decided_by, derived, inert, memory``.
+    """One table a stage: ``stage, algorithm, row, settings, decided_by, derived, inert`` and more.
 
     ``decided_by`` says of every setting whether the recipe, the row or the default decided it.
     ``memory`` is the plan (:class:`polopt.memory.plan.Plan`), or the reason why there is none.
+    ``layout`` says whether rows of the model are packed (:class:`polopt.diagnose.layout.Layout`);
+    None in control.
 
     Args:
         recipe: a TOML file, or the same tables.
@@ -44,10 +48,24 @@ def check(
     resolved = resolve(written)
     check_requirements(resolved)
     card = None if device_memory is None else told(device_memory)
+    layouts = dict[tuple[str, str | None], Layout]()
     return [
-        _checked(*pair) | {"memory": _memory(resolved, index, card)}
+        _checked(*pair)
+        | {"memory": _memory(resolved, index, card), "layout": _layout(pair[1], layouts)}
         for index, pair in enumerate(zip(written.stages, resolved.stages, strict=True))
     ]
+
+
+def _layout(
+    stage: StageRecipe, known: dict[tuple[str, str | None], Layout]
+) -> dict[str, Any] | None:
+    """How the rows of a stage are laid out; each model is asked once."""
+    if stage.domain != "text":
+        return None
+    asked = (stage.model.path, stage.model.revision)
+    if asked not in known:
+        known[asked] = layout(*asked)
+    return {**asdict(known[asked]), "text": str(known[asked])}
 
 
 def _memory(recipe: Recipe, index: int, card: Device | None) -> dict[str, Any] | str:

@@ -17,6 +17,7 @@ EXTRAS = {
     "tasks": ("reasoning-gym",),
     "math": ("math-verify",),
     "lora": ("peft",),
+    "8bit": ("torchao",),
     "track": ("tensorboard", "wandb", "trackio"),
     "vllm": ("vllm",),
 }

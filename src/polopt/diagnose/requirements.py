@@ -122,7 +122,7 @@ def _check_preferences(field: str, source: str, algorithm: str, task: TextTask) 
 
 
 def check_packages(recipe: Recipe) -> None:
-    """Check for peft, math-verify and vllm where a stage needs them; others at first use.
+    """Check for peft, math-verify, torchao and vllm where a stage needs them; others at first use.
 
     Raises:
         MissingExtraError: names what to install.
@@ -130,6 +130,10 @@ def check_packages(recipe: Recipe) -> None:
     ranks = [stage.model.lora for stage in recipe.stages if stage.model.lora is not None]
     if ranks:
         _check_package(f"model.lora: {ranks[0]}", "peft", "peft", "lora")
+    if any(stage.update.optimiser == "adamw_8bit" for stage in recipe.stages):
+        from polopt.update.optimisers import eight_bit  # imports torch
+
+        eight_bit()
     if any(stage.rollout.engine == "vllm" for stage in recipe.stages):
         from polopt.rollout.engines.choose import check_vllm  # imports torch
 
@@ -138,19 +142,6 @@ def check_packages(recipe: Recipe) -> None:
     where = next((where for where, reward in named if reward.verifier == "math"), None)
     if where is not None:
         _check_package(f'{where}.verifier: "math"', "math-verify", "math_verify", "math")
-
-
-def check_optimiser(recipe: Recipe) -> None:
-    """Refuse to train with an optimiser that is priced by the memory plan alone.
-
-    Raises:
-        RecipeError: ``adamw_8bit``.
-    """
-    if any(stage.update.optimiser == "adamw_8bit" for stage in recipe.stages):
-        raise RecipeError(
-            "update.optimiser: adamw_8bit is planned for by check and fit, and not trained with "
-            "yet; adamw"
-        )
 
 
 def _check_package(setting: str, package: str, module: str, extra: str) -> None:

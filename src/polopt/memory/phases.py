@@ -3,7 +3,7 @@
 fixed      weights of all models, and the moments of those that are trained
 rollout    fixed + copies for decoding + keys and values + logits + prompts being read
 log-probs  fixed + copies + one layer of a micro-batch + a chunk of logits
-update     fixed + gradients + copies + activations + a chunk of logits
+update     fixed + gradients + copies + activations + a chunk of logits + probabilities kept
 evaluation as rollout, every row with a prompt of its own
 save       fixed + one weight
 """
@@ -11,7 +11,7 @@ save       fixed + one weight
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from polopt.memory.activations import (
     BFLOAT16,
@@ -21,18 +21,21 @@ from polopt.memory.activations import (
     forward_per_token,
     kept_per_token,
 )
+from polopt.memory.logits import at_once, most_kept
 from polopt.memory.work import Device, Model, Work
 
-HEAD_BYTES = 256 * 2**20
-"""Logits of a chunk of the output embedding, float32."""
-HEAD_COPIES = 3
-"""Of those: logits, their softmax, and the gradient of both."""
-DECODED_COPIES = 3
-"""Of the logits of one token of each row: as they come, as they are sampled from, as
-probabilities."""
+CHUNK_COPIES = 4
+"""Of a chunk of logits in the head: themselves, their probabilities, and two while a gradient is
+made of them; an entropy takes as many. A soft cap keeps its slope, too."""
+DRAWN_COPIES = 5
+"""Of the logits of one token of each row while the next is drawn: themselves, probabilities, those
+by blocks, and their float64, which sums of float32 are taken in and which count twice."""
+NUCLEUS_COPIES = 8
+"""The same where they are sorted first: with places in int64, which count twice."""
 MOMENTS = {"adamw": 8.0, "adamw_8bit": 2.04, "natural_step": 24.0}
-"""Bytes of a trained weight: two of float32; two of a byte with a scale for every 256; the six
-vectors of conjugate gradients and the line search."""
+"""Bytes of a trained weight: two of float32; two of a byte with a scale for every 256 (a step holds
+those of one weight in float32, for which the pass before it had room); the six vectors of conjugate
+gradients and the line search."""
 BLOCK = 64  # columns of keys and values come in blocks
 ROW_BLOCK, ROWS_A_THREAD = 16, 8  # the CPU decodes at least so many rows, whose bits then keep
 
@@ -61,23 +64,20 @@ class Phase:
         return sum(self.parts.values())
 
 
-def phases(work: Work, device: Device, held: Held, head_bytes: int = HEAD_BYTES) -> list[Phase]:
+def phases(work: Work, device: Device, held: Held) -> list[Phase]:
     """Every phase of a stage, in the order of a step.
 
     Args:
         work: what the stage does.
         device: where.
         held: what was decided.
-        head_bytes: logits that are held at once.
     """
     found: list[Phase] = []
     if work.samples:
         found.append(decoding("rollout", work, device, held.rows, work.group_size))
     if work.scores:
-        found.append(_scoring(work, device, held, head_bytes))
-    found += [
-        _update(work, device, held, model, head_bytes) for model in work.models if model.trained
-    ]
+        found.append(_scoring(work, device, held))
+    found += [_update(work, device, held, model) for model in work.models if model.trained]
     if work.evaluation:
         rows = min(held.rows, work.evaluation)
         found.append(decoding("evaluation", work, device, rows, 1))
@@ -87,7 +87,11 @@ def phases(work: Work, device: Device, held: Held, head_bytes: int = HEAD_BYTES)
 
 
 def decoding(name: str, work: Work, device: Device, rows: int, group_size: int) -> Phase:
-    """Decoding so many rows together, ``group_size`` of them to a prompt."""
+    """Decoding so many rows together, ``group_size`` of them to a prompt.
+
+    Prompts are read; their keys and values are copied for each row, with room to grow; tokens are
+    drawn. When rows leave, those of others move, a layer at a time. None of it at once.
+    """
     at, shape = work.precision(device), work.policy.shape
     slots = rows_decoded(rows, device)
     prompts = -(-rows // group_size)
@@ -95,17 +99,25 @@ def decoding(name: str, work: Work, device: Device, rows: int, group_size: int) 
     columns = -(-width // BLOCK) * BLOCK
     stream = _stream(work.policy, at)
     column = 2 * shape.keys * at.compute  # of a layer
-    # One layer more: what attention makes of it, and what moves when finished rows leave.
-    cache = slots * columns * column * (shape.layers + 1)
+    layer = slots * columns * column
+    cache = layer * shape.layers
     read = prompts * work.prompt_tokens
-    prefill = read * (column * shape.layers + forward_per_token(shape, stream, work.prompt_tokens))
+    known = read * column * shape.layers
+    prefill = known + read * forward_per_token(shape, stream, work.prompt_tokens)
     if device.kind == "cpu":  # attends by plain products, so that bits do not depend on the batch
         prefill += 3 * prompts * shape.heads * work.prompt_tokens**2 * 4
-    logits = slots * shape.vocabulary * 4 * DECODED_COPIES
-    copies = _copies(work.policy, at)
+    drawn = NUCLEUS_COPIES if work.nucleus else DRAWN_COPIES
+    logits = slots * shape.vocabulary * 4 * drawn
+    others = max(layer, known + layer // 2, prefill - cache)
     return Phase(
         name,
-        _some(**_fixed(work, device), copies=copies, kv=cache, activations=prefill, logits=logits),
+        _some(
+            **_fixed(work, device),
+            copies=_copies(work.policy, at),
+            kv=cache,
+            activations=max(0, others - logits),
+            logits=logits,
+        ),
     )
 
 
@@ -116,7 +128,7 @@ def rows_decoded(rows: int, device: Device) -> int:
     return -(-max(rows, ROWS_A_THREAD * device.threads) // ROW_BLOCK) * ROW_BLOCK
 
 
-def _scoring(work: Work, device: Device, held: Held, head_bytes: int) -> Phase:
+def _scoring(work: Work, device: Device, held: Held) -> Phase:
     """Log-probs and values before the update; the models take turns."""
     at = work.precision(device)
     layers = max(
@@ -129,12 +141,26 @@ def _scoring(work: Work, device: Device, held: Held, head_bytes: int) -> Phase:
             **_fixed(work, device),
             copies=max(_copies(one, at) for one in work.models),
             activations=layers,
-            logits=_head(work, work.policy, held, head_bytes, at),
+            logits=_head(work.policy, work.states(held.tokens), device),
         ),
     )
 
 
-def _update(work: Work, device: Device, held: Held, model: Model, head_bytes: int) -> Phase:
+def _update(work: Work, device: Device, held: Held, model: Model) -> Phase:
+    """The update of a model: a pass of so many tokens, or a smaller one that keeps probabilities.
+
+    Passes differ in size. A whole one may have too many probabilities to keep, and the rest of a
+    minibatch few enough.
+    """
+    found = _pass(work, device, held, model)
+    keeping = work.tokens_of(most_kept(model.shape.vocabulary))
+    if keeping >= held.tokens:
+        return found
+    rest = _pass(work, device, replace(held, tokens=keeping), model)
+    return max(found, rest, key=lambda phase: phase.total)
+
+
+def _pass(work: Work, device: Device, held: Held, model: Model) -> Phase:
     """Forward and backward passes of a micro-batch, with the gradients of those before it.
 
     Head and layers take turns. Recomputed layers need their copies of weights one at a time.
@@ -149,9 +175,9 @@ def _update(work: Work, device: Device, held: Held, model: Model, head_bytes: in
         backward += 4 * max(linear.parameters for linear in shape.linears)
     if held.checkpointing:
         backward += tokens * layer + copies // shape.layers - copies
-    head = _head(work, model, held, head_bytes, at)
+    table, product = _table(model, at, device)
+    head = _head(model, work.states(tokens), device, keeps=True) + product
     below = tokens * below_the_head(shape, stream)
-    table = 4 * shape.embedding if model.lora is None and model.speaks else 0
     last = table - head - kept  # the gradient of the input embedding comes when layers are done
     return Phase(
         f"update of the {model.role}",
@@ -203,12 +229,31 @@ def _stream(model: Model, at: Precision) -> Precision:
     return BFLOAT16 if narrow and (model.lora is not None or not model.trained) else at
 
 
-def _head(work: Work, model: Model, held: Held, head_bytes: int, at: Precision) -> int:
-    """A chunk of logits, at most those of all answers of a pass."""
+def _head(model: Model, states: int, device: Device, *, keeps: bool = False) -> int:
+    """What the head makes of the logits of some states: of a chunk, before it comes to the next.
+
+    Where it ``keeps`` probabilities for its backward pass, it does so of all states or of none; the
+    slope of a cap is in no probability.
+    """
     if not (model.speaks or model.actions):
         return 0
-    logits = min(head_bytes, held.tokens * model.shape.vocabulary * 4)
-    return logits * HEAD_COPIES + (logits // 2 if at.is_mixed else 0)
+    shape = model.shape
+    state, chunk = 4 * shape.vocabulary, min(states, at_once(shape.vocabulary, device.kind))
+    if shape.family.eager or not keeps or states > most_kept(shape.vocabulary):
+        return state * chunk * (CHUNK_COPIES + shape.family.eager)
+    return state * (states + chunk * (CHUNK_COPIES - 1))
+
+
+def _table(model: Model, at: Precision, device: Device) -> tuple[int, int]:
+    """The gradient of the output embedding, and what is added to it of each chunk.
+
+    That is a product in bfloat16, which the processor first makes as wide.
+    """
+    if model.lora is not None or not model.speaks:
+        return 0, 0
+    table = 4 * model.shape.embedding
+    product = table // 2 + (table if device.kind == "cpu" else 0)
+    return table, product if at.is_mixed else 0
 
 
 def _some(**parts: int) -> Parts:

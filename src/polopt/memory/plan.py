@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from polopt.memory.activations import Precision
-from polopt.memory.phases import HEAD_BYTES, Held, Phase, decoding, phases, rows_decoded
+from polopt.memory.phases import Held, Phase, decoding, phases, rows_decoded
 from polopt.memory.work import GIB, Device, Work
 
 ENOUGH = 8192
@@ -76,21 +76,18 @@ class Plan:
         }
 
 
-def plan(
-    work: Work, device: Device, *, assumed: Sequence[str] = (), head_bytes: int = HEAD_BYTES
-) -> Plan:
+def plan(work: Work, device: Device, *, assumed: Sequence[str] = ()) -> Plan:
     """The plan of a stage; it may not fit (:attr:`Plan.fits`).
 
     Args:
         work: what the stage does; what its recipe decides is not changed.
         device: where.
         assumed: what the work takes for granted, in words.
-        head_bytes: logits that are held at once.
     """
     rows = _rows(work, device)
-    checkpointing, tokens = _pass(work, device, rows, head_bytes)
+    checkpointing, tokens = _pass(work, device, rows)
     held = Held(rows, tokens, checkpointing)
-    found = tuple(phases(work, device, held, head_bytes))
+    found = tuple(phases(work, device, held))
     return Plan(device, held, found, tuple(_choices(work, device, held)), tuple(assumed))
 
 
@@ -113,7 +110,7 @@ def _rows(work: Work, device: Device) -> int:
     return max(least, found // work.group_size * work.group_size)  # whole groups
 
 
-def _pass(work: Work, device: Device, rows: int, head_bytes: int) -> tuple[bool, int]:
+def _pass(work: Work, device: Device, rows: int) -> tuple[bool, int]:
     """Whether layers are computed again, and the tokens of a micro-batch."""
     least = work.row
     most = max(least, work.tokens if work.tokens <= 2 * ENOUGH else ENOUGH)
@@ -123,7 +120,7 @@ def _pass(work: Work, device: Device, rows: int, head_bytes: int) -> tuple[bool,
             held = Held(rows, tokens, checkpointing)
             of_passes = [
                 one
-                for one in phases(work, device, held, head_bytes)
+                for one in phases(work, device, held)
                 if one.name not in ("rollout", "evaluation")
             ]
             return all(one.total <= AIM * device.usable for one in of_passes)

@@ -65,6 +65,7 @@ def stated(recipe: Recipe, index: int) -> Stated:
         whole_groups=compared,
         samples=sampled,
         scores=sampled or any(model.role == "reference" for model in models),
+        nucleus=rollout.top_p < 1,
         evaluation=stage.evaluation.prompts if _answers(stage) else 0,
         dtype=stage.model.dtype,
         optimiser="natural_step" if natural else update.optimiser,

@@ -86,6 +86,7 @@ class Work:
     whole_groups: bool = False  # answers to a prompt are compared, and never apart
     samples: bool = True  # answers are sampled to train on
     scores: bool = True  # log-probs or values are measured before the update
+    nucleus: bool = False  # tokens are drawn from the likeliest: all are sorted
     evaluation: int = 0  # prompts that are answered in an evaluation; 0: none are
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     optimiser: Literal["adamw", "adamw_8bit", "natural_step"] = "adamw"
@@ -116,3 +117,17 @@ class Work:
         """Tokens of a minibatch at most, where a prompt stands once before its answers."""
         whole = self.prompts * (self.prompt_tokens + self.group_size * self.answer_tokens)
         return max(self.row, -(-whole // self.minibatches))
+
+    def states(self, tokens: int) -> int:
+        """Of a pass of so many tokens, those that predict a token of an answer."""
+        return max(0, tokens - -(-tokens // self._group) * self.prompt_tokens)
+
+    def tokens_of(self, states: int) -> int:
+        """Of the largest pass with so many states."""
+        answers = self._group - self.prompt_tokens
+        return states + -(-states // answers) * self.prompt_tokens
+
+    @property
+    def _group(self) -> int:
+        """Tokens of a prompt with all answers to it."""
+        return self.prompt_tokens + self.group_size * self.answer_tokens

@@ -112,7 +112,7 @@ def read(path: str, *, revision: str | None = None) -> Reader:
     located, options = _located(path, revision)
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
-    with _told(path), _quiet():
+    with _told(path), quiet():
         tokens = AutoTokenizer.from_pretrained(located, trust_remote_code=False, **options)
         config = AutoConfig.from_pretrained(located, trust_remote_code=False, **options)
         try:
@@ -170,7 +170,7 @@ def _from_files(
     head = {} if language else {"num_labels": outputs}
     try:
         # safetensors only, and no code from the model's repository: weights must not execute.
-        with _quiet(), torch.random.fork_rng(devices=[]):
+        with quiet(), torch.random.fork_rng(devices=[]):
             loaded: Any = kind.from_pretrained(  # a pair: model, loading info
                 path,
                 dtype=torch.float32,
@@ -217,7 +217,7 @@ def save(language_model: LanguageModel | ScalarModel, directory: Path) -> None:
     if adapter.has_adapter(model):
         state = adapter.merged(model)
         adapter.save_adapter(model, directory / adapter.DIRECTORY)
-    with _quiet():
+    with quiet():
         model.save_pretrained(directory, state_dict=state)
         language_model.tokenizer.save_pretrained(directory)
 
@@ -248,7 +248,7 @@ def _told(path: str) -> Generator[None]:
 
 
 @contextmanager
-def _quiet() -> Generator[None]:
+def quiet() -> Generator[None]:
     """Silence progress bars and hints of transformers: polopt shows progress itself."""
     from transformers.utils import logging
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Generic, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from polopt.roles import Scorer, halved_once, joined, measured, micro_batches
 from polopt.roles.policies.token import Outputs, Quantity
 from polopt.seeding import derive
 from polopt.types import Advantages, Experience, Metrics, RowIndex
+from polopt.update.optimisers import adamw, set_rate
 from polopt.update.optimizer_state import (
     load_optimiser,
     load_weights,
@@ -63,7 +64,7 @@ Companion = Callable[[int], tuple[Tensor, dict[str, Tensor]]]
 
 
 class FirstOrder(Generic[T]):
-    """AdamW on the weights of a role (Loshchilov & Hutter 2019), gradients clipped by norm."""
+    """AdamW on the weights of a role, gradients clipped by norm."""
 
     def __init__(
         self,
@@ -86,18 +87,12 @@ class FirstOrder(Generic[T]):
         self._tokens = settings.micro_batch_tokens
         self._named = dict(scorer.parameters)
         self._weights = list(self._named.values())
-        self._optimiser = torch.optim.AdamW(
-            _by_decay(self._weights, settings.weight_decay),
-            lr=0.0,
-            betas=(settings.beta1, settings.beta2),
-            fused=True,
-        )
+        self._optimiser = adamw(settings, self._weights)
 
     def update(self, experience: Experience, advantages: Advantages, step: int) -> Metrics:
         """Update on one batch; ``step`` batches came before it."""
         rate = learning_rate(self.settings, step, self.steps)
-        for group in self._optimiser.param_groups:
-            group["lr"] = rate
+        set_rate(self._optimiser, rate)
         if self.settings.reset_optimiser:
             self._optimiser.state.clear()
         totals: Metrics = {}
@@ -241,18 +236,6 @@ def _cut(
     for size in map(len, parts):
         part, end = slice(end, end + size), end + size
         yield experience.rows(part), advantages.rows(part)
-
-
-def _by_decay(weights: Sequence[Tensor], decay: float) -> list[dict[str, Any]]:
-    """Parameter groups: norms and biases without decay; if none decay, one, for fewer kernels."""
-    if not decay:
-        return [{"params": weights, "weight_decay": 0.0}]
-    matrices = [weight for weight in weights if weight.ndim > 1]
-    others = [weight for weight in weights if weight.ndim <= 1]
-    return [
-        {"params": matrices, "weight_decay": decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
 
 
 def _backward(loss: Tensor, metrics: dict[str, Tensor], totals: dict[str, Tensor]) -> None:

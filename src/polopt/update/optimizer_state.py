@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -11,27 +11,44 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
+from polopt.update.optimisers import PARTS, from_parts, parts_of
+
 STATE_FILE = "optimizer.safetensors"
 WEIGHTS_FILE = "weights.safetensors"
 
 
 def save_optimiser(directory: Path, optimiser: Optimizer, named: Mapping[str, Parameter]) -> None:
-    """Write the moments of each parameter under its name."""
+    """Write the moments of each parameter under its name; those of 8 bits in their parts."""
     state = {
         f"{name}.{key}": tensor.detach().cpu().contiguous()
         for name, parameter in named.items()
-        for key, tensor in optimiser.state.get(parameter, {}).items()
+        for key, tensor in _tensors(optimiser.state.get(parameter, {}))
     }
     save_file(state, directory / STATE_FILE)
 
 
+def _tensors(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    for key, tensor in state.items():
+        parts = parts_of(tensor)
+        yield from ((f"{key}.{name}", part) for name, part in parts.items())
+        if not parts:
+            yield key, tensor
+
+
 def load_optimiser(directory: Path, optimiser: Optimizer, named: Mapping[str, Parameter]) -> None:
     """Restore what :func:`save_optimiser` wrote."""
+    moments = dict[tuple[str, str], dict[str, Tensor]]()
     for full_name, tensor in load_file(directory / STATE_FILE).items():
         name, key = full_name.rsplit(".", 1)
-        parameter = named[name]
+        part = ""
+        if key in PARTS:
+            part, (name, key) = key, name.rsplit(".", 1)
         # Moments follow the weight; Adam's step counter keeps the device that the kernel needs.
-        optimiser.state[parameter][key] = tensor.to(parameter.device)
+        follows = key != "step" or optimiser.defaults.get("fused")
+        device = named[name].device if follows else tensor.device
+        moments.setdefault((name, key), {})[part] = tensor.to(device)
+    for (name, key), parts in moments.items():
+        optimiser.state[named[name]][key] = parts[""] if "" in parts else from_parts(parts)
 
 
 def save_weights(directory: Path, named: Mapping[str, Tensor]) -> None:

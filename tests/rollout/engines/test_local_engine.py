@@ -1,5 +1,7 @@
 """What the local engine returns: the numbers of a plain forward pass, and how responses end."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ import torch
 from polopt.models import LanguageModel
 from polopt.roles.policies.token import score
 from polopt.rollout.engines import LocalEngine, Request
+from polopt.rollout.engines.decode import Decode, Row, Slots
 from polopt.rollout.groups import experience
 from polopt.types import Batch, Finish, Group, Prompt, Sample, Sampling, Span
 from random_models import (
@@ -196,6 +199,24 @@ def test_a_prompt_as_long_as_the_context_allows() -> None:
         [request(0, context - 4, 2, Sampling(max_new_tokens=4)), request(1, 1, 2)],
     )
     assert teacher_forced(language_model, list(groups.values())).abs().max() <= 1e-5
+
+
+def test_rows_that_ended_are_gone_before_others_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """16 rows at once, of 24: keys and values of the first ones never stand beside those of 32."""
+    held, read = list[int](), Decode._read
+
+    def watched(decode: Decode, rows: Sequence[Row], fillers: int) -> Slots:
+        before = 0 if decode._slots is None else len(decode._slots.next)
+        held.append(before + len(rows) + fillers)
+        return read(decode, rows, fillers)
+
+    monkeypatch.setattr(Decode, "_read", watched)
+    language_model = builtin_model()
+    for sampling in (Sampling(max_new_tokens=3), Sampling(max_new_tokens=200)):
+        held.clear()
+        generated(LocalEngine(language_model, rows=16), [request(0, 3, 24, sampling)])
+        assert len(held) > 2  # those of the proof are one
+        assert max(held) == 16
 
 
 def test_an_idle_engine_returns_nothing() -> None:

@@ -20,12 +20,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
 from polopt.math.reduce import widen, without
-
-KEPT_BYTES = 256 * 2**20  # of probabilities kept for the backward pass; more are made again
-_IN_CACHE = 2**20  # logits made at once on a processor
-_ON_DEVICE = 2**25  # the same on an accelerator
-_ROWS = 128  # made at once at least: below it a matrix product reads more than it computes
-
+from polopt.memory.logits import at_once, most_kept
 
 Entropy = Literal["none", "told", "trained"]
 """Told: without gradient, for metrics alone."""
@@ -112,7 +107,7 @@ class _LogProbs(torch.autograd.Function):
         count, vocabulary = len(tokens), len(weight)
         # The slope of a cap is in no probability: logits are made again for it.
         keep = any(ctx.needs_input_grad[:3]) and head.cap is None
-        keep = keep and 4 * count * vocabulary <= KEPT_BYTES
+        keep = keep and count <= most_kept(vocabulary)
         state, w = hidden.to(ctx.dtype), weight.to(ctx.dtype)
         logp = torch.empty(
             count, dtype=torch.promote_types(ctx.dtype, torch.float32), device=hidden.device
@@ -180,8 +175,7 @@ def _add_product(total: Tensor, d: Tensor, state: Tensor) -> None:
 
 def _parts(count: int, vocabulary: int, device: torch.device) -> Iterator[slice]:
     """Slices of the states whose logits are made at once."""
-    most = _IN_CACHE if device.type == "cpu" else _ON_DEVICE
-    size = max(_ROWS, most // vocabulary)
+    size = at_once(vocabulary, device.type)
     return (slice(start, start + size) for start in range(0, count, size))
 
 

@@ -110,6 +110,7 @@ class Decode:
         self.sampling = requests[0].sampling
         self._device = language_model.model.device
         self._groups, self._waiting = list[list[Row]](), deque[Row]()
+        self._slots: Slots | None = None
         self._row_of: list[Row | None] = []  # of each slot; None: a filler, which repeats another
         self.add(requests)
 
@@ -158,15 +159,26 @@ class Decode:
         more = [self._waiting.popleft() for _ in range(room)]
         rows = [*(self._row_of[slot] for slot in going), *more]
         fillers = padded(len(rows), self._device) - len(rows)
-        new = self._read(more, fillers) if more else None
-        if going:
-            self._slots.keep(self._moved(going if new else [*going, *going[:1] * fillers]))
-            if new is not None:
-                self._slots.join(new)
-        elif new is not None:
-            self._slots = new
+        # First: the cache of those that go, and of those that come, is as large as one of all.
+        self._keep(going if more else [*going, *going[:1] * fillers])
+        if more:
+            self._join(self._read(more, fillers))
         self._row_of = [*rows, *[None] * fillers]
         return True
+
+    def _keep(self, slots: Sequence[int]) -> None:
+        """Keep these only; the memory of the others is free."""
+        if not slots:
+            self._slots = None
+        elif self._slots is not None:
+            self._slots.keep(self._moved(slots))
+
+    def _join(self, new: Slots) -> None:
+        """Take in others."""
+        if self._slots is None:
+            self._slots = new
+        else:
+            self._slots.join(new)
 
     def _decode(self, stretch: int, version: int) -> None:
         """Draw some tokens for every slot; then look at them."""
@@ -191,6 +203,7 @@ class Decode:
             least: tokens that every row has at least.
         """
         slots, sampling = self._slots, self.sampling
+        assert slots is not None, "filled"
         logits = self._of.model(
             input_ids=slots.next[:, None],
             position_ids=slots.position[:, None],
