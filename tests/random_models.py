@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from polopt.models import LanguageModel, builtin
 from polopt.roles.policies import proven
-from polopt.rollout.engines import LocalEngine, Request
+from polopt.rollout.engines import LocalEngine, Request, answered
 from polopt.types import Group, Prompt, Sampling
 
 TOKENIZER = builtin.tokenizer()
@@ -77,13 +77,23 @@ def request(id: int, length: int, count: int = 1, sampling: Sampling | None = No
 
 def generated(engine: LocalEngine, requests: list[Request]) -> dict[int, Group]:
     """Every group by its ticket."""
-    engine.submit(requests)
-    groups: dict[int, Group] = {}
-    while finished := engine.poll():
-        for group in finished:
-            assert group.ticket not in groups
-            groups[group.ticket] = group
-    return groups
+    groups = answered(engine, requests)
+    assert engine.poll() == []
+    found = {group.ticket: group for group in groups}
+    assert len(found) == len(groups)
+    return found
+
+
+def assert_same(one: Sample, other: Sample) -> None:
+    assert one.tokens.tolist() == other.tokens.tolist()
+    assert one.logp_rollout.tobytes() == other.logp_rollout.tobytes()
+    assert one.finish == other.finish
+
+
+def assert_same_groups(some: dict[int, Group], all_: dict[int, Group]) -> None:
+    for ticket, group in some.items():
+        for sample, expected in zip(group.samples, all_[ticket].samples, strict=False):
+            assert_same(sample, expected)
 
 
 def absolute_positions() -> LanguageModel:

@@ -40,6 +40,10 @@ class EngineError(UserError, RuntimeError):
     """An engine that does not start, died, hangs, or refuses."""
 
 
+class StalledError(UserError, TimeoutError):
+    """Nobody generated for too long."""
+
+
 class RewardError(UserError, RuntimeError):
     """A reward function that broke its contract."""
 

@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from polopt.coordination.ledger import Ledger
-from polopt.coordination.sources import InlineSource, Sampled
+from polopt.coordination.rollouter import Rollouter, Sampled
+from polopt.coordination.sources import InlineSource
 from polopt.rollout.engines import Request, Weights
 from polopt.rollout.groups import has_contrast
 from polopt.types import Group, Prompt, Sample, Sampling
@@ -66,7 +67,7 @@ def source(*, greedy: bool, rounds: int = 0) -> tuple[InlineSource, Engine, Scor
     asked = Sampled(
         lambda place: Prompt(place, "", (1,)), 2, SAMPLING, 0, score, has_contrast, rounds, greedy
     )
-    return InlineSource(engine, Ledger(3), asked, dict), engine, score
+    return InlineSource(Rollouter(engine, asked), Ledger(3), dict), engine, score
 
 
 def test_every_prompt_gets_one_with_the_same_limits() -> None:

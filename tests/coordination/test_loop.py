@@ -12,7 +12,8 @@ from polopt.coordination import checkpoint
 from polopt.coordination.ledger import Ledger
 from polopt.coordination.loop import Progress, RunContext, restore, run_stage
 from polopt.coordination.offline import OfflineSource
-from polopt.coordination.sources import InlineSource, Sampled
+from polopt.coordination.rollouter import Rollouter, Sampled
+from polopt.coordination.sources import InlineSource
 from polopt.coordination.stage import Event, Stage, Until
 from polopt.errors import Stopped
 from polopt.record import create, open_existing
@@ -136,7 +137,7 @@ class Engine:
 
 def inline() -> InlineSource:
     sampled = Sampled(lambda place: group(place).prompt, 1, Sampling(), 0, list)
-    return InlineSource(Engine(), Ledger(3), sampled, dict)
+    return InlineSource(Rollouter(Engine(), sampled), Ledger(3), dict)
 
 
 def offline() -> OfflineSource:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from polopt.coordination.ledger import End, Ledger
-from polopt.coordination.sources import InlineSource, Sampled
+from polopt.coordination.rollouter import Rollouter, Sampled
+from polopt.coordination.sources import InlineSource
 from polopt.rollout.engines import Request, Weights
 from polopt.rollout.groups import has_contrast
 from polopt.types import Batch, Group, Prompt, Sample, Sampling
@@ -53,7 +54,7 @@ def source(dull: set[int], rounds: int) -> tuple[InlineSource, Fake, Ledger]:
 
     engine, ledger = Fake(), Ledger(PROMPTS)
     asked = Sampled(lambda i: Prompt(i, "", ()), 2, Sampling(), 0, score, has_contrast, rounds)
-    return InlineSource(engine, ledger, asked, dict), engine, ledger
+    return InlineSource(Rollouter(engine, asked), ledger, dict), engine, ledger
 
 
 def tickets(batch: Batch) -> list[int]:

@@ -8,7 +8,8 @@ import pytest
 
 from polopt.coordination.ledger import Ledger
 from polopt.coordination.offline import OfflineSource
-from polopt.coordination.sources import InlineSource, Sampled
+from polopt.coordination.rollouter import Rollouter, Sampled
+from polopt.coordination.sources import InlineSource
 from polopt.rollout.engines import Request, Weights
 from polopt.types import Group, Prompt, Sample, Sampling, Span
 
@@ -58,7 +59,7 @@ def scored(groups: Sequence[Group]) -> list[Group]:
 
 def inline() -> InlineSource:
     sampled = Sampled(lambda place: Prompt(place, f"p{place}", (1,)), 2, SAMPLING, 0, scored)
-    return InlineSource(Backwards(), Ledger(3), sampled, dict)
+    return InlineSource(Rollouter(Backwards(), sampled), Ledger(3), dict)
 
 
 def consume(source: InlineSource, version: int) -> list[int]:

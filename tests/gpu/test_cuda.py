@@ -8,7 +8,7 @@ import torch
 import polopt
 from polopt.models import load
 from polopt.roles import Actor, Computing
-from polopt.rollout.engines import LocalEngine, Request
+from polopt.rollout.engines import LocalEngine, Request, answered
 from polopt.rollout.groups import experience
 from polopt.types import Batch, Prompt, Sampling
 
@@ -32,9 +32,9 @@ def test_sampled_log_probs_are_those_of_the_trainer(autocast: bool, tolerance: f
     language_model.model.to("cuda")
     tokens = tuple(language_model.tokenizer("3+8-9=")["input_ids"])
     engine = LocalEngine(language_model, autocast=autocast)
-    engine.submit([Request(0, Prompt(0, "3+8-9=", tokens), 16, Sampling(max_new_tokens=32), 1)])
+    asked = [Request(0, Prompt(0, "3+8-9=", tokens), 16, Sampling(max_new_tokens=32), 1)]
     batch = experience(
-        Batch(tuple(engine.poll()), taken_at=0), pad_id=0, device=torch.device("cuda")
+        Batch(tuple(answered(engine, asked)), taken_at=0), pad_id=0, device=torch.device("cuda")
     )
     assert batch.tokens is not None and batch.logp_rollout is not None
     trained = Actor(language_model, Computing(autocast=autocast)).log_probs(batch.tokens)

@@ -132,7 +132,7 @@ def test_weights_cast_once_give_the_numbers_of_autocast(monkeypatch: pytest.Monk
     once = generated(engine, requests)
     monkeypatch.setattr(decode, "STRETCH", 4)
     with monkeypatch.context() as patch:
-        patch.setattr(local, "lowered", lambda _: local.nullcontext())
+        patch.setattr(local, "Lowered", lambda _: local.nullcontext())
         plainly = generated(engine, requests)
     assert_same(plainly, once)
     assert_same(generated(low(builtin_model()), requests), once)

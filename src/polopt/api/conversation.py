@@ -62,8 +62,9 @@ class Conversation:
 
         self._submit(asked)
         try:
-            (group,) = self._engine.poll(hear)
-            answer.end(self._policy.answer(group.samples[0]))
+            while not (groups := self._engine.poll(hear)):
+                pass
+            answer.end(self._policy.answer(groups[0].samples[0]))
         except KeyboardInterrupt:
             self._remember(asked, answer.text)
             raise

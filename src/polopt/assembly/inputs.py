@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 
 from polopt.algorithms import row
 from polopt.assembly.fits import check_reach, check_vocabulary
+from polopt.assembly.placement import engine_devices, followed
 from polopt.coordination.stage import Event, Observer
 from polopt.errors import ModelError
 from polopt.models import LanguageModel, ScalarModel, context_length, load, load_scalar
@@ -22,18 +23,29 @@ from polopt.roles import Actor, Computing
 from polopt.roles.scorer import trainable
 from polopt.rollout.engines import Engine
 from polopt.rollout.engines.choose import chosen, made
+from polopt.rollout.engines.shared import Asker, EngineThread
 from polopt.rollout.rewarding import RewardFunction
 from polopt.seeding import derive
 
 
 @dataclass
 class Serving:
-    """The engine of a stage, once there is one."""
+    """The engine of a stage, once there is one; and those that others share, in threads."""
 
     engine: Engine | None = None
+    threads: list[EngineThread] = field(default_factory=list[EngineThread])
+    _first: list[Callable[[], None]] = field(default_factory=list[Callable[[], None]])
+
+    def end_first(self, close: Callable[[], None]) -> None:
+        """Call this before engines are ended: it belongs to somebody who uses them."""
+        self._first.append(close)
 
     def close(self) -> None:
-        """End it."""
+        """End them."""
+        for close in self._first:
+            close()
+        for thread in self.threads:
+            thread.close()
         if self.engine is not None:
             self.engine.close()
 
@@ -147,21 +159,51 @@ class StageInputs:
             MissingExtraError: vllm was asked for and cannot be used.
             ModelError: an architecture that it cannot decode.
         """
+        if self.recipe.coordination.mode != "alternate":
+            return Asker(self.engine_threads(actor))
         if self.serving.engine is None:
-            samples = "prompts" in row(self.recipe.algorithm).requires
-            found = chosen(self.recipe.rollout.engine, self.device, samples=samples)
-            if found.engine == "vllm" or found.advice:
-                text = f"{found.engine} generates: {found.why}"
-                self.tell(f"{text}; {found.advice}" if found.advice else text)
-            model = actor.language_model
-            self.serving.engine = made(
-                found.engine,
-                model,
-                autocast=actor.how.autocast,
-                rows=self.recipe.rollout.rows,
-                tell=actor.how.tell,
-            )
+            self.serving.engine = self._made(self._chosen(), actor)
         return self.serving.engine
+
+    def engine_threads(self, actor: Actor) -> Sequence[EngineThread]:
+        """The engines of the stage that generate while it trains; made at the first call.
+
+        Raises:
+            RecipeError: fewer devices than engines.
+            EngineError: an engine that does not start, or is not allowed on this device.
+            ModelError: an architecture that it cannot decode.
+        """
+        if not self.serving.threads:
+            name = self._chosen()
+            for device in engine_devices(self.device, self.recipe.coordination.engines):
+                served, follow = (actor, None) if name == "vllm" else followed(actor, device)
+                engine = self._made(name, served, follow)
+                self.serving.threads.append(EngineThread(engine))
+        return self.serving.threads
+
+    def _chosen(self) -> Literal["local", "vllm"]:
+        """The engine that the recipe asks for, or that is best here; told where it matters."""
+        samples = "prompts" in row(self.recipe.algorithm).requires
+        found = chosen(self.recipe.rollout.engine, self.device, samples=samples)
+        if found.engine == "vllm" or found.advice:
+            text = f"{found.engine} generates: {found.why}"
+            self.tell(f"{text}; {found.advice}" if found.advice else text)
+        return found.engine
+
+    def _made(
+        self,
+        name: Literal["local", "vllm"],
+        actor: Actor,
+        follow: Callable[[], None] | None = None,
+    ) -> Engine:
+        return made(
+            name,
+            actor.language_model,
+            autocast=actor.how.autocast,
+            rows=self.recipe.rollout.rows,
+            follow=follow,
+            tell=actor.how.tell,
+        )
 
     def tell(self, text: str, *, warning: bool = False) -> None:
         """Send a message to the observers; a warning is also written to the run directory."""

@@ -12,7 +12,9 @@ from polopt.assembly.context import PolicyContext, policy_learner
 from polopt.assembly.critic import Valued
 from polopt.assembly.drift import drifts
 from polopt.assembly.objective import old_is_new, policy_gradient
+from polopt.choices.coordination import anchored_in_sampling
 from polopt.coordination.stage import Learner
+from polopt.recipe.fields import flat
 from polopt.seeding import derive
 from polopt.update.minibatch import Companion, Loss
 from polopt.update.natural_step import NaturalStep, Region
@@ -30,7 +32,7 @@ def first_order(
 ) -> Learner:
     """AdamW on the policy loss, plus the loss of a critic that shares its trunk."""
     loss: Loss[Any] = policy_gradient(of.recipe, of.adaptive)
-    if old_is_new(of.recipe):
+    if old_is_new(of.recipe) or anchored_in_sampling(flat(of.recipe)):
         loss = replace(loss, watch=drifts)
     options: dict[str, Any] = {}
     if critic is not None:

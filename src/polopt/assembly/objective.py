@@ -8,6 +8,7 @@ from torch import Tensor
 
 from polopt.algorithms import row
 from polopt.assembly.chosen import chosen, has_trait, number
+from polopt.choices.coordination import anchored_in_sampling
 from polopt.choices.update import optimiser_steps
 from polopt.objective import (
     KLTerm,
@@ -63,9 +64,10 @@ def old_is_new(recipe: StageRecipe) -> bool:
     asked = recipe.kl.placement == "reward" and bool(recipe.kl.coefficient)
     corrected = recipe.objective.correction not in (None, "none")
     masked = recipe.objective.mask not in (None, "none")
+    stale = anchored_in_sampling(flat(recipe))
     adapted = recipe.kl.controller not in (None, "fixed") or recipe.objective.penalty_target
     later = bool(recipe.critic.warmup_steps)  # the policy does not learn from every batch
-    return one and not (asked or corrected or masked or adapted or later)
+    return one and not (asked or corrected or masked or stale or adapted or later)
 
 
 def policy_gradient(

@@ -26,10 +26,11 @@ from polopt.assembly.learners import learner_of_policy
 from polopt.assembly.objective import old_is_new
 from polopt.assembly.process import Crediting, Processed, processed
 from polopt.assembly.refresh import agreement, refreshed
+from polopt.assembly.source import source_of
+from polopt.choices.coordination import anchored_in_sampling
 from polopt.choices.returns import SUMS
 from polopt.choices.roles import reads_process
-from polopt.coordination.ledger import Ledger
-from polopt.coordination.sources import InlineSource, Sampled
+from polopt.coordination.rollouter import Sampled
 from polopt.coordination.stage import Evaluation, Learner, Stage
 from polopt.credit import (
     Credit,
@@ -118,23 +119,18 @@ def sampled_stage(
     rollout = of.recipe.rollout
     assert rollout.group_size is not None, "resolved by the row"
     scored = reporting_once(judge(of.text, of.rewards, of.recipe.run.seed), of, of.inputs.observe)
-    source = InlineSource(
-        of.engine,
-        Ledger(rollout.prompts_per_step),
-        Sampled(
-            of.text.prompt,
-            rollout.group_size,
-            of.sampling,
-            of.seed("rollout"),
-            scored,
-            **resampled(rollout),
-            greedy=of.recipe.credit.baseline == "greedy",
-        ),
-        of.weights,
+    sampled = Sampled(
+        of.text.prompt,
+        rollout.group_size,
+        of.sampling,
+        of.seed("rollout"),
+        scored,
+        **resampled(rollout),
+        greedy=of.recipe.credit.baseline == "greedy",
     )
     return assembled(
         of,
-        source,
+        source_of(of, sampled),
         prepare=prepare,
         credit=lambda tensors: _with_metrics(of, tensors, credit(tensors)),
         learners=[*learners, *refreshed(of)],
@@ -189,13 +185,15 @@ def prepared(
 
     Log-probs of the policy are left to the pass with gradient where that gives the same.
     """
-    of_gradient = old_is_new(of.recipe)
+    stale, of_gradient = anchored_in_sampling(flat(of.recipe)), old_is_new(of.recipe)
 
     def prepare(batch: Batch) -> Experience:
         tensors = of.tensors(batch)
         assert tensors.tokens is not None
         logp_ref = None if reference is None else measured(reference, tensors.tokens, "logp")
-        logp_old = None if of_gradient else of.actor.log_probs(tensors.tokens)
+        logp_old = tensors.logp_rollout if stale else None
+        if not (stale or of_gradient):
+            logp_old = of.actor.log_probs(tensors.tokens)
         tensors = replace(tensors, logp_old=logp_old, logp_ref=logp_ref)
         tensors = tensors if critic is None else critic.of(tensors)
         return tensors if process is None else process.rewarded(tensors)
@@ -229,5 +227,7 @@ def credit_of(recipe: StageRecipe, adaptive: Sequence[AdaptiveNumber] = ()) -> C
 
 def _with_metrics(of: StageContext, experience: Experience, advantages: Advantages) -> Advantages:
     """The same with how far the policy has moved, and with the agreement of reward models."""
-    metrics = agreement(of, experience) | drifts(experience)
+    # Where pi_old is the policy that sampled, the learner measures it.
+    moved = {} if anchored_in_sampling(flat(of.recipe)) else drifts(experience)
+    metrics = agreement(of, experience) | moved
     return replace(advantages, metrics=advantages.metrics | metrics)

@@ -2,19 +2,83 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from polopt.choices.choice import Choice, Column, Variant
 from polopt.choices.domain import OF_LANGUAGE
-from polopt.choices.section import Section
+from polopt.choices.section import (
+    Count,
+    OnlyFor,
+    Positive,
+    PositiveFloat,
+    Section,
+    Values,
+    by_row,
+    needs,
+)
+
+_THREADS = needs("coordination.mode", "split", "buffered")
+_BUFFERED = needs("coordination.mode", "buffered")
+_SAMPLED = OnlyFor("prompts")
 
 
 class Coordination(Section):
     """When generation and training take turns."""
 
-    mode: Literal["alternate"] = Field(default="alternate", description="generate, then train")
+    mode: Annotated[Literal["alternate", "split", "buffered"], _SAMPLED] = Field(
+        default="alternate",
+        description="generate, then train; split: an engine of its own generates in a thread; "
+        "buffered: several do, and go on while the policy trains",
+    )
+    staleness: Annotated[Count, _THREADS, _SAMPLED] = Field(
+        default=0,
+        description="updates, at most, between the policy that a group of responses is begun with "
+        "and the one that trains on it; 0: the same numbers as alternate; split: at most 1",
+    )
+    window: Annotated[Positive, _BUFFERED, _SAMPLED] = Field(
+        default=1,
+        description="groups, from the oldest that was not trained on, that a batch is taken from",
+    )
+    select: Annotated[Literal["fifo", "freshest", "priority"], _BUFFERED, _SAMPLED] = Field(
+        default="fifo",
+        description="order in the window; priority: spread of the rewards of a group, halved for "
+        "every half_life updates of its age",
+    )
+    half_life: Annotated[
+        PositiveFloat | None, by_row(1.0), needs("coordination.select", "priority"), _SAMPLED
+    ] = Field(default=None, description="updates after which a group counts half as much")
+    max_age: Annotated[Count | None, _BUFFERED, _SAMPLED] = Field(
+        default=None, description="updates after which a group is given up; default: never"
+    )
+    engines: Annotated[Positive, _THREADS, _SAMPLED] = Field(
+        default=1, description="that generate, each with weights of its own"
+    )
+    patience: Annotated[PositiveFloat, _THREADS, _SAMPLED] = Field(
+        default=1800.0, description="seconds without a single response after which the run gives up"
+    )
+
+
+def anchored_in_sampling(values: Values) -> bool:
+    """Whether ``log π_old`` is the log-prob of the policy that sampled.
+
+    So it is in PPO without decoupling: with stale responses and no correction for them, the ratio
+    to the policy that trains would be 1 at first, and would bound nothing.
+    """
+    return bool(values["coordination.staleness"]) and values["objective.correction"] in (
+        None,
+        "none",
+    )
+
+
+def _notes(values: Values) -> Iterator[str]:
+    if values["coordination.staleness"] and anchored_in_sampling(values):
+        yield (
+            f"coordination.staleness = {values['coordination.staleness']} without "
+            "objective.correction: pi_old is the policy that sampled, and the ratio is that to it"
+        )
 
 
 COLUMN = Column(
@@ -38,4 +102,5 @@ COLUMN = Column(
             "polopt.coordination.offline:OfflineSource", "no generation", domains=OF_LANGUAGE
         ),
     },
+    notes=_notes,
 )

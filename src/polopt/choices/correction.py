@@ -40,10 +40,10 @@ class Correction(Section):
 
 def _notes(values: Values) -> Iterator[str]:
     chosen = values["objective.correction"]
-    if chosen not in (None, "none") and values["coordination.mode"] == "alternate":
+    if chosen not in (None, "none") and not values["coordination.staleness"]:
         yield (
-            f"objective.correction = {chosen} has no effect beyond rounding: "
-            "with coordination.mode = alternate the weights that train are the ones that sample"
+            f"objective.correction = {chosen} has no effect beyond rounding: with "
+            "coordination.staleness = 0 the weights that train are the ones that sampled"
         )
 
 

@@ -48,6 +48,12 @@ class Stats:
     oldest_lag: int
 
 
+def oldest(ticket: Ticket) -> int:
+    """The version of the oldest token of a group that was delivered."""
+    samples = () if ticket.group is None else ticket.group.samples
+    return min((span.version for one in samples for span in one.spans), default=ticket.born)
+
+
 class Ledger:
     """Admits, hands out, takes back and ends tickets."""
 
@@ -64,6 +70,11 @@ class Ledger:
         self._next = 0
         self.version = 0
         self.ended = dict.fromkeys(End, 0)
+
+    @property
+    def capacity(self) -> int:
+        """The largest number of live tickets, (S + 1)·P."""
+        return self._capacity
 
     @property
     def lag_bound(self) -> int:
@@ -135,6 +146,14 @@ class Ledger:
             ticket.taken = True
         groups = [ticket.group for ticket in sorted(chosen, key=lambda t: t.id)]
         return [group for group in groups if group is not None]
+
+    def older_than(self, version: int) -> list[int]:
+        """Delivered groups, not taken yet, with a token of an older version."""
+        return [
+            ticket.id
+            for ticket in self._live.values()
+            if ticket.group is not None and not ticket.taken and oldest(ticket) < version
+        ]
 
     def release(self, ids: Iterable[int], end: End) -> None:
         """End tickets and free their slots. Only this drops a ticket.

@@ -333,6 +333,27 @@ def _split(row: Row, stage: StageRecipe) -> Iterator[Finding]:
         )
 
 
+def _stale(row: Row, stage: StageRecipe) -> Iterator[Finding]:
+    """Responses of older policies need a trust region, or weights that say how old they are."""
+    mode, staleness = stage.coordination.mode, stage.coordination.staleness
+    if mode == "split" and staleness > 1:
+        yield (
+            "coordination.staleness",
+            f"{staleness} is not allowed with coordination.mode = split, which generates one batch "
+            "ahead; 0 or 1, or mode = buffered",
+        )
+    if not staleness or stage.objective.correction not in (None, "none"):
+        return
+    unbounded = stage.objective.bound in (None, "none") or stage.objective.ratio == "none"
+    if unbounded or row.update == "natural_step":
+        yield (
+            "coordination.staleness",
+            f"{staleness} is not allowed in {row.name} without objective.correction: nothing "
+            "bounds how far responses of an older policy move this one; 0, or a correction such "
+            "as token_tis",
+        )
+
+
 def _region(row: Row, stage: StageRecipe) -> Iterator[Finding]:
     """A trust region needs a critic with a trunk of its own: it bounds the policy alone."""
     if row.update == "natural_step" and stage.critic.trunk == "shared":
@@ -361,6 +382,7 @@ CHECKS: Mapping[str, tuple[Check, ...]] = {  # by the rollout of the row
         _reuse,
         _split,
         _region,
+        _stale,
     ),
     "dataset": (),
     "rankings": (),

@@ -55,7 +55,8 @@ class Loss(Generic[T]):
     needs_logp: bool = False  # terms read experience.logp: one more forward pass per minibatch
     whole_groups: bool = False  # rows of a group are compared: groups are not split
     idle: Callable[[T], Tensor] | None = None  # rows [B] that add nothing, if there are any
-    watch: Callable[[Experience], Metrics] | None = None  # of the rows, with their logp as logp_old
+    # Before the first optimiser step on a batch, of its rows with their logp as logp_old.
+    watch: Callable[[Experience], Metrics] | None = None
 
 
 Companion = Callable[[int], tuple[Tensor, dict[str, Tensor]]]
@@ -144,7 +145,7 @@ class FirstOrder(Generic[T]):
         )
         # One read for all: each one waits for the accelerator.
         values = dict(zip(totals, torch.stack([*totals.values()]).tolist(), strict=True))
-        if self.loss.watch is not None and watched is not None:
+        if self.loss.watch is not None and watched is not None and not self._watched:
             self._watched = self.loss.watch(watched)
         self._move(values["grad_norm"], totals["grad_norm"], step)
         return {"loss": 0.0} | values

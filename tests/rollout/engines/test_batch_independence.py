@@ -7,25 +7,22 @@ import numpy as np
 import pytest
 import torch
 
-from polopt.rollout.engines import LocalEngine, Request
+from polopt.rollout.engines import LocalEngine, Request, answered
 from polopt.rollout.engines.decode import padded
-from polopt.types import Group, Sample, Sampling
-from random_models import SHARED, VOCABULARY, builtin_model, generated, of_architecture, request
+from polopt.types import Sampling
+from random_models import (
+    SHARED,
+    VOCABULARY,
+    assert_same,
+    assert_same_groups,
+    builtin_model,
+    generated,
+    of_architecture,
+    request,
+)
 
 CPU = torch.device("cpu")
 LENGTHS = [1, 2, 3, 15, 16, 17, 31, 33, 47, 64, 65, 90, 127, 128, 129]  # around every block size
-
-
-def assert_same(one: Sample, other: Sample) -> None:
-    assert one.tokens.tolist() == other.tokens.tolist()
-    assert one.logp_rollout.tobytes() == other.logp_rollout.tobytes()
-    assert one.finish == other.finish
-
-
-def assert_same_groups(some: dict[int, Group], all_: dict[int, Group]) -> None:
-    for ticket, group in some.items():
-        for sample, expected in zip(group.samples, all_[ticket].samples, strict=False):
-            assert_same(sample, expected)
 
 
 @pytest.fixture(scope="module", params=["tiny", "small", "qwen3"])
@@ -91,11 +88,10 @@ def test_waiting_rows_take_the_slots_of_those_that_ended() -> None:
     requests = [request(i, 1 + 13 * i, count=20) for i in range(7)]  # of one and of two blocks
     together = generated(LocalEngine(often), requests)
     engine, seen = LocalEngine(often, rows=24), list[int]()
-    engine.submit(requests)
     with often.model.register_forward_pre_hook(
         lambda *of: seen.append(of[2]["input_ids"].shape), with_kwargs=True
     ):
-        groups = engine.poll()
+        groups = answered(engine, requests)
     assert [group.ticket for group in groups] == list(range(7)) and engine.poll() == []
     assert_same_groups({group.ticket: group for group in groups}, together)
     decoded = [rows for rows, width in seen if width == 1]
@@ -119,8 +115,7 @@ def test_a_group_larger_than_the_rows_is_split() -> None:
 def test_the_same_request_twice_is_answered_twice() -> None:
     engine = LocalEngine(builtin_model())
     twin = request(0, 4, count=3)
-    engine.submit([twin, twin])
-    one, two = engine.poll()
+    one, two = answered(engine, [twin, twin])
     assert_same_groups({0: one}, {0: two})
     assert engine.poll() == []
 

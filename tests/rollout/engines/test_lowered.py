@@ -5,7 +5,7 @@ import torch
 
 from polopt.models import adapter
 from polopt.recipe import Model
-from polopt.rollout.engines.lowered import lowered
+from polopt.rollout.engines.lowered import Lowered
 from random_models import absolute_positions, builtin_model
 
 
@@ -25,7 +25,7 @@ def test_the_numbers_are_those_of_autocast_to_the_bit(make) -> None:
     own = {name: (id(weight), weight.clone()) for name, weight in model.named_parameters()}
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
         expected = model(tokens).logits
-        with lowered(model):
+        with Lowered(model):
             kinds = {weight.dtype for weight in model.parameters()}
             found = model(tokens).logits
     assert kinds == {torch.float32, torch.bfloat16}  # embeddings and norms stay as they are
@@ -36,7 +36,7 @@ def test_the_numbers_are_those_of_autocast_to_the_bit(make) -> None:
 
 def test_the_weights_come_back_after_an_error() -> None:
     model = builtin_model().model
-    with pytest.raises(KeyboardInterrupt), lowered(model):
+    with pytest.raises(KeyboardInterrupt), Lowered(model):
         raise KeyboardInterrupt
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
     assert model.lm_head.weight is model.model.embed_tokens.weight

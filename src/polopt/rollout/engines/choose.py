@@ -68,6 +68,7 @@ def made(
     *,
     autocast: bool,
     rows: int | None = None,
+    follow: Callable[[], None] | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Engine:
     """The engine of that name on a model.
@@ -77,6 +78,7 @@ def made(
         language_model: the policy.
         autocast: products in bfloat16.
         rows: that the local engine decodes together at most; None: as many as it ever does.
+        follow: takes over the weights that train into the model; None: it is the one that trains.
         tell: of what a run should know.
 
     Raises:
@@ -84,7 +86,13 @@ def made(
         ModelError: an architecture that it cannot decode.
     """
     if name == "local":
-        return LocalEngine(language_model, autocast=autocast, rows=rows or MOST_ROWS, tell=tell)
+        return LocalEngine(
+            language_model,
+            autocast=autocast,
+            rows=rows or MOST_ROWS,
+            follow=follow or (lambda: None),
+            tell=tell,
+        )
     from polopt.rollout.engines.vllm import VllmEngine
 
     return VllmEngine(language_model, autocast=autocast)

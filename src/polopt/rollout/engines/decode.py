@@ -21,7 +21,6 @@ from polopt.errors import ModelError
 from polopt.models import LanguageModel, context_length
 from polopt.roles.policies.proven import window
 from polopt.rollout.engines.interface import Hear, Request
-from polopt.rollout.engines.one_token import attending_to_columns
 from polopt.rollout.engines.sampler import draw, processed_logits, uniforms
 from polopt.types import Finish, Group, Sample, Span
 
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from polopt.rollout.engines.cache import RaggedCache
 
 STRETCH = 16  # tokens between two looks at an accelerator
+WHILE = 64  # tokens after which whoever waits for a group may do something else
 PREFILL_BLOCK = 16
 ROW_BLOCK = 16
 REFILL_BELOW = 0.75  # share of slots with a row that goes on, below which the others are given up
@@ -50,12 +50,16 @@ def padded(rows: int, device: torch.device) -> int:
 
 @dataclass
 class Row:
-    """A response, as far as it has come."""
+    """A response, as far as it has come.
+
+    ``versions`` are those of the weights that drew it, each with its first token.
+    """
 
     request: Request
     sample: int
     tokens: list[int] = field(default_factory=list[int])
     logp: list[np.float32] = field(default_factory=list[np.float32])
+    versions: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
     stopped: bool = False
 
     @property
@@ -103,28 +107,45 @@ class Decode:
         self, language_model: LanguageModel, requests: Sequence[Request], rows: int
     ) -> None:
         self._of, self._most = language_model, rows
-        self._sampling = requests[0].sampling
+        self.sampling = requests[0].sampling
         self._device = language_model.model.device
-        longest = max(len(request.prompt.tokens) for request in requests)
-        _check_window(language_model.model, longest + self._sampling.max_new_tokens)
-        self._groups = [[Row(request, i) for i in range(request.count)] for request in requests]
-        self._waiting = deque(row for group in self._groups for row in group)
+        self._groups, self._waiting = list[list[Row]](), deque[Row]()
         self._slots: Slots | None = None
         self._row_of: list[Row | None] = []  # of each slot; None: a filler, which repeats another
+        self.add(requests)
 
-    def run(self, version: int, heard: Hear | None = None) -> list[Group]:
-        """Decode until every row has stopped or reached the limit.
+    def add(self, requests: Sequence[Request]) -> None:
+        """Take in more requests, with the same sampling parameters."""
+        longest = max(len(request.prompt.tokens) for request in requests)
+        _check_window(self._of.model, longest + self.sampling.max_new_tokens)
+        groups = [[Row(request, i) for i in range(request.count)] for request in requests]
+        self._groups.extend(groups)
+        self._waiting.extend(row for group in groups for row in group)
+
+    @property
+    def requests(self) -> list[Request]:
+        """What is not answered yet."""
+        return [rows[0].request for rows in self._groups]
+
+    def advance(self, version: int, heard: Hear | None = None) -> list[Group]:
+        """Decode until a group is done, or for a while; the groups that got done.
 
         Args:
             version: of the policy.
             heard: gets the first row after each token.
         """
         stretch = 1 if heard is not None or self._device.type == "cpu" else STRETCH
-        while self._filled():
-            self._decode(stretch)
+        for _ in range(WHILE // stretch):
+            if not self._filled():
+                break
+            self._decode(stretch, version)
             if heard is not None:
                 heard(self._groups[0][0].tokens)
-        return [_group(rows, version) for rows in self._groups]
+            if any(not any(row.going for row in rows) for rows in self._groups):
+                break
+        done = [rows for rows in self._groups if not any(row.going for row in rows)]
+        self._groups = [rows for rows in self._groups if any(row.going for row in rows)]
+        return [_group(rows) for rows in done]
 
     def _filled(self) -> bool:
         """Let finished rows leave and waiting ones in, once enough finished; False: all have."""
@@ -159,18 +180,19 @@ class Decode:
         else:
             self._slots.join(new)
 
-    def _decode(self, stretch: int) -> None:
+    def _decode(self, stretch: int, version: int) -> None:
         """Draw some tokens for every slot; then look at them."""
         going = [row for row in self._row_of if row is not None and row.going]
         reach, least = max(row.reach for row in going), min(len(row.tokens) for row in going)
-        most = self._sampling.max_new_tokens - least
-        with attending_to_columns(self._of.model):
-            drawn = [self._step(reach + i, least + i) for i in range(min(stretch, most))]
+        most = self.sampling.max_new_tokens - least
+        drawn = [self._step(reach + i, least + i) for i in range(min(stretch, most))]
         tokens, logp = (torch.stack(column) for column in zip(*drawn, strict=True))
         # One read for both: log-probs travel by their bits.
         seen = torch.stack([tokens.int(), logp.view(torch.int32)]).cpu().numpy()
         for slot, row in enumerate(self._row_of):
-            if row is not None:
+            if row is not None and row.going:
+                if not row.versions or row.versions[-1][0] != version:
+                    row.versions.append((version, len(row.tokens)))
                 self._take(row, seen[0, :, slot].tolist(), seen[1, :, slot].view(np.float32))
 
     def _step(self, reach: int, least: int) -> tuple[Tensor, Tensor]:
@@ -180,7 +202,7 @@ class Decode:
             reach: the last column that any row uses.
             least: tokens that every row has at least.
         """
-        slots, sampling = self._slots, self._sampling
+        slots, sampling = self._slots, self.sampling
         assert slots is not None, "filled"
         logits = self._of.model(
             input_ids=slots.next[:, None],
@@ -211,10 +233,10 @@ class Decode:
             row.stopped = token in self._of.stop_ids or self._says_stop(row.tokens)
 
     def _says_stop(self, tokens: list[int]) -> bool:
-        if not self._sampling.stop:
+        if not self.sampling.stop:
             return False
         text = cast(str, self._of.tokenizer.decode(tokens))
-        return any(stop in text for stop in self._sampling.stop)
+        return any(stop in text for stop in self.sampling.stop)
 
     def _read(self, rows: Sequence[Row], fillers: int) -> Slots:
         """Slots for rows that begin, and some that repeat the first; a prompt is read once."""
@@ -224,7 +246,7 @@ class Decode:
                 requests.append(row.request)
             owner.append(len(requests) - 1)
         owner += [0] * fillers
-        limit = self._sampling.max_new_tokens
+        limit = self.sampling.max_new_tokens
         draws = [uniforms(row.request.seed, row.request.ticket, row.sample, limit) for row in rows]
         prompts = [request.prompt.tokens for request in requests]
         first = self._moved([len(prompts[i]) - 1 for i in owner])
@@ -277,21 +299,25 @@ def _check_window(model: PreTrainedModel, columns: int) -> None:
         )
 
 
-def _group(rows: Sequence[Row], version: int) -> Group:
+def _group(rows: Sequence[Row]) -> Group:
     """The rows of a request as samples."""
     request = rows[0].request
-    return Group(request.ticket, request.prompt, tuple(_sample(row, version) for row in rows))
+    return Group(request.ticket, request.prompt, tuple(map(_sample, rows)))
 
 
-def _sample(row: Row, version: int) -> Sample:
+def _sample(row: Row) -> Sample:
     prompt = row.request.prompt.tokens
     start, end = len(prompt), len(prompt) + len(row.tokens)
+    ends = [first for _, first in row.versions[1:]]
     return Sample(
         tokens=np.array([*prompt, *row.tokens], dtype=np.int64),
         mask=np.arange(end) >= start,
         logp_rollout=np.array([*[np.nan] * start, *row.logp], dtype=np.float32),
         prompt_length=start,
-        spans=(Span(version, start, end),),
+        spans=tuple(
+            Span(version, start + first, start + last)
+            for (version, first), last in zip(row.versions, [*ends, len(row.tokens)], strict=True)
+        ),
         finish=Finish.STOP if row.stopped else Finish.LENGTH,
         sampling=row.request.sampling,
     )

@@ -40,7 +40,7 @@ class Engine(Protocol):
         ...
 
     def poll(self) -> list[Group]:
-        """Groups that are done, [] when nothing is queued; blocks while requests are."""
+        """Go on for a while; the groups that got done, [] where none did."""
         ...
 
     def publish(self, weights: Weights, version: int) -> None:
@@ -65,6 +65,6 @@ def answered(engine: Engine, requests: Sequence[Request]) -> list[Group]:
     """All requested groups, in the order of their tickets."""
     engine.submit(requests)
     groups = list[Group]()
-    while finished := engine.poll():
-        groups.extend(finished)
+    while len(groups) < len(requests):
+        groups.extend(engine.poll())
     return sorted(groups, key=lambda group: group.ticket)

@@ -7,32 +7,39 @@ casts, so that the numbers are the same.
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
 
-@contextmanager
-def lowered(model: nn.Module) -> Generator[None]:
-    """Inside, linear layers have their float32 weights in bfloat16; the model's own come back.
+class Lowered:
+    """Copies of float32 weights of linear layers in bfloat16, half as large.
 
-    The copies live as long as the context, half as large as the weights that they stand for.
+    Inside, the layers have the copies; the model's own weights come back. May be entered again.
     """
-    from transformers.pytorch_utils import Conv1D  # linear layers of GPT-2
 
-    layers = [module for module in model.modules() if isinstance(module, nn.Linear | Conv1D)]
-    own = [(layer, dict(layer.named_parameters(recurse=False))) for layer in layers]
-    try:
-        for layer, weights in own:
-            for name, weight in weights.items():
-                setattr(layer, name, _low(weight))
-        yield
-    finally:
-        for layer, weights in own:
-            for name, weight in weights.items():
-                setattr(layer, name, weight)
+    def __init__(self, model: nn.Module) -> None:
+        from transformers.pytorch_utils import Conv1D  # linear layers of GPT-2
+
+        layers = [module for module in model.modules() if isinstance(module, nn.Linear | Conv1D)]
+        self._own = [(layer, dict(layer.named_parameters(recurse=False))) for layer in layers]
+        self._low = [
+            (layer, {name: _low(weight) for name, weight in weights.items()})
+            for layer, weights in self._own
+        ]
+
+    def __enter__(self) -> None:
+        _give(self._low)
+
+    def __exit__(self, *_: object) -> None:
+        _give(self._own)
+
+
+def _give(weights: Sequence[tuple[nn.Module, dict[str, nn.Parameter]]]) -> None:
+    for layer, named in weights:
+        for name, weight in named.items():
+            setattr(layer, name, weight)
 
 
 def _low(weight: nn.Parameter) -> nn.Parameter:

@@ -36,6 +36,7 @@ T = TypeVar("T")
 CPU_CACHE = 1 << 30  # bytes of keys and values on a CPU
 CPU_TOKENS = 2048  # read at once on a CPU
 GPU_SHARE = 0.5  # of the memory that is free when the engine starts; the trainer's is still to grow
+TURN = 0.05  # seconds after which whoever waits for a group may do something else
 SECONDS_A_GIB = 30.0  # beyond the usual patience, for an update
 
 
@@ -98,7 +99,7 @@ class VllmEngine:
             self._waiting.add(work)
 
     def poll(self) -> list[Group]:
-        """Groups that are done, [] when nothing is being generated.
+        """Wait a little; the groups that got done, [] where none did.
 
         Raises:
             EngineError: the engine died, hung, or refused a request.
@@ -154,9 +155,9 @@ class VllmEngine:
         return self._server.call(work, doing, patience)
 
     async def _done(self) -> list[Group]:
-        """The groups that are done, once there are some."""
+        """The groups that are done, as soon as there are some."""
         waiting = {asyncio.wrap_future(one): one for one in self._waiting}
-        done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(waiting, timeout=TURN, return_when=asyncio.FIRST_COMPLETED)
         self._waiting -= {waiting[one] for one in done}
         return [one.result() for one in done]
 

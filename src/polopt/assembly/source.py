@@ -1,0 +1,53 @@
+"""Who generates, and when: the mode of coordination becomes a source of batches."""
+
+from __future__ import annotations
+
+import math
+from statistics import pstdev
+from typing import Any
+
+from polopt.assembly.context import StageContext
+from polopt.coordination.ledger import Ledger, Ticket, oldest
+from polopt.coordination.rollouter import Rollouter, Sampled
+from polopt.coordination.sources import InlineSource, RolloutSource
+from polopt.coordination.threaded import WORKERS, Key, Taking, ThreadedSource
+from polopt.recipe.schema import Coordination
+from polopt.rollout.engines.shared import Asker
+from polopt.types import Batch
+
+
+def source_of(of: StageContext, sampled: Sampled) -> RolloutSource[Batch]:
+    """The source of a stage that samples its batches."""
+    settings, prompts = of.recipe.coordination, of.recipe.rollout.prompts_per_step
+    if settings.mode == "alternate":
+        return InlineSource(Rollouter(of.engine, sampled), Ledger(prompts), of.weights)
+    ledger = Ledger(prompts, staleness=settings.staleness, window=settings.window)
+    threads = of.inputs.engine_threads(of.actor)
+    # One thread rolls out a whole batch where all of it has to be there before anybody trains.
+    count = min(ledger.capacity, WORKERS) if settings.staleness else 1
+    source = ThreadedSource(
+        [Rollouter(Asker(threads), sampled) for _ in range(count)],
+        ledger,
+        of.weights,
+        Taking(_order(settings), settings.max_age, settings.patience),
+    )
+    of.inputs.serving.end_first(source.close)
+    return source
+
+
+def _order(settings: Coordination) -> Key:
+    """The order in which groups inside the window are trained on."""
+    orders: dict[str, Key] = {
+        "fifo": lambda ticket, _: ticket.id,
+        "freshest": lambda ticket, _: (-oldest(ticket), ticket.id),
+        "priority": lambda ticket, version: (-_worth(ticket, version, settings), ticket.id),
+    }
+    return orders[settings.select]
+
+
+def _worth(ticket: Ticket, version: int, settings: Coordination) -> float:
+    """``σ(rewards) · 2^(-age / half-life)``: what a group may teach, and how much of it is left."""
+    assert ticket.group is not None and settings.half_life is not None, "delivered, resolved"
+    rewards = [s.reward for s in ticket.group.samples if not math.isnan(s.reward)]
+    spread: Any = pstdev(rewards) if rewards else 0.0
+    return spread * 2 ** (-(version - oldest(ticket)) / settings.half_life)
