@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,8 +58,9 @@ class ThreadedSource:
         self._closed = False
         self._delivered = time.monotonic()  # when the newest group was
         self._share = -(-ledger.capacity // len(rollouters))
-        self._stats: Metrics = {}
+        self._stats: Metrics = {}  # of the threads since the last batch
         self._filtered = 0
+        self._last: Metrics = {}  # of that batch
 
     def publish(self, version: int) -> None:
         """Have every engine serve the weights as they are now; the first time, begin."""
@@ -71,7 +71,9 @@ class ThreadedSource:
             self._changed.notify_all()
         if not self._threads:
             for rollouter in self._rollouters:
-                thread = threading.Thread(target=self._run, args=(rollouter,), daemon=True)
+                thread = threading.Thread(
+                    target=self._run, args=(rollouter,), name="polopt rollout", daemon=True
+                )
                 self._threads.append(thread)
                 thread.start()
 
@@ -196,12 +198,3 @@ class ThreadedSource:
             self._delivered = time.monotonic()
             self._changed.notify_all()
             return self._claim(len(dull))
-
-
-@contextmanager
-def closing_after(source: ThreadedSource) -> Generator[None]:
-    """Close a source at the end."""
-    try:
-        yield
-    finally:
-        source.close()
