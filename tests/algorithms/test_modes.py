@@ -9,7 +9,7 @@ import pytest
 
 import polopt
 from polopt.errors import RecipeError
-from runs import metrics, variety, weights
+from runs import metrics, unexplained, variety, weights
 
 BASE: dict[str, Any] = {
     "algorithm": "grpo",
@@ -51,6 +51,7 @@ def test_without_staleness_every_mode_gives_the_same_bits(
 ) -> None:
     run = train(tmp_path / "run", **MODES[mode], **KINDS[kind])
     assert weights(run) == weights(in_turn[kind])
+    assert unexplained(metrics(run)[-1]) == []
     evaluated = [
         {name: value for name, value in line.items() if name.startswith(("eval/", "reward/"))}
         for directory in (run, in_turn[kind])

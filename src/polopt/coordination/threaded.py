@@ -187,7 +187,8 @@ class ThreadedSource:
         groups = rollouter.groups([*claimed], stats)
         with self._changed:
             for name, value in stats.items():
-                self._stats[name] = self._stats.get(name, 0.0) + value
+                beside = name.replace("time/", "threads/")
+                self._stats[beside] = self._stats.get(beside, 0.0) + value
             kept = [one for one in groups if last or rollouter.sampled.keep(one)]
             for group in kept:
                 self._ledger.deliver(group.ticket, claimed[group.ticket], group)

@@ -334,6 +334,7 @@ PLOTS = (
         "or a smaller setting helps; single spikes are evaluations and checkpoints.",
         {
             "time/rollout": "sampling",
+            "time/wait": "waiting for a batch",
             "time/greedy": "greedy responses",
             "time/reward": "scoring",
             "time/update": "updating",
@@ -347,6 +348,13 @@ PLOTS = (
 
 # Shown folded, together with metrics that no plot names.
 FOLDED = (
+    Plot(
+        "Beside the steps",
+        "Seconds that threads spent between two batches, all of them together: they generate and "
+        "score while the policy trains.",
+        {"threads/*": ""},
+        unit="seconds",
+    ),
     Plot(
         "Importance ratio",
         "Probability of the sampled tokens now, divided by that at sampling, on average. It should "
