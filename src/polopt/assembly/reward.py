@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from functools import wraps
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -28,7 +30,19 @@ class RewardModel:
     role: Critic
 
     def function(self, device: torch.device) -> RewardFunction:
-        """The rewards of responses, or of their steps."""
+        """The rewards of responses, or of their steps, one batch of them at a time.
+
+        Threads that generate share the model, and a pass says in its settings how it attends.
+        """
+        score, one = self._function(device), threading.Lock()
+
+        def scored(**given: Any) -> Any:  # noqa: ANN401
+            with one:
+                return score(**given)
+
+        return wraps(score)(scored)
+
+    def _function(self, device: torch.device) -> RewardFunction:
         tokenizer, separator = self.role.scalar_model.tokenizer, self.settings.step_separator
         pad_id = cast(int, tokenizer.pad_token_id)
         if not self.settings.per_token:

@@ -342,6 +342,12 @@ def _stale(row: Row, stage: StageRecipe) -> Iterator[Finding]:
             f"{staleness} is not allowed with coordination.mode = split, which generates one batch "
             "ahead; 0 or 1, or mode = buffered",
         )
+    if staleness and any(reward.refresh_every for reward in stage.rewards):
+        yield (
+            "coordination.staleness",
+            f"{staleness} is not allowed with a reward model that is trained along "
+            "(refresh_every): it would score while its weights change; 0",
+        )
     if not staleness or stage.objective.correction not in (None, "none"):
         return
     unbounded = stage.objective.bound in (None, "none") or stage.objective.ratio == "none"
