@@ -53,7 +53,8 @@ def test_what_is_missing_is_named_itself(
 def test_the_optimiser_of_8_bits_says_what_to_install(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(sys.modules, "torchao", None)
+    for name in ("torchao", "torchao.optim"):  # it may be imported already
+        monkeypatch.setitem(sys.modules, name, None)
     assert main([command, str(SMOKE), "--update.optimiser=adamw_8bit"]) == 2
     assert capsys.readouterr().err == (
         'error: update.optimiser: "adamw_8bit" needs the package torchao: '

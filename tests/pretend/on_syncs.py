@@ -12,11 +12,11 @@ from pretend_device import DEVICE, Syncs, syncs
 
 from polopt.math.reduce import AGGREGATIONS
 from polopt.math.surrogates import clipped
+from polopt.memory import logits
 from polopt.models import LanguageModel
 from polopt.objective import TOKEN, PolicyObjective, policy_loss, step_terms
 from polopt.recipe import Update
 from polopt.roles import Actor
-from polopt.roles.policies import head
 from polopt.rollout.engines import LocalEngine, Request, decode, local
 from polopt.types import Advantages, Experience, Group, Prompt, Sampling, TokenRows
 from polopt.update import FirstOrder
@@ -223,7 +223,7 @@ def of_update(layers: int, length: int, passes: int) -> Syncs:
 def test_the_syncs_of_an_update_grow_with_micro_batches_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(head, "_ON_DEVICE", 0)  # logits of 128 tokens at once
+    monkeypatch.setattr(logits, "ON_DEVICE", 0)  # logits of 128 tokens at once
     few = of_update(1, 8, 2)
     for layers, length in ((1, 100), (3, 8), (3, 100)):
         other = of_update(layers, length, 2)

@@ -1,5 +1,7 @@
 """Loading and saving models and tokenisers, and small built-in models that need no download."""
 
+import logging
+
 from polopt.models.builtin import BUILTIN
 from polopt.models.load import (
     LanguageModel,
@@ -13,6 +15,10 @@ from polopt.models.load import (
     save,
     weights,
 )
+
+# transformers imports torchao where it is installed, which warns of kernels that nobody asked for.
+for name in ("torchao", "torch.utils._pytree"):
+    logging.getLogger(name).setLevel(logging.ERROR)
 
 __all__ = [
     "BUILTIN",
