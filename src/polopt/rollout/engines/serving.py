@@ -13,6 +13,7 @@ import re
 import signal
 import sys
 import threading
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 from contextlib import contextmanager, suppress
 from multiprocessing import active_children, resource_tracker
@@ -52,6 +53,8 @@ class Server:
 
     def __init__(self, arguments: Callable[[], Mapping[str, Any]], patience: float) -> None:
         self._patience, self._workers = patience, list[int]()
+        self._question: asyncio.Future[object] | None = None  # of the heartbeat
+        self._since = 0.0  # when it was asked
         with NamedTemporaryFile(prefix="polopt-vllm-", suffix=".log", delete=False) as log:
             self.log = Path(log.name)
         self.loop = asyncio.new_event_loop()
@@ -92,7 +95,10 @@ class Server:
         )
 
         try:
-            return self._run(self._beside_heartbeat(work, self._patience + patience))
+            found = self._run(self._beside_heartbeat(work, self._patience + patience))
+            if patience:
+                self._question = None  # asked while the engine was blocked: that is no hang
+            return found
         except (_LostError, EngineDeadError) as error:
             how = str(error) if isinstance(error, _LostError) else self._death()
             self.close(keep_log=True)
@@ -154,18 +160,23 @@ class Server:
             beating.cancel()
 
     async def _heartbeat(self, patience: float) -> None:
-        """Ends with an error when the engine is dead, or answers nothing for too long."""
+        """Ends with an error when the engine is dead, or answers nothing for too long.
+
+        A question outlives what was asked beside it: a poll is shorter than any patience.
+        """
         while True:
-            answer = asyncio.ensure_future(self.vllm.get_weight_version())
-            waited = 0.0
-            while not answer.done():
-                await asyncio.wait({answer}, timeout=BEAT)
-                waited += BEAT
+            if self._question is None:
+                self._question = asyncio.ensure_future(self.vllm.get_weight_version())
+                self._since = time.monotonic()
+            question = self._question
+            while not question.done():
                 if not self.process.is_alive():
                     raise _LostError(self._death())
-                if waited > patience:
+                if time.monotonic() - self._since > patience:
                     raise _LostError(f"did not answer for {patience:.0f} s")
-            answer.result()
+                await asyncio.wait({question}, timeout=BEAT)
+            self._question = None
+            question.result()
             await asyncio.sleep(BEAT)
 
     def _death(self) -> str:
