@@ -165,10 +165,10 @@ class Server:
         A question outlives what was asked beside it: a poll is shorter than any patience.
         """
         while True:
-            if self._question is None:
-                self._question = asyncio.ensure_future(self.vllm.get_weight_version())
-                self._since = time.monotonic()
             question = self._question
+            if question is None:
+                question = self._question = asyncio.ensure_future(self.vllm.get_weight_version())
+                self._since = time.monotonic()
             while not question.done():
                 if not self.process.is_alive():
                     raise _LostError(self._death())
