@@ -365,13 +365,11 @@ def _check_without_verdicts(of: StageContext) -> None:
 def reporting_once(judged: Judge, of: StageContext, observe: Observer) -> Judge:
     """The same scoring function, which also reports on the first batch."""
     names = [reward.name for reward in of.rewards]
-    told = False
+    first = iter([True])  # taken by one of the threads that score
 
     def judge_and_tell(groups: Sequence[Group]) -> list[Group]:
-        nonlocal told
         result = judged(groups)
-        if not told:
-            told = True
+        if next(first, False):
             samples = [sample for group in result for sample in group.samples]
             scored = [Scored(s.reward, dict(s.parts), s.outcome) for s in samples]
             for line in first_batch_report(scored, names):
