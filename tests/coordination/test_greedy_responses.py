@@ -10,23 +10,25 @@ import numpy as np
 from polopt.coordination.ledger import Ledger
 from polopt.coordination.rollouter import Rollouter, Sampled
 from polopt.coordination.sources import InlineSource
-from polopt.rollout.engines import Request, Weights
+from polopt.rollout.engines import Request
 from polopt.rollout.groups import has_contrast
 from polopt.types import Group, Prompt, Sample, Sampling
+from queued_engine import Queued
 
 SAMPLING = Sampling(0.7, max_new_tokens=9, min_new_tokens=2, stop=("!",))
 GREEDY = replace(SAMPLING, temperature=0.0)
 
 
-class Engine:
+class Engine(Queued):
     """Finishes one group a poll, the last first; the first token says how it was sampled."""
 
     def __init__(self) -> None:
-        self.version, self.asked, self.queue = 0, list[Request](), list[Request]()
+        super().__init__()
+        self.asked = list[Request]()
 
     def submit(self, requests: Sequence[Request]) -> None:
+        super().submit(requests)
         self.asked += requests
-        self.queue += requests
 
     def poll(self) -> list[Group]:
         if not self.queue:
@@ -35,15 +37,6 @@ class Engine:
         tokens = np.array([request.ticket, int(request.sampling.temperature == 0)])
         sample = Sample(tokens, tokens > 5, np.zeros(2, dtype=np.float32), 1)
         return [Group(request.ticket, request.prompt, (sample,) * request.count)]
-
-    def publish(self, weights: Weights, version: int) -> None:
-        self.version = version
-
-    def rest(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
 
 
 class Score:

@@ -17,9 +17,9 @@ from polopt.coordination.sources import InlineSource
 from polopt.coordination.stage import Event, Stage, Until
 from polopt.errors import Stopped
 from polopt.record import create, open_existing
-from polopt.rollout.engines import Request, Weights
 from polopt.rollout.evaluation import Evaluation
 from polopt.types import Advantages, Batch, Experience, Group, Prompt, Sampling
+from queued_engine import Queued
 
 MASK = torch.ones(1, 1, dtype=torch.bool)
 EXPERIENCE = Experience(mask=MASK, group=torch.zeros(1), rewards=torch.zeros(1))
@@ -110,29 +110,12 @@ def group(place: int) -> Group:
     return Group(place, Prompt(place, "", (1,)), ())
 
 
-class Engine:
+class Engine(Queued):
     """Answers at once, with nothing."""
 
-    version = 0
-
-    def __init__(self) -> None:
-        self.waiting = list[Request]()
-
-    def submit(self, requests: Sequence[Request]) -> None:
-        self.waiting.extend(requests)
-
     def poll(self) -> list[Group]:
-        done, self.waiting = [group(request.ticket) for request in self.waiting], []
+        done, self.queue = [group(request.ticket) for request in self.queue], []
         return done
-
-    def publish(self, weights: Weights, version: int) -> None:
-        self.version = version
-
-    def rest(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
 
 
 def inline() -> InlineSource:

@@ -8,9 +8,10 @@ import pytest
 from polopt.coordination.ledger import End, Ledger
 from polopt.coordination.rollouter import Rollouter, Sampled
 from polopt.coordination.sources import InlineSource
-from polopt.rollout.engines import Request, Weights
+from polopt.rollout.engines import Request
 from polopt.rollout.groups import has_contrast
 from polopt.types import Batch, Group, Prompt, Sample, Sampling
+from queued_engine import Queued
 
 PROMPTS = 3
 NAN = float("nan")
@@ -21,28 +22,20 @@ def sample(reward: float) -> Sample:
     return Sample(empty, empty.astype(bool), empty.astype(np.float32), 1, reward=reward)
 
 
-class Fake:
+class Fake(Queued):
     """Answers at once; keeps what was asked."""
 
     def __init__(self) -> None:
-        self.version, self.asked, self._queue = 0, list[int](), list[Request]()
+        super().__init__()
+        self.asked = list[int]()
 
     def submit(self, requests: Sequence[Request]) -> None:
         self.asked += [request.ticket for request in requests]
-        self._queue += requests
+        super().submit(requests)
 
     def poll(self) -> list[Group]:
-        done, self._queue = self._queue, []
+        done, self.queue = self.queue, []
         return [Group(r.ticket, r.prompt, tuple(sample(NAN) for _ in range(2))) for r in done]
-
-    def publish(self, weights: Weights, version: int) -> None:
-        self.version = version
-
-    def rest(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
 
 
 def source(dull: set[int], rounds: int) -> tuple[InlineSource, Fake, Ledger]:

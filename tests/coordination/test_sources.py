@@ -3,51 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from polopt.coordination.ledger import Ledger
 from polopt.coordination.offline import OfflineSource
 from polopt.coordination.rollouter import Rollouter, Sampled
 from polopt.coordination.sources import InlineSource
-from polopt.rollout.engines import Request, Weights
-from polopt.types import Group, Prompt, Sample, Sampling, Span
+from polopt.types import Group, Prompt, Sampling
+from queued_engine import Queued
 
 SAMPLING = Sampling(0.5)
-
-
-class Backwards:
-    """An engine that finishes one group a poll, the last first, and stamps its version."""
-
-    def __init__(self) -> None:
-        self.version = 0
-        self.queue = list[Request]()
-
-    def submit(self, requests: Sequence[Request]) -> None:
-        self.queue.extend(requests)
-
-    def poll(self) -> list[Group]:
-        if not self.queue:
-            return []
-        request = self.queue.pop()
-        sample = Sample(
-            np.array([1, 2]),
-            np.array([False, True]),
-            np.zeros(2, dtype=np.float32),
-            1,
-            spans=(Span(self.version, 1, 2),),
-            sampling=request.sampling,
-        )
-        return [Group(request.ticket, request.prompt, (sample,) * request.count)]
-
-    def publish(self, weights: Weights, version: int) -> None:
-        self.version = version
-
-    def rest(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
 
 
 def scored(groups: Sequence[Group]) -> list[Group]:
@@ -59,7 +24,7 @@ def scored(groups: Sequence[Group]) -> list[Group]:
 
 def inline() -> InlineSource:
     sampled = Sampled(lambda place: Prompt(place, f"p{place}", (1,)), 2, SAMPLING, 0, scored)
-    return InlineSource(Rollouter(Backwards(), sampled), Ledger(3), dict)
+    return InlineSource(Rollouter(Queued(), sampled), Ledger(3), dict)
 
 
 def consume(source: InlineSource, version: int) -> list[int]:

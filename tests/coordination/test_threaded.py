@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 
 from polopt.coordination.ledger import Ledger
@@ -13,46 +12,28 @@ from polopt.coordination.rollouter import Rollouter, Sampled
 from polopt.coordination.sources import InlineSource
 from polopt.coordination.threaded import Taking, ThreadedSource
 from polopt.errors import EngineError, StalledError
-from polopt.rollout.engines import Request, Weights
+from polopt.rollout.engines import Request
 from polopt.rollout.engines.shared import Asker, EngineThread
 from polopt.rollout.groups import has_contrast
-from polopt.types import Batch, Group, Prompt, Sample, Sampling, Span
+from polopt.types import Batch, Group, Prompt, Sampling
+from queued_engine import Queued, stamped
 
 FIFO = Taking(lambda ticket, _: ticket.id)
 
 
-class Engine:
-    """Answers one request a turn, and stamps its version; it may wait for leave, or fail."""
+class Engine(Queued):
+    """Answers the oldest request; it may wait for leave, or fail."""
 
     def __init__(self, turn: Callable[[Request], None] = lambda _: None) -> None:
-        self.version, self.queue, self.turn = 0, list[Request](), turn
-
-    def submit(self, requests: Sequence[Request]) -> None:
-        self.queue.extend(requests)
+        super().__init__()
+        self.turn = turn
 
     def poll(self) -> list[Group]:
         if not self.queue:
             return []
         request = self.queue.pop(0)
         self.turn(request)
-        sample = Sample(
-            np.array([request.ticket, 2]),
-            np.array([False, True]),
-            np.zeros(2, dtype=np.float32),
-            1,
-            spans=(Span(self.version, 1, 2),),
-            sampling=request.sampling,
-        )
-        return [Group(request.ticket, request.prompt, (sample,) * request.count)]
-
-    def publish(self, weights: Weights, version: int) -> None:
-        self.version = version
-
-    def rest(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
+        return [stamped(request, self.version)]
 
 
 def sampled(dull: frozenset[int] = frozenset(), rounds: int = 0) -> Sampled:

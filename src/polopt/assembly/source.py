@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from statistics import pstdev
-from typing import Any
 
 from polopt.assembly.context import StageContext
 from polopt.coordination.ledger import Ledger, Ticket, oldest
@@ -49,5 +48,5 @@ def _worth(ticket: Ticket, version: int, settings: Coordination) -> float:
     """``σ(rewards) · 2^(-age / half-life)``: what a group may teach, and how much of it is left."""
     assert ticket.group is not None and settings.half_life is not None, "delivered, resolved"
     rewards = [s.reward for s in ticket.group.samples if not math.isnan(s.reward)]
-    spread: Any = pstdev(rewards) if rewards else 0.0
+    spread = pstdev(rewards) if rewards else 0.0
     return spread * 2 ** (-(version - oldest(ticket)) / settings.half_life)
