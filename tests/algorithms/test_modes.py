@@ -84,6 +84,16 @@ def test_a_stage_resumes_where_it_was(tmp_path: Path) -> None:
     assert [line["step"] for line in metrics(run)][-1] == 7
 
 
+def test_a_reward_that_runs_in_the_trainer_needs_fresh_responses(tmp_path: Path) -> None:
+    flags = {"run.directory": str(tmp_path / "run"), "coordination.mode": "buffered"}
+    with pytest.raises(RecipeError, match="1 is not allowed with the reward '<lambda>'"):
+        polopt.train(
+            BASE,
+            flags=flags | {"coordination.staleness": 1},
+            reward=lambda completions: [float(len(one)) for one in completions],
+        )
+
+
 def test_more_engines_than_devices_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 

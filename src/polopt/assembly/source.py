@@ -10,16 +10,27 @@ from polopt.coordination.ledger import Ledger, Ticket, oldest
 from polopt.coordination.rollouter import Rollouter, Sampled
 from polopt.coordination.sources import InlineSource, RolloutSource
 from polopt.coordination.threaded import WORKERS, Key, Taking, ThreadedSource
+from polopt.errors import RecipeError
 from polopt.recipe.schema import Coordination
 from polopt.rollout.engines.shared import Asker
 from polopt.types import Batch
 
 
 def source_of(of: StageContext, sampled: Sampled) -> RolloutSource[Batch]:
-    """The source of a stage that samples its batches."""
+    """The source of a stage that samples its batches.
+
+    Raises:
+        RecipeError: a reward that cannot run beside a trainer.
+    """
     settings, prompts = of.recipe.coordination, of.recipe.rollout.prompts_per_step
     if settings.mode == "alternate":
         return InlineSource(Rollouter(of.engine, sampled), Ledger(prompts), of.weights)
+    if settings.staleness and (inline := [one.name for one in of.rewards if one.in_trainer]):
+        raise RecipeError(
+            f"coordination.staleness: {settings.staleness} is not allowed with the reward "
+            f"{inline[0]!r}, which sets random state and working directory of the trainer while it "
+            "runs; 0, or a function of a file or an importable module"
+        )
     ledger = Ledger(prompts, staleness=settings.staleness, window=settings.window)
     threads = of.inputs.engine_threads(of.actor)
     # One thread rolls out a whole batch where all of it has to be there before anybody trains.
