@@ -16,11 +16,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import runpy
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -78,7 +80,9 @@ AXES: Mapping[str, Case] = {
 CASES: Mapping[str, Case] = {**ROWS, **METHODS, **AXES}
 
 TRIED = ("fp32", "bf16", "fp32_8_rows", "bf16_8_rows")
-COMPILED = ("fp32_compiled", "bf16_8_rows_compiled")  # most of two minutes before the first step
+COMPILED = ("fp32_compiled", "bf16_8_rows_compiled")
+COMPILING = 180.0  # seconds before the first step that they may take beside the others
+HOPELESS = 3  # times as long as another one: not tried to the end, nor repeated
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 # Whether both learn the same: seconds on the small model.
 LEARNING = Case("grpo", Work(SMALL, 8, 16, 16))
@@ -110,7 +114,7 @@ class Bench:
         write(directory, case.work)
 
     def ask(self, library: str, seed: int, limit: float | None = None, **asked: Any) -> Result:
-        """What becomes of a process, in ``limit`` seconds.
+        """What becomes of a process; {} where it is not done in ``limit`` seconds.
 
         Raises:
             SystemExit: an error in it.
@@ -141,20 +145,32 @@ class Bench:
             )
             found = json.loads(done.stdout or f'{{"error": "it ended with {done.returncode}"}}')
         except subprocess.TimeoutExpired:
-            found = {"error": f"not done after {limit:.0f} seconds"}
+            return {}
         if "error" in found:
             raise SystemExit(f"benchmarks/vs_trl.py: {library} {asked}\n{found['error']}")
         return found
 
-    def timed(self, library: str, seed: int, **asked: Any) -> Result:
-        """A training without its first steps."""
-        found = self.ask(library, seed, **asked)
+    def timed(self, library: str, seed: int, limit: float | None = None, **asked: Any) -> Result:
+        """A training without its first steps; {} where it is not done in ``limit`` seconds."""
+        found = self.ask(library, seed, limit, **asked)
         columns = {k: v[self.how.warm :] for k, v in found.items() if isinstance(v, list)}
         return found | columns
 
-    def fastest(self, library: str, variants: Sequence[str]) -> Result:
-        """Processor seconds of a unit of work by each variant of a library."""
-        return {one: cost(self.timed(library, 1, variant=one), "cpu") for one in variants}
+    def tried(self, library: str, variants: Sequence[str]) -> Result:
+        """Processor seconds of a unit of work by each variant of a library that is not hopeless.
+
+        A processor without instructions for bfloat16 takes ten times as long with it.
+        """
+        found: Result = {}
+        fastest = math.inf  # seconds of a process
+        for one in variants:
+            limit = HOPELESS * fastest + (COMPILING if one in COMPILED else 0.0)
+            start = time.perf_counter()
+            done = self.timed(library, 1, None if limit == math.inf else limit, variant=one)
+            if done:
+                found[one] = cost(done, "cpu")
+                fastest = min(fastest, time.perf_counter() - start)
+        return found
 
 
 def cost(found: Result, clock: str) -> float:
@@ -171,8 +187,8 @@ def measured(name: str, how: Measuring) -> Result:
         if failures := told(found) if found else []:
             return {"row": name, "failures": failures}
         tried = {
-            "polopt": bench.fastest("polopt", [*DTYPES]),
-            "trl": bench.fastest("trl", how.tried),
+            "polopt": bench.tried("polopt", [*DTYPES]),
+            "trl": bench.tried("trl", how.tried),
         }
         ours, best = (min(found, key=lambda one: found[one]) for found in tried.values())
         arms = {"polopt": ("polopt", "fp32"), "tuned": ("polopt", ours)}
@@ -197,15 +213,21 @@ def measured(name: str, how: Measuring) -> Result:
 
 
 def in_turns(bench: Bench, arms: Mapping[str, tuple[str, str]]) -> dict[str, list[Result]]:
-    """Every repetition of every arm; arms that are the same are one."""
+    """Every repetition of every arm; arms that are the same are one, hopeless ones come once."""
     runs: dict[str, list[Result]] = {arm: [] for arm in arms}
     for seed in range(1, bench.how.repetitions + 1):
         done: dict[tuple[str, str], Result] = {}
         for arm, which in arms.items():
+            if seed > 1 and _hopeless(runs[arm][0], runs["best"][0]):
+                continue
             if which not in done:
                 done[which] = bench.timed(which[0], seed, variant=which[1])
             runs[arm].append(done[which])
     return runs
+
+
+def _hopeless(run: Result, beside: Result) -> bool:
+    return cost(run, "cpu") > HOPELESS * cost(beside, "cpu")
 
 
 def summed_up(many: Sequence[Result]) -> Result:
@@ -237,7 +259,7 @@ def compared(theirs: Sequence[Result], ours: Sequence[Result]) -> Result:
     """How many times as many seconds TRL takes, by both clocks."""
     found: Result = {}
     for clock in ("seconds", "cpu"):
-        pairs = zip(theirs, ours, strict=True)
+        pairs = zip(theirs, ours, strict=False)  # what is hopeless was not repeated
         ratios = [cost(there, clock) / cost(here, clock) for there, here in pairs]
         low, high = interval(ratios)
         found[clock] = rounded(
