@@ -113,6 +113,18 @@ def test_prompts_are_known_beside_the_rows_that_continue_them() -> None:
     assert parts["activations"] + parts["logits"] == known + copied
 
 
+def test_engines_that_decode_while_it_trains_have_copies_on_the_processor() -> None:
+    device, held = Device("cpu", 8 * GIB, "the processor"), Held(16, 256, False)
+    in_turn = {one.name: one.parts for one in phases(work(), device, held)}
+    beside = {one.name: one.parts for one in phases(work(engines=2), device, held)}
+    decoded = sum(in_turn["rollout"][part] for part in ("kv", "activations", "logits"))
+
+    assert beside.keys() == in_turn.keys() - {"rollout"}
+    for name, parts in beside.items():
+        assert parts == {**in_turn[name], "engines": 2 * (4 * SMALL.parameters + decoded)}
+    assert phases(work(engines=2), card(8), held) == phases(work(), card(8), held)
+
+
 def test_bytes_by_hand_on_cuda() -> None:
     """Copies in bfloat16 beside the weights; frozen weights in bfloat16; a cache of 2 bytes."""
     models = (Model("policy", SMALL, True), Model("reference", SMALL, False))

@@ -6,6 +6,9 @@ log-probs  fixed + copies + one layer of a micro-batch + a chunk of logits
 update     fixed + gradients + copies + activations + a chunk of logits + probabilities kept
 evaluation as rollout, every row with a prompt of its own
 save       fixed + one layer with its adapter
+
+Engines that decode while the policy trains have copies of it. On the processor they stand beside
+every phase; otherwise they are on devices of their own.
 """
 
 from __future__ import annotations
@@ -82,7 +85,20 @@ def phases(work: Work, device: Device, held: Held) -> list[Phase]:
         rows = min(held.rows, work.evaluation)
         found.append(decoding("evaluation", work, device, rows, 1))
     found.append(Phase("save", _some(**_fixed(work, device), copies=_merged(work.policy))))
-    return found
+    if not (work.engines and device.kind == "cpu"):
+        return found
+    beside = work.engines * _engine(work, device, held)
+    trains = [one for one in found if one.name not in ("rollout", "evaluation")]
+    return [Phase(one.name, {**one.parts, "engines": beside}) for one in trains]
+
+
+def _engine(work: Work, device: Device, held: Held) -> int:
+    """A copy of the policy that decodes a batch, or its share of an evaluation."""
+    asked = [(held.rows, work.group_size)]
+    asked += [(min(held.rows, work.evaluation), 1)] if work.evaluation else []
+    fixed = sum(_fixed(work, device).values())
+    decoded = (decoding("", work, device, rows, size).total - fixed for rows, size in asked)
+    return weights_of(work.policy, work.precision(device)) + max(decoded)
 
 
 def decoding(name: str, work: Work, device: Device, rows: int, group_size: int) -> Phase:

@@ -67,6 +67,7 @@ def stated(recipe: Recipe, index: int) -> Stated:
         scores=sampled or any(model.role == "reference" for model in models),
         nucleus=rollout.top_p < 1,
         evaluation=stage.evaluation.prompts if _answers(stage) else 0,
+        engines=0 if stage.coordination.mode == "alternate" else stage.coordination.engines,
         dtype=stage.model.dtype,
         optimiser="natural_step" if natural else update.optimiser,
         rows=rollout.rows,

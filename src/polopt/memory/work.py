@@ -88,6 +88,7 @@ class Work:
     scores: bool = True  # log-probs or values are measured before the update
     nucleus: bool = False  # tokens are drawn from the likeliest: all are sorted
     evaluation: int = 0  # prompts that are answered in an evaluation; 0: none are
+    engines: int = 0  # that decode with copies of the policy while it trains; 0: it does so itself
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     optimiser: Literal["adamw", "adamw_8bit", "natural_step"] = "adamw"
     rows: int | None = None  # decoded together; None: the plan decides
