@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import polopt
+from polopt.coordination.stage import Event
 from polopt.errors import RecipeError
 from runs import metrics, unexplained, variety, weights
 
@@ -82,6 +84,19 @@ def test_a_stage_resumes_where_it_was(tmp_path: Path) -> None:
     run = train(tmp_path / "run", **flags)
     polopt.resume(run, flags={"run.steps": 7}, reward=variety)
     assert [line["step"] for line in metrics(run)][-1] == 7
+
+
+def test_what_threads_tell_is_handed_on_by_one(tmp_path: Path) -> None:
+    heard = dict[str, int]()
+
+    def observe(event: Event) -> None:
+        heard[str(event.values.get("text"))] = threading.get_ident()
+
+    flags = {"run.directory": str(tmp_path / "run"), "coordination.mode": "buffered"}
+    flags |= {"coordination.staleness": 1}
+    polopt.train(BASE, flags=flags, reward=variety, observers=[observe])
+    assert any(text.startswith("rewards of the first batch") for text in heard)  # told by who scored it
+    assert {*heard.values()} == {threading.get_ident()}
 
 
 def test_a_reward_that_runs_in_the_trainer_needs_fresh_responses(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import torch
@@ -56,12 +57,13 @@ def execute(
         heard = [stack.enter_context(progress_shown()), *observers]
         heard += trackers(first.track, run.path, config, stack)
 
-        def observe(event: Event) -> None:
+        def hear(event: Event) -> None:
             if event.kind == "warning":
                 run.append("warnings", event.values)
             for observer in heard:
                 observer(event)
 
+        observe = stack.enter_context(_by_this_thread(hear))
         context = RunContext(run, first.keep, observe, stop_requested)
         progress = _run_stages(run, recipe, context, device, reward)
         summary = _summary(recipe, progress) | {"memory_peak": peak(device.type)}
@@ -294,6 +296,29 @@ def _evaluated_on(stage: StageRecipe) -> dict[str, int]:
 def _total(seconds: dict[str, float]) -> float:
     """Seconds of steps, comparisons and checkpoints; other kinds are parts of a step."""
     return sum(seconds.get(kind, 0.0) for kind in ("step", "compare", "checkpoint"))
+
+
+@contextmanager
+def _by_this_thread(observe: Observer) -> Generator[Observer]:
+    """The same observer, called by one thread: what others tell it waits for the next event here.
+
+    A run has one writer; files and terminals take no turns by themselves.
+    """
+    owner, told = threading.get_ident(), SimpleQueue[Event]()
+
+    def hand_on() -> None:
+        while not told.empty():
+            observe(told.get())
+
+    def hear(event: Event) -> None:
+        told.put(event)
+        if threading.get_ident() == owner:
+            hand_on()
+
+    try:
+        yield hear
+    finally:
+        hand_on()
 
 
 @contextmanager
