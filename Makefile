@@ -28,8 +28,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 quickstart: $(INSTALLED) ## train a small model on this machine, in minutes
 	@$(BIN)/polopt quickstart
 
+# A process for each core; a file stays in one, so that what its tests share is made once.
 test: $(INSTALLED) ## the tests
-	@$(BIN)/pytest
+	@$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile
 
 test-control: $(INSTALLED) ## methods in control reach what they have to, on several seeds
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -m control

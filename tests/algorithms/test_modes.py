@@ -95,7 +95,9 @@ def test_what_threads_tell_is_handed_on_by_one(tmp_path: Path) -> None:
     flags = {"run.directory": str(tmp_path / "run"), "coordination.mode": "buffered"}
     flags |= {"coordination.staleness": 1}
     polopt.train(BASE, flags=flags, reward=variety, observers=[observe])
-    assert any(text.startswith("rewards of the first batch") for text in heard)  # told by who scored it
+    assert any(
+        text.startswith("rewards of the first batch") for text in heard
+    )  # told by who scored it
     assert {*heard.values()} == {threading.get_ident()}
 
 
