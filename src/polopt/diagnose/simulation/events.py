@@ -36,6 +36,15 @@ class Setting:
     max_age: int | None = None
 
     @property
+    def share(self) -> int:
+        """Tickets that a thread claims at once."""
+        return -(-self.prompts * (self.staleness + 1) // self.threads)
+
+    def speed(self, efficiency: float) -> float:
+        """Of the trainers, relative to one: ``n · efficiency ^ log2 n``."""
+        return self.trainers * efficiency ** math.log2(self.trainers)
+
+    @property
     def devices(self) -> int:
         """All that are held."""
         engines = self.engines * self.engine_devices
@@ -131,8 +140,7 @@ class _Run:
         )
         self._setting, self._costs, self._draws, self._counted = setting, costs, draws, counted
         self._engines = [Engine(self.clock, costs, self._made) for _ in range(setting.engines)]
-        self._speed = costs.efficiency ** math.log2(setting.trainers) * setting.trainers
-        self._share = -(-self.ledger.capacity // setting.threads)
+        self._speed = setting.speed(costs.efficiency)
         self._free = setting.threads
         self._calls = dict[int, _Call]()  # by ticket
         self._works = dict[int, Work]()  # delivered
@@ -162,7 +170,7 @@ class _Run:
 
     def _claimed(self) -> list[Work]:
         works = list[Work]()
-        while len(works) < self._share and (ticket := self.ledger.claim(math.inf)):
+        while len(works) < self._setting.share and (ticket := self.ledger.claim(math.inf)):
             drawn = self._draws(ticket.id)
             size = len(drawn.lengths)
             works.append(Work(ticket.id, ticket.attempt, size, size, spread=drawn.spread))
