@@ -103,9 +103,11 @@ def _show_replayed(replayed: Mapping[str, Any]) -> None:
 
 
 def _cell(name: str, one: Mapping[str, Any]) -> str:
+    from polopt.diagnose.simulation.grid import figure
+
     value = one[name]
     if name == "engines" and one["turns"] == "alternate":
         return "in turn"
     if name in SHARES:
         return f"{value:.0%}"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return figure(value) if isinstance(value, float) else str(value)

@@ -135,9 +135,7 @@ class _Run:
     def __init__(self, setting: Setting, costs: Costs, draws: Draws, counted: range) -> None:
         self.clock, self.marks = Clock(), list[_Mark]()
         self.lags = dict[int, float]()  # tokens of each
-        self.ledger = Ledger(
-            setting.prompts, staleness=setting.staleness, window=setting.window
-        )
+        self.ledger = Ledger(setting.prompts, staleness=setting.staleness, window=setting.window)
         self._setting, self._costs, self._draws, self._counted = setting, costs, draws, counted
         self._engines = [Engine(self.clock, costs, self._made) for _ in range(setting.engines)]
         self._speed = setting.speed(costs.efficiency)

@@ -16,7 +16,7 @@ from polopt.recipe import StageRecipe
 from polopt.resolution import settings
 
 MOST = 256  # combinations
-GROUPS = 20_000  # that are simulated of each, about
+RESPONSES = 20_000  # that are simulated of each, about
 DEAR = 1.1  # device-seconds a batch, relative to the least, that throughput may cost
 SAME = 0.97  # of the best throughput: as good
 
@@ -115,7 +115,8 @@ def _with_threads(one: Setting) -> Setting:
 
 def measured(setting: Setting, costs: Costs, draws: Draws) -> Point:
     """Simulate as many steps as say enough of a setting."""
-    steps = max(8, min(100, GROUPS // setting.prompts))
+    responses = setting.prompts * len(draws(0).lengths)
+    steps = max(12, min(100, RESPONSES // responses))
     warm = 2 * (setting.staleness + 1)
     return Point(setting, simulate(setting, costs, draws, steps=steps, warm=warm))
 
@@ -148,12 +149,17 @@ def _reason(best: Point, least: float, fastest: float, max_lag: int | None) -> s
     )
     asked = "" if max_lag is None else f" of a lag of at most {max_lag}"
     most = "the most" if found.tokens_per_second == fastest else "about the most, with less lag,"
+    cost = f"{figure(found.device_seconds_per_step)} and {figure(least)} device-seconds a batch"
     return (
-        f"{named}: {found.tokens_per_second:.3g} tokens a second, {most} among settings{asked} that "
-        f"cost at most a tenth above the least ({found.device_seconds_per_step:.3g} and {least:.3g} "
-        f"device-seconds a batch); a lag of {found.lag_mean:.2g} on average, the trainer waits "
+        f"{named}: {figure(found.tokens_per_second)} tokens a second, {most} among settings{asked} "
+        f"that cost at most a tenth above the least ({cost}); a lag of {found.lag_mean:.2g} on average, the trainer waits "
         f"{found.trainer_idle:.0%} of the time, the engines {found.engine_idle:.0%}"
     )
+
+
+def figure(value: float) -> str:
+    """Three digits, and whole numbers from a thousand on."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _many(count: int, what: str) -> str:

@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from polopt.diagnose.simulation.grid import figure
 from polopt.errors import MissingExtraError, RecipeError, RunDirectoryError
 
 if TYPE_CHECKING:
@@ -46,8 +47,9 @@ def check_plot(path: Path) -> None:
         MissingExtraError: matplotlib is not installed.
     """
     if path.suffix not in ENDINGS:
-        raise RecipeError(f"--out: {str(path)!r} is not allowed; a name that ends in .html, .png "
-                          "or .svg")
+        raise RecipeError(
+            f"--out: {str(path)!r} is not allowed; a name that ends in .html, .png or .svg"
+        )
     if not path.parent.is_dir():
         raise RunDirectoryError(f"--out: {str(path.parent)!r}: no such directory")
     try:
@@ -132,4 +134,4 @@ def _cells(tag: str, texts: Sequence[str]) -> str:
 
 
 def _shown(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return figure(value) if isinstance(value, float) else str(value)
