@@ -151,9 +151,10 @@ def _reason(best: Point, least: float, fastest: float, max_lag: int | None) -> s
     most = "the most" if found.tokens_per_second == fastest else "about the most, with less lag,"
     cost = f"{figure(found.device_seconds_per_step)} and {figure(least)} device-seconds a batch"
     return (
-        f"{named}: {figure(found.tokens_per_second)} tokens a second, {most} among settings{asked} "
-        f"that cost at most a tenth above the least ({cost}); a lag of {found.lag_mean:.2g} on average, the trainer waits "
-        f"{found.trainer_idle:.0%} of the time, the engines {found.engine_idle:.0%}"
+        f"{named}: {figure(found.tokens_per_second)} tokens a second, {most} among settings"
+        f"{asked} that cost at most a tenth above the least ({cost}); a lag of "
+        f"{found.lag_mean:.2g} on average, the trainer waits {found.trainer_idle:.0%} of the "
+        f"time, the engines {found.engine_idle:.0%}"
     )
 
 
