@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["check", "evaluate", "load", "report", "resume", "train"]
+__all__ = ["check", "evaluate", "load", "report", "resume", "simulate", "train"]
 
 if TYPE_CHECKING:
-    from polopt.api import check, evaluate, load, report, resume, train
+    from polopt.api import check, evaluate, load, report, resume, simulate, train
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401

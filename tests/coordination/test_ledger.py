@@ -75,6 +75,56 @@ def test_the_bound_is_reached_so_it_is_not_vacuous() -> None:
     assert worst == 2  # (4·3 + 1 − 2) // 4
 
 
+def plainly_taken(ledger: Ledger, p: int, w: int, order: str) -> list[int] | None:
+    """What :meth:`Ledger.take` says, word by word: P times the first in order of the window."""
+    left = sorted((t for t in ledger._live.values() if not t.taken), key=lambda t: t.id)
+    chosen = list[Ticket]()
+    for _ in range(p):
+        ready = [t for t in left if t.group is not None and t.id < left[0].id + w]
+        if not ready:
+            return None
+        chosen.append(min(ready, key=ORDERS[order]))
+        left.remove(chosen[-1])
+    return sorted(t.id for t in chosen)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_claims_and_batches_are_those_of_looking_at_every_ticket(order: str) -> None:
+    """Claims fail, groups are filtered, and a batch is asked for after every event."""
+    taken = 0
+    for seed in range(40):
+        rng = random.Random(seed)
+        p, w = rng.randint(1, 5), rng.randint(1, 9)
+        ledger = Ledger(p, staleness=rng.randint(0, 3), window=w)
+        running = list[tuple[int, int]]()
+        for _ in range(80):
+            ledger.admit()
+            waiting = [
+                t.id for t in ledger._live.values() if t.group is None and t.deadline is None
+            ]
+            if rng.random() < 0.6:
+                ticket = ledger.claim(deadline=1e9)
+                assert (ticket and ticket.id) == (min(waiting) if waiting else None)
+                running += [(ticket.id, ticket.attempt)] if ticket else []
+            elif running:
+                id, attempt = running.pop(rng.randrange(len(running)))
+                match rng.randrange(8):
+                    case 0:
+                        ledger.fail(id, attempt)
+                    case 1:
+                        ledger.release([id], End.FILTERED)
+                    case _:
+                        ledger.deliver(id, attempt, group(id))
+            expected = plainly_taken(ledger, p, w, order)
+            batch = ledger.take(ORDERS[order])
+            assert (batch and [g.ticket for g in batch]) == expected
+            if batch:
+                taken += 1
+                ledger.published(ledger.version + 1)
+                ledger.release([g.ticket for g in batch], End.TRAINED)
+    assert taken > 100
+
+
 def test_slots_are_freed_only_by_release() -> None:
     ledger = Ledger(2)
     assert [t.id for t in ledger.admit()] == [0, 1]

@@ -347,6 +347,61 @@ def fit(model: str, *, memory: float | None = None) -> dict[str, Any]:
     }
 
 
+def simulate(
+    recipe: RecipeSource,
+    *,
+    flags: Flags = (),
+    trace: str | Path | None = None,
+    given: Mapping[str, Any] | None = None,
+    vary: Mapping[str, Sequence[int]] | None = None,
+    max_lag: int | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+) -> dict[str, Any]:
+    """Predict idle shares, lag, throughput and cost of ways to coordinate a run.
+
+    Nothing is generated or trained: the ledger of a run is driven by a simulated clock, for the
+    last stage of the recipe that samples responses.
+
+    Args:
+        recipe: as in :func:`train`.
+        flags: as in :func:`train`.
+        trace: the directory of a run whose record has what is not given.
+        given: what parts cost, by the names of
+            :class:`polopt.diagnose.simulation.given.Given`; the rest is recorded, or assumed.
+        vary: lists of ``staleness, window, engines, trainers``; by default around the recipe's own.
+        max_lag: the largest lag that a recommended setting may allow.
+        seed: of lengths and seconds.
+        out: a page (``.html``) or a plot (``.png``, ``.svg``) to write.
+
+    Returns:
+        ``said``: what was recorded or assumed; ``replayed``: recorded and simulated figures of the
+        traced run; ``settings``: one table each; ``recommended``: its place among them; ``reason``.
+
+    Raises:
+        UserError: a figure, a list or a record that cannot be used.
+    """
+    resolved = resolve(load_recipe(recipe, flags), own_reward=True)
+    from polopt.diagnose.simulation.ask import simulated
+    from polopt.diagnose.simulation.given import Given
+    from polopt.diagnose.simulation.grid import Grid
+    from polopt.diagnose.simulation.page import check_plot, plot
+
+    if out is not None:
+        check_plot(Path(out))
+    found = simulated(
+        resolved,
+        Given(**given or {}),
+        Grid(**vary or {}),
+        trace=None if trace is None else Path(trace),
+        max_lag=max_lag,
+        seed=seed,
+    )
+    if out is not None:
+        plot(found, Path(out))
+    return found
+
+
 def report(runs: Sequence[str | Path]) -> list[Path]:
     """Write ``report.html`` into each run directory and return the paths."""
     from polopt.report import write

@@ -33,19 +33,23 @@ def source_of(of: StageContext, sampled: Sampled) -> RolloutSource[Batch]:
         )
     ledger = Ledger(prompts, staleness=settings.staleness, window=settings.window)
     threads = of.inputs.engine_threads(of.actor)
-    # One thread rolls out a whole batch where all of it has to be there before anybody trains.
-    count = min(ledger.capacity, WORKERS) if settings.staleness else 1
+    count = threads_of(ledger.capacity, settings.staleness)
     source = ThreadedSource(
         [Rollouter(Asker(threads), sampled) for _ in range(count)],
         ledger,
         of.weights,
-        Taking(_order(settings), settings.max_age, settings.patience),
+        Taking(order(settings), settings.max_age, settings.patience),
     )
     of.inputs.serving.end_first(source.close)
     return source
 
 
-def _order(settings: Coordination) -> Key:
+def threads_of(capacity: int, staleness: int) -> int:
+    """How many threads roll out: one where a whole batch is there before anybody trains."""
+    return min(capacity, WORKERS) if staleness else 1
+
+
+def order(settings: Coordination) -> Key:
     """The order in which groups inside the window are trained on."""
     orders: dict[str, Key] = {
         "fifo": lambda ticket, _: ticket.id,

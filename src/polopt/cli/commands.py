@@ -342,6 +342,39 @@ def fit(model: str | None, memory: float | None, as_json: bool) -> None:
         shown.show_fits(found)
 
 
+@polopt.command(cls=FieldCommand, context_settings=_PASS_ON)
+@_words("RECIPE [--FIELD VALUE]...")
+@click.option("--trace", metavar="RUN", help="a run whose record says what is not given")
+@click.option("--length", metavar="TOKENS", help="of a response: lognormal(mean, sigma) or others")
+@click.option("--token-seconds", type=float, metavar="SECONDS", help="of a decoding step")
+@click.option("--row-seconds", type=float, metavar="SECONDS", help="more for every row in flight")
+@click.option("--reward-seconds", metavar="SECONDS", help="of scoring: exponential(mean) or others")
+@click.option("--update-seconds", type=float, metavar="SECONDS", help="of a batch, on one trainer")
+@click.option("--publish-seconds", type=float, metavar="SECONDS", help="of new weights, an engine")
+@click.option("--efficiency", type=float, metavar="SHARE", help="of speed when trainers double")
+@click.option("--staleness", metavar="LIST", help="that are tried: 0,1,2,4")
+@click.option("--window", metavar="LIST", help="that are tried")
+@click.option("--engines", metavar="LIST", help="that are tried: 2,4,8")
+@click.option("--trainers", metavar="LIST", help="that are tried")
+@click.option("--max-lag", type=click.IntRange(min=0), metavar="UPDATES", help="that may happen")
+@click.option("--out", metavar="FILE", help="a page (.html) or a plot (.png, .svg)")
+@_seed
+@_json
+def simulate(words: tuple[str, ...], as_json: bool, **asked: Any) -> None:  # noqa: ANN401
+    """Predict idle time, lag, throughput and cost.
+
+    Generation and training of the recipe with a simulated clock, for several values of staleness,
+    window, engines and trainers, and which of them to take. Lengths and seconds come from a run
+    (--trace), from options or from assumptions, which are printed. A distribution is a number,
+    constant(x), exponential(mean) or lognormal(mean, sigma).
+    """
+    targets, flags = split(words)
+    recipe = one(targets, "RECIPE", "the path of a TOML file")
+    from polopt.cli import simulation
+
+    simulation.run(recipe, flags, asked, as_json=as_json)
+
+
 @polopt.command()
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @_json

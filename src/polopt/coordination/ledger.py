@@ -7,9 +7,11 @@ them inside a window of W from the oldest, so the policy lag at consumption is a
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from heapq import heappop, heappush
 from typing import Any
 
 from polopt.types import Group
@@ -64,7 +66,9 @@ class Ledger:
         self._capacity = prompts_per_step * (staleness + 1)
         self._window = window
         self._attempts = attempts
-        self._live: dict[int, Ticket] = {}
+        self._live: dict[int, Ticket] = {}  # in the order of their ids
+        self._unclaimed: list[int] = []  # heap of ids; those that ended meanwhile are still in it
+        self._ready = 0  # delivered and not taken
         self._frontier = 0  # every id below it has ended
         self._ended_above: set[int] = set()
         self._next = 0
@@ -88,14 +92,16 @@ class Ledger:
             if self._next not in self._ended_above:
                 ticket = Ticket(self._next, self.version)
                 self._live[ticket.id] = ticket
+                heappush(self._unclaimed, ticket.id)
                 admitted.append(ticket)
             self._next += 1
         return admitted
 
     def claim(self, deadline: float) -> Ticket | None:
         """Claim the oldest unclaimed ticket until ``deadline``."""
-        for ticket in sorted(self._live.values(), key=lambda ticket: ticket.id):
-            if ticket.group is None and ticket.deadline is None:
+        while self._unclaimed:
+            ticket = self._live.get(heappop(self._unclaimed))
+            if ticket is not None:
                 ticket.attempt += 1
                 ticket.deadline = deadline
                 return ticket
@@ -107,6 +113,7 @@ class Ledger:
         if ticket is None or ticket.attempt != attempt or ticket.deadline is None:
             return False
         ticket.group, ticket.deadline = group, None
+        self._ready += 1
         return True
 
     def fail(self, id: int, attempt: int) -> None:
@@ -117,6 +124,8 @@ class Ledger:
         ticket.deadline = None
         if ticket.attempt >= self._attempts:
             self.release([id], End.FAILED)
+        else:
+            heappush(self._unclaimed, id)
 
     def reap(self, now: float) -> list[int]:
         """Fail every claim whose deadline has passed; return their ids."""
@@ -131,21 +140,39 @@ class Ledger:
         Args:
             key: order inside the window, smallest first.
         """
-        left = sorted((t for t in self._live.values() if not t.taken), key=lambda t: t.id)
-        chosen = list[Ticket]()
-        for _ in range(self._batch):
-            # Anchored at the oldest: a slow group blocks the batch instead of growing stale.
-            edge = left[0].id + self._window if left else 0
-            ready = [ticket for ticket in left if ticket.group is not None and ticket.id < edge]
-            if not ready:
-                return None
-            best = min(ready, key=key)
-            left.remove(best)
-            chosen.append(best)
+        if self._ready < self._batch:
+            return None
+        chosen = self._chosen(key)
+        if chosen is None:
+            return None
         for ticket in chosen:
             ticket.taken = True
+        self._ready -= len(chosen)
         groups = [ticket.group for ticket in sorted(chosen, key=lambda t: t.id)]
         return [group for group in groups if group is not None]
+
+    def _chosen(self, key: Callable[[Ticket], Any]) -> list[Ticket] | None:
+        """P tickets of the window, one after another: each time one is chosen it may move."""
+        rest = deque[Ticket]()  # inside the window, by id; some of them are chosen
+        beyond = (ticket for ticket in self._live.values() if not ticket.taken)
+        ready: list[tuple[Any, int]] = []  # heap of those that may be chosen
+        chosen = dict[int, Ticket]()
+        following = next(beyond, None)
+        while len(chosen) < self._batch:
+            while rest and rest[0].id in chosen:
+                rest.popleft()
+            # Anchored at the oldest: a slow group blocks the batch instead of growing stale.
+            anchor = rest[0] if rest else following
+            while anchor and following and following.id < anchor.id + self._window:
+                rest.append(following)
+                if following.group is not None:
+                    heappush(ready, (key(following), following.id))
+                following = next(beyond, None)
+            if not ready:
+                return None
+            _, id = heappop(ready)
+            chosen[id] = self._live[id]
+        return list(chosen.values())
 
     def older_than(self, version: int) -> list[int]:
         """Delivered groups, not taken yet, with a token of an older version."""
@@ -161,7 +188,8 @@ class Ledger:
         Trained ones are released after the new weights are served, so that no ticket starts stale.
         """
         for id in ids:
-            del self._live[id]
+            ticket = self._live.pop(id)
+            self._ready -= ticket.group is not None and not ticket.taken
             self._ended_above.add(id)
             self.ended[end] += 1
         while self._frontier in self._ended_above:
@@ -198,6 +226,8 @@ class Ledger:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where :meth:`state_dict` was taken: no prompt skipped, none doubled."""
         self._live.clear()
+        self._unclaimed.clear()
+        self._ready = 0
         self._frontier = self._next = state["frontier"]
         self._ended_above = set(state["ended_above"])
         self.version = state["version"]

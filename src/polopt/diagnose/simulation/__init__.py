@@ -1,0 +1,1 @@
+"""What a way of coordinating will cost, simulated event by event before anybody pays for it."""
