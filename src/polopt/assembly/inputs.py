@@ -25,6 +25,7 @@ from polopt.rollout.engines import Engine
 from polopt.rollout.engines.choose import chosen, made
 from polopt.rollout.engines.shared import Asker, EngineThread
 from polopt.rollout.rewarding import RewardFunction
+from polopt.rollout.timeline import Timeline
 from polopt.seeding import derive
 
 
@@ -34,6 +35,7 @@ class Serving:
 
     engine: Engine | None = None
     threads: list[EngineThread] = field(default_factory=list[EngineThread])
+    timeline: Timeline = field(default_factory=Timeline)  # of them, and of who uses them
     _first: list[Callable[[], None]] = field(default_factory=list[Callable[[], None]])
 
     def end_first(self, close: Callable[[], None]) -> None:
@@ -175,10 +177,11 @@ class StageInputs:
         """
         if not self.serving.threads:
             name = self._chosen()
-            for device in engine_devices(self.device, self.recipe.coordination.engines):
+            devices = engine_devices(self.device, self.recipe.coordination.engines)
+            for number, device in enumerate(devices, start=1):
                 served, follow = (actor, None) if name == "vllm" else followed(actor, device)
-                engine = self._made(name, served, follow)
-                self.serving.threads.append(EngineThread(engine))
+                engine, title = self._made(name, served, follow), f"engine {number}"
+                self.serving.threads.append(EngineThread(engine, title, self.serving.timeline))
         return self.serving.threads
 
     def _chosen(self) -> Literal["local", "vllm"]:
