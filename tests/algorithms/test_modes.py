@@ -130,7 +130,9 @@ def test_the_timeline_of_a_run(tmp_path: Path) -> None:
     assert [one["version"] for one in waits] == [0, 1, 2, 3]
     from_step(run, tmp_path / "resumed", 2)
     polopt.resume(tmp_path / "resumed", reward=variety)
-    again = [one["step"] for one in lines(tmp_path / "resumed", "timeline") if one["what"] == "wait"]
+    again = [
+        one["step"] for one in lines(tmp_path / "resumed", "timeline") if one["what"] == "wait"
+    ]
     assert again == [1, 2, 3, 4]
 
 

@@ -1,4 +1,4 @@
-"""What a batch says of the groups that passed and of who waited, by hand, with a clock of its own."""
+"""What a batch says of the groups that passed and of who waited, by hand."""
 
 import pytest
 

@@ -14,7 +14,14 @@ def test_pieces_without_a_break_are_one_interval() -> None:
     timeline = Timeline()
     added(timeline, (1.0, 2.0), (2.001, 3.0), (4.0, 5.0))
     assert timeline.taken() == [
-        {"who": "engine 1", "what": "generate", "start": start, "end": end, "version": 3, "tickets": n}
+        {
+            "who": "engine 1",
+            "what": "generate",
+            "start": start,
+            "end": end,
+            "version": 3,
+            "tickets": n,
+        }
         for start, end, n in ((1.0, 3.0, 2), (4.0, 5.0, 1))
     ]
     assert timeline.taken() == []

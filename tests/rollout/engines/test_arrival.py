@@ -1,4 +1,4 @@
-"""Weights that did not arrive are noticed, each defect by its own check, before anything is served."""
+"""Weights that did not arrive are noticed before they are used, each defect by its own check."""
 
 from __future__ import annotations
 
@@ -52,7 +52,9 @@ class Defective(LocalEngine):
         if self.times < 0 or self.defect != "log-probs":
             return arrival
         groups = [
-            replace(g, samples=tuple(replace(s, logp_rollout=s.logp_rollout - 0.1) for s in g.samples))
+            replace(
+                g, samples=tuple(replace(s, logp_rollout=s.logp_rollout - 0.1) for s in g.samples)
+            )
             for g in arrival.groups
         ]
         return replace(arrival, groups=groups)
@@ -64,15 +66,23 @@ def step(model: LanguageModel) -> None:
         weight.add_(0.01 * torch.randn_like(weight))
 
 
-def proven(defect: str, times: int, told: list[str]) -> tuple[LanguageModel, EngineThread, Timeline]:
-    model, timeline = builtin_model(), Timeline()
-    proof = Proof(
+def proof_of(
+    model: LanguageModel, told: list[str], timeline: Timeline | None = None, autocast: bool = False
+) -> Proof:
+    return Proof(
         model,
         lambda _: dict(model.model.named_parameters()),
-        autocast=False,
+        autocast=autocast,
         tell=told.append,
-        timeline=timeline,
+        timeline=timeline or Timeline(),
     )
+
+
+def proven(
+    defect: str, times: int, told: list[str]
+) -> tuple[LanguageModel, EngineThread, Timeline]:
+    model, timeline = builtin_model(), Timeline()
+    proof = proof_of(model, told, timeline)
     engine = Proven(Defective(model, defect, times), proof, "engine 2")
     return model, EngineThread(engine, "engine 2", timeline), timeline
 
@@ -138,10 +148,8 @@ def test_a_half_precision_engine_is_proved_too() -> None:
     copy, follow = followed(Actor(model, Computing(autocast=True)), torch.device("cpu"))
     engine = LocalEngine(copy.language_model, autocast=True, follow=follow)
     told = list[str]()
-    named = lambda _: dict(model.model.named_parameters())
-    proof = Proof(model, named, autocast=True, tell=told.append, timeline=Timeline())
     step(model)
-    Proven(engine, proof, "engine 1").publish(dict, 1)
+    Proven(engine, proof_of(model, told, autocast=True), "engine 1").publish(dict, 1)
     assert told == [] and engine.version == 1
 
 

@@ -86,9 +86,7 @@ class Proof:
         if again := self._lacking(engine, name, weights, version):
             raise EngineError(f"rollout.engine: {name} does not hold {what}, sent twice: {again}")
 
-    def _lacking(
-        self, engine: Arriving, name: str, weights: Weights, version: int
-    ) -> str | None:
+    def _lacking(self, engine: Arriving, name: str, weights: Weights, version: int) -> str | None:
         """What differs, in words; None where the engine holds the weights."""
         with self.timeline.during(name, "prove", version):
             return self._different(engine.arrived(self._probe), weights, version)
