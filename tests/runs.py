@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -138,7 +139,8 @@ def unexplained(names: Iterable[str]) -> list[str]:
     main, folded = arrange(own, in_control="episodes" in own)
     unknown = [n for plot in main + folded if plot.sentence == UNKNOWN_METRIC for n in plot.lines]
     families = ("task/", "eval/", "episode/", "reward/")
-    unlisted = [n for n in own if f"`{n}`" not in page and not n.startswith(families)]
+    families_of_lag = [re.sub(r"^lag/\d/", "lag/N/", n) for n in own]
+    unlisted = [n for n in families_of_lag if f"`{n}`" not in page and not n.startswith(families)]
     return sorted({*unknown, *unlisted})
 
 

@@ -218,6 +218,7 @@ class Experience:
     group: torch.Tensor  # [B] int64, prompt identity; rows of a group need not be adjacent
     rewards: torch.Tensor  # [B] of whole responses; NaN: none could be given
     logp_rollout: torch.Tensor | None = None  # [B, T] of the sampler
+    lag: torch.Tensor | None = None  # [B, T] int64, updates between sampling and training
     logp_old: torch.Tensor | None = None  # [B, T] trainer weights at the start of the update
     logp_ref: torch.Tensor | None = None  # [B, T] of the reference
     logp: torch.Tensor | None = None  # [B, T] before the optimiser step; where a loss needs it

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import polopt
+from polopt.assembly.placement import followed
 from polopt.coordination.stage import Event
-from polopt.errors import RecipeError
-from runs import metrics, unexplained, variety, weights
+from polopt.errors import EngineError, RecipeError
+from polopt.roles import Actor
+from runs import from_step, lines, metrics, unexplained, variety, weights
 
 BASE: dict[str, Any] = {
     "algorithm": "grpo",
@@ -54,6 +58,7 @@ def test_without_staleness_every_mode_gives_the_same_bits(
     run = train(tmp_path / "run", **MODES[mode], **KINDS[kind])
     assert weights(run) == weights(in_turn[kind])
     assert unexplained(metrics(run)[-1]) == []
+    assert all(line["lag/bound"] == line["lag/max"] == 0 for line in metrics(run)[1:])
     evaluated = [
         {name: value for name, value in line.items() if name.startswith(("eval/", "reward/"))}
         for directory in (run, in_turn[kind])
@@ -69,14 +74,75 @@ def test_the_clip_engages_on_stale_responses(correction: str | None, tmp_path: P
     flags |= {"update.learning_rate": 2e-2, "objective.clip_low": 0.01, "objective.clip_high": 0.01}
     if correction is not None:
         flags |= {"objective.correction": correction, "objective.correction_high": 2.0}
-    lines = metrics(train(tmp_path / "run", **flags, **{"run.steps": 6}))[1:]
-    stale = [line for line in lines if line["lag/max"] > 0]
-    assert stale and all(line["lag/max"] <= 2 for line in lines)
+    found = metrics(train(tmp_path / "run", **flags, **{"run.steps": 6}))[1:]
+    stale = [line for line in found if line["lag/max"] > 0]
+    assert stale and all(line["lag/max"] <= line["lag/bound"] == 2 for line in found)
+    assert {name for line in found for name in unexplained(line)} == set()
+    for line in found:
+        tokens = {lag: line[f"lag/{lag}/tokens"] for lag in range(9) if f"lag/{lag}/tokens" in line}
+        assert sum(tokens.values()) == line["tokens"]
+        mean = sum(lag * count for lag, count in tokens.items()) / line["tokens"]
+        assert line["lag/mean"] == pytest.approx(mean) == line["lag/steps_mean"]
+        of_lags = [line[f"lag/{lag}/kl"] * count for lag, count in tokens.items()]
+        assert sum(of_lags) / line["tokens"] == pytest.approx(line["behaviour/kl"], rel=1e-4)
     assert all(line["behaviour/kl"] > 1e-5 for line in stale)
     clipped = sum(
         line["policy/clip_fraction_low"] + line["policy/clip_fraction_high"] for line in stale
     )
     assert (clipped > 0) == (correction is None)  # decoupled: pi_old is measured at the update
+
+
+def test_weights_that_did_not_arrive_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forgetful(actor: Actor, device: torch.device) -> tuple[Actor, Callable[[], None]]:
+        """A copy that never takes over the last tensor."""
+        copy, follow = followed(actor, device)
+        *_, last = copy.language_model.model.parameters()
+        first = last.clone()
+
+        def forget() -> None:
+            follow()
+            last.copy_(first)
+
+        return copy, forget
+
+    monkeypatch.setattr("polopt.assembly.inputs.followed", forgetful)
+    line = "engine 1 does not hold the weights of version 1, sent twice: 1 of 20 tensors differ"
+    with pytest.raises(EngineError, match=line):
+        train(tmp_path / "run", **MODES["split"])
+    warned = [one["message"] for one in lines(tmp_path / "run", "warnings")]
+    assert any("sent again: 1 of 20 tensors differ, first model.norm" in one for one in warned)
+    assert [one["step"] for one in metrics(tmp_path / "run")] == [0]
+
+
+def test_the_timeline_of_a_run(tmp_path: Path) -> None:
+    """Everybody is in it, in every step; a resumed run has no line twice."""
+    flags = {"coordination.mode": "buffered", "coordination.staleness": 1}
+    run = train(tmp_path / "run", **flags, **{"coordination.engines": 2})
+    found = lines(run, "timeline")
+    kinds = {(one["who"], one["what"]) for one in found}
+    engines = [("engine 1", what) for what in ("generate", "load", "prove")]
+    assert {*engines, ("engine 2", "load"), ("rewards", "score")} <= kinds
+    trainer = {what for who, what in kinds if who == "trainer"}
+    assert trainer == {"wait", "update", "publish", "evaluate", "save"}
+    assert {one["step"] for one in found} == {1, 2, 3, 4}
+    assert all(one["start"] <= one["end"] for one in found)
+    waits = [one for one in found if one["what"] == "wait"]
+    assert [one["version"] for one in waits] == [0, 1, 2, 3]
+    from_step(run, tmp_path / "resumed", 2)
+    polopt.resume(tmp_path / "resumed", reward=variety)
+    again = [
+        one["step"] for one in lines(tmp_path / "resumed", "timeline") if one["what"] == "wait"
+    ]
+    assert again == [1, 2, 3, 4]
+
+
+def test_in_turn_the_trainer_does_everything(in_turn: dict[str, Path]) -> None:
+    found = lines(in_turn["whole"], "timeline")
+    assert {one["who"] for one in found} == {"trainer"}
+    assert {one["what"] for one in found} >= {"generate", "score", "update"}
+    assert sum(one["tickets"] for one in found if one["what"] == "score") == 8
 
 
 def test_a_stage_resumes_where_it_was(tmp_path: Path) -> None:

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from polopt.coordination.ledger import Ledger
+from polopt.coordination.ledger import End, Ledger
 from polopt.coordination.rollouter import Rollouter, Sampled
 from polopt.coordination.sources import InlineSource
 from polopt.coordination.threaded import Taking, ThreadedSource
 from polopt.errors import EngineError, StalledError
-from polopt.rollout.engines import Request
+from polopt.rollout.engines import Request, Weights
 from polopt.rollout.engines.shared import Asker, EngineThread
 from polopt.rollout.groups import has_contrast
 from polopt.types import Batch, Group, Prompt, Sampling
@@ -174,6 +174,24 @@ def test_an_error_of_an_engine_ends_the_run(threaded: Make) -> None:
     step(source, 1)
     with pytest.raises(EngineError, match="it died"):
         step(source, 2)
+
+
+def test_weights_that_do_not_arrive_are_of_no_version(threaded: Make) -> None:
+    """The ledger hears of a version once every engine has proved that it serves it."""
+
+    class Refuses(Engine):
+        def publish(self, weights: Weights, version: int) -> None:
+            if version == 1:
+                raise EngineError("engine 2 does not hold the weights")
+            super().publish(weights, version)
+
+    ledger = Ledger(3, staleness=1)
+    source = threaded(ledger, [Engine(), Refuses()], workers=2)
+    source.publish(0)
+    source.next_batch()
+    with pytest.raises(EngineError, match="engine 2 does not hold"):
+        source.publish(1)
+    assert ledger.version == 0 and ledger.ended[End.TRAINED] == 0
 
 
 def test_nobody_waits_for_ever(threaded: Make) -> None:

@@ -47,6 +47,13 @@ def test_a_metric_that_no_page_names_is_found() -> None:
     assert not described("policy/unheard_of")
 
 
+def test_keys_of_the_timeline(run: Path) -> None:
+    found = lines(run / "timeline.jsonl")
+    names = {name for line in found for name in line} | {line["what"] for line in found}
+    assert {"generate", "score", "update", "publish", "save", "who", "tickets"} <= names
+    assert sorted(name for name in names if f"`{name}`" not in PAGE) == []
+
+
 def test_columns_of_samples(run: Path) -> None:
     names = {name for line in lines(run / "samples.jsonl") for name in line}
     assert sorted(name for name in names if f"`{name}`" not in PAGE) == []

@@ -8,6 +8,7 @@ import pytest
 from polopt.report.arrange import PARTS, UNKNOWN_METRIC, arrange
 from polopt.report.columns import COLUMNS
 from polopt.report.explain import FOLDED, IN_CONTROL, PLOTS
+from polopt.report.turns import TURNS
 
 CONTRACT = [
     "reward/mean",
@@ -26,6 +27,16 @@ CONTRACT = [
     "policy/learning_rate",
     "policy/kl_reference",
     "behaviour/kl",
+    "behaviour/ratio_p99",
+    "lag/bound",
+    "lag/steps_max",
+    "lag/0/kl",
+    "lag/8/ess",
+    "idle/trainer",
+    "groups/in_flight",
+    "slots/ready",
+    "time/publish",
+    "time/prove",
     "task/worked",
     "eval/accuracy",
     "eval/accuracy_greedy",
@@ -159,12 +170,12 @@ def test_the_main_plots_come_in_the_order_of_the_table() -> None:
 
 
 def test_every_plot_has_a_sentence_that_ends() -> None:
-    for plot in (*PLOTS, *FOLDED):
+    for plot in (*PLOTS, *FOLDED, *TURNS):
         assert plot.sentence.endswith(".") and len(plot.sentence) < 240, plot.title
 
 
 def test_a_per_cent_sign_stays_with_its_number() -> None:
-    sentences = [plot.sentence for plot in (*PLOTS, *FOLDED)] + list(IN_CONTROL.values())
+    sentences = [plot.sentence for plot in (*PLOTS, *FOLDED, *TURNS)] + list(IN_CONTROL.values())
     assert any("95\u202f%" in sentence for sentence in sentences)
     assert not [sentence for sentence in sentences if re.search(r"\d %", sentence)]
 
@@ -175,7 +186,7 @@ def test_the_parts_of_the_time_are_told_in_words() -> None:
 
 @pytest.mark.parametrize("domain", ["text", "control"])
 def test_no_metric_is_named_twice_in_the_table(domain: str) -> None:
-    plots = [plot for plot in (*PLOTS, *FOLDED) if plot.only in (None, domain)]
+    plots = [plot for plot in (*PLOTS, *FOLDED, *TURNS) if plot.only in (None, domain)]
     names = Counter(name for plot in plots for name in plot.lines)
     assert max(names.values()) == 1
 

@@ -9,7 +9,7 @@ import torch
 
 from polopt.data import Demonstration
 from polopt.rollout.dataset import demonstrated
-from polopt.rollout.groups import experience, rollout_metrics
+from polopt.rollout.groups import experience, lag_metrics, rollout_metrics
 from polopt.types import Batch, Finish, Group, Outcome, Prompt, Sample, Sampling, Span
 
 CPU = torch.device("cpu")
@@ -95,6 +95,7 @@ def test_metrics_by_hand() -> None:
         {
             "response/length": (3 + 2 + 1) / 3,
             "response/truncated": 1 / 3,
+            "lag/min": 2.0,
             "lag/mean": 2.0,
             "lag/max": 2.0,
             "tokens": 6.0,
@@ -103,6 +104,29 @@ def test_metrics_by_hand() -> None:
             "accuracy": 0.5,
         }
     )
+
+
+def test_lag_by_hand() -> None:
+    """Version 5 trains on 2 tokens of version 3 and 1 of 5, and on 1 of version 4 or of -7."""
+    changed = replace(sample([6, 7, 8, 14], 1), spans=(Span(3, 1, 3), Span(5, 3, 4)))
+    for version, lag, last in ((4, 1, 1), (-7, 12, 8)):
+        other = replace(sample([6, 2], 1), spans=(Span(version, 1, 2),))
+        batch = Batch((group(1, changed, other),), taken_at=5)
+        assert experience(batch, pad_id=9, device=CPU).lag.tolist() == [[2, 2, 0], [lag, 0, 0]]
+        metrics = rollout_metrics(batch)
+        assert [metrics[f"lag/{name}"] for name in ("min", "mean", "max")] == [
+            0.0,
+            (4 + lag) / 4,
+            max(2.0, lag),
+        ]
+        assert lag_metrics(batch, 3) == {
+            "lag/steps_mean": 3 * (4 + lag) / 4,
+            "lag/steps_max": 3 * max(2.0, lag),
+            "lag/spans": 1.5,
+            "lag/0/tokens": 1.0,
+            "lag/2/tokens": 2.0,
+            f"lag/{last}/tokens": 1.0,
+        }
 
 
 def test_metrics_of_rewards_by_name() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from itertools import cycle
 
 import pytest
 import torch
@@ -161,7 +162,7 @@ def test_weights_that_were_changed_on_the_way_are_noticed(
 ) -> None:
     right = weights(model)
     wrong = {n: w + 1e-3 if n.endswith("norm.weight") else w for n, w in right.items()}
-    calls = iter([wrong, right])  # what is sent, and what it is compared with
+    calls = cycle([wrong, right])  # what is sent, and what it is compared with
     with pytest.raises(EngineError, match=r"^rollout.engine: vllm serves other weights .*norm"):
         engine.publish(lambda: next(calls), 40)
     assert engine.version != 40

@@ -12,6 +12,7 @@ from torch import Tensor
 from polopt.assembly.inputs import StageInputs
 from polopt.assembly.reward import RewardModel, reward_models
 from polopt.choices.roles import reads_process
+from polopt.choices.update import optimiser_steps
 from polopt.coordination.sources import RolloutSource
 from polopt.coordination.stage import Evaluation, Event, Learner, Observer, Stage, Until
 from polopt.data import Wanted
@@ -26,7 +27,7 @@ from polopt.roles.policies.proven import proven
 from polopt.rollout import usage
 from polopt.rollout.engines import Engine
 from polopt.rollout.evaluation import Examination, evaluate, means, sample_line
-from polopt.rollout.groups import asked, experience, marks, rollout_metrics
+from polopt.rollout.groups import asked, experience, lag_metrics, marks, rollout_metrics
 from polopt.rollout.rewarding import Judge, judge, specs, text_of
 from polopt.rollout.text import TextSource, text_source
 from polopt.rollout.usage import Usage
@@ -317,6 +318,8 @@ def _describer(
             return given_responses(batch)
         own = means(of.text.describe(text(s), g.prompt.columns) for g, s in pairs)
         metrics = rollout_metrics(batch)
+        if of.recipe.coordination.mode != "alternate":
+            metrics |= lag_metrics(batch, optimiser_steps(flat(of.recipe)))
         if not verified:
             metrics.pop("accuracy", None)
         metrics |= {f"task/{name}": value for name, value in own.items()}

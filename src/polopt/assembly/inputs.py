@@ -22,9 +22,12 @@ from polopt.recipe.contradictions import ENDED
 from polopt.roles import Actor, Computing
 from polopt.roles.scorer import trainable
 from polopt.rollout.engines import Engine
+from polopt.rollout.engines.arrival import Proof, Proven
 from polopt.rollout.engines.choose import chosen, made
+from polopt.rollout.engines.interface import Arriving
 from polopt.rollout.engines.shared import Asker, EngineThread
 from polopt.rollout.rewarding import RewardFunction
+from polopt.rollout.timeline import Timeline
 from polopt.seeding import derive
 
 
@@ -34,6 +37,7 @@ class Serving:
 
     engine: Engine | None = None
     threads: list[EngineThread] = field(default_factory=list[EngineThread])
+    timeline: Timeline = field(default_factory=Timeline)  # of them, and of who uses them
     _first: list[Callable[[], None]] = field(default_factory=list[Callable[[], None]])
 
     def end_first(self, close: Callable[[], None]) -> None:
@@ -162,7 +166,11 @@ class StageInputs:
         if self.recipe.coordination.mode != "alternate":
             return Asker(self.engine_threads(actor))
         if self.serving.engine is None:
-            self.serving.engine = self._made(self._chosen(), actor)
+            name = self._chosen()
+            engine = self._made(name, actor)
+            # The local one decodes with the modules that are trained: there is nothing to prove.
+            proved = name != "local"
+            self.serving.engine = self._proven(actor)(engine, "engine 1") if proved else engine
         return self.serving.engine
 
     def engine_threads(self, actor: Actor) -> Sequence[EngineThread]:
@@ -175,11 +183,25 @@ class StageInputs:
         """
         if not self.serving.threads:
             name = self._chosen()
-            for device in engine_devices(self.device, self.recipe.coordination.engines):
+            proven = self._proven(actor)
+            devices = engine_devices(self.device, self.recipe.coordination.engines)
+            for number, device in enumerate(devices, start=1):
                 served, follow = (actor, None) if name == "vllm" else followed(actor, device)
-                engine = self._made(name, served, follow)
-                self.serving.threads.append(EngineThread(engine))
+                title = f"engine {number}"
+                engine = proven(self._made(name, served, follow), title)
+                self.serving.threads.append(EngineThread(engine, title, self.serving.timeline))
         return self.serving.threads
+
+    def _proven(self, actor: Actor) -> Callable[[Arriving, str], Engine]:
+        """What has an engine of some name prove that it serves the weights of the policy."""
+        proof = Proof(
+            actor.language_model,
+            lambda _: dict(actor.language_model.model.named_parameters()),
+            autocast=actor.how.autocast,
+            tell=actor.how.tell,
+            timeline=self.serving.timeline,
+        )
+        return lambda engine, name: Proven(engine, proof, name)
 
     def _chosen(self) -> Literal["local", "vllm"]:
         """The engine that the recipe asks for, or that is best here; told where it matters."""
@@ -195,7 +217,7 @@ class StageInputs:
         name: Literal["local", "vllm"],
         actor: Actor,
         follow: Callable[[], None] | None = None,
-    ) -> Engine:
+    ) -> Arriving:
         return made(
             name,
             actor.language_model,

@@ -10,7 +10,7 @@ from polopt.algorithms import row
 from polopt.assembly.chosen import function
 from polopt.assembly.context import PolicyContext, policy_learner
 from polopt.assembly.critic import Valued
-from polopt.assembly.drift import drifts
+from polopt.assembly.drift import drifts_of
 from polopt.assembly.objective import old_is_new, policy_gradient
 from polopt.choices.coordination import anchored_in_sampling
 from polopt.coordination.stage import Learner
@@ -33,7 +33,7 @@ def first_order(
     """AdamW on the policy loss, plus the loss of a critic that shares its trunk."""
     loss: Loss[Any] = policy_gradient(of.recipe, of.adaptive)
     if old_is_new(of.recipe) or anchored_in_sampling(flat(of.recipe)):
-        loss = replace(loss, watch=drifts)
+        loss = replace(loss, watch=drifts_of(of.recipe))
     options: dict[str, Any] = {}
     if critic is not None:
         loss, options = critic.joined(loss)

@@ -6,6 +6,7 @@ import math
 from statistics import pstdev
 
 from polopt.assembly.context import StageContext
+from polopt.coordination.flow import Flow
 from polopt.coordination.ledger import Ledger, Ticket, oldest
 from polopt.coordination.rollouter import Rollouter, Sampled
 from polopt.coordination.sources import InlineSource, RolloutSource
@@ -13,6 +14,7 @@ from polopt.coordination.threaded import WORKERS, Key, Taking, ThreadedSource
 from polopt.errors import RecipeError
 from polopt.recipe.schema import Coordination
 from polopt.rollout.engines.shared import Asker
+from polopt.rollout.timeline import TRAINER
 from polopt.types import Batch
 
 
@@ -23,8 +25,10 @@ def source_of(of: StageContext, sampled: Sampled) -> RolloutSource[Batch]:
         RecipeError: a reward that cannot run beside a trainer.
     """
     settings, prompts = of.recipe.coordination, of.recipe.rollout.prompts_per_step
+    timeline = of.inputs.serving.timeline
     if settings.mode == "alternate":
-        return InlineSource(Rollouter(of.engine, sampled), Ledger(prompts), of.weights)
+        alone = Rollouter(of.engine, sampled, timeline, who=TRAINER)
+        return InlineSource(alone, Ledger(prompts), of.weights)
     if settings.staleness and (inline := [one.name for one in of.rewards if one.in_trainer]):
         raise RecipeError(
             f"coordination.staleness: {settings.staleness} is not allowed with the reward "
@@ -35,10 +39,11 @@ def source_of(of: StageContext, sampled: Sampled) -> RolloutSource[Batch]:
     threads = of.inputs.engine_threads(of.actor)
     count = threads_of(ledger.capacity, settings.staleness)
     source = ThreadedSource(
-        [Rollouter(Asker(threads), sampled) for _ in range(count)],
+        [Rollouter(Asker(threads), sampled, timeline) for _ in range(count)],
         ledger,
         of.weights,
         Taking(order(settings), settings.max_age, settings.patience),
+        Flow(ledger, timeline, engines=len(threads), max_age=settings.max_age),
     )
     of.inputs.serving.end_first(source.close)
     return source

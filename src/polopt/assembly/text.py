@@ -19,7 +19,7 @@ from polopt.assembly.context import (
     stage_context,
 )
 from polopt.assembly.critic import Valued, critic_learner, valued
-from polopt.assembly.drift import drifts
+from polopt.assembly.drift import drifts_of
 from polopt.assembly.extras import companions
 from polopt.assembly.inputs import StageInputs
 from polopt.assembly.learners import learner_of_policy
@@ -128,7 +128,7 @@ def sampled_stage(
         **resampled(rollout),
         greedy=of.recipe.credit.baseline == "greedy",
     )
-    return assembled(
+    stage = assembled(
         of,
         source_of(of, sampled),
         prepare=prepare,
@@ -136,6 +136,7 @@ def sampled_stage(
         learners=[*learners, *refreshed(of)],
         evaluate=evaluate,
     )
+    return replace(stage, timeline=of.inputs.serving.timeline)
 
 
 def resampled(rollout: Rollout) -> dict[str, Any]:
@@ -228,6 +229,6 @@ def credit_of(recipe: StageRecipe, adaptive: Sequence[AdaptiveNumber] = ()) -> C
 def _with_metrics(of: StageContext, experience: Experience, advantages: Advantages) -> Advantages:
     """The same with how far the policy has moved, and with the agreement of reward models."""
     # Where pi_old is the policy that sampled, the learner measures it.
-    moved = {} if anchored_in_sampling(flat(of.recipe)) else drifts(experience)
+    moved = {} if anchored_in_sampling(flat(of.recipe)) else drifts_of(of.recipe)(experience)
     metrics = agreement(of, experience) | moved
     return replace(advantages, metrics=advantages.metrics | metrics)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from polopt.coordination.timing import timed
 from polopt.errors import Stopped
 from polopt.record import LESS_IS_BETTER, RunDirectory, headline_of, words_of
 from polopt.rollout.evaluation import Evaluation
+from polopt.rollout.timeline import TRAINER
 from polopt.types import Metrics
 
 
@@ -86,12 +88,17 @@ def _step(stage: Stage, progress: Progress, context: RunContext) -> None:
     for turn in range(1, stage.batches_per_step + 1):
         with memory.told("rollout", context.run.path):
             batch = stage.source.next_batch()
-        with timed(line, "time/update"), memory.told("update", context.run.path):
+        with (
+            timed(line, "time/update"),
+            memory.told("update", context.run.path),
+            _during(stage, progress, "update"),
+        ):
             learned.append(_learn(stage, batch, progress.stage_step))
         if turn == stage.batches_per_step:
             progress.step += 1
             progress.stage_step += 1
-            stage.source.publish(progress.step)
+            with _during(stage, progress, "publish"):
+                stage.source.publish(progress.step)
         asked.extend(stage.asked(batch))
         stage.source.ack(batch)  # after the new weights are served: no ticket starts stale
     if asked:
@@ -103,6 +110,7 @@ def _step(stage: Stage, progress: Progress, context: RunContext) -> None:
     _evaluate_when_due(stage, progress, context, line)
     line["time/step"] = time.perf_counter() - start
     _write_line(stage, progress, context, line)
+    _write_timeline(stage, progress, context)
     _save_when_due(stage, progress, context)
 
 
@@ -168,7 +176,11 @@ def _evaluate(stage: Stage, progress: Progress, context: RunContext, label: str)
     context.observe(Event("message", {"text": f"evaluating {label}".strip()}))
     # An evaluation inside a step counts into the time of the step; before training there is none.
     kind = "compare" if label == "before" else "evaluate"
-    with timed(_seconds(progress, stage), kind), memory.told("evaluation", context.run.path):
+    with (
+        timed(_seconds(progress, stage), kind),
+        memory.told("evaluation", context.run.path),
+        _during(stage, progress, "evaluate"),
+    ):
         evaluation = stage.evaluate(bool(label))
     if label:
         progress.evaluations.setdefault(stage.name, {})[label] = {
@@ -237,7 +249,7 @@ def save(stage: Stage, progress: Progress, context: RunContext) -> None:
             (target / learner.name).mkdir()
             counters[learner.name] = learner.save(target / learner.name)
 
-    with timed(_seconds(progress, stage), "checkpoint"):
+    with timed(_seconds(progress, stage), "checkpoint"), _during(stage, progress, "save"):
         state = {
             "progress": asdict(progress),
             "source": stage.source.state_dict(),
@@ -291,6 +303,19 @@ def _write_prompts(
 ) -> None:
     """One line of the prompts, by their keys, that were held out or trained on."""
     context.run.append("prompts", {"step": progress.step, "stage": stage.name, **keys})
+
+
+def _write_timeline(stage: Stage, progress: Progress, context: RunContext) -> None:
+    """One line for each interval since the step before; that of a save comes with the next step."""
+    for interval in stage.timeline.taken() if stage.timeline is not None else ():
+        context.run.append("timeline", {"step": progress.step, "stage": stage.name, **interval})
+
+
+def _during(stage: Stage, progress: Progress, what: str) -> AbstractContextManager[object]:
+    """The interval in which the trainer does something, for the timeline."""
+    if stage.timeline is None:
+        return nullcontext()
+    return stage.timeline.during(TRAINER, what, progress.step)
 
 
 def _seconds(progress: Progress, stage: Stage) -> dict[str, float]:

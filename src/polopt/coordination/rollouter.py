@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 
 from polopt.coordination.timing import timed
 from polopt.rollout.engines import Engine, Request, answered
+from polopt.rollout.timeline import REWARDS, Timeline
 from polopt.types import Group, Metrics, Prompt, Sampling
 
 
@@ -30,17 +32,29 @@ class Rollouter:
 
     engine: Engine
     sampled: Sampled
+    timeline: Timeline = field(default_factory=Timeline)
+    who: str | None = None  # does all of it; None: an engine that says itself when it generates
 
     def groups(self, places: Sequence[int], stats: Metrics) -> list[Group]:
         """A scored group for every place, in their order; seconds are added to ``stats``."""
         requests = [self._request(place) for place in places]
+        with self._during(self.who, "generate", len(places)):
+            groups = self._generated(requests, stats)
+        with timed(stats, "time/reward"), self._during(self.who or REWARDS, "score", len(places)):
+            return _apart(self.sampled.score(_together(groups)), groups)
+
+    def _generated(self, requests: Sequence[Request], stats: Metrics) -> list[Group]:
         with timed(stats, "time/rollout"):
             groups = answered(self.engine, requests)
         if self.sampled.greedy:
             with timed(stats, "time/greedy"):
                 groups = _beside(groups, answered(self.engine, list(map(_most_likely, requests))))
-        with timed(stats, "time/reward"):
-            return _apart(self.sampled.score(_together(groups)), groups)
+        return groups
+
+    def _during(self, who: str | None, what: str, groups: int) -> AbstractContextManager[object]:
+        if who is None:
+            return nullcontext()
+        return self.timeline.during(who, what, self.engine.version, groups)
 
     def _request(self, place: int) -> Request:
         sampled = self.sampled

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from polopt.coordination.sources import RolloutSource
 from polopt.rollout.evaluation import Evaluation
+from polopt.rollout.timeline import Timeline
 from polopt.types import Advantages, Experience, Metrics
 
 Measured = Mapping[str, float | Tensor]
@@ -65,6 +66,7 @@ class Stage:
     until: Until | None = None
     best: str | None = None  # metric of evaluation that the best checkpoint goes by
     is_last: bool = True  # of the run; its best weights are kept
+    timeline: Timeline | None = None  # of who generates, scores and trains; None: nobody samples
 
 
 @dataclass(frozen=True)

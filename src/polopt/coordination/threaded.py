@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from polopt.coordination.flow import Flow
 from polopt.coordination.ledger import End, Ledger, Ticket
 from polopt.coordination.rollouter import Rollouter
 from polopt.errors import StalledError
@@ -41,6 +42,7 @@ class ThreadedSource:
         ledger: shared by the threads; what it says is said under one lock.
         weights: of the policy that is trained.
         taking: from the window.
+        flow: counts the groups that pass.
     """
 
     def __init__(
@@ -49,7 +51,9 @@ class ThreadedSource:
         ledger: Ledger,
         weights: Weights,
         taking: Taking,
+        flow: Flow | None = None,
     ) -> None:
+        self._flow = flow or Flow(ledger, max_age=taking.max_age)
         self._rollouters, self._ledger = rollouters, ledger
         self._weights, self._taking = weights, taking
         self._changed = threading.Condition()
@@ -64,7 +68,13 @@ class ThreadedSource:
 
     def publish(self, version: int) -> None:
         """Have every engine serve the weights as they are now; the first time, begin."""
+        timeline = self._flow.timeline
+        start, proving = time.monotonic(), timeline.seconds(["prove"])
         self._rollouters[0].engine.publish(self._weights, version)
+        self._last["time/prove"] = timeline.seconds(["prove"]) - proving
+        self._last["time/publish"] = time.monotonic() - start - self._last["time/prove"]
+        if not self._threads:
+            self._flow.start()
         with self._changed:
             self._ledger.published(version)
             self._ledger.admit()
@@ -98,7 +108,8 @@ class ThreadedSource:
                 self._changed.wait(min(left, 1.0))  # signals are seen in between
             waited = time.monotonic() - start
             stats, self._stats, filtered, self._filtered = self._stats, {}, self._filtered, 0
-            self._last = {**stats, "time/wait": waited}
+            flow = self._flow.taken([group.ticket for group in taken], waited)
+            self._last = {**stats, **flow, "time/wait": waited}
             if self._rollouters[0].sampled.rounds:
                 self._last["resampled_groups"] = float(filtered)
             return Batch(tuple(taken), self._ledger.version)
@@ -110,6 +121,7 @@ class ThreadedSource:
             late = self._ledger.older_than(version - oldest)
             if late:
                 self._ledger.release(late, End.STALE)
+                self._flow.dropped(late)
                 self._ledger.admit()
                 self._changed.notify_all()
         return self._ledger.take(lambda ticket: self._taking.key(ticket, version))
@@ -175,6 +187,7 @@ class ThreadedSource:
             if ticket is None:
                 break
             claimed[ticket.id] = ticket.attempt
+        self._flow.begun(claimed)
         return claimed
 
     def _rolled_out(
@@ -192,9 +205,11 @@ class ThreadedSource:
             kept = [one for one in groups if last or rollouter.sampled.keep(one)]
             for group in kept:
                 self._ledger.deliver(group.ticket, claimed[group.ticket], group)
+            self._flow.delivered(group.ticket for group in kept)
             dull = claimed.keys() - {group.ticket for group in kept}
             self._filtered += len(dull)
             self._ledger.release(dull, End.FILTERED)
+            self._flow.dropped(dull)
             self._ledger.admit()
             self._delivered = time.monotonic()
             self._changed.notify_all()

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from polopt.math.divergence import k3
@@ -42,3 +42,60 @@ def drift(
         k3=k3(-log_ratio).sum() / count,
         m2=log_ratio.square().sum() / count,
     )
+
+
+@dataclass(frozen=True)
+class DriftByBucket:
+    """:class:`Drift` of the tokens of each of K buckets, [K]; 0 where a bucket has none."""
+
+    tokens: Tensor
+    ess_fraction: Tensor
+    k3: Tensor
+
+
+def drift_by_bucket(
+    logp: Float[Tensor, "B T"],
+    logp_behaviour: Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    bucket: Int[Tensor, "B T"],
+    buckets: int,
+) -> DriftByBucket:
+    """``drift`` of the tokens of each bucket; those beyond the last count into it.
+
+    Sums are taken in float64, and without a look at the numbers: nothing waits for a device.
+    """
+    log_ratio = token_log_ratio(logp, logp_behaviour, mask).double()
+    ratio = masked(safe_exp(log_ratio), mask)
+    place = torch.where(mask, bucket.clamp(0, buckets - 1), buckets).flatten()
+
+    def sums(x: Tensor) -> Tensor:
+        return x.new_zeros(buckets + 1).index_add(0, place, x.flatten())[:buckets]
+
+    tokens, squares = sums(mask.double()), sums(ratio.square())
+    count = tokens.clamp(min=1)
+    return DriftByBucket(
+        tokens=tokens,
+        ess_fraction=sums(ratio).square() / (count * torch.where(squares > 0, squares, 1.0)),
+        k3=sums(k3(-log_ratio)) / count,
+    )
+
+
+def largest_ratios(
+    logp: Float[Tensor, "B T"],
+    logp_behaviour: Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    *,
+    one_in: int = 100,
+) -> Float[Tensor, ""]:
+    """The ratio ρ that one token in ``one_in`` exceeds at most (nearest rank); 1 of no token.
+
+    With 100 it is the 99th percentile.
+    """
+    log_ratio = token_log_ratio(logp, logp_behaviour, mask)
+    if not log_ratio.numel():
+        return log_ratio.new_ones(())
+    most = log_ratio.numel() // one_in + 1
+    # Where no token is, none is among the largest of the n that are: n // one_in < n.
+    top = torch.where(mask, log_ratio, -torch.inf).flatten().topk(most).values
+    found = top.gather(0, (mask.sum() // one_in)[None])[0]
+    return safe_exp(torch.where(mask.any(), found, 0.0))

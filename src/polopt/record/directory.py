@@ -19,7 +19,7 @@ from polopt.errors import RunDirectoryError
 from polopt.places import is_run, nearest
 from polopt.record.files import disk_errors, sync, write_json
 
-LINES = ("metrics", "samples", "warnings", "prompts")
+LINES = ("metrics", "samples", "warnings", "prompts", "timeline")
 
 
 class RunDirectory:

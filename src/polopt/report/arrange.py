@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from polopt.report.explain import FOLDED, IN_CONTROL, PLOTS, Domain, Plot
+from polopt.report.turns import TURNS
 
 UNKNOWN_METRIC = "A metric of this run for which this page has no explanation."
 
@@ -23,7 +24,8 @@ def arrange(metrics: list[str], *, in_control: bool = False) -> tuple[list[Plot]
     """
     left = [name for name in metrics if name not in _BOOKKEEPING and not _is_end(name, metrics)]
     here: Domain = "control" if in_control else "text"
-    plots, others = ([p for p in table if p.only in (None, here)] for table in (PLOTS, FOLDED))
+    tables = (PLOTS, (*FOLDED, *TURNS))
+    plots, others = ([p for p in table if p.only in (None, here)] for table in tables)
     spared = {name for plot in (*plots, *others) for name in plot.lines}
     main, folded = ([_take(plot, left, spared) for plot in some] for some in (plots, others))
     folded += [Plot(name, UNKNOWN_METRIC, {name: name}) for name in left]

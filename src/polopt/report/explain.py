@@ -338,6 +338,8 @@ PLOTS = (
             "time/greedy": "greedy responses",
             "time/reward": "scoring",
             "time/update": "updating",
+            "time/publish": "handing over weights",
+            "time/prove": "proving that they arrived",
             "time/evaluate": "evaluating",
             "time/checkpoint": "saving",
         },
@@ -400,9 +402,10 @@ FOLDED = (
         unit="share",
     ),
     Plot(
-        "Lag",
-        "How many updates lie between sampling a token and training on it.",
-        {"lag/mean": "mean", "lag/max": "largest"},
+        "Largest importance ratios",
+        "What the probability of one sampled token in a hundred has at least been multiplied by "
+        "since it was sampled, before the update. 1 where the engine had the current weights.",
+        {"behaviour/ratio_p99": "99th percentile"},
     ),
     Plot(
         "Replaced groups",

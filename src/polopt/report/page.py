@@ -29,6 +29,7 @@ from polopt.report.plots import draw
 from polopt.report.read import Row, RunRecord
 from polopt.report.samples import common_system, compare, judged, training
 from polopt.report.text import duration, number, percent, setting, visible, with_unit
+from polopt.report.timeline import lanes
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ def render(record: RunRecord) -> str:
     stages = record.config["stages"]
     script, style = _script(), _style()
     in_control = record.in_control
-    curves = draw(record.metrics, in_control=in_control)
+    took_turns = lanes(record.timeline)
+    curves = draw(record.metrics, in_control=in_control, turns=took_turns is not None)
     episodes = watched(record.episodes)
     system = common_system(record.samples)
     return (
@@ -68,6 +70,7 @@ def render(record: RunRecord) -> str:
             watched=episodes,
             parts=PARTS,
             curves=curves,
+            turns=took_turns,
             changed=changed(record),
             system=system,
             judged=judged(record.samples),

@@ -14,6 +14,7 @@ from polopt.report.arrange import arrange
 from polopt.report.explain import Plot
 from polopt.report.read import Row
 from polopt.report.text import with_unit
+from polopt.report.turns import TURNS
 
 MAX_POINTS = 3_000  # of a line; more cannot be told apart on a screen
 DIGITS = 6  # significant digits of a plotted number
@@ -23,6 +24,7 @@ NOISE = 1e-9  # of its scale: what is smaller is rounding, and drawn as 0
 AROUND_ONE = (
     "policy/",
     "behaviour/",
+    "lag/",
     "penalty/",
     "kl/",
     "eval/kl",
@@ -38,6 +40,7 @@ class Curves:
 
     main: list[Figure]
     folded: list[Figure]
+    turns: list[Figure]  # about who waits for whom, and lag
     data: dict[str, Any]  # for the script: stages, steps, stage of each, plots
     steps_per_point: int  # 1: every step is a point
     not_finite: list[str]  # "policy/loss at step 12"
@@ -54,10 +57,15 @@ class Figure:
     summary: str  # the curve in words, for screen readers
 
 
-def draw(metrics: list[Row], *, in_control: bool = False) -> Curves:
+def draw(metrics: list[Row], *, in_control: bool = False, turns: bool = False) -> Curves:
     """Sort ``metrics`` into plots, and prepare their numbers for the script.
 
     In control there are also the environment steps that were taken until each point.
+
+    Args:
+        metrics: of the run.
+        in_control: environments stand in the place of prompts.
+        turns: plots about lag have a place of their own, else they are folded.
     """
     points, width = _thin([_on_pairs(row) for row in metrics], MAX_POINTS)
     points = _with_the_missing(points)
@@ -68,9 +76,13 @@ def draw(metrics: list[Row], *, in_control: bool = False) -> Curves:
     stages = _spans(metrics)
     order = {stage["name"]: position for position, stage in enumerate(stages)}
     figures = [_figure(index, plot, columns) for index, plot in enumerate(plots)]
+    order_of_turns = [plot.title for plot in TURNS] if turns else []
+    others = figures[len(main) :]
+    apart = [figure for figure in others if figure.title in order_of_turns]
     return Curves(
         main=figures[: len(main)],
-        folded=figures[len(main) :],
+        folded=[figure for figure in others if figure not in apart],
+        turns=sorted(apart, key=lambda figure: order_of_turns.index(figure.title)),
         data={
             "stages": stages,
             "steps": [row["step"] for row in points],

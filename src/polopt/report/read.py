@@ -17,6 +17,7 @@ from polopt.errors import RunDirectoryError
 
 Row = dict[str, Any]
 RESPONSE = {"step": int, "kind": str, "prompt": str, "completion": str}
+INTERVAL = {"step": int, "who": str, "what": str, "start": float, "end": float}
 EPISODE = {"step": int, "kind": str, "rewards": list}
 
 
@@ -33,6 +34,7 @@ class RunRecord:
     warnings: list[Row]  # in the order of the file
     summary: Row | None  # summary.json; None: the run has not finished
     unreadable: list[str] = field(default_factory=list[str])  # "metrics.jsonl line 12"
+    timeline: list[Row] = field(default_factory=list[Row])  # in the order of the file
 
     @property
     def in_control(self) -> bool:
@@ -62,6 +64,7 @@ def load(run_directory: Path) -> RunRecord:
     metrics, torn_metrics = _rows(directory / "metrics.jsonl", {"step": int})
     samples, torn_samples = _rows(directory / "samples.jsonl", RESPONSE, EPISODE)
     warnings, torn_warnings = _rows(directory / "warnings.jsonl", {"message": str})
+    timeline, torn_timeline = _rows(directory / "timeline.jsonl", INTERVAL)
     return RunRecord(
         directory=directory,
         config=config,
@@ -71,7 +74,8 @@ def load(run_directory: Path) -> RunRecord:
         episodes=[row for row in samples if "rewards" in row],
         warnings=warnings,
         summary=_object(directory / "summary.json"),
-        unreadable=torn_metrics + torn_samples + torn_warnings,
+        unreadable=torn_metrics + torn_samples + torn_warnings + torn_timeline,
+        timeline=timeline,
     )
 
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from polopt.roles import padded
 from polopt.types import Batch, Experience, Finish, Group, Metrics, Outcome, Sample
 
-S = TypeVar("S", np.bool_, np.float32)
+S = TypeVar("S", np.bool_, np.float32, np.int64)
+BUCKETS = 9  # of lags: 0 to 7, and 8 or more
 UNTRAINED = {Finish.ABORTED, Finish.ERROR}
 JUDGED = {Outcome.OK, Outcome.WRONG}
 
@@ -56,6 +57,7 @@ def experience(batch: Batch, *, pad_id: int, device: torch.device) -> Experience
         parts={name: a_row(partial(_part, name=name)) for name in reward_names(samples)},
         greedy_rewards=a_row(lambda s: s.reward, greedy) if greedy else None,
         logp_rollout=a_token([s.logp_rollout for s in samples], np.nan),
+        lag=a_token(token_lags(batch), 0),
         token_rewards=a_token(given, np.nan) if len(given) == len(samples) else None,
         truncated=torch.tensor([s.finish is Finish.LENGTH for s in samples], device=device),
         right=a_row(lambda s: float(s.outcome is Outcome.OK) if s.outcome in JUDGED else math.nan),
@@ -63,6 +65,42 @@ def experience(batch: Batch, *, pad_id: int, device: torch.device) -> Experience
             tokens, temperature=sampling.temperature, min_new_tokens=sampling.min_new_tokens
         ),
     )
+
+
+def token_lags(batch: Batch) -> list[NDArray[np.int64]]:
+    """Of every response, [P + T]: updates from the policy that drew a token to the one at take."""
+    lags = list[NDArray[np.int64]]()
+    for sample in (sample for group in batch.groups for sample in group.samples):
+        lag = np.zeros(len(sample.tokens), dtype=np.int64)
+        for span in sample.spans:
+            lag[span.start : span.end] = batch.taken_at - span.version
+        lags.append(lag)
+    return lags
+
+
+def lag_metrics(batch: Batch, steps_a_version: int) -> Metrics:
+    """How stale the tokens of a batch are: in optimiser steps, by lag, and how often it changed.
+
+    Args:
+        batch: of sampled groups.
+        steps_a_version: optimiser steps between two versions of the policy.
+    """
+    samples = [sample for group in batch.groups for sample in group.samples]
+    lags = _sampled_lags(batch)
+    counts = np.bincount(lags.clip(0, BUCKETS - 1), minlength=BUCKETS)
+    return {
+        "lag/steps_mean": steps_a_version * float(lags.mean()),
+        "lag/steps_max": steps_a_version * float(lags.max()),
+        "lag/spans": statistics.fmean(len(sample.spans) for sample in samples),
+        **{f"lag/{lag}/tokens": float(n) for lag, n in enumerate(counts.tolist()) if n},
+    }
+
+
+def _sampled_lags(batch: Batch) -> NDArray[np.int64]:
+    """The lags of all tokens that the policy drew."""
+    samples = [sample for group in batch.groups for sample in group.samples]
+    pairs = zip(token_lags(batch), samples, strict=True)
+    return np.concatenate([lag[sample.mask] for lag, sample in pairs])
 
 
 def asked(batch: Batch) -> Sequence[str]:
@@ -107,12 +145,13 @@ def has_contrast(group: Group) -> bool:
 def rollout_metrics(batch: Batch) -> Metrics:
     """Rewards, accuracy, lengths and policy lag of a batch of sampled groups."""
     samples = [sample for group in batch.groups for sample in group.samples]
-    lags = [batch.taken_at - span.version for s in samples for span in s.spans]
+    lags = _sampled_lags(batch)
     metrics: Metrics = {
         "response/length": statistics.fmean(len(s.tokens) - s.prompt_length for s in samples),
         "response/truncated": statistics.fmean(s.finish is Finish.LENGTH for s in samples),
-        "lag/mean": statistics.fmean(lags),
-        "lag/max": float(max(lags)),
+        "lag/min": float(lags.min()),
+        "lag/mean": float(lags.mean()),
+        "lag/max": float(lags.max()),
         "tokens": float(sum(int(s.mask.sum()) for s in samples)),
     }
     if rewards := _numbers(s.reward for s in samples):

@@ -15,7 +15,7 @@ from polopt.errors import EngineError, MissingExtraError, one_line
 from polopt.memory.plan import MOST_ROWS
 from polopt.models import LanguageModel
 from polopt.rollout.engines import serving
-from polopt.rollout.engines.interface import Engine
+from polopt.rollout.engines.interface import Arriving
 from polopt.rollout.engines.local import LocalEngine
 
 Wish = Literal["auto", "local", "vllm"]
@@ -70,7 +70,7 @@ def made(
     rows: int | None = None,
     follow: Callable[[], None] | None = None,
     tell: Callable[[str], None] = lambda _: None,
-) -> Engine:
+) -> Arriving:
     """The engine of that name on a model.
 
     Args:

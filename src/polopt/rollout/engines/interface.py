@@ -61,6 +61,23 @@ class Engine(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Arrival:
+    """What an engine serves, in its own words; plain data, also from another process."""
+
+    version: int
+    checksums: Mapping[str, int] | None  # of each tensor; None: compared when it was published
+    groups: Sequence[Group]  # the responses to a probe, decoded with what it serves
+
+
+class Arriving(Engine, Protocol):
+    """An engine with weights of its own, which may be others than those that train."""
+
+    def arrived(self, probe: Sequence[Request]) -> Arrival:
+        """Say what is served, between two turns; what is being generated stays as it is."""
+        ...
+
+
 def answered(engine: Engine, requests: Sequence[Request]) -> list[Group]:
     """All requested groups, in the order of their tickets."""
     engine.submit(requests)

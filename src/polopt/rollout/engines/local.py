@@ -16,8 +16,9 @@ import torch
 
 from polopt.memory.plan import MOST_ROWS
 from polopt.models import LanguageModel
+from polopt.rollout.engines.arrival import checksums
 from polopt.rollout.engines.decode import Decode
-from polopt.rollout.engines.interface import Hear, Request, Weights
+from polopt.rollout.engines.interface import Arrival, Hear, Request, Weights
 from polopt.rollout.engines.lowered import Lowered
 from polopt.rollout.engines.plain_attention import attending_plainly
 from polopt.rollout.engines.proof import prove
@@ -67,6 +68,16 @@ class LocalEngine:
         self._follow()
         self._lowered = None
         self._version = version
+
+    def arrived(self, probe: Sequence[Request]) -> Arrival:
+        """What is served: by a decoding of its own, beside what is being decoded."""
+        decoding, groups = Decode(self._language_model, list(probe), self._most), list[Group]()
+        while decoding.requests:
+            groups.extend(self._advanced(decoding, None))
+        if self._decoding is None:
+            self._lowered = None
+        named = dict(self._language_model.model.named_parameters())
+        return Arrival(self._version, checksums(named), groups)
 
     def rest(self) -> None:
         """Nothing to do: the engine holds no memory when nothing is asked."""

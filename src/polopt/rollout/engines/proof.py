@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from polopt.errors import ModelError, UserError, one_line
@@ -10,7 +12,7 @@ from polopt.roles.policies.token import score
 from polopt.roles.policies.trunk import Computing
 from polopt.rollout.engines.interface import Engine, Request, answered
 from polopt.rollout.groups import experience
-from polopt.types import Batch, Prompt, Sampling
+from polopt.types import Batch, Group, Prompt, Sampling
 
 PROMPTS = (1, 5)  # tokens: rows of different lengths
 SAMPLING = Sampling(max_new_tokens=4)
@@ -25,30 +27,40 @@ def prove(engine: Engine, language_model: LanguageModel, name: str, *, autocast:
     """
     refused = f"model.path: the {name} engine cannot decode {type(language_model.model).__name__}"
     try:
-        difference = _difference(engine, language_model, autocast)
+        groups = answered(engine, probe(language_model))
+        off = difference(groups, language_model, autocast=autocast)
     except (UserError, torch.OutOfMemoryError):
         raise  # says already what is wrong, and it is not the architecture
     # Architectures with a state or a position encoding of their own fail in ways of their own.
     except (IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         reason = one_line(f"{type(error).__name__}: {error}", 120)
         raise ModelError(f"{refused} ({reason})") from error
-    if not difference <= TOLERANCE[autocast]:
+    if not off <= TOLERANCE[autocast]:
         raise ModelError(
             f"{refused}; its log-probs differ from those of a plain forward pass by "
-            f"{difference:.3g} on average"
+            f"{off:.3g} on average"
         )
 
 
-@torch.no_grad()
-def _difference(engine: Engine, language_model: LanguageModel, autocast: bool) -> float:
+def probe(
+    language_model: LanguageModel,
+    lengths: Sequence[int] = PROMPTS,
+    sampling: Sampling = SAMPLING,
+) -> list[Request]:
+    """Short requests that every engine can answer, to prompts of these lengths."""
     vocabulary = len(language_model.tokenizer)
     prompts = [
         Prompt(i, "", tuple((7 * column + i + 1) % vocabulary for column in range(length)))
-        for i, length in enumerate(PROMPTS)
+        for i, length in enumerate(lengths)
     ]
-    asked = [Request(prompt.id, prompt, 1, SAMPLING, seed=0) for prompt in prompts]
+    return [Request(prompt.id, prompt, 1, sampling, seed=0) for prompt in prompts]
+
+
+@torch.no_grad()
+def difference(groups: Sequence[Group], language_model: LanguageModel, *, autocast: bool) -> float:
+    """Mean |Δ log π| in nats of responses, by their engine and by a plain pass of the model."""
     device = language_model.model.device
-    tensors = experience(Batch(tuple(answered(engine, asked)), 0), pad_id=0, device=device)
+    tensors = experience(Batch(tuple(groups), 0), pad_id=0, device=device)
     assert tensors.tokens is not None and tensors.logp_rollout is not None
     plain = score(
         language_model.model,

@@ -11,16 +11,26 @@ from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 
 from polopt.rollout.engines.interface import Engine, Request, Weights
+from polopt.rollout.timeline import Timeline
 from polopt.types import Group
 
 BEAT = 0.05  # seconds between looks at whether an engine has failed
 
 
 class EngineThread:
-    """The thread of an engine. An error in it reaches everybody who waits, and who asks later."""
+    """The thread of an engine. An error in it reaches everybody who waits, and who asks later.
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    Args:
+        engine: used by this thread alone.
+        name: in the timeline.
+        timeline: told when the engine generates, and when it takes over weights.
+    """
+
+    def __init__(
+        self, engine: Engine, name: str = "engine 1", timeline: Timeline | None = None
+    ) -> None:
+        self._engine, self._name = engine, name
+        self._timeline = timeline or Timeline()
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._askers = dict[tuple[int, int], list[Asker]]()  # by ticket and prompt
         self._failure: BaseException | None = None
@@ -41,7 +51,8 @@ class EngineThread:
         served = threading.Event()
 
         def publish() -> None:
-            self._engine.publish(weights, version)
+            with self._timeline.during(self._name, "load", version):
+                self._engine.publish(weights, version)
             served.set()
 
         self._calls.put(publish)
@@ -73,7 +84,7 @@ class EngineThread:
     def _run(self) -> None:
         try:
             while self._obeyed():
-                for group in self._engine.poll():
+                for group in self._polled():
                     key = (group.ticket, id(group.prompt))
                     askers = self._askers[key]
                     askers.pop(0).deliver(group)
@@ -82,6 +93,12 @@ class EngineThread:
             self._failure = ClosedError()
         except BaseException as error:  # raised again by whoever waits
             self._failure = error
+
+    def _polled(self) -> list[Group]:
+        """The groups that got done in one turn of the engine; the turn goes into the timeline."""
+        with self._timeline.during(self._name, "generate", self._engine.version) as finished:
+            finished.extend(self._engine.poll())
+        return finished
 
     def _obeyed(self) -> bool:
         """Make the calls that are due; wait for one while there is nothing to generate."""

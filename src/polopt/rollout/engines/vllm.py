@@ -26,7 +26,7 @@ import torch
 from polopt.errors import EngineError
 from polopt.models import LanguageModel, context_length, save
 from polopt.rollout.engines import serving
-from polopt.rollout.engines.interface import Request, Weights
+from polopt.rollout.engines.interface import Arrival, Request, Weights
 from polopt.rollout.engines.proof import prove
 from polopt.rollout.engines.serving import Server
 from polopt.seeding import derive
@@ -121,7 +121,9 @@ class VllmEngine:
         else:
             self._call(vllm.pause_generation(mode="keep", clear_cache=True), "a pause")
         self._transfer.send(weights, version)
-        self._compare(weights)
+        if self._different(weights) is not None:
+            self._transfer.send(weights, version)
+            self._compare(weights)
         if self._rests:
             self._call(vllm.wake_up(["kv_cache"]), "waking up")
         else:
@@ -130,6 +132,10 @@ class VllmEngine:
         if not self._published:
             self._published = True
             prove(self, self._language_model, "vllm", autocast=self._autocast)
+
+    def arrived(self, probe: Sequence[Request]) -> Arrival:
+        """What is served; sums were compared while nothing was generated, in :meth:`publish`."""
+        return Arrival(self._version, None, self._call(self._groups(probe), "a probe"))
 
     def rest(self) -> None:
         """Free the memory of weights and keys on a GPU; the next publish fills it again."""
@@ -143,13 +149,17 @@ class VllmEngine:
 
     def _compare(self, weights: Weights) -> None:
         """Refuse an engine that serves other weights than those it was given."""
+        different = self._different(weights)
+        if different is not None:
+            raise EngineError(f"rollout.engine: vllm serves other weights than it got: {different}")
+
+    def _different(self, weights: Weights) -> str | None:
+        """The first parameter that is served with other sums, in words."""
         from polopt.rollout.engines.transfer import unlike
 
         (served,) = self._call(self._server.vllm.collective_rpc("polopt_sums"), "an update")
         dtype = torch.bfloat16 if self._autocast else torch.float32
-        different = unlike({name: w.to(dtype) for name, w in weights().items()}, served)
-        if different is not None:
-            raise EngineError(f"rollout.engine: vllm serves other weights than it got: {different}")
+        return unlike({name: w.to(dtype) for name, w in weights().items()}, served)
 
     def _call(self, work: Coroutine[Any, Any, T], doing: str, patience: float = 0.0) -> T:
         return self._server.call(work, doing, patience)
@@ -160,6 +170,9 @@ class VllmEngine:
         done, _ = await asyncio.wait(waiting, timeout=TURN, return_when=asyncio.FIRST_COMPLETED)
         self._waiting -= {waiting[one] for one in done}
         return [one.result() for one in done]
+
+    async def _groups(self, requests: Sequence[Request]) -> list[Group]:
+        return await asyncio.gather(*map(self._group, requests))
 
     async def _group(self, request: Request) -> Group:
         samples = [self._sample(request, index) for index in range(request.count)]
