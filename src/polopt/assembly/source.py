@@ -6,11 +6,13 @@ import math
 from statistics import pstdev
 
 from polopt.assembly.context import StageContext
+from polopt.choices.coordination import reused_groups
 from polopt.coordination.ledger import Ledger, Ticket, oldest
 from polopt.coordination.rollouter import Rollouter, Sampled
 from polopt.coordination.sources import InlineSource, RolloutSource
 from polopt.coordination.threaded import WORKERS, Key, Taking, ThreadedSource
 from polopt.errors import RecipeError
+from polopt.recipe.fields import flat
 from polopt.recipe.schema import Coordination
 from polopt.rollout.engines.shared import Asker
 from polopt.types import Batch
@@ -31,7 +33,8 @@ def source_of(of: StageContext, sampled: Sampled) -> RolloutSource[Batch]:
             f"{inline[0]!r}, which sets random state and working directory of the trainer while it "
             "runs; 0, or a function of a file or an importable module"
         )
-    ledger = Ledger(prompts, staleness=settings.staleness, window=settings.window)
+    fresh = prompts - reused_groups(flat(of.recipe))
+    ledger = Ledger(fresh, staleness=settings.staleness, window=settings.window)
     threads = of.inputs.engine_threads(of.actor)
     # One thread rolls out a whole batch where all of it has to be there before anybody trains.
     count = min(ledger.capacity, WORKERS) if settings.staleness else 1
