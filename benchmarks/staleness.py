@@ -7,7 +7,7 @@
 The task: after each of a few prompts, six letters that are alike; which letter, the policy has to
 agree on with itself. What was sampled by a policy that leaned to another letter pulls it back, so
 that lag hurts. The policy is a table of logits for prompt and place, so that a run takes a second;
-ledger, selection, pool, controller, credit, ratios, corrections and optimiser are those of a recipe.
+ledger, selection, pool, controller, credit, corrections and optimiser are those of a recipe.
 
 Engine and trainer take turns in one thread: groups are generated with the newest weights as soon as
 the ledger has room, and the oldest are trained on, so that the lag is S exactly, as with an engine
@@ -71,7 +71,8 @@ Result = dict[str, Any]
 COUNT = 5  # seeds
 STEPS = 60
 PROMPTS, GROUP = 8, 4
-KINDS, LENGTH, LETTERS = 4, 6, 8  # prompts that differ, letters of an answer, letters that there are
+KINDS = 4  # prompts that differ
+LENGTH, LETTERS = 6, 8  # letters of an answer, and letters that there are
 LAST = 10  # updates whose mean reward is that of the end
 LEVEL = 0.8  # reward whose time is told
 GENERATE, TRAIN = 2.0, 1.0  # units of simulated time, of a batch
@@ -302,7 +303,8 @@ def lines_of(staleness: int, answer: str, seed: int) -> tuple[list[Metrics], lis
         tensors = prepare(batch)
         line, advantages = lag_of(batch, table, tensors), assign(tensors, credit)
         for learner in learners:
-            line |= {name: float(x) for name, x in learner.update(tensors, advantages, step).items()}
+            found = learner.update(tensors, advantages, step)
+            line |= {name: float(value) for name, value in found.items()}
         supply.source.publish(step + 1)
         supply.source.ack(batch)
         line |= supply.source.stats()
@@ -422,8 +424,9 @@ def study(commit: str, cells: Sequence[tuple[int, str]]) -> None:
 def line(one: Result) -> str:
     """A result for people."""
     return (
-        f"S {one['staleness']} {one['answer']:11} seed {one['seed']:<10} reward {one['reward']:.3f} "
-        f"time {one['time']:.0f} to level {one['reached'] or '-':<5} lag {one['lag']:.2f} "
+        f"S {one['staleness']} {one['answer']:11} seed {one['seed']:<10} "
+        f"reward {one['reward']:.3f} time {one['time']:.0f} "
+        f"to level {one['reached'] or '-':<5} lag {one['lag']:.2f} "
         f"k3 {one['mismatch']:.4f} ess {one['ess']:.2f} actions {one['actions']}"
     )
 

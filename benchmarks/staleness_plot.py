@@ -6,6 +6,7 @@ import hashlib
 import json
 import statistics
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def mean_curve(cell: Sequence[Result]) -> tuple[list[float], list[float]]:
     end = min(one["curve"][-1][1] for one in cell)
     edges = [end * place / FINE for place in range(FINE + 1)]
     times, means = list[float](), list[float]()
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in pairwise(edges):
         found = [r for one in cell for _, at, r in one["curve"] if low < at <= high]
         if found:
             times.append((low + high) / 2)

@@ -63,9 +63,7 @@ def _controller(of: StageContext, source: BoundedSource[Batch], target: float) -
         if kl is not None:
             kl.value = kl.start * rung.kl
 
-    rungs = ladder(
-        settings.window, settings.staleness, rate=rate is not None, kl=kl is not None
-    )
+    rungs = ladder(settings.window, settings.staleness, rate=rate is not None, kl=kl is not None)
     return Controller(
         rungs, target, partial(apply, rate=rate, kl=kl), partial(of.inputs.tell, warning=True)
     )

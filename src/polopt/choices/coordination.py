@@ -56,9 +56,9 @@ class Coordination(Section):
         description="order in the window; priority: spread of the rewards of a group, halved for "
         "every half_life updates of its age",
     )
-    half_life: Annotated[
-        PositiveFloat | None, by_row(1.0), _WEIGHED, _SAMPLED
-    ] = Field(default=None, description="updates after which a group counts half as much")
+    half_life: Annotated[PositiveFloat | None, by_row(1.0), _WEIGHED, _SAMPLED] = Field(
+        default=None, description="updates after which a group counts half as much"
+    )
     max_age: Annotated[Count | None, _BUFFERED, _SAMPLED] = Field(
         default=None, description="updates after which a group is given up; default: never"
     )
@@ -72,9 +72,9 @@ class Coordination(Section):
         description="share of a batch that was trained on before, drawn by the size of its "
         "advantages, halved for every half_life updates of its age; 0: none",
     )
-    reuse_age: Annotated[
-        Positive | None, by_row(4), needs_some("coordination.reuse"), _SAMPLED
-    ] = Field(default=None, description="updates after which a group is not used again")
+    reuse_age: Annotated[Positive | None, by_row(4), needs_some("coordination.reuse"), _SAMPLED] = (
+        Field(default=None, description="updates after which a group is not used again")
+    )
     target_mismatch: Annotated[PositiveFloat | None, _BUFFERED, _SAMPLED] = Field(
         default=None,
         description="k3 between the policy and the one that sampled, in nats a token, above which "
