@@ -235,6 +235,54 @@ def _searches(_: Path, __: str) -> str:
     return _table(("row", "field", "value", "accuracy of seeds 11, 12, 13"), lines)
 
 
+def _staleness(_: Path, __: str) -> str:
+    """What benchmarks/staleness.py measured: mean over the seeds, lowest and highest."""
+    file = ROOT / "benchmarks" / "results" / "staleness.json"
+    if not file.exists():
+        return "Not measured yet."
+    measured = json.loads(file.read_text(encoding="utf-8"))
+    cells: dict[tuple[int, str], list[dict[str, Any]]] = {}
+    for one in measured["runs"]:
+        cells.setdefault((one["staleness"], one["answer"]), []).append(one)
+    lines = [
+        (
+            staleness,
+            answer,
+            "{:.3f} ({:.3f} to {:.3f})".format(*_spread(runs, "reward")),
+            _reached([one["reached"] for one in runs]),
+            f"{statistics.median(one['responses'] for one in runs):,.0f}",
+            f"{statistics.median(one['time'] for one in runs):.0f}",
+            f"{statistics.fmean(one['lag'] for one in runs):.1f}",
+            f"{statistics.fmean(one['mismatch'] for one in runs):.3f}",
+            f"{statistics.fmean(one['ess'] for one in runs):.2f}",
+        )
+        for (staleness, answer), runs in sorted(cells.items(), key=lambda cell: cell[0][0])
+    ]
+    facts = (
+        f"Seeds {', '.join(map(str, measured['seeds']))}, drawn from commit "
+        f"{_code(measured['commit'][:12])}. Measured on "
+        f"{_each(one['date'] for one in measured['runs'])} with "
+        f"{_each(f'{k} {v}' for k, v in measured['versions'].items())}."
+    )
+    columns = ("S", "answer", "reward at the end", "simulated time to 0.8", "responses")
+    more = ("simulated time in all", "lag", "k3", "ESS")
+    return f"{facts}\n\n" + _table((*columns, *more), lines)
+
+
+def _spread(runs: Sequence[dict[str, Any]], name: str) -> tuple[float, float, float]:
+    """Mean, lowest, highest."""
+    values = [one[name] for one in runs]
+    return statistics.fmean(values), min(values), max(values)
+
+
+def _reached(times: Sequence[float | None]) -> str:
+    """The median of those that got there, and how many did not."""
+    found = [time for time in times if time is not None]
+    missed = len(times) - len(found)
+    told = f"{statistics.median(found):.0f}" if found else "never"
+    return f"{told}; {missed} of {len(times)} never" if missed and found else told
+
+
 def _control(_: Path, __: str) -> str:
     """What benchmarks/control.py measured of rows in control, and of their peers."""
     file = ROOT / "benchmarks" / "results" / "control.json"
@@ -381,6 +429,7 @@ OWN: dict[str, Callable[[Path, str], str]] = {
     "peers": _peers,
     "learning": _learning,
     "searches": _searches,
+    "staleness": _staleness,
     "control": _control,
     "memory": _memory,
     "unseen": _unseen,

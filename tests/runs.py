@@ -100,7 +100,7 @@ def lines(run: Path, name: str) -> list[dict[str, Any]]:
 def metrics(run: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl without what a clock says."""
     return [
-        {name: value for name, value in line.items() if not name.startswith("time/")}
+        {name: value for name, value in line.items() if not name.startswith(("time/", "threads/"))}
         for line in lines(run, "metrics")
     ]
 

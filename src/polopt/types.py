@@ -129,6 +129,14 @@ class Batch:
 
     groups: tuple[Group, ...]  # sorted by ticket
     taken_at: int  # policy version at take
+    reused: frozenset[int] = frozenset()  # tickets of those that were trained on before
+
+    @property
+    def fresh(self) -> Batch:
+        """The groups that were not trained on before."""
+        if not self.reused:
+            return self
+        return Batch(tuple(g for g in self.groups if g.ticket not in self.reused), self.taken_at)
 
 
 @dataclass(frozen=True)

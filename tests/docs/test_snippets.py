@@ -83,6 +83,8 @@ SHORTER = {
     "polopt train recipes/dpo.toml --run.directory runs/dpo": "polopt train recipes/dpo.toml "
     "--run.directory runs/dpo --sft.run.steps 2 --dpo.run.steps 4 --evaluation.every 2 "
     "--evaluation.prompts 8",
+    "polopt train recipes/async.toml": "polopt train recipes/async.toml --sft.run.steps 4 "
+    "--rl.run.steps 6 --evaluation.prompts 8",
     "polopt train recipes/cartpole_ppo.toml": "polopt train recipes/cartpole_ppo.toml "
     "--run.steps 2 --evaluation.every 1 --evaluation.episodes 4",
     "polopt train recipes/pendulum_sac.toml": "polopt train recipes/pendulum_sac.toml "

@@ -15,6 +15,7 @@ from polopt.update.adaptive import (
     ema,
     penalised,
     running_mean,
+    steered,
     step_returns,
     whole_rewards,
 )
@@ -29,7 +30,8 @@ def adaptive_numbers(recipe: StageRecipe, log_probs: LogProbs) -> list[AdaptiveN
         recipe: resolved.
         log_probs: log π of the current policy, computed at each call.
     """
-    return [*_baseline(recipe), *_coefficient(recipe), *_penalty(recipe, log_probs)]
+    found = [*_baseline(recipe), *_coefficient(recipe), *_penalty(recipe, log_probs)]
+    return [*found, *_steered(recipe)]
 
 
 def _baseline(recipe: StageRecipe) -> list[AdaptiveNumber]:
@@ -57,6 +59,20 @@ def _coefficient(recipe: StageRecipe) -> list[AdaptiveNumber]:
             "kl", "kl.coefficient", kl.coefficient, controlled(chosen("controller", recipe))
         )
     ]
+
+
+def _steered(recipe: StageRecipe) -> list[AdaptiveNumber]:
+    """The numbers that the controller of lag lowers and raises."""
+    if recipe.coordination.target_mismatch is None:
+        return []
+    found, rate, kl = list[AdaptiveNumber](), recipe.update.learning_rate, recipe.kl
+    if row(recipe.algorithm).update == "adamw":
+        assert rate is not None, "resolved by the row"
+        found.append(AdaptiveNumber("rate", "update.learning_rate", rate, steered()))
+    if kl.coefficient and kl.controller == "fixed":
+        follow = steered("coefficient")
+        found.append(AdaptiveNumber("kl", "kl.coefficient", kl.coefficient, follow))
+    return found
 
 
 def _penalty(recipe: StageRecipe, log_probs: LogProbs) -> list[AdaptiveNumber]:

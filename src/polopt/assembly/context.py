@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 from torch import Tensor
 
+from polopt.assembly.chosen import number
 from polopt.assembly.inputs import StageInputs
 from polopt.assembly.reward import RewardModel, reward_models
 from polopt.choices.roles import reads_process
@@ -168,6 +169,7 @@ def policy_learner(of: PolicyContext, loss: Loss[Any], **options: Any) -> FirstO
         steps=of.inputs.steps,
         seed=derive(recipe.run.seed, recipe.name, "update"),
         name="policy",
+        peak=number(recipe, "update.learning_rate", of.adaptive),
         **options,
     )
 
@@ -186,6 +188,7 @@ def assembled(
     credit: Callable[[Experience], Advantages],
     learners: Sequence[Learner],
     evaluate: Callable[[bool], Evaluation] | None = None,
+    react: Callable[[Metrics], Metrics] = lambda _: {},
 ) -> Stage:
     """The stage of a language model, evaluated by its responses unless ``evaluate`` is given."""
     return staged(
@@ -198,6 +201,7 @@ def assembled(
         describe=_describer(of),
         evaluate=evaluate or examiner(of),
         text=of.text,
+        react=react,
     )
 
 
@@ -220,6 +224,7 @@ def staged(
     evaluate: Callable[[bool], Evaluation] | None,
     text: TextSource | None = None,
     batches_per_step: int = 1,
+    react: Callable[[Metrics], Metrics] = lambda _: {},
 ) -> Stage:
     """Build the :class:`Stage`; its name and lengths are those of the recipe."""
     recipe, steps, until = inputs.recipe, inputs.steps, inputs.recipe.until
@@ -234,6 +239,7 @@ def staged(
         save_model=save_model,
         evaluate=evaluate,
         describe=describe,
+        react=react,
         held_out=() if text is None else [prompt.keys for prompt in text.evaluation],
         asked=asked if text is not None else lambda _: (),
         batches_per_step=batches_per_step,
@@ -313,6 +319,7 @@ def _describer(
     verified = of.text.task is None or (first_verifies and of.inputs.reward is None)
 
     def describe(batch: Batch) -> tuple[Metrics, Sequence[Mapping[str, Any]]]:
+        batch = batch.fresh
         pairs = [(group, sample) for group in batch.groups for sample in group.samples]
         if not any(sample.spans for _, sample in pairs):
             return given_responses(batch)

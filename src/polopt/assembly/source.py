@@ -7,11 +7,13 @@ from statistics import pstdev
 
 from polopt.assembly.context import StageContext
 from polopt.coordination.flow import Flow
+from polopt.choices.coordination import reused_groups
 from polopt.coordination.ledger import Ledger, Ticket, oldest
 from polopt.coordination.rollouter import Rollouter, Sampled
 from polopt.coordination.sources import InlineSource, RolloutSource
 from polopt.coordination.threaded import WORKERS, Key, Taking, ThreadedSource
 from polopt.errors import RecipeError
+from polopt.recipe.fields import flat
 from polopt.recipe.schema import Coordination
 from polopt.rollout.engines.shared import Asker
 from polopt.rollout.timeline import TRAINER
@@ -35,7 +37,8 @@ def source_of(of: StageContext, sampled: Sampled) -> RolloutSource[Batch]:
             f"{inline[0]!r}, which sets random state and working directory of the trainer while it "
             "runs; 0, or a function of a file or an importable module"
         )
-    ledger = Ledger(prompts, staleness=settings.staleness, window=settings.window)
+    fresh = prompts - reused_groups(flat(of.recipe))
+    ledger = Ledger(fresh, staleness=settings.staleness, window=settings.window)
     threads = of.inputs.engine_threads(of.actor)
     count = threads_of(ledger.capacity, settings.staleness)
     source = ThreadedSource(

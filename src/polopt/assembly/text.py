@@ -22,6 +22,7 @@ from polopt.assembly.critic import Valued, critic_learner, valued
 from polopt.assembly.drift import drifts_of
 from polopt.assembly.extras import companions
 from polopt.assembly.inputs import StageInputs
+from polopt.assembly.lag import answered
 from polopt.assembly.learners import learner_of_policy
 from polopt.assembly.objective import old_is_new
 from polopt.assembly.process import Crediting, Processed, processed
@@ -128,13 +129,15 @@ def sampled_stage(
         **resampled(rollout),
         greedy=of.recipe.credit.baseline == "greedy",
     )
+    supply = answered(of, sampled, source_of(of, sampled))
     stage = assembled(
         of,
-        source_of(of, sampled),
+        supply.source,
         prepare=prepare,
         credit=lambda tensors: _with_metrics(of, tensors, credit(tensors)),
-        learners=[*learners, *refreshed(of)],
+        learners=[*learners, *refreshed(of), *supply.learners],
         evaluate=evaluate,
+        react=supply.react,
     )
     return replace(stage, timeline=of.inputs.serving.timeline)
 

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from polopt.choices import ratio
 from polopt.choices.choice import Choice, Column, Takes, Trait
+from polopt.choices.coordination import anchored_in_sampling
 from polopt.choices.domain import OF_LANGUAGE
 from polopt.choices.section import (
     EVERYWHERE,
@@ -28,7 +29,7 @@ _CLIP = {"low": "objective.clip_low", "high": "objective.clip_high"}
 
 def _at_ratio_1(values: Values) -> str | None:
     """With one optimiser step per batch ρ = 1: settings that act at other ratios never do."""
-    if optimiser_steps(values) > 1:
+    if optimiser_steps(values) > 1 or anchored_in_sampling(values):
         return None
     return "with 1 epoch and 1 minibatch the ratio is 1"
 

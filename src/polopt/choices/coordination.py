@@ -10,7 +10,9 @@ from pydantic import Field
 from polopt.choices.choice import Choice, Column, Variant
 from polopt.choices.domain import OF_LANGUAGE
 from polopt.choices.section import (
+    BelowOne,
     Count,
+    Needs,
     OnlyFor,
     Positive,
     PositiveFloat,
@@ -18,11 +20,18 @@ from polopt.choices.section import (
     Values,
     by_row,
     needs,
+    needs_some,
 )
+from polopt.choices.update import optimiser_steps
 
 _THREADS = needs("coordination.mode", "split", "buffered")
 _BUFFERED = needs("coordination.mode", "buffered")
 _SAMPLED = OnlyFor("prompts")
+_WEIGHED = Needs(
+    "coordination.select",
+    lambda v: v["coordination.select"] == "priority" or bool(v["coordination.reuse"]),
+    "priority, or coordination.reuse",
+)
 
 
 class Coordination(Section):
@@ -47,11 +56,29 @@ class Coordination(Section):
         description="order in the window; priority: spread of the rewards of a group, halved for "
         "every half_life updates of its age",
     )
-    half_life: Annotated[
-        PositiveFloat | None, by_row(1.0), needs("coordination.select", "priority"), _SAMPLED
-    ] = Field(default=None, description="updates after which a group counts half as much")
+    half_life: Annotated[PositiveFloat | None, by_row(1.0), _WEIGHED, _SAMPLED] = Field(
+        default=None, description="updates after which a group counts half as much"
+    )
     max_age: Annotated[Count | None, _BUFFERED, _SAMPLED] = Field(
         default=None, description="updates after which a group is given up; default: never"
+    )
+    max_lag_steps: Annotated[Count | None, _THREADS, _SAMPLED] = Field(
+        default=None,
+        description="optimiser steps, at most, between sampling and training, where an update has "
+        "several; a recipe that allows more is refused; default: any",
+    )
+    reuse: Annotated[BelowOne, _BUFFERED, _SAMPLED] = Field(
+        default=0.0,
+        description="share of a batch that was trained on before, drawn by the size of its "
+        "advantages, halved for every half_life updates of its age; 0: none",
+    )
+    reuse_age: Annotated[Positive | None, by_row(4), needs_some("coordination.reuse"), _SAMPLED] = (
+        Field(default=None, description="updates after which a group is not used again")
+    )
+    target_mismatch: Annotated[PositiveFloat | None, _BUFFERED, _SAMPLED] = Field(
+        default=None,
+        description="k3 between the policy and the one that sampled, in nats a token, above which "
+        "window, staleness and learning rate are lowered; default: they stay as they are",
     )
     engines: Annotated[Positive, _THREADS, _SAMPLED] = Field(
         default=1, description="that generate, each with weights of its own"
@@ -61,22 +88,49 @@ class Coordination(Section):
     )
 
 
+def stale(values: Values) -> bool:
+    """Whether responses may be of an older policy than the one that trains."""
+    return bool(values["coordination.staleness"] or values["coordination.reuse"])
+
+
+def reused_groups(values: Values) -> int:
+    """Groups of a batch that were trained on before, at most."""
+    return round(values["coordination.reuse"] * values["rollout.prompts_per_step"])
+
+
+def lag_at_most(values: Values) -> int:
+    """The largest lag of a token that is trained on, in updates of the policy.
+
+    ``(F(S + 1) + W - 2) // F`` for F new groups a batch, less where older ones are given up, and
+    more where groups are used again. With S = 0 a batch takes all groups that there are.
+    """
+    fresh = values["rollout.prompts_per_step"] - reused_groups(values)
+    staleness, window = values["coordination.staleness"], values["coordination.window"]
+    lag = (fresh * (staleness + 1) + window - 2) // fresh if staleness else 0
+    if values["coordination.max_age"] is not None:
+        lag = min(lag, values["coordination.max_age"])
+    return max(lag, values["coordination.reuse_age"]) if values["coordination.reuse"] else lag
+
+
+def lag_steps_at_most(values: Values) -> int:
+    """The same in optimiser steps."""
+    return lag_at_most(values) * optimiser_steps(values)
+
+
 def anchored_in_sampling(values: Values) -> bool:
     """Whether ``log π_old`` is the log-prob of the policy that sampled.
 
     So it is in PPO without decoupling: with stale responses and no correction for them, the ratio
     to the policy that trains would be 1 at first, and would bound nothing.
     """
-    return bool(values["coordination.staleness"]) and values["objective.correction"] in (
-        None,
-        "none",
-    )
+    return stale(values) and values["objective.correction"] in (None, "none")
 
 
 def _notes(values: Values) -> Iterator[str]:
-    if values["coordination.staleness"] and anchored_in_sampling(values):
+    if anchored_in_sampling(values):
+        name = "staleness" if values["coordination.staleness"] else "reuse"
         yield (
-            f"coordination.staleness = {values['coordination.staleness']} without "
+            f"coordination.{name} = {values[f'coordination.{name}']} without "
             "objective.correction: pi_old is the policy that sampled, and the ratio is that to it"
         )
 

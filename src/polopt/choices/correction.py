@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from polopt.choices.choice import Choice, Column
+from polopt.choices.coordination import stale
 from polopt.choices.domain import OF_LANGUAGE
 from polopt.choices.section import NonNegative, PositiveFloat, Section, Values, by_row
 
@@ -40,7 +41,7 @@ class Correction(Section):
 
 def _notes(values: Values) -> Iterator[str]:
     chosen = values["objective.correction"]
-    if chosen not in (None, "none") and not values["coordination.staleness"]:
+    if chosen not in (None, "none") and not stale(values):
         yield (
             f"objective.correction = {chosen} has no effect beyond rounding: with "
             "coordination.staleness = 0 the weights that train are the ones that sampled"

@@ -50,10 +50,14 @@ class Stats:
     oldest_lag: int
 
 
+def version_of(group: Group, born: int) -> int:
+    """The version of the oldest token of a group; ``born`` where nothing says so."""
+    return min((span.version for one in group.samples for span in one.spans), default=born)
+
+
 def oldest(ticket: Ticket) -> int:
     """The version of the oldest token of a group that was delivered."""
-    samples = () if ticket.group is None else ticket.group.samples
-    return min((span.version for one in samples for span in one.spans), default=ticket.born)
+    return ticket.born if ticket.group is None else version_of(ticket.group, ticket.born)
 
 
 class Ledger:
@@ -82,8 +86,16 @@ class Ledger:
 
     @property
     def lag_bound(self) -> int:
-        """The largest lag, in versions, that a consumed token can have."""
+        """The largest lag, in versions, that a consumed token can have.
+
+        After :meth:`bound` that of the largest S and W in force since its ticket was born.
+        """
         return (self._capacity + self._window - 2) // self._batch
+
+    def bound(self, *, staleness: int, window: int) -> None:
+        """Set S and W from now on: tickets beyond a smaller capacity stay until they end."""
+        self._capacity = self._batch * (staleness + 1)
+        self._window = window
 
     def admit(self) -> list[Ticket]:
         """Fill the free slots with the next places of the stream, born at the current version."""
@@ -195,6 +207,7 @@ class Ledger:
         while self._frontier in self._ended_above:
             self._ended_above.remove(self._frontier)
             self._frontier += 1
+        self._next = max(self._next, self._frontier)  # after a resume the frontier may overtake it
 
     def published(self, version: int) -> None:
         """New weights are served; tickets are born at this version from now on."""
@@ -210,7 +223,7 @@ class Ledger:
             running=sum(t.deadline is not None for t in live),
             ready=sum(t.group is not None and not t.taken for t in live),
             taken=sum(t.taken for t in live),
-            free=self._capacity - len(self._live),
+            free=max(0, self._capacity - len(self._live)),
             oldest_lag=max((self.version - t.born for t in live), default=0),
         )
 

@@ -107,6 +107,7 @@ def _step(stage: Stage, progress: Progress, context: RunContext) -> None:
     for sample in samples:
         context.run.append("samples", {"step": progress.step, "stage": stage.name, **sample})
     line |= metrics | _means(learned) | stage.source.stats()
+    line |= stage.react(line)
     _evaluate_when_due(stage, progress, context, line)
     line["time/step"] = time.perf_counter() - start
     _write_line(stage, progress, context, line)

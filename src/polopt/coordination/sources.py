@@ -42,6 +42,14 @@ class RolloutSource(Protocol[B]):
         ...
 
 
+class BoundedSource(RolloutSource[B], Protocol):
+    """A source whose bounds on staleness can change while it runs."""
+
+    def bound(self, staleness: int, window: int) -> None:
+        """Set S and W from now on."""
+        ...
+
+
 class InlineSource:
     """Generate and train in turn, in one thread on one device."""
 

@@ -60,6 +60,8 @@ class Stage:
     describe: Callable[[Any], tuple[Metrics, Sequence[Mapping[str, Any]]]]  # metrics, samples
     held_out: Sequence[tuple[str, ...]] = ()  # keys of each prompt that it is evaluated on
     asked: Callable[[Any], Sequence[str]] = lambda _: ()  # keys of the prompts of a batch
+    # To the metrics of a step, which it adds to; what it changes is in force from the next one.
+    react: Callable[[Metrics], Metrics] = lambda _: {}
     batches_per_step: int = 1  # consumed in one recorded step, whose metrics are means
     evaluate_every: int = 0  # 0: only before and after
     checkpoint_every: int = 1

@@ -133,6 +133,13 @@ class ThreadedSource:
             self._ledger.admit()
             self._changed.notify_all()
 
+    def bound(self, staleness: int, window: int) -> None:
+        """Set S and W from now on."""
+        with self._changed:
+            self._ledger.bound(staleness=staleness, window=window)
+            self._ledger.admit()
+            self._changed.notify_all()
+
     def state_dict(self) -> dict[str, Any]:
         """The state of the ledger."""
         with self._changed:

@@ -408,6 +408,22 @@ FOLDED = (
         {"behaviour/ratio_p99": "99th percentile"},
     ),
     Plot(
+        "Used again",
+        "Groups of a batch that were trained on before, and how many updates ago they were "
+        "sampled.",
+        {"reuse/groups": "groups", "reuse/age": "mean age"},
+    ),
+    Plot(
+        "Answers to lag",
+        "What the controller of lag has done so far, and the bounds on lag that it left in force. "
+        "Each action stands among the warnings.",
+        {
+            "controller/actions": "actions in force",
+            "controller/window": "window",
+            "controller/staleness": "staleness",
+        },
+    ),
+    Plot(
         "Replaced groups",
         "Prompts whose responses all had the same reward and that were replaced by others.",
         {"resampled_groups": "prompts"},

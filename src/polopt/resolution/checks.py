@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from polopt.choices import COLUMNS
 from polopt.choices.baseline import SAME_FOR_ALL
 from polopt.choices.choice import Trait
+from polopt.choices.coordination import lag_at_most, reused_groups
 from polopt.choices.domain import DOMAINS
 from polopt.choices.returns import SUMS
 from polopt.choices.roles import reads_process
 from polopt.choices.section import Values, either
+from polopt.choices.update import optimiser_steps
 from polopt.errors import counted
 from polopt.recipe import StageRecipe, shown
 from polopt.recipe.contradictions import ENDED, models_by_field, reward_name
@@ -336,27 +338,72 @@ def _split(row: Row, stage: StageRecipe) -> Iterator[Finding]:
 def _stale(row: Row, stage: StageRecipe) -> Iterator[Finding]:
     """Responses of older policies need a trust region, or weights that say how old they are."""
     mode, staleness = stage.coordination.mode, stage.coordination.staleness
+    field, value = ("staleness", staleness) if staleness else ("reuse", stage.coordination.reuse)
     if mode == "split" and staleness > 1:
         yield (
             "coordination.staleness",
             f"{staleness} is not allowed with coordination.mode = split, which generates one batch "
             "ahead; 0 or 1, or mode = buffered",
         )
-    if staleness and any(reward.refresh_every for reward in stage.rewards):
+    if value and any(reward.refresh_every for reward in stage.rewards):
+        why = "score while its weights change" if staleness else "have scored with older weights"
         yield (
-            "coordination.staleness",
-            f"{staleness} is not allowed with a reward model that is trained along "
-            "(refresh_every): it would score while its weights change; 0",
+            f"coordination.{field}",
+            f"{value} is not allowed with a reward model that is trained along "
+            f"(refresh_every): it would {why}; 0",
         )
-    if not staleness or stage.objective.correction not in (None, "none"):
+    if not value or stage.objective.correction not in (None, "none"):
         return
     unbounded = stage.objective.bound in (None, "none") or stage.objective.ratio == "none"
     if unbounded or row.update == "natural_step":
         yield (
-            "coordination.staleness",
-            f"{staleness} is not allowed in {row.name} without objective.correction: nothing "
+            f"coordination.{field}",
+            f"{value} is not allowed in {row.name} without objective.correction: nothing "
             "bounds how far responses of an older policy move this one; 0, or a correction such "
             "as token_tis",
+        )
+
+
+def _lag(row: Row, stage: StageRecipe) -> Iterator[Finding]:
+    """Lag stays within its bound in optimiser steps."""
+    values, most = flat(stage), stage.coordination.max_lag_steps
+    lag, steps = lag_at_most(values), optimiser_steps(values)
+    if most is not None and lag * steps > most:
+        yield (
+            "coordination.max_lag_steps",
+            f"{most} is not allowed with a lag of up to {counted(lag, 'update')} of "
+            f"{counted(steps, 'optimiser step')} each: {lag * steps}; or allow at most "
+            f"{counted(most // steps, 'update')} (coordination.{_of_lag(stage)})",
+        )
+
+
+def _of_lag(stage: StageRecipe) -> str:
+    """The field that decides how large the lag can be."""
+    return "reuse_age" if stage.coordination.reuse else "staleness and window"
+
+
+def _again(row: Row, stage: StageRecipe) -> Iterator[Finding]:
+    """Of a batch that is partly used again some is new; a group is not too old at once."""
+    settings, prompts = stage.coordination, stage.rollout.prompts_per_step
+    if not settings.reuse:
+        return
+    count = reused_groups(flat(stage))
+    if not 0 < count < prompts:
+        yield (
+            "coordination.reuse",
+            f"{settings.reuse} is not allowed; of {counted(prompts, 'prompt')} a step "
+            f"(rollout.prompts_per_step) it makes {count}, and 1 to {prompts - 1} can be used again"
+            if prompts > 1
+            else f"{settings.reuse} is not allowed with one prompt a step "
+            "(rollout.prompts_per_step), which is a new one; 0",
+        )
+    assert settings.reuse_age is not None, "resolved"
+    if settings.reuse_age <= settings.staleness:
+        yield (
+            "coordination.reuse_age",
+            f"{settings.reuse_age} is not allowed with coordination.staleness = "
+            f"{settings.staleness}: a group may be older when it can be used again; an integer "
+            f">= {settings.staleness + 1}",
         )
 
 
@@ -389,6 +436,8 @@ CHECKS: Mapping[str, tuple[Check, ...]] = {  # by the rollout of the row
         _split,
         _region,
         _stale,
+        _again,
+        _lag,
     ),
     "dataset": (),
     "rankings": (),

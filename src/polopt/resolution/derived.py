@@ -6,7 +6,9 @@ from collections.abc import Callable
 from functools import partial
 
 from polopt.algorithms import row
+from polopt.choices.coordination import lag_at_most, lag_steps_at_most
 from polopt.recipe import StageRecipe
+from polopt.recipe.fields import flat
 
 
 def derived(stage: StageRecipe) -> dict[str, int]:
@@ -66,8 +68,15 @@ def _groups(stage: StageRecipe) -> dict[str, int]:
         "optimiser_steps_per_batch": per_batch,
         "optimiser_steps": per_batch * steps,
         "responses": responses * steps,
+        **_lag(stage),
         **_evaluation(stage),
     }
+
+
+def _lag(stage: StageRecipe) -> dict[str, int]:
+    values = flat(stage)
+    lag = lag_at_most(values)
+    return {"lag_at_most": lag, "lag_in_optimiser_steps": lag_steps_at_most(values)} if lag else {}
 
 
 def _given(stage: StageRecipe, what: str) -> dict[str, int]:

@@ -104,8 +104,8 @@ def _sampled_lags(batch: Batch) -> NDArray[np.int64]:
 
 
 def asked(batch: Batch) -> Sequence[str]:
-    """The keys of the prompts of a batch."""
-    return [key for group in batch.groups for key in group.prompt.keys]
+    """The keys of the prompts of a batch that were not asked before."""
+    return [key for group in batch.fresh.groups for key in group.prompt.keys]
 
 
 def reward_names(samples: Sequence[Sample]) -> list[str]:

@@ -37,7 +37,7 @@ class AdaptiveNumber:
 
     def __init__(self, name: str, field: str, start: float, follow: Follow) -> None:
         self.name, self.field = name, field
-        self.value = start
+        self.start = self.value = start
         self.seen = 0  # count of rewards, for a running mean
         self._follow = follow
 
@@ -108,6 +108,17 @@ def controlled(controller: Controller) -> Follow:
         kl, responses = measured_kl(experience)
         after = controller(value, kl, float(responses)) if responses else value
         return after, seen, {"coefficient": value}
+
+    return follow
+
+
+def steered(metric: str = "") -> Follow:
+    """A number that somebody else changes between two batches; a metric tells of it."""
+
+    def follow(
+        value: float, seen: int, experience: Experience, advantages: Advantages
+    ) -> tuple[float, int, Metrics]:
+        return value, seen, {metric: value} if metric else {}
 
     return follow
 

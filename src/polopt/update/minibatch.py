@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Generic, Protocol, Self, SupportsFloat, TypeVar
 
 import torch
 from torch import Tensor
@@ -77,11 +77,13 @@ class FirstOrder(Generic[T]):
         name: str,
         companions: Sequence[Companion] = (),
         keeps: Sequence[str] = (),
+        peak: SupportsFloat | None = None,
     ) -> None:
         self.scorer, self.loss, self.settings = scorer, loss, settings
         self.steps, self.seed, self.name = steps, seed, name
         self.companions = companions
         self.keeps = keeps  # weights that are in no other file of the checkpoint
+        self.peak = peak  # learning rate, read at each batch; None: that of the settings
         self.optimiser_steps = 0
         self._watched = Metrics()
         self._tokens = settings.micro_batch_tokens
@@ -91,7 +93,7 @@ class FirstOrder(Generic[T]):
 
     def update(self, experience: Experience, advantages: Advantages, step: int) -> Metrics:
         """Update on one batch; ``step`` batches came before it."""
-        rate = learning_rate(self.settings, step, self.steps)
+        rate = learning_rate(self.settings, step, self.steps, self.peak)
         set_rate(self._optimiser, rate)
         if self.settings.reset_optimiser:
             self._optimiser.state.clear()
