@@ -1,6 +1,7 @@
 """The run directory: config.json, environment.json, summary.json, and lines of its steps."""
 
 from polopt.record.directory import (
+    BesideDirectory,
     RunDirectory,
     begun,
     create,
@@ -16,6 +17,7 @@ __all__ = [
     "LESS_IS_BETTER",
     "NOTHING_KNOWN",
     "Prompts",
+    "BesideDirectory",
     "RunDirectory",
     "begun",
     "create",
