@@ -68,8 +68,8 @@ def execute(
         several = Several(ranks, stop_requested)
 
         def observe(event: Event) -> None:
+            several.saw(event)
             if event.kind == "warning":
-                several.warned(event)
                 run.append("warnings", event.values)
             for observer in heard:
                 observer(event)

@@ -86,13 +86,20 @@ def shared(ranks: Ranks, own: Sequence[Group], prompt: Callable[[int], Prompt]) 
     ]
 
 
-def divided(judge: Judge, ranks: Ranks) -> Judge:
-    """The same judge, of which each rank asks every n-th group, so that each is scored once."""
+def divided(judge: Judge, ranks: Ranks, judging: int | None = None) -> Judge:
+    """The same judge, of which each rank asks every n-th group, so that each is scored once.
+
+    Args:
+        judge: of this rank.
+        ranks: that hold the same groups.
+        judging: how many of them score, from the first one on.
+    """
     if ranks.alone:
         return judge
+    count = judging or ranks.size
 
     def judged(groups: Sequence[Group]) -> list[Group]:
-        own = groups[ranks.rank :: ranks.size]
+        own = groups[ranks.rank :: count] if ranks.rank < count else []
         prompts = {group.ticket: group.prompt for group in groups}
         scored = shared(ranks, judge(own) if own else [], prompts.__getitem__)
         by_ticket = {group.ticket: group for group in scored}

@@ -36,6 +36,19 @@ def summed(ranks: Ranks, weights: Sequence[Tensor], totals: dict[str, Tensor]) -
     totals |= zip(names, sums.unbind(), strict=True)
 
 
+@torch.no_grad()
+def agree(ranks: Ranks, name: str, weights: Sequence[Tensor]) -> None:
+    """Make sure that weights which every rank moved by itself are still the same, by their sums.
+
+    Raises:
+        RankError: they are not.
+    """
+    if ranks.alone:
+        return
+    sums = [weight.double().sum() for weight in weights if not is_sharded(weight)]
+    ranks.agree(name, [repr(torch.stack(sums).tolist()).encode()] if sums else [])
+
+
 def norm(weights: Sequence[Tensor]) -> Tensor:
     """The length of all gradients as one vector; the same on every rank."""
     given = [weight.grad for weight in weights if weight.grad is not None]

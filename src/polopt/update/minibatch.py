@@ -221,7 +221,12 @@ class FirstOrder(Generic[T]):
         return micro_batches(experience.inputs, tokens, groups, least=least)
 
     def save(self, directory: Path) -> dict[str, int]:
-        """Write the optimiser's tensors; return its counters."""
+        """Write the optimiser's tensors; return its counters.
+
+        Raises:
+            RankError: the weights of a rank have become others than those of the first.
+        """
+        gradients.agree(self.scorer.how.ranks, f"the weights of {self.name}", self._weights)
         save_optimiser(directory, self._optimiser, self._named)
         if self.keeps:
             save_weights(directory, only(self._named, self.keeps))
