@@ -61,7 +61,7 @@ def test_a_group_is_generated_and_scored_once_and_is_that_of_one_rank(
 ) -> None:
     first, second = (one["generation"] for one in found)
     assert first["same"] and second["same"]
-    assert first["versions"] == second["versions"] == [0]  # of the engine itself, which never moved
+    assert first["versions"] == second["versions"] == [3]  # that was published on both
     assert sorted(first["scored here"] + second["scored here"]) == [1, 2, 4, 7, 9]
     assert {len(first["scored here"]), len(second["scored here"])} == {2, 3}
     assert first["rewards"] == second["rewards"] == [[n / 3] * 2 for n in (1, 2, 4, 7, 9)]
