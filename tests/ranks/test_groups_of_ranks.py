@@ -25,12 +25,13 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each of two ranks found; they are started once, for a process takes seconds to import."""
+    """What each of two ranks found; they are started once: an import takes seconds."""
+    path = os.pathsep.join(entry for entry in [str(HERE), str(HERE.parent), *sys.path] if entry)
     output, port = tmp_path_factory.mktemp("ranks") / "found", str(free_port())
     ranks = [
         subprocess.Popen(
             [sys.executable, HERE / "two_ranks.py", str(rank), "2", port, WORK, output],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path},
             stderr=subprocess.PIPE,
             text=True,
         )

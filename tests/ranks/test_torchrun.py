@@ -13,10 +13,10 @@ from typing import Any
 
 import psutil
 import pytest
+from test_groups_of_ranks import free_port
 
 from polopt.coordination import checkpoint
 from runs import POLOPT, ROOT, SMOKE, lines, metrics, steps_taken, wait_for, weights
-from test_groups_of_ranks import free_port
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 SHORT = ("--sft.run.steps", 3, "--rl.run.steps", 6, "--evaluation.prompts", 8)
@@ -24,8 +24,10 @@ SHORT = ("--sft.run.steps", 3, "--rl.run.steps", 6, "--evaluation.prompts", 8)
 
 def torchrun(size: int, *words: object) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", "--master-port", str(free_port())]
-        + ["--nproc-per-node", str(size), str(POLOPT), *map(str, words)],
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--master-port", str(free_port())),
+            *("--nproc-per-node", str(size), str(POLOPT), *map(str, words)),
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -123,34 +125,41 @@ def test_a_killed_rank_ends_the_run_with_one_line(tmp_path: Path, rank: int) -> 
     assert_nobody_is_left(all_)
 
 
-FAILS_ON_ONE = """
+REWARD = """
 import os
 
 def score(completions):
-    if os.environ.get("RANK") == "1":
-        raise SystemExit("no")
-    return [0.5 * len(set(text)) for text in completions]
+    if os.environ["RANK"] == "1":
+        raise ValueError("no answer is good enough")
+    return [len(set(text)) / 8 for text in completions]
+"""
+RECIPE = """
+algorithm = "grpo"
+model.path = "builtin:tiny"
+data.source = "task:chain_sum"
+reward = {{ file = "{file}", function = "score" }}
+rollout = {{ prompts_per_step = 2, group_size = 2, max_new_tokens = 4 }}
+evaluation.prompts = 1
+run = {{ directory = "{run}", steps = 2, threads = 1 }}
 """
 
 
 def test_an_error_of_one_rank_is_told_by_all(tmp_path: Path) -> None:
-    """Here a run directory that the second rank cannot see."""
-    run = tmp_path / "run"
-    first, second = (
-        subprocess.Popen(
-            [POLOPT, "train", SMOKE, *map(str, SHORT), "--run.directory", run],
-            cwd=ROOT,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ
-            | {"OMP_NUM_THREADS": "1", "RANK": str(rank), "WORLD_SIZE": "2", **more}
-            | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
-        )
-        for port in [str(free_port())]
-        for rank, more in enumerate(({}, {"POLOPT_TEST": "1"}))
-    )
-    errors = [one.communicate(timeout=300)[1] for one in (first, second)]
-    assert [one.returncode for one in (first, second)] == [0, 0], errors
+    run, reward, recipe = (tmp_path / name for name in ("run", "reward.py", "recipe.toml"))
+    reward.write_text(REWARD)
+    recipe.write_text(RECIPE.format(file=reward, run=run))
+    process = torchrun(2, "train", recipe)
+    all_ = list[psutil.Process]()
+    wait_for(lambda: run.exists() or process.poll() is not None, 300)
+    all_ = everyone(process)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode != 0
+    said = own_lines(errors)
+    assert len(said) == 2
+    assert all("no answer is good enough" in line for line in said)
+    assert any(line.startswith("error: rank 0: rank 1 ended: ") for line in said)
+    assert not run.exists()  # no step was taken
+    assert_nobody_is_left(all_)
 
 
 @pytest.mark.parametrize(

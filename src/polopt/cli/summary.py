@@ -38,8 +38,8 @@ def show(directory: Path, *, as_json: bool) -> None:
 
 def _figures(stage: str, measured: Sequence[Change]) -> Iterator[list[str]]:
     """A row for each figure; the name of the stage stands in the first one."""
-    for place, change in enumerate(measured):
-        yield [stage if place == 0 else "", change.name, *_cells(change)]
+    for line, change in enumerate(measured):
+        yield [stage if line == 0 else "", change.name, *_cells(change)]
 
 
 def _cells(change: Change) -> Iterator[str]:

@@ -100,7 +100,9 @@ class Ranks:
             return own
         length = torch.tensor([0 if own is None else len(own)])
         dist.broadcast(length, 0)
-        data = own if self.first and own is not None else torch.empty(int(length), dtype=torch.uint8)
+        data = (
+            own if self.first and own is not None else torch.empty(int(length), dtype=torch.uint8)
+        )
         dist.broadcast(data, 0)
         return data
 
@@ -114,9 +116,7 @@ class Ranks:
     def wait(self) -> None:
         """Wait until all are here."""
         if not self.alone:
-            import torch.distributed as dist
-
-            dist.barrier()
+            self.said(None)  # on the processor: a barrier would pick a device
 
     def agree(self, name: str, parts: Iterable[bytes]) -> None:
         """Make sure that all ranks have the same bytes.
@@ -133,8 +133,8 @@ class Ranks:
         others = [str(rank) for rank, one in enumerate(found) if one != found[0]]
         if others:
             raise RankError(
-                f"{name} of rank {', '.join(others)} is not that of rank 0: the ranks need the same "
-                "data, models and versions of packages"
+                f"{name} of rank {', '.join(others)} is not that of rank 0: the ranks need the "
+                "same data, models and versions of packages"
             )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import threading
 import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
@@ -11,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
-from polopt.errors import RankError, UserError, one_line, with_hints
+from polopt.errors import RankError, Stopped, UserError, one_line, with_hints
 from polopt.ranks.group import ALONE, Ranks
 
 SILENCE = 3600.0  # seconds after which a rank that says nothing is given up
@@ -78,16 +80,25 @@ def joined(
             timeout=limit,
         )
     except (RuntimeError, ValueError) as error:
-        raise RankError(f"rank {rank}: the group of {size} ranks did not meet: {one_line(error)}") from error
+        raise RankError(
+            f"rank {rank}: the group of {size} ranks did not meet: {one_line(error)}"
+        ) from error
     ranks = Ranks(rank, size)
     try:
         with told_of_peers(ranks):
-            ranks = replace(ranks, processes=tuple(ranks.said(f"{socket.gethostname()} {os.getpid()}")))
+            ranks = replace(
+                ranks, processes=tuple(ranks.said(f"{socket.gethostname()} {os.getpid()}"))
+            )
             yield ranks
+    except Stopped:  # all of them are
+        _let_finish()
+        _leave(broken=False)
+        raise
     except BaseException as error:
         if not isinstance(error, RankError):
             with suppress(Exception):  # the store may have been that of a rank that is gone
                 _store().set(f"{_WHY}/{rank}", _reason(error))
+        _let_finish()
         _leave(broken=True)
         raise
     _leave(broken=False)
@@ -161,6 +172,18 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, UserError):
         return with_hints(error)
     return one_line(f"{type(error).__name__}: {error}")
+
+
+def _let_finish() -> None:
+    """Ignore SIGTERM, which torchrun sends when it sees that a rank ended: this one ends, too.
+
+    What it has to say would be cut short. Elsewhere nothing is changed.
+    """
+    if place().size == 1:
+        return
+    nobody_else = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if nobody_else and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _leave(*, broken: bool) -> None:
