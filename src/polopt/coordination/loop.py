@@ -246,16 +246,16 @@ def save(stage: Stage, progress: Progress, context: RunContext) -> None:
             "learners": counters,
             "offsets": context.run.offsets(),
         }
-        with memory.told("checkpoint", context.run.path):
-            if not context.ranks.first:
+        if not context.ranks.first:
+            with memory.told("checkpoint", context.run.path):
                 checkpoint.accompany(write)
-            else:
+        else:
+            with memory.told("checkpoint", context.run.path):
                 path = checkpoint.save(directory, progress.step, state, write)
-                link_best(directory, progress)
-                # This one too: a damaged one of a later step would count among the newest.
-                ends = progress.stage_ends.values()
-                pinned = {path.name, *ends, progress.best.get("checkpoint", "")}
-                checkpoint.prune(directory, context.keep, pinned)
+            link_best(directory, progress)
+            # This one too: a damaged checkpoint of a later step would count among the newest.
+            pinned = {path.name, *progress.stage_ends.values(), progress.best.get("checkpoint", "")}
+            checkpoint.prune(directory, context.keep, pinned)
         context.ranks.wait()  # the next stage begins with what was written
 
 
