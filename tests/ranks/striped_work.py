@@ -107,6 +107,12 @@ def policy(scores: Any, terms: Any) -> Any:
     return policy_loss(scores.logp, scores.entropy, terms, POLICY)
 
 
+def seen(experience: Experience) -> dict[str, float]:
+    """A number of every token before the update, whatever the order of the rows."""
+    assert experience.logp_old is not None
+    return {"seen": float(experience.logp_old[experience.mask].double().square().sum())}
+
+
 def supervised(experience: Experience, advantages: Advantages) -> Any:
     return reduction(advantages.mask, experience.group, token_mean, None)
 
@@ -118,7 +124,9 @@ class Case:
 
 
 CASES = {
-    "grpo": Case(Loss({"logp", "entropy"}, lambda e, a: step_terms(e, a, POLICY), policy)),
+    "grpo": Case(
+        Loss({"logp", "entropy"}, lambda e, a: step_terms(e, a, POLICY), policy, watch=seen)
+    ),
     "critic": Case(
         Loss(
             {"values"},
@@ -127,7 +135,9 @@ CASES = {
         ),
         Critic,
     ),
-    "sft": Case(Loss({"logp"}, supervised, lambda out, r: supervised_loss(out.logp, r))),
+    "sft": Case(
+        Loss({"logp"}, supervised, lambda out, r: supervised_loss(out.logp, r), watch=seen)
+    ),
     "dpo": Case(
         Loss(
             {"logp"},
@@ -193,10 +203,7 @@ def gradients(ranks: Ranks) -> dict[str, Any]:
                 label = f"{name} {str(dtype)[-2:]} {'sharded' if sharded else 'whole'}"
                 found[label] = {
                     "distance": distance(own, expected),
-                    "metrics": max(
-                        abs(metrics[key] - value) / max(abs(value), 1e-3)
-                        for key, value in told.items()
-                    ),
+                    "metrics": farthest(metrics, told),
                     "norm": float(expected.norm()),
                     "bits": hashlib.sha256(own.numpy().tobytes()).hexdigest(),
                     "again": bool(torch.equal(own, again)),
@@ -204,16 +211,21 @@ def gradients(ranks: Ranks) -> dict[str, Any]:
     return found
 
 
-def odd_passes(ranks: Ranks) -> dict[str, float]:
+def odd_passes(ranks: Ranks) -> dict[str, Any]:
     """One pass for each of five rows: the last one has no other beside it."""
-    expected, _ = learnt(CASES["sft"], ALONE, torch.float64, 5)
+    expected, told = learnt(CASES["sft"], ALONE, torch.float64, 5)
     found = {}
     for sharded in (False, True):
-        own, _ = learnt(
-            CASES["sft"], ranks, torch.float64, 5, sharded=sharded, micro_batch_tokens=1
-        )
-        found[str(sharded)] = distance(own, expected)
+        settings = {"sharded": sharded, "micro_batch_tokens": 1}
+        own, metrics = learnt(CASES["sft"], ranks, torch.float64, 5, **settings)
+        found[str(sharded)] = [distance(own, expected), farthest(metrics, told)]
     return found
+
+
+def farthest(metrics: dict[str, float], told: dict[str, float]) -> float:
+    """The largest relative difference of a metric."""
+    assert metrics.keys() == told.keys()
+    return max(abs(metrics[key] - value) / max(abs(value), 1e-3) for key, value in told.items())
 
 
 def distance(one: Tensor, other: Tensor) -> float:

@@ -101,7 +101,9 @@ def test_fewer_rows_than_ranks(found: list[dict[str, Any]]) -> None:
 
 def test_a_rank_without_a_pass_takes_part(found: list[dict[str, Any]]) -> None:
     for one in found:
-        assert len(one["odd_passes"]) == 2 and max(one["odd_passes"].values()) <= 1e-10
+        assert len(one["odd_passes"]) == 2
+        for gradient, metrics in one["odd_passes"].values():
+            assert gradient <= 1e-10 and metrics <= 1e-5
 
 
 def test_the_gradient_of_two_ranks_is_that_of_one(found: list[dict[str, Any]]) -> None:

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from polopt.errors import NonFiniteError
 from polopt.math.guards import read_together
-from polopt.ranks import Ranks
 from polopt.recipe import Update
 from polopt.roles import Scorer, halved_once, joined, measured, micro_batches
 from polopt.roles.policies.token import Outputs, Quantity
@@ -176,11 +175,25 @@ class FirstOrder(Generic[T]):
                 _backward(*work[place](), totals)
             else:  # every rank has as many passes
                 (0.0 * work[place]()[0]).backward()
+                logp.pop(place, None)
         gradients.summed(ranks, self._weights, totals)
         if self.loss.watch is None or not parts or "logp" not in self.loss.want:
             return totals, None
-        found = _watched(ranks, experience, parts, logp)
+        found = self._log_probs(experience, parts, logp)
         return totals, replace(experience.rows(joined(parts)), logp_old=found)
+
+    def _log_probs(
+        self, experience: Experience, parts: Sequence[RowIndex], own: dict[int, Tensor]
+    ) -> Tensor:
+        """Log-probs of all passes, in their order; of other ranks they are 0 until the sum."""
+        dtype = torch.promote_types(self._weights[0].dtype, torch.float32)
+        found = [
+            own[place] if place in own else torch.zeros_like(experience.mask[part], dtype=dtype)
+            for place, part in enumerate(parts)
+        ]
+        whole = torch.cat(found)
+        self.scorer.how.ranks.sum([whole])
+        return whole
 
     def _busy(self, experience: Experience, terms: T) -> tuple[Experience, T]:
         """The rows that add something to the loss, and their terms."""
@@ -252,20 +265,6 @@ def _cut(
     for size in map(len, parts):
         part, end = slice(end, end + size), end + size
         yield experience.rows(part), advantages.rows(part)
-
-
-def _watched(
-    ranks: Ranks, experience: Experience, parts: Sequence[RowIndex], logp: dict[int, Tensor]
-) -> Tensor:
-    """Log-probs of all parts, in their order; those of other ranks are 0 until they are summed."""
-    like = next(iter(logp.values()))
-    found = [
-        logp[place] if place in logp else torch.zeros_like(experience.mask[part], dtype=like.dtype)
-        for place, part in enumerate(parts)
-    ]
-    whole = torch.cat(found)
-    ranks.sum([whole])
-    return whole
 
 
 def _backward(loss: Tensor, metrics: dict[str, Tensor], totals: dict[str, Tensor]) -> None:
