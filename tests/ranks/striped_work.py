@@ -212,12 +212,15 @@ def gradients(ranks: Ranks) -> dict[str, Any]:
 
 
 def odd_passes(ranks: Ranks) -> dict[str, Any]:
-    """One pass for each of five rows: the last one has no other beside it."""
-    expected, told = learnt(CASES["sft"], ALONE, torch.float64, 5)
+    """One pass for each of five rows: the last one has no other beside it.
+
+    Norms of the model are in float32: rows have to meet in the same passes.
+    """
+    learnt_so = partial(learnt, CASES["sft"], dtype=torch.float64, rows=5, micro_batch_tokens=1)
+    expected, told = learnt_so(ranks=ALONE)
     found = {}
     for sharded in (False, True):
-        settings = {"sharded": sharded, "micro_batch_tokens": 1}
-        own, metrics = learnt(CASES["sft"], ranks, torch.float64, 5, **settings)
+        own, metrics = learnt_so(ranks=ranks, sharded=sharded)
         found[str(sharded)] = [distance(own, expected), farthest(metrics, told)]
     return found
 

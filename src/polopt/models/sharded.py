@@ -49,6 +49,8 @@ def shard(model: torch.nn.Module, ranks: Ranks, device: torch.device) -> None:
     fully_shard(trunk, mesh=mesh, ignored_params=around)
     for one in cast(list[Any], [*layers, trunk]):
         one.set_gradient_divide_factor(1.0)  # a sum: divisors are those of the whole step
+        if hasattr(one, "set_reduce_scatter_unused_params"):  # torch 2.13
+            one.set_reduce_scatter_unused_params(True)  # experts to which a rank sent no token
         if device.type != "cuda":
             one.set_force_sum_reduction_for_comms(True)  # gloo knows no other
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
-from polopt.errors import RankError, Stopped, UserError, one_line, with_hints
+from polopt.errors import RankError, Stopped, UserError, one_line
 from polopt.ranks.group import ALONE, Ranks
 
 SILENCE = 3600.0  # seconds after which a rank that says nothing is given up
@@ -169,8 +169,9 @@ def _store() -> Any:  # noqa: ANN401 - of torch
 
 
 def _reason(error: BaseException) -> str:
+    """The line of an error; hints behind it are given by every rank itself."""
     if isinstance(error, UserError):
-        return with_hints(error)
+        return str(error)
     return one_line(f"{type(error).__name__}: {error}")
 
 
