@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
@@ -191,24 +192,32 @@ def learnt(case: Case, ranks: Ranks, dtype: torch.dtype, rows: int, **settings: 
 
 
 def gradients(ranks: Ranks) -> dict[str, Any]:
-    """For each case: how far the gradient of all ranks is from that of one; and its bits, twice."""
-    found = {}
-    for name, case in CASES.items():
-        for dtype in (torch.float32, torch.float64):
-            expected, told = learnt(case, ALONE, dtype, 2 * GROUPS)
-            for sharded in (False, True):
-                run = partial(learnt, case, ranks, dtype, 2 * GROUPS, sharded=sharded)
-                own, metrics = run()
-                again, _ = run() if dtype == torch.float32 else (own, None)
-                label = f"{name} {str(dtype)[-2:]} {'sharded' if sharded else 'whole'}"
-                found[label] = {
-                    "distance": distance(own, expected),
-                    "metrics": farthest(metrics, told),
-                    "norm": float(expected.norm()),
-                    "bits": hashlib.sha256(own.numpy().tobytes()).hexdigest(),
-                    "again": bool(torch.equal(own, again)),
-                }
-    return found
+    """The gradients of every case, in both precisions, sharded and not."""
+    settings = product(CASES, (torch.float32, torch.float64), (False, True))
+    return dict(_compared(ranks, *one) for one in settings)
+
+
+def a_gradient(ranks: Ranks) -> dict[str, Any]:
+    """The same of one case alone."""
+    return dict([_compared(ranks, "grpo", torch.float64, True)])
+
+
+def _compared(
+    ranks: Ranks, name: str, dtype: torch.dtype, sharded: bool
+) -> tuple[str, dict[str, Any]]:
+    """How far the gradient of all ranks is from that of one; and its bits, twice."""
+    expected, told = learnt(CASES[name], ALONE, dtype, 2 * GROUPS)
+    (own, metrics), (again, _) = (
+        learnt(CASES[name], ranks, dtype, 2 * GROUPS, sharded=sharded) for _ in range(2)
+    )
+    label = f"{name} {str(dtype)[-2:]} {'sharded' if sharded else 'whole'}"
+    return label, {
+        "distance": distance(own, expected),
+        "metrics": farthest(metrics, told),
+        "norm": float(expected.norm()),
+        "bits": hashlib.sha256(own.numpy().tobytes()).hexdigest(),
+        "again": bool(torch.equal(own, again)),
+    }
 
 
 def odd_passes(ranks: Ranks) -> dict[str, Any]:
