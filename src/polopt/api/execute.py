@@ -18,6 +18,7 @@ from polopt import isolated
 from polopt.api.device import device_of, use
 from polopt.api.domains import IN_DOMAIN
 from polopt.api.recorded import prompts_of, recorded
+from polopt.api.several import Several
 from polopt.assembly import StageInputs, build
 from polopt.coordination import checkpoint
 from polopt.coordination.loop import Progress, RunContext, link_best, restore, run_stage
@@ -27,9 +28,10 @@ from polopt.coordination.track import trackers
 from polopt.diagnose.machine import peak
 from polopt.envs.control.registry import unlimited
 from polopt.errors import RecipeError, RunDirectoryError, UserError, counted
+from polopt.ranks import ALONE, Ranks, place, told_of_peers
 from polopt.recipe import Recipe, StageRecipe
 from polopt.recipe.contradictions import ENDED, models_by_field
-from polopt.record import RunDirectory, begun, write_json
+from polopt.record import BesideDirectory, RunDirectory, begun, write_json
 from polopt.rollout.rewarding import load_files
 from polopt.rollout.signatures import check_signatures
 from polopt.rollout.text import reserved
@@ -37,9 +39,15 @@ from polopt.update.optimisers import prove_eight_bit
 
 
 def execute(
-    run: RunDirectory, reward: Callable[..., Any] | None, observers: Sequence[Observer]
+    run: RunDirectory,
+    reward: Callable[..., Any] | None,
+    observers: Sequence[Observer],
+    ranks: Ranks = ALONE,
 ) -> dict[str, Any]:
-    """Run the remaining steps of a run and return its summary."""
+    """Run the remaining steps of a run and return its summary.
+
+    Several ranks call this with the same run, and the first one records it.
+    """
     config = run.config
     recipe = recorded(config)
     with ExitStack() as stack:
@@ -50,24 +58,29 @@ def execute(
             _check_threads(first.threads)
             stack.callback(torch.set_num_threads, torch.get_num_threads())
             torch.set_num_threads(first.threads)
-        device = use(device_of(first.device))
+        device = use(device_of(first.device, place=place() if not ranks.alone else None))
         if any(stage.update.optimiser == "adamw_8bit" for stage in recipe.stages):
             prove_eight_bit(device)
         load_files(recipe)
-        heard = [stack.enter_context(progress_shown()), *observers]
-        heard += trackers(first.track, run.path, config, stack)
+        heard = list[Observer]()
+        if ranks.first:
+            heard = [stack.enter_context(progress_shown()), *observers]
+            heard += trackers(first.track, run.path, config, stack)
+        several = Several(ranks, stop_requested)
 
         def hear(event: Event) -> None:
+            several.saw(event)
             if event.kind == "warning":
                 run.append("warnings", event.values)
             for observer in heard:
                 observer(event)
 
         observe = stack.enter_context(_by_this_thread(hear))
-        context = RunContext(run, first.keep, observe, stop_requested)
+        context = RunContext(run, first.keep, observe, partial(several.stop, observe), ranks)
         progress = _run_stages(run, recipe, context, device, reward)
         summary = _summary(recipe, progress) | {"memory_peak": peak(device.type)}
-        write_json(run.path / "summary.json", summary)
+        if ranks.first:
+            write_json(run.path / "summary.json", summary)
         observe(Event("summary", summary))
     return summary
 
@@ -97,7 +110,7 @@ def _run_stages(
     reward: Callable[..., Any] | None,
 ) -> Progress:
     """Run every stage from the newest checkpoint on."""
-    newest = checkpoint.newest(run.checkpoints)
+    newest = _newest(run, context.ranks)
     state: dict[str, Any] = {} if newest is None else checkpoint.read_state(newest)
     progress = _put_back(run, newest, state, context.observe)
     _reopen_last_stage(recipe, progress)
@@ -106,7 +119,7 @@ def _run_stages(
             f"{run.path} is finished: {counted(progress.step, 'step')}; --run.steps makes it longer"
         )
         context.observe(Event("message", {"text": text}))
-    with _reason_kept(run, recipe, progress):
+    with _reason_kept(run, recipe, progress), told_of_peers(context.ranks):
         for stage in recipe.stages[progress.stage :]:
             check_signatures(stage, reward)
         done = progress.stage == len(recipe.stages)
@@ -123,6 +136,13 @@ def _run_stages(
                     context.observe(Event("message", {"text": f"resuming from {inside.name}"}))
                 run_stage(stage, progress, context)
     return progress
+
+
+def _newest(run: RunDirectory, ranks: Ranks) -> Path | None:
+    """The newest whole checkpoint; of several ranks the first one finds it."""
+    found = checkpoint.newest(run.checkpoints) if ranks.first else None
+    name = ranks.decided(None if found is None else found.name)
+    return None if name is None else run.checkpoints / name
 
 
 def _parts(
@@ -152,6 +172,7 @@ def _parts(
         reward=reward,
         ends=ends,
         avoid=avoid,
+        ranks=context.ranks,
     )
 
 
@@ -210,6 +231,8 @@ def _put_back(
     """The progress of a checkpoint; truncates the line files of the run to it."""
     progress = Progress(**state.get("progress", {}))
     run.truncate(state.get("offsets", {}))
+    if isinstance(run, BesideDirectory):
+        return progress
     if newest is None:
         _announce(run.config, observe)
     else:  # a kill may have come between a checkpoint and its links

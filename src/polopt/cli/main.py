@@ -10,6 +10,7 @@ import click
 
 from polopt.cli.commands import polopt
 from polopt.errors import Stopped, UserError, with_hints
+from polopt.ranks import place
 
 DONE, FIXABLE, INTERRUPTED = 0, 2, 130  # a command returns 1 itself where a check failed
 
@@ -23,7 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         return _fail(with_hints(error))
     except Stopped as stopped:
-        sys.stderr.write(f"{stopped}\n")
+        if not place().rank:  # one of several ranks says it
+            sys.stderr.write(f"{stopped}\n")
         return stopped.exit_code
     except click.ClickException as error:
         return _fail(error.format_message())

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from polopt.cli import output
+from polopt.ranks import place
 from polopt.report.measures import Change, decimals, fixed, of_stages
 
 
 def show(directory: Path, *, as_json: bool) -> None:
-    """Print ``summary.json`` of a finished run as tables, or as JSON."""
+    """Print ``summary.json`` of a finished run as tables, or as JSON; one of several ranks does."""
+    if place().rank:
+        return
     summary: dict[str, Any] = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
     if as_json:
         output.write_json({"directory": str(directory), **summary})
@@ -35,8 +38,8 @@ def show(directory: Path, *, as_json: bool) -> None:
 
 def _figures(stage: str, measured: Sequence[Change]) -> Iterator[list[str]]:
     """A row for each figure; the name of the stage stands in the first one."""
-    for place, change in enumerate(measured):
-        yield [stage if place == 0 else "", change.name, *_cells(change)]
+    for line, change in enumerate(measured):
+        yield [stage if line == 0 else "", change.name, *_cells(change)]
 
 
 def _cells(change: Change) -> Iterator[str]:
