@@ -18,6 +18,7 @@ from polopt.api.device import device_of, use
 from polopt.api.domains import IN_DOMAIN
 from polopt.api.recorded import prompts_of, recorded
 from polopt.assembly import StageInputs, build
+from polopt.cluster.session import connected
 from polopt.coordination import checkpoint
 from polopt.coordination.loop import Progress, RunContext, link_best, restore, run_stage
 from polopt.coordination.progress import progress as progress_shown
@@ -104,9 +105,12 @@ def _run_stages(
             f"{run.path} is finished: {counted(progress.step, 'step')}; --run.steps makes it longer"
         )
         context.observe(Event("message", {"text": text}))
-    with _reason_kept(run, recipe, progress):
-        for stage in recipe.stages[progress.stage :]:
+    left = recipe.stages[progress.stage :]
+    with _reason_kept(run, recipe, progress), ExitStack() as stack:
+        for stage in left:
             check_signatures(stage, reward)
+        tell = partial(_told, context.observe)
+        stack.enter_context(connected(left, tell, cuda=device.type == "cuda"))
         done = progress.stage == len(recipe.stages)
         avoid = {} if done else reserved(recipe.stages)
         while progress.stage < len(recipe.stages):
@@ -121,6 +125,10 @@ def _run_stages(
                     context.observe(Event("message", {"text": f"resuming from {inside.name}"}))
                 run_stage(stage, progress, context)
     return progress
+
+
+def _told(observe: Observer, text: str) -> None:
+    observe(Event("message", {"text": text}))
 
 
 def _parts(

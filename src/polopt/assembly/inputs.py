@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -174,12 +174,21 @@ class StageInputs:
             ModelError: an architecture that it cannot decode.
         """
         if not self.serving.threads:
-            name = self._chosen()
-            for device in engine_devices(self.device, self.recipe.coordination.engines):
-                served, follow = (actor, None) if name == "vllm" else followed(actor, device)
-                engine = self._made(name, served, follow)
-                self.serving.threads.append(EngineThread(engine))
+            self.serving.threads.extend(map(EngineThread, self._engines(actor)))
         return self.serving.threads
+
+    def _engines(self, actor: Actor) -> Iterator[Engine]:
+        """The engines that generate beside the trainer: here, or in actors of Ray."""
+        name, settings = self._chosen(), self.recipe.coordination
+        if settings.mode == "cluster":
+            from polopt.cluster.engines import remote_engines  # imports Ray
+
+            warn = partial(self.tell, warning=True)
+            yield from remote_engines(actor, name, self.recipe.rollout.rows, settings, warn)
+            return
+        for device in engine_devices(self.device, settings.engines):
+            served, follow = (actor, None) if name == "vllm" else followed(actor, device)
+            yield self._made(name, served, follow)
 
     def _chosen(self) -> Literal["local", "vllm"]:
         """The engine that the recipe asks for, or that is best here; told where it matters."""

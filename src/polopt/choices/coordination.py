@@ -20,18 +20,20 @@ from polopt.choices.section import (
     needs,
 )
 
-_THREADS = needs("coordination.mode", "split", "buffered")
-_BUFFERED = needs("coordination.mode", "buffered")
+_THREADS = needs("coordination.mode", "split", "buffered", "cluster")
+_BUFFERED = needs("coordination.mode", "buffered", "cluster")
+_CLUSTER = needs("coordination.mode", "cluster")
 _SAMPLED = OnlyFor("prompts")
 
 
 class Coordination(Section):
     """When generation and training take turns."""
 
-    mode: Annotated[Literal["alternate", "split", "buffered"], _SAMPLED] = Field(
+    mode: Annotated[Literal["alternate", "split", "buffered", "cluster"], _SAMPLED] = Field(
         default="alternate",
         description="generate, then train; split: an engine of its own generates in a thread; "
-        "buffered: several do, and go on while the policy trains",
+        "buffered: several do, and go on while the policy trains; cluster: the same with engines "
+        "and rewards in actors of Ray, on any number of nodes",
     )
     staleness: Annotated[Count, _THREADS, _SAMPLED] = Field(
         default=0,
@@ -58,6 +60,12 @@ class Coordination(Section):
     )
     patience: Annotated[PositiveFloat, _THREADS, _SAMPLED] = Field(
         default=1800.0, description="seconds without a single response after which the run gives up"
+    )
+    insecure: Annotated[bool, _CLUSTER, _SAMPLED] = Field(
+        default=False, description="join a Ray of RAY_ADDRESS that lets in whoever can reach it"
+    )
+    dashboard: Annotated[bool, _CLUSTER, _SAMPLED] = Field(
+        default=False, description="Ray's web page, on this machine alone; needs ray[default]"
     )
 
 
