@@ -9,7 +9,7 @@ WITH_VLLM := $(VLLM)/.installed
 NEEDS_3_11 := import sys; sys.exit(sys.version_info < (3, 11) and "polopt needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; name another one: make PYTHON=python3.12 install")
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-control test-slow test-browser test-mutants test-gpu test-vllm check docs clean
+.PHONY: help install quickstart test test-control test-slow test-browser test-mutants test-gpu test-vllm test-cluster check docs clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
@@ -45,6 +45,9 @@ test-mutants: $(INSTALLED) ## plant silent bugs one at a time; most of an hour
 
 test-gpu: $(INSTALLED) ## what needs a CUDA device
 	@$(BIN)/pytest -m gpu
+
+test-cluster: $(INSTALLED) ## real Ray clusters and several ranks, with kills: under an hour
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -m cluster
 
 # vLLM wants other versions than the rest. What comes with it for images and sound is not needed,
 # and where it was built for CUDA it does not load on a processor.

@@ -18,6 +18,7 @@ from polopt.api.device import device_of, use
 from polopt.api.domains import IN_DOMAIN
 from polopt.api.recorded import prompts_of, recorded
 from polopt.assembly import StageInputs, build
+from polopt.cluster.gpus import name_of
 from polopt.cluster.session import connected
 from polopt.coordination import checkpoint
 from polopt.coordination.loop import Progress, RunContext, link_best, restore, run_stage
@@ -110,7 +111,7 @@ def _run_stages(
         for stage in left:
             check_signatures(stage, reward)
         tell = partial(_told, context.observe)
-        stack.enter_context(connected(left, tell, cuda=device.type == "cuda"))
+        stack.enter_context(connected(left, tell, name_of(device)))
         done = progress.stage == len(recipe.stages)
         avoid = {} if done else reserved(recipe.stages)
         while progress.stage < len(recipe.stages):

@@ -182,9 +182,7 @@ class RemoteEngine:
         """
         parcel = self._parcel
         assert parcel is not None, "published"
-        asked = self._actor.serve.remote(
-            [self._parcels.frozen], parcel.reference, parcel.version
-        )
+        asked = self._actor.serve.remote([self._parcels.frozen], parcel.reference, parcel.version)
         served: Served = self._answer(asked, max(START, self._patience))
         if (served.version, served.checksum) != (parcel.version, parcel.checksum):
             raise EngineError(

@@ -14,7 +14,7 @@ PATIENCE = 120.0  # seconds for the nodes to say what they have
 
 
 def check_slots(engines: int, *, cuda: bool) -> None:
-    """Refuse more engines than the cluster has room for.
+    """Refuse more engines than the cluster has room for; one GPU is the trainer's.
 
     Raises:
         RecipeError: names how many there are.
@@ -22,11 +22,12 @@ def check_slots(engines: int, *, cuda: bool) -> None:
     import ray
 
     kind, noun = ("GPU", "GPU") if cuda else ("CPU", "processor slot")
-    slots = int(ray.cluster_resources().get(kind, 0))
+    slots = int(ray.cluster_resources().get(kind, 0)) - cuda
     if engines > slots:
+        beside = " beside the trainer's" if cuda else ""
         raise RecipeError(
             f"coordination.engines: {engines} is not allowed: the cluster has "
-            f"{counted(slots, noun)}, and each engine needs one"
+            f"{counted(slots, noun)}{beside}, and each engine needs one"
         )
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from polopt.cluster.gpus import reserved
 from polopt.cluster.guard import MARK, Guard, belonging
 from polopt.cluster.nodes import check_nodes, check_slots
 from polopt.cluster.placement import ADDRESS, address, clustered
@@ -23,6 +24,7 @@ from polopt.errors import EngineError, missing_extra, one_line
 from polopt.isolated import workers
 from polopt.recipe import StageRecipe
 
+STARTS = 3  # tries: Ray gives its first node 30 s, which a busy machine may exceed
 REACHED = 5.0  # seconds for a connection to a cluster
 ANSWERED = 60.0  # seconds for its first answer; importing Ray takes some of them
 _ASK = (
@@ -55,7 +57,7 @@ def _ray() -> ModuleType:
 
 @contextmanager
 def connected(
-    stages: Sequence[StageRecipe], tell: Callable[[str], None], *, cuda: bool
+    stages: Sequence[StageRecipe], tell: Callable[[str], None], gpu: str | None = None
 ) -> Generator[None]:
     """Inside, this process is connected to Ray, if a stage asks for it.
 
@@ -66,7 +68,8 @@ def connected(
     Args:
         stages: of the run, resolved.
         tell: of the address of the dashboard.
-        cuda: whether the run computes on GPUs.
+        gpu: the name of the trainer's, as ``CUDA_VISIBLE_DEVICES`` has it; None: the run computes
+            on processors.
 
     Raises:
         MissingExtraError: Ray is not installed.
@@ -89,7 +92,9 @@ def connected(
             else:
                 insecure = all(one.insecure for one in settings)
                 stack.enter_context(_joined(ray, there, insecure=insecure))
-        check_slots(max(one.engines for one in settings), cuda=cuda)
+        if gpu is not None:
+            stack.enter_context(reserved(gpu))
+        check_slots(max(one.engines for one in settings), cuda=gpu is not None)
         check_nodes()
         from polopt.cluster.rewards import RewardActor
 
@@ -100,6 +105,19 @@ def connected(
 @contextmanager
 def _started(ray: ModuleType, *, dashboard: bool) -> Generator[str]:
     """A Ray on this machine, and the address of its dashboard."""
+    with ExitStack() as stack:
+        for left in reversed(range(STARTS)):
+            try:
+                url = stack.enter_context(_start(ray, dashboard=dashboard))
+                break
+            except EngineError:
+                if not left:
+                    raise
+        yield url
+
+
+@contextmanager
+def _start(ray: ModuleType, *, dashboard: bool) -> Generator[str]:
     # Sockets of Ray lie in it, whose paths may have 107 characters.
     directory = Path(tempfile.mkdtemp(prefix="polopt-ray-", dir="/tmp"))
     token = directory / "token"
@@ -126,7 +144,8 @@ def _started(ray: ModuleType, *, dashboard: bool) -> Generator[str]:
                 raise EngineError(f"coordination.mode: Ray does not start: {reason}") from error
         if heard := sorted(_elsewhere(token)):
             raise EngineError(
-                f"coordination.mode: Ray listens on {heard[0]}, beyond this machine; another version"
+                f"coordination.mode: Ray listens on {heard[0]}, beyond this machine; it needs "
+                "another version of Ray"
             )
         yield context.dashboard_url
 

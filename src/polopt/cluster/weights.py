@@ -106,5 +106,3 @@ def _arrays(weights: Mapping[str, torch.Tensor]) -> Arrays:
         name: weight.cpu().contiguous().view(-1).view(torch.uint8).numpy()
         for name, weight in weights.items()
     }
-
-

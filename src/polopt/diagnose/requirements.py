@@ -124,7 +124,7 @@ def _check_preferences(field: str, source: str, algorithm: str, task: TextTask) 
 
 
 def check_packages(recipe: Recipe) -> None:
-    """Check for peft, math-verify, torchao, vllm and ray where a stage needs them; others at first use.
+    """Check for peft, math-verify, torchao, vllm and ray where needed; others at first use.
 
     Raises:
         MissingExtraError: names what to install.
