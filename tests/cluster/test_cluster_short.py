@@ -1,4 +1,4 @@
-"""One Ray of our own: the bits of alternate through a killed engine, who may talk to it, its end."""
+"""One Ray of our own: the bits of alternate through killed actors, who may talk to it, its end."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from polopt.resolution import resolve
 from runs import lines, metrics, weights
 
 pytest.importorskip("ray")
+pytestmark = pytest.mark.timeout(1200)
 
 RECIPE: dict[str, Any] = {
     "algorithm": "grpo",
