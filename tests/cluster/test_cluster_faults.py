@@ -46,6 +46,7 @@ def token(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("RAY_AUTH_MODE", "token")
         patch.setenv("RAY_AUTH_TOKEN_PATH", str(file))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_worker_niceness", "0")
         yield file
 
 
@@ -179,10 +180,32 @@ def test_an_engine_that_stands_still_is_replaced(
         stopped.append(rng.choice(actors(ENGINE)).pid)
         os.kill(stopped[-1], signal.SIGSTOP)
 
-    said = through(Fault(stop, 1, 1), tmp_path / "run", **{"coordination.patience": 60.0})
-    assert any("did not answer in 30 s; another actor takes over" in line for line in said)
+    said = through(Fault(stop, 1, 1), tmp_path / "run", **{"coordination.patience": 240.0})
+    assert any("did not answer in 120 s; another actor takes over" in line for line in said)
     assert weights(tmp_path / "run") == weights(alternate)
     wait_for(lambda: not alive(stopped[0]))
+
+
+def test_engines_that_always_die_end_the_run_in_one_line(nodes: Any, tmp_path: Path) -> None:
+    ended = threading.Event()
+
+    def kill_all() -> None:
+        while not ended.is_set():
+            for process in actors(ENGINE):
+                process.kill()
+            time.sleep(0.05)
+
+    killer = threading.Thread(target=kill_all)
+    killer.start()
+    try:
+        with pytest.raises(
+            EngineError,
+            match=r"coordination.engines: engine \d of 2.* died, and so did 3 actors before it",
+        ):
+            polopt.train(RECIPE, flags={"run.directory": str(tmp_path / "run"), **CLUSTER})
+    finally:
+        ended.set()
+        killer.join()
 
 
 @pytest.mark.parametrize("seed", range(10))

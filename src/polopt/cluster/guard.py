@@ -2,7 +2,7 @@
 
 Ray's own processes follow a driver that is killed within minutes, and one that stands still does
 not. So a small process waits for the end of the trainer, which it sees by its input; whatever has
-the path of the token in its environment is then killed, and the directory removed.
+its output in the directory of the cluster is then killed, and the directory removed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from pathlib import Path
 
 import psutil
 
-MARK = "RAY_AUTH_TOKEN_PATH"  # of the environment: who belongs to the cluster
 _WATCH = "from polopt.cluster.guard import watch; watch()"
 SECONDS = 20.0  # for processes to be gone that were killed
 
@@ -28,13 +27,12 @@ class Guard:
     """A process that ends a cluster when this one does, or before.
 
     Args:
-        token: the file whose path all processes of the cluster have in their environment; its
-            directory is the cluster's own.
+        directory: of the cluster alone.
     """
 
-    def __init__(self, token: Path) -> None:
+    def __init__(self, directory: Path) -> None:
         self._popen = subprocess.Popen(
-            [sys.executable, "-P", "-c", _WATCH, str(token)],
+            [sys.executable, "-P", "-c", _WATCH, str(directory)],
             stdin=subprocess.PIPE,
             start_new_session=True,  # what goes to all processes of a terminal is not for it
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
@@ -48,24 +46,27 @@ class Guard:
 
 
 def watch() -> None:
-    """Wait for the end of the input, then end everything that belongs to the token."""
+    """Wait for the end of the input, then end everything that belongs to the directory."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    token = Path(sys.argv[1])
+    directory = Path(sys.argv[1])
     sys.stdin.read()
     deadline = time.monotonic() + SECONDS
-    while (left := list(belonging(token))) and time.monotonic() < deadline:
+    while (left := list(belonging(directory))) and time.monotonic() < deadline:
         for process in left:
             with suppress(psutil.Error):
                 process.kill()
         time.sleep(0.1)  # some start others
-    shutil.rmtree(token.parent, ignore_errors=True)
+    shutil.rmtree(directory, ignore_errors=True)
 
 
-def belonging(token: Path) -> Iterator[psutil.Process]:
-    """The living processes of a cluster, but for this one."""
+def belonging(directory: Path) -> Iterator[psutil.Process]:
+    """The living processes of a cluster; Ray has their output in its directory.
+
+    Their environment does not tell: it is overwritten by the names that Ray gives them.
+    """
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            belongs = process.environ().get(MARK) == str(token)
-            if belongs and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
+            outputs = (file.path for file in process.open_files() if file.fd in (1, 2))
+            if any(Path(path).is_relative_to(directory) for path in outputs):
                 yield process

@@ -16,8 +16,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import psutil
+
 from polopt.cluster.gpus import reserved
-from polopt.cluster.guard import MARK, Guard, belonging
+from polopt.cluster.guard import Guard, belonging
 from polopt.cluster.nodes import check_nodes, check_slots
 from polopt.cluster.placement import ADDRESS, address, clustered
 from polopt.errors import EngineError, missing_extra, one_line
@@ -123,12 +125,13 @@ def _start(ray: ModuleType, *, dashboard: bool) -> Generator[str]:
     token = directory / "token"
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
-    secured = {"RAY_AUTH_MODE": "token", MARK: str(token), "RAY_AUTH_TOKEN": None}
+    secured = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_AUTH_TOKEN": None}
+    fair = {"RAY_worker_niceness": "0"}  # else actors get what all others leave, the trainer too
     with ExitStack() as stack:
-        stack.callback(Guard(token).close)
+        stack.callback(Guard(directory).close)
         stack.callback(ray.shutdown)
         # Not longer than this: what else this process starts does not belong to the cluster.
-        with _environment({**_QUIET, **secured}), _loopback(ray), _signals_kept():
+        with _environment({**_QUIET, **secured, **fair}), _loopback(ray), _signals_kept():
             _read_again(ray)
             try:
                 context = ray.init(
@@ -136,13 +139,13 @@ def _start(ray: ModuleType, *, dashboard: bool) -> Generator[str]:
                     include_dashboard=dashboard,
                     dashboard_host="127.0.0.1",
                     log_to_driver=False,
-                    logging_level=logging.ERROR,
+                    logging_level=logging.CRITICAL,
                     _temp_dir=str(directory),
                 )
             except Exception as error:  # of Ray, in whatever class
                 reason = one_line(f"{type(error).__name__}: {error}")
                 raise EngineError(f"coordination.mode: Ray does not start: {reason}") from error
-        if heard := sorted(_elsewhere(token)):
+        if heard := sorted(_elsewhere(directory)):
             raise EngineError(
                 f"coordination.mode: Ray listens on {heard[0]}, beyond this machine; it needs "
                 "another version of Ray"
@@ -150,11 +153,11 @@ def _start(ray: ModuleType, *, dashboard: bool) -> Generator[str]:
         yield context.dashboard_url
 
 
-def _elsewhere(token: Path) -> set[str]:
+def _elsewhere(directory: Path) -> set[str]:
     """Addresses beyond the loopback interface on which a cluster listens."""
     return {
         f"{one.laddr.ip}:{one.laddr.port}"
-        for process in belonging(token)
+        for process in (psutil.Process(), *belonging(directory))
         for one in process.net_connections()
         if one.status == "LISTEN" and not one.laddr.ip.endswith(("127.0.0.1", "::1"))
     }
@@ -190,7 +193,7 @@ def _joined(ray: ModuleType, there: str, *, insecure: bool) -> Generator[None]:
         with _signals_kept():
             _read_again(ray)
             try:
-                ray.init(address=there, log_to_driver=False, logging_level=logging.ERROR)
+                ray.init(address=there, log_to_driver=False, logging_level=logging.CRITICAL)
             except Exception as error:  # no token, other versions, no node on this machine
                 reason = one_line(f"{type(error).__name__}: {error}")
                 raise EngineError(f"{ADDRESS}: {there} cannot be joined: {reason}") from error
