@@ -21,6 +21,7 @@ TORCH_FREE = (
     "algorithms",
     "resolution",
     "isolated",
+    "ranks",
     "memory",
     "api",
 )

@@ -5,6 +5,7 @@ UserError                    one clear line, exit code 2
 ├── DataError                a row of data: names file, line and field
 ├── ModelError               a model directory or hub id that cannot be loaded
 ├── EngineError              an engine that generates: does not start, died, or hangs
+├── RankError                a process that trains with others: one of them is gone, or differs
 ├── RewardError              a reward function that broke its contract: names function and row
 ├── NonFiniteError           NaN or infinity inside the mask: names site, step and row
 ├── MissingExtraError        an optional dependency: names the extra to install
@@ -38,6 +39,10 @@ class ModelError(UserError, ValueError):
 
 class EngineError(UserError, RuntimeError):
     """An engine that does not start, died, hangs, or refuses."""
+
+
+class RankError(UserError, RuntimeError):
+    """One of several processes that train together is gone, or holds something else."""
 
 
 class StalledError(UserError, TimeoutError):

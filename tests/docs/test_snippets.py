@@ -123,6 +123,8 @@ SHORTER = {
 }
 
 NOT_RUN = {
+    "torchrun --nproc-per-node 2 .venv/bin/polopt train recipes/smoke.toml": "make test-cluster "
+    "runs it: two processes on their way to a minute",
     "python benchmarks/learning.py --json": "takes minutes; test_learning.py runs a part of it",
     "python benchmarks/learning.py --search": "likewise",
     "python benchmarks/learning.py --rows grpo --write": "would write into the repository",

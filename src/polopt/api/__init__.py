@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from polopt import record
 from polopt.algorithms import row
-from polopt.api import arguments
+from polopt.api import arguments, ranked
 from polopt.api.domains import IN_DOMAIN, domain_of_weights, of_evaluation
 from polopt.api.extend import extend, flag_values, without
 from polopt.api.recorded import located, prompts_of, recorded
@@ -23,6 +23,7 @@ from polopt.choices.source import parse
 from polopt.diagnose.requirements import check_hub, check_packages, check_requirements
 from polopt.errors import ModelError, RecipeError, RunDirectoryError, UserError
 from polopt.places import HUB_ID, nearest
+from polopt.ranks import Ranks, joined, place
 from polopt.recipe import Recipe, dump
 from polopt.recipe import load as load_recipe
 from polopt.recipe.fields import domains, given
@@ -76,6 +77,27 @@ def train(
         _check_heard(resolved)
     check_requirements(resolved)
     check_hub(resolved)
+    ranked.check(resolved, place().size)
+    with joined() as ranks:
+        directory = _made(recipe, flags, written, resolved, reward) if ranks.first else None
+        directory = Path(ranks.decided(directory and str(directory)))
+        try:
+            with record.open_existing(directory, owner=ranks.first) as run:
+                return _execute(run, reward, observers, ranks)
+        except UserError:
+            if ranks.first and not record.begun(directory):  # no step to resume from
+                shutil.rmtree(directory)
+            raise
+
+
+def _made(
+    recipe: RecipeSource,
+    flags: Flags,
+    written: Recipe,
+    resolved: Recipe,
+    reward: Callable[..., Any] | None,
+) -> Path:
+    """A new run directory with its configuration."""
     resolved, plans = _planned(resolved)
     name = Path(recipe).stem if isinstance(recipe, str | Path) else resolved.stages[0].algorithm
     chosen = resolved.stages[0].run.directory
@@ -83,14 +105,8 @@ def train(
     config = _config(name, written, resolved, reward)
     for stage, made in zip(config["stages"], plans, strict=True):
         stage["memory"] = made if isinstance(made, str) else made.as_json()
-    record.create(directory, config | {"command": _command(recipe, flags)}, environment())
-    try:
-        with record.open_existing(directory) as run:
-            return _execute(run, reward, observers)
-    except UserError:
-        if not record.begun(directory):  # no step to resume from
-            shutil.rmtree(directory)
-        raise
+    config["command"] = _command(recipe, flags)
+    return record.create(directory, config, environment())
 
 
 def resume(
@@ -108,16 +124,19 @@ def resume(
         reward: the function that the run was started with, if it came from Python.
         observers: called with every event.
     """
-    with record.open_existing(Path(directory)) as run:
+    with joined() as ranks, record.open_existing(Path(directory), owner=ranks.first) as run:
         config = run.config
         if config["reward_from_python"] and reward is None:
             raise RecipeError(
                 f"{run.path}: the reward {config['reward_from_python']!r} came from Python; resume "
                 "with polopt.resume(directory, reward=...)"
             )
-        extend(run.path, config, flags)
-        check_packages(recorded(config))
-        return _execute(run, reward, observers)
+        if ranks.first:
+            extend(run.path, config, flags)
+        ranks.wait()
+        check_packages(recorded(run.config))
+        ranked.check(recorded(run.config), place().size)
+        return _execute(run, reward, observers, ranks)
 
 
 def quickstart(flags: Flags = (), *, observers: Sequence[Observer] = ()) -> Run:
@@ -422,10 +441,15 @@ def _config(
 
 
 def _execute(
-    run: record.RunDirectory, reward: Callable[..., Any] | None, observers: Sequence[Observer]
+    run: record.RunDirectory,
+    reward: Callable[..., Any] | None,
+    observers: Sequence[Observer],
+    ranks: Ranks,
 ) -> Run:
     from polopt.api.execute import execute
     from polopt.report import write
 
-    summary = execute(run, reward, observers)
-    return Run(run.path, summary, write(run.path))
+    summary = execute(run, reward, observers, ranks)
+    page = write(run.path) if ranks.first else run.path / "report.html"
+    ranks.wait()  # whoever returns can read it
+    return Run(run.path, summary, page)

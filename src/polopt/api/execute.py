@@ -17,6 +17,7 @@ from polopt import isolated
 from polopt.api.device import device_of, use
 from polopt.api.domains import IN_DOMAIN
 from polopt.api.recorded import prompts_of, recorded
+from polopt.api.several import Several
 from polopt.assembly import StageInputs, build
 from polopt.cluster.gpus import name_of
 from polopt.cluster.session import connected
@@ -28,9 +29,10 @@ from polopt.coordination.track import trackers
 from polopt.diagnose.machine import peak
 from polopt.envs.control.registry import unlimited
 from polopt.errors import RecipeError, RunDirectoryError, UserError, counted
+from polopt.ranks import ALONE, Ranks, place, told_of_peers
 from polopt.recipe import Recipe, StageRecipe
 from polopt.recipe.contradictions import ENDED, models_by_field
-from polopt.record import RunDirectory, begun, write_json
+from polopt.record import BesideDirectory, RunDirectory, begun, write_json
 from polopt.rollout.rewarding import load_files
 from polopt.rollout.signatures import check_signatures
 from polopt.rollout.text import reserved
@@ -38,9 +40,15 @@ from polopt.update.optimisers import prove_eight_bit
 
 
 def execute(
-    run: RunDirectory, reward: Callable[..., Any] | None, observers: Sequence[Observer]
+    run: RunDirectory,
+    reward: Callable[..., Any] | None,
+    observers: Sequence[Observer],
+    ranks: Ranks = ALONE,
 ) -> dict[str, Any]:
-    """Run the remaining steps of a run and return its summary."""
+    """Run the remaining steps of a run and return its summary.
+
+    Several ranks call this with the same run, and the first one records it.
+    """
     config = run.config
     recipe = recorded(config)
     with ExitStack() as stack:
@@ -51,23 +59,28 @@ def execute(
             _check_threads(first.threads)
             stack.callback(torch.set_num_threads, torch.get_num_threads())
             torch.set_num_threads(first.threads)
-        device = use(device_of(first.device))
+        device = use(device_of(first.device, place=place() if not ranks.alone else None))
         if any(stage.update.optimiser == "adamw_8bit" for stage in recipe.stages):
             prove_eight_bit(device)
         load_files(recipe)
-        heard = [stack.enter_context(progress_shown()), *observers]
-        heard += trackers(first.track, run.path, config, stack)
+        heard = list[Observer]()
+        if ranks.first:
+            heard = [stack.enter_context(progress_shown()), *observers]
+            heard += trackers(first.track, run.path, config, stack)
+        several = Several(ranks, stop_requested)
 
         def observe(event: Event) -> None:
+            several.saw(event)
             if event.kind == "warning":
                 run.append("warnings", event.values)
             for observer in heard:
                 observer(event)
 
-        context = RunContext(run, first.keep, observe, stop_requested)
+        context = RunContext(run, first.keep, observe, partial(several.stop, observe), ranks)
         progress = _run_stages(run, recipe, context, device, reward)
         summary = _summary(recipe, progress) | {"memory_peak": peak(device.type)}
-        write_json(run.path / "summary.json", summary)
+        if ranks.first:
+            write_json(run.path / "summary.json", summary)
         observe(Event("summary", summary))
     return summary
 
@@ -97,7 +110,7 @@ def _run_stages(
     reward: Callable[..., Any] | None,
 ) -> Progress:
     """Run every stage from the newest checkpoint on."""
-    newest = checkpoint.newest(run.checkpoints)
+    newest = _newest(run, context.ranks)
     state: dict[str, Any] = {} if newest is None else checkpoint.read_state(newest)
     progress = _put_back(run, newest, state, context.observe)
     _reopen_last_stage(recipe, progress)
@@ -107,7 +120,11 @@ def _run_stages(
         )
         context.observe(Event("message", {"text": text}))
     left = recipe.stages[progress.stage :]
-    with _reason_kept(run, recipe, progress), ExitStack() as stack:
+    with (
+        _reason_kept(run, recipe, progress),
+        told_of_peers(context.ranks),
+        ExitStack() as stack,
+    ):
         for stage in left:
             check_signatures(stage, reward)
         tell = partial(_told, context.observe)
@@ -130,6 +147,13 @@ def _run_stages(
 
 def _told(observe: Observer, text: str) -> None:
     observe(Event("message", {"text": text}))
+
+
+def _newest(run: RunDirectory, ranks: Ranks) -> Path | None:
+    """The newest whole checkpoint; of several ranks the first one finds it."""
+    found = checkpoint.newest(run.checkpoints) if ranks.first else None
+    name = ranks.decided(None if found is None else found.name)
+    return None if name is None else run.checkpoints / name
 
 
 def _parts(
@@ -159,6 +183,7 @@ def _parts(
         reward=reward,
         ends=ends,
         avoid=avoid,
+        ranks=context.ranks,
     )
 
 
@@ -217,6 +242,8 @@ def _put_back(
     """The progress of a checkpoint; truncates the line files of the run to it."""
     progress = Progress(**state.get("progress", {}))
     run.truncate(state.get("offsets", {}))
+    if isinstance(run, BesideDirectory):
+        return progress
     if newest is None:
         _announce(run.config, observe)
     else:  # a kill may have come between a checkpoint and its links

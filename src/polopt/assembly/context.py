@@ -24,6 +24,7 @@ from polopt.rewards import RewardSpec, Scored, first_batch_report
 from polopt.roles import Actor, Scorer
 from polopt.roles.policies.proven import proven
 from polopt.rollout import usage
+from polopt.rollout.divided import agreeing, divided
 from polopt.rollout.engines import Engine
 from polopt.rollout.evaluation import Examination, evaluate, means, sample_line
 from polopt.rollout.groups import asked, experience, marks, rollout_metrics
@@ -104,6 +105,10 @@ class StageContext:
     def weights(self) -> Mapping[str, Tensor]:
         """The weights of the policy as they are now, under the names of its files."""
         return weights(self.actor.language_model)
+
+    def judge(self, rewards: Sequence[RewardSpec]) -> Judge:
+        """What fills in rewards; several ranks score a part each."""
+        return divided(judge(self.text, rewards, self.recipe.run.seed), self.inputs.ranks)
 
     def seed(self, purpose: str) -> int:
         """The seed of the draws for ``purpose``; those of evaluation go by the run alone."""
@@ -227,7 +232,7 @@ def staged(
         algorithm=recipe.algorithm,
         steps=steps,
         source=source,
-        prepare=prepare,
+        prepare=agreeing(inputs.ranks, prepare),
         credit=credit,
         learners=learners,
         save_model=save_model,
@@ -271,10 +276,9 @@ def examination(of: StageContext, answers: int = 1) -> Examination | None:
     own = specs(of.recipe.model_copy(update={"rewards": ()}), task)
     if not (rewards := own or list(of.rewards)):
         return None
-    score = judge(of.text, rewards, of.recipe.run.seed)
+    score = of.judge(rewards)
     if own and of.rewards:
-        trained_on = judge(of.text, of.rewards, of.recipe.run.seed)
-        score = _marked_by(score, trained_on)
+        score = _marked_by(score, of.judge(of.rewards))
     return Examination(
         engine=of.engine,
         prompts=of.text.evaluation,

@@ -79,7 +79,7 @@ def valued(of: StageContext) -> tuple[StageContext, Valued | None]:
     else:
         policy = of.actor.language_model
         model = inputs.reader("critic.path", recipe.critic.path, policy, outputs)
-    critic = Critic(model, inputs.computing)
+    critic = Critic(inputs.sharded(model), inputs.computing)
     return of, Valued(recipe, critic, critic)
 
 

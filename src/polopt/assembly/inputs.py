@@ -12,15 +12,18 @@ import torch
 
 from polopt.algorithms import row
 from polopt.assembly.fits import check_reach, check_vocabulary
-from polopt.assembly.placement import engine_devices, followed
+from polopt.assembly.placement import engine_devices, followed, following
 from polopt.coordination.stage import Event, Observer
 from polopt.errors import ModelError
 from polopt.models import LanguageModel, ScalarModel, context_length, load, load_scalar
 from polopt.models.adapter import DIRECTORY, attach, load_adapter
+from polopt.models.sharded import shard
+from polopt.ranks import ALONE, Ranks
 from polopt.recipe import StageRecipe, Update
 from polopt.recipe.contradictions import ENDED
 from polopt.roles import Actor, Computing
 from polopt.roles.scorer import trainable
+from polopt.rollout.divided import DividedEngine
 from polopt.rollout.engines import Engine
 from polopt.rollout.engines.choose import chosen, made
 from polopt.rollout.engines.shared import Asker, EngineThread
@@ -87,6 +90,7 @@ class StageInputs:
     # key -> what a prompt asks that another stage is evaluated on
     avoid: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     serving: Serving = field(default_factory=lambda: Serving())  # closed by who made the inputs
+    ranks: Ranks = ALONE  # that train together
 
     def language_model(self, path: str) -> LanguageModel:
         """A language model on the stage's device; a built-in one is initialised by the seed."""
@@ -129,11 +133,23 @@ class StageInputs:
 
     def policy(self) -> LanguageModel:
         """The trained policy: all of its weights, or an adapter on the frozen initial ones."""
-        return self._trained(self.language_model)
+        return self.sharded(self._trained(self.language_model))
 
     def reward_model(self) -> ScalarModel:
         """The trained reward model: the same with one output, whose head is trained in full."""
-        return self._trained(self.scalar_model, head="score")
+        return self.sharded(self._trained(self.scalar_model, head="score"))
+
+    @property
+    def shards(self) -> bool:
+        """Whether the layers of models are divided among ranks; an adapter trains few weights."""
+        recipe = self.recipe
+        return not self.ranks.alone and recipe.update.shard and recipe.model.lora is None
+
+    def sharded(self, loaded: M) -> M:
+        """The model with its layers divided among the ranks, as far as the recipe wants it."""
+        if self.shards:
+            shard(loaded.model, self.ranks, self.device)
+        return loaded
 
     def _trained(self, load: Callable[[str], M], head: str | None = None) -> M:
         settings = self.recipe.model
@@ -162,7 +178,10 @@ class StageInputs:
         if self.recipe.coordination.mode != "alternate":
             return Asker(self.engine_threads(actor))
         if self.serving.engine is None:
-            self.serving.engine = self._made(self._chosen(), actor)
+            served, follow = (actor, None) if not self.shards else self._followed(actor)
+            engine = self._made(self._chosen(), served, follow)
+            alone = self.ranks.alone
+            self.serving.engine = engine if alone else DividedEngine(engine, self.ranks)
         return self.serving.engine
 
     def engine_threads(self, actor: Actor) -> Sequence[EngineThread]:
@@ -190,10 +209,17 @@ class StageInputs:
             served, follow = (actor, None) if name == "vllm" else followed(actor, device)
             yield self._made(name, served, follow)
 
+    def _followed(self, actor: Actor) -> tuple[Actor, Callable[[], None]]:
+        """A whole copy of a policy whose layers are divided: one decodes token by token."""
+        copy = self._trained(self.language_model)
+        return following(actor, copy)
+
     def _chosen(self) -> Literal["local", "vllm"]:
         """The engine that the recipe asks for, or that is best here; told where it matters."""
         samples = "prompts" in row(self.recipe.algorithm).requires
-        found = chosen(self.recipe.rollout.engine, self.device, samples=samples)
+        found = chosen(
+            self.recipe.rollout.engine, self.device, samples=samples, alone=self.ranks.alone
+        )
         if found.engine == "vllm" or found.advice:
             text = f"{found.engine} generates: {found.why}"
             self.tell(f"{text}; {found.advice}" if found.advice else text)
@@ -238,6 +264,7 @@ class StageInputs:
             checkpointing=bool(update.checkpointing),  # None: the plan found no need
             tokens=update.micro_batch_tokens,
             tell=partial(self.tell, warning=True),
+            ranks=self.ranks,
         )
 
     def froze(self, model: torch.nn.Module) -> None:

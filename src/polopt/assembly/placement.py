@@ -9,6 +9,8 @@ from dataclasses import replace
 import torch
 
 from polopt.errors import RecipeError, counted
+from polopt.models import LanguageModel
+from polopt.models.sharded import whole
 from polopt.roles import Actor
 
 
@@ -36,14 +38,22 @@ def followed(actor: Actor, device: torch.device) -> tuple[Actor, Callable[[], No
     """A copy of a policy on a device, and what has it take over the weights of the policy."""
     trained = actor.language_model
     copy = replace(trained, model=deepcopy(trained.model))
-    copy.model.requires_grad_(False)
     copy.model.to(device)  # pyright: ignore[reportArgumentType] - torch's overloads
-    pairs = list(zip(copy.model.parameters(), trained.model.parameters(), strict=True))
+    return following(actor, copy)
+
+
+def following(actor: Actor, copy: LanguageModel) -> tuple[Actor, Callable[[], None]]:
+    """A policy with a copy of its model, and what has the copy take over its weights.
+
+    Where they are sharded they are gathered one at a time, and all ranks follow together.
+    """
+    copy.model.requires_grad_(False)
+    pairs = list(zip(copy.model.parameters(), actor.language_model.model.parameters(), strict=True))
 
     @torch.no_grad()
     def follow() -> None:
         for served, trains in pairs:
             if trains.requires_grad:
-                served.copy_(trains)
+                served.copy_(whole(trains))
 
     return Actor(copy, actor.how), follow

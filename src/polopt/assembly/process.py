@@ -99,7 +99,7 @@ def processed(of: StageContext) -> Processed | None:
     if of.recipe.model.lora is not None:  # an adapter of its own, as the policy has
         attach(model.model, of.recipe.model, derive(of.recipe.run.seed, of.recipe.name, NAME))
     assert settings.beta is not None, "resolved by the row"
-    return Processed(of, Actor(model, inputs.computing), settings.beta)
+    return Processed(of, Actor(inputs.sharded(model), inputs.computing), settings.beta)
 
 
 def outcome_loss(beta: float) -> Loss[ProcessTerms]:

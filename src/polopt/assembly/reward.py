@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Any, cast
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from polopt.assembly.inputs import StageInputs
 from polopt.errors import ModelError
 from polopt.models import LanguageModel
+from polopt.ranks import ALONE
 from polopt.recipe import Reward
 from polopt.recipe.contradictions import reward_name, rewards_by_field
 from polopt.roles import Critic, reward_of, step_ends, step_rewards_of
@@ -45,13 +46,15 @@ class RewardModel:
     def _function(self, device: torch.device) -> RewardFunction:
         tokenizer, separator = self.role.scalar_model.tokenizer, self.settings.step_separator
         pad_id = cast(int, tokenizer.pad_token_id)
+        # Ranks score groups of their own: no pass is divided.
+        role = replace(self.role, how=replace(self.role.how, ranks=ALONE))
         if not self.settings.per_token:
-            return reward_of(self.role, pad_id=pad_id, device=device)
+            return reward_of(role, pad_id=pad_id, device=device)
 
         def ends(ids: Sequence[int] | NDArray[np.int64]) -> list[bool]:
             return step_ends([str(tokenizer.decode([int(token)])) for token in ids], separator)
 
-        return step_rewards_of(self.role, pad_id=pad_id, device=device, ends=ends)
+        return step_rewards_of(role, pad_id=pad_id, device=device, ends=ends)
 
 
 def reward_models(inputs: StageInputs, policy: LanguageModel) -> tuple[RewardModel, ...]:

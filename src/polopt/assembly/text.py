@@ -52,7 +52,6 @@ from polopt.recipe.fields import flat
 from polopt.roles import Actor, Scorer, WithoutAdapter, frozen, measured
 from polopt.rollout.evaluation import answers, both, figures, mean_interval
 from polopt.rollout.groups import informative
-from polopt.rollout.rewarding import judge
 from polopt.types import Advantages, Batch, Experience, Group
 from polopt.update import AdaptiveNumber, Lagged
 
@@ -118,7 +117,7 @@ def sampled_stage(
     """A stage that samples groups, computes advantages and trains its learners on them."""
     rollout = of.recipe.rollout
     assert rollout.group_size is not None, "resolved by the row"
-    scored = reporting_once(judge(of.text, of.rewards, of.recipe.run.seed), of, of.inputs.observe)
+    scored = reporting_once(of.judge(of.rewards), of, of.inputs.observe)
     sampled = Sampled(
         of.text.prompt,
         rollout.group_size,
@@ -161,7 +160,7 @@ def frozen_start(of: StageContext) -> Scorer:
     reference = of.inputs.language_model(of.inputs.start)
     if not of.recipe.kl.refresh_every:  # one that follows the policy would lose its small steps
         of.inputs.froze(reference.model)
-    return frozen(reference, of.actor.how)
+    return frozen(of.inputs.sharded(reference), of.actor.how)
 
 
 def _following(of: StageContext, reference: Scorer | None) -> list[Learner]:

@@ -55,6 +55,11 @@ class Update(Section):
     optimiser: Annotated[Literal["adamw", "adamw_8bit"], OF_LANGUAGE] = Field(
         default="adamw", description="AdamW; adamw_8bit: its moments in 2 bytes, by torchao"
     )
+    shard: Annotated[bool, OF_LANGUAGE] = Field(
+        default=True,
+        description="several trainers: each holds a share of the weights of every layer, of "
+        "gradients and moments; false: each holds all; without effect with one trainer or LoRA",
+    )
     reset_optimiser: Annotated[bool | None, by_row(False)] = Field(
         default=None, description="moments of AdamW begin anew with every consumed batch"
     )

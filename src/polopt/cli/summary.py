@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from polopt.cli import output
+from polopt.ranks import place
 from polopt.report.measures import Change, decimals, fixed, of_stages
 
 
 def show(directory: Path, *, as_json: bool) -> None:
-    """Print ``summary.json`` of a finished run as tables, or as JSON."""
+    """Print ``summary.json`` of a finished run as tables, or as JSON; one of several ranks does."""
+    if place().rank:
+        return
     summary: dict[str, Any] = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
     if as_json:
         output.write_json({"directory": str(directory), **summary})

@@ -12,11 +12,12 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from polopt.record.files import disk_errors, hashes, sync, write_json
+from polopt.record.files import discarded, disk_errors, hashes, sync, write_json
 
 MANIFEST = "MANIFEST.json"
 STATE = "state.json"
@@ -52,6 +53,12 @@ def save(directory: Path, step: int, state: dict[str, Any], write: Callable[[Pat
             raise OSError(f"{final}: what was read back is not what was written")
         link(directory, "last", final)
     return final
+
+
+def accompany(write: Callable[[Path], None]) -> None:
+    """Take part in a save of another rank: sharded tensors are gathered by all, nothing is kept."""
+    with tempfile.TemporaryDirectory(prefix="polopt-") as scratch, discarded():
+        write(Path(scratch))
 
 
 def newest(directory: Path) -> Path | None:

@@ -15,6 +15,7 @@ from polopt.coordination import checkpoint, memory
 from polopt.coordination.stage import Event, Measured, Observer, Stage
 from polopt.coordination.timing import timed
 from polopt.errors import Stopped
+from polopt.ranks import ALONE, Ranks
 from polopt.record import LESS_IS_BETTER, RunDirectory, headline_of, words_of
 from polopt.rollout.evaluation import Evaluation
 from polopt.types import Metrics
@@ -43,7 +44,8 @@ class RunContext:
     run: RunDirectory
     keep: int
     observe: Observer
-    stop_requested: Callable[[], int]  # the number of the signal, 0: none
+    stop_requested: Callable[[], int]  # the number of the signal, 0: none; asked once a step
+    ranks: Ranks = ALONE  # that train together; the first one writes
 
 
 def run_stage(stage: Stage, progress: Progress, context: RunContext) -> None:
@@ -245,11 +247,16 @@ def save(stage: Stage, progress: Progress, context: RunContext) -> None:
             "offsets": context.run.offsets(),
         }
         with memory.told("checkpoint", context.run.path):
-            path = checkpoint.save(directory, progress.step, state, write)
-        link_best(directory, progress)
-        # This one too: a damaged checkpoint of a later step would count among the newest.
-        pinned = {path.name, *progress.stage_ends.values(), progress.best.get("checkpoint", "")}
-        checkpoint.prune(directory, context.keep, pinned)
+            if not context.ranks.first:
+                checkpoint.accompany(write)
+            else:
+                path = checkpoint.save(directory, progress.step, state, write)
+                link_best(directory, progress)
+                # This one too: a damaged one of a later step would count among the newest.
+                ends = progress.stage_ends.values()
+                pinned = {path.name, *ends, progress.best.get("checkpoint", "")}
+                checkpoint.prune(directory, context.keep, pinned)
+        context.ranks.wait()  # the next stage begins with what was written
 
 
 def link_best(directory: Path, progress: Progress) -> None:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from polopt import hub
 from polopt.errors import ModelError, did_you_mean, one_line
 from polopt.models import adapter, builtin, streamed
+from polopt.models.sharded import is_sharded, whole
 from polopt.models.streamed import Later
 from polopt.places import BUILT_IN, model_directory
 
@@ -234,21 +235,32 @@ def _written(model: Any) -> Mapping[str, torch.Tensor | Later]:  # noqa: ANN401
     state: Any = adapter.merging(model) if adapter.has_adapter(model) else model.state_dict()
     ignored = model._keys_to_ignore_on_save or ()
     state = {name: weight for name, weight in state.items() if name not in ignored}
-    state = remove_tied_weights_from_state_dict(state, model)
+    # Tied weights are found by where they lie; of a share, and of none, that says nothing.
+    held = {name: weight for name, weight in state.items() if not is_sharded(weight)}
+    kept = remove_tied_weights_from_state_dict(dict(held), model)
+    state = {name: weight for name, weight in state.items() if name in kept or name not in held}
     later = {name: weight for name, weight in state.items() if isinstance(weight, Later)}
     places = {n: torch.empty(w.shape, dtype=w.dtype, device="meta") for n, w in later.items()}
     found = revert_weight_conversion(model, {**state, **places})
-    held = {id(place): later[name] for name, place in places.items()}
-    if held.keys() <= {id(weight) for weight in found.values()}:
-        return {name: held.get(id(weight), weight) for name, weight in found.items()}
+    made = {id(place): later[name] for name, place in places.items()}
+    if made.keys() <= {id(weight) for weight in found.values()}:
+        return {name: made.get(id(weight), weight) for name, weight in found.items()}
     # Some are put together or taken apart, for which all are needed.
     return revert_weight_conversion(model, {**state, **{n: w.make() for n, w in later.items()}})
 
 
 def weights(language_model: LanguageModel) -> dict[str, torch.Tensor]:
     """The weights by the names that :func:`save` gives them, an adapter merged."""
+    return dict(each_weight(language_model))
+
+
+def each_weight(language_model: LanguageModel) -> Iterator[tuple[str, torch.Tensor]]:
+    """The same one at a time; sharded ones are gathered, and all ranks go through all of them."""
     model = language_model.model
-    return adapter.merged(model) if adapter.has_adapter(model) else dict(model.named_parameters())
+    if adapter.has_adapter(model):
+        yield from adapter.merged(model).items()
+    else:
+        yield from ((name, whole(weight)) for name, weight in model.named_parameters())
 
 
 def context_length(language_model: LanguageModel | ScalarModel) -> int:

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polopt.record.files import hashed
+from polopt.models.sharded import whole
+from polopt.record.files import hashed, keeps
 
 # In the order in which safetensors writes them, so that the same tensors give the same bytes.
 _CODES = {
@@ -49,6 +50,8 @@ def write(
 ) -> None:
     """Write tensors; one of them at a time is on the host, and contiguous there.
 
+    Sharded ones are gathered, one at a time too: all ranks write them, and one keeps the file.
+
     Args:
         path: of the file.
         tensors: by name, on any device; two of them may not be one.
@@ -70,10 +73,16 @@ def write(
     with hashed(path) as put:
         put(len(text).to_bytes(8, "little") + text)
         for name in order:
-            put(_bytes(tensors[name]))
+            made = _made(tensors[name])
+            if keeps():
+                put(_bytes(made))
 
 
-def _bytes(one: Tensor | Later) -> Any:  # noqa: ANN401 - whatever a file takes
-    made = one.make() if isinstance(one, Later) else one.detach()
+def _made(one: Tensor | Later) -> Tensor:
+    made = one.make() if isinstance(one, Later) else whole(one.detach())
     assert made.shape == one.shape and made.dtype == one.dtype
+    return made
+
+
+def _bytes(made: Tensor) -> Any:  # noqa: ANN401 - whatever a file takes
     return made.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()

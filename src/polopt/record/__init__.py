@@ -1,6 +1,7 @@
 """The run directory: config.json, environment.json, summary.json, and lines of its steps."""
 
 from polopt.record.directory import (
+    BesideDirectory,
     RunDirectory,
     begun,
     create,
@@ -15,6 +16,7 @@ __all__ = [
     "HEADLINES",
     "LESS_IS_BETTER",
     "NOTHING_KNOWN",
+    "BesideDirectory",
     "Prompts",
     "RunDirectory",
     "begun",

@@ -97,6 +97,26 @@ class RunDirectory:
             file.seek(0, os.SEEK_END)
 
 
+class BesideDirectory(RunDirectory):
+    """The run directory for a rank that writes nothing into it: another one owns it."""
+
+    def __enter__(self) -> RunDirectory:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def append(self, name: str, line: Mapping[str, Any]) -> None:
+        """Nothing: the owner writes the same line."""
+
+    def offsets(self) -> dict[str, int]:
+        """None."""
+        return {}
+
+    def truncate(self, offsets: Mapping[str, int]) -> None:
+        """Nothing."""
+
+
 def create(path: Path, config: Mapping[str, Any], environment: Mapping[str, Any]) -> Path:
     """Make a run directory with its configuration, atomically: by renaming a temporary one.
 
@@ -125,8 +145,8 @@ def create(path: Path, config: Mapping[str, Any], environment: Mapping[str, Any]
     return path
 
 
-def open_existing(path: Path) -> RunDirectory:
-    """The run directory at ``path``.
+def open_existing(path: Path, *, owner: bool = True) -> RunDirectory:
+    """The run directory at ``path``, for the process that writes it or for one beside it.
 
     Raises:
         RunDirectoryError: there is none, with the reason.
@@ -137,7 +157,7 @@ def open_existing(path: Path) -> RunDirectory:
         raise RunDirectoryError(f"{path}: no such run directory; {hint}")
     if not (path / "config.json").is_file():
         raise RunDirectoryError(f"{path}: not a run directory, it has no config.json")
-    return RunDirectory(path)
+    return RunDirectory(path) if owner else BesideDirectory(path)
 
 
 def begun(path: Path) -> bool:

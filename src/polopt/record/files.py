@@ -45,6 +45,24 @@ def write_json(path: Path, value: Any) -> None:  # noqa: ANN401
         temporary.unlink(missing_ok=True)
 
 
+_kept: ContextVar[bool] = ContextVar("kept", default=True)
+
+
+@contextmanager
+def discarded() -> Generator[None]:
+    """Inside, :func:`keeps` says no: what is made for a file is made for another process."""
+    token = _kept.set(False)
+    try:
+        yield
+    finally:
+        _kept.reset(token)
+
+
+def keeps() -> bool:
+    """Whether weights are written; another rank may do that."""
+    return _kept.get()
+
+
 _hashes: ContextVar[dict[Path, str] | None] = ContextVar("hashes", default=None)
 
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Generic, Protocol, Self, TypeVar
 
@@ -18,11 +19,13 @@ from torch import Tensor
 
 from polopt.errors import NonFiniteError
 from polopt.math.guards import read_together
+from polopt.ranks import Ranks
 from polopt.recipe import Update
 from polopt.roles import Scorer, halved_once, joined, measured, micro_batches
 from polopt.roles.policies.token import Outputs, Quantity
 from polopt.seeding import derive
 from polopt.types import Advantages, Experience, Metrics, RowIndex
+from polopt.update import gradients
 from polopt.update.optimisers import adamw, set_rate
 from polopt.update.optimizer_state import (
     load_optimiser,
@@ -138,11 +141,9 @@ class FirstOrder(Generic[T]):
                 lambda tokens: self._gradient(experience, terms, tokens),
                 experience.inputs,
                 self._tokens,
-                self.scorer.how.tell,
+                self.scorer.how,
             )
-        totals["grad_norm"] = torch.nn.utils.get_total_norm(
-            [weight.grad for weight in self._weights if weight.grad is not None]
-        )
+        totals["grad_norm"] = gradients.norm(self._weights)
         # One read for all: each one waits for the accelerator.
         values = dict(zip(totals, torch.stack([*totals.values()]).tolist(), strict=True))
         if self.loss.watch is not None and watched is not None and not self._watched:
@@ -153,24 +154,33 @@ class FirstOrder(Generic[T]):
     def _gradient(
         self, experience: Experience, terms: T, tokens: int | None
     ) -> tuple[dict[str, Tensor], Experience | None]:
-        """Add up the gradient, in passes of so many tokens.
+        """Add up the gradient, in passes of so many tokens that are divided among the ranks.
 
         Returns:
             Sums of the metrics, and the rows as they were computed with their log-probs.
         """
         self._free()
-        totals, logp = dict[str, Tensor](), list[Tensor]()
-        parts = self._micro_batches(experience, tokens)
-        for micro in parts:
-            outputs = self.scorer.score(experience.inputs.rows(micro), self.loss.want)
+        totals, logp = dict[str, Tensor](), dict[int, Tensor]()
+        parts, ranks = self._micro_batches(experience, tokens), self.scorer.how.ranks
+
+        def of_rows(place: int) -> tuple[Tensor, dict[str, Tensor]]:
+            outputs = self.scorer.score(experience.inputs.rows(parts[place]), self.loss.want)
             if outputs.logp is not None:
-                logp.append(outputs.logp.detach())
-            _backward(*self.loss.value(outputs, terms.rows(micro)), totals)
-        for companion in self.companions:
-            _backward(*companion(self.optimiser_steps), totals)
-        if self.loss.watch is None or not logp:
+                logp[place] = outputs.logp.detach()
+            return self.loss.value(outputs, terms.rows(parts[place]))
+
+        work = [partial(of_rows, place) for place in range(len(parts))]
+        work += [partial(companion, self.optimiser_steps) for companion in self.companions]
+        for place, counts in ranks.turns(len(work)):
+            if counts:
+                _backward(*work[place](), totals)
+            else:  # every rank has as many passes
+                (0.0 * work[place]()[0]).backward()
+        gradients.summed(ranks, self._weights, totals)
+        if self.loss.watch is None or not parts or "logp" not in self.loss.want:
             return totals, None
-        return totals, replace(experience.rows(joined(parts)), logp_old=torch.cat(logp))
+        found = _watched(ranks, experience, parts, logp)
+        return totals, replace(experience.rows(joined(parts)), logp_old=found)
 
     def _busy(self, experience: Experience, terms: T) -> tuple[Experience, T]:
         """The rows that add something to the loss, and their terms."""
@@ -182,7 +192,7 @@ class FirstOrder(Generic[T]):
             return experience, terms
         return experience.rows(rows), terms.rows(rows)
 
-    def _move(self, norm: float, gradients: Tensor, step: int) -> None:
+    def _move(self, norm: float, total: Tensor, step: int) -> None:
         """One optimiser step on the gradients, clipped to the largest norm allowed."""
         most = self.settings.max_grad_norm
         if not math.isfinite(norm):
@@ -191,7 +201,7 @@ class FirstOrder(Generic[T]):
                 "were left as they are (lower update.learning_rate or update.max_grad_norm)"
             )
         if norm > most:
-            torch.nn.utils.clip_grads_with_norm_(self._weights, most, gradients)
+            gradients.clip(self._weights, most, total)
         if norm > 0:  # no signal, no step: momentum and weight decay would move the weights
             self._optimiser.step()
             self.optimiser_steps += 1
@@ -207,10 +217,16 @@ class FirstOrder(Generic[T]):
         if not len(experience.mask):
             return []
         groups = experience.group if self.loss.whole_groups else None
-        return micro_batches(experience.inputs, tokens, groups)
+        least = self.scorer.how.ranks.size
+        return micro_batches(experience.inputs, tokens, groups, least=least)
 
     def save(self, directory: Path) -> dict[str, int]:
-        """Write the optimiser's tensors; return its counters."""
+        """Write the optimiser's tensors; return its counters.
+
+        Raises:
+            RankError: the weights of a rank have become others than those of the first.
+        """
+        gradients.agree(self.scorer.how.ranks, f"the weights of {self.name}", self._weights)
         save_optimiser(directory, self._optimiser, self._named)
         if self.keeps:
             save_weights(directory, only(self._named, self.keeps))
@@ -236,6 +252,20 @@ def _cut(
     for size in map(len, parts):
         part, end = slice(end, end + size), end + size
         yield experience.rows(part), advantages.rows(part)
+
+
+def _watched(
+    ranks: Ranks, experience: Experience, parts: Sequence[RowIndex], logp: dict[int, Tensor]
+) -> Tensor:
+    """Log-probs of all parts, in their order; those of other ranks are 0 until they are summed."""
+    like = next(iter(logp.values()))
+    found = [
+        logp[place] if place in logp else torch.zeros_like(experience.mask[part], dtype=like.dtype)
+        for place, part in enumerate(parts)
+    ]
+    whole = torch.cat(found)
+    ranks.sum([whole])
+    return whole
 
 
 def _backward(loss: Tensor, metrics: dict[str, Tensor], totals: dict[str, Tensor]) -> None:

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
 from polopt.errors import RecipeError, missing_extra, one_line
+from polopt.models.sharded import is_sharded
 from polopt.recipe import Update
 
 SETTING = 'update.optimiser: "adamw_8bit"'
@@ -99,7 +100,18 @@ def prove_eight_bit(device: torch.device) -> None:
 
 
 def _by_decay(weights: Sequence[Tensor], decay: float) -> list[dict[str, Any]]:
-    """Parameter groups: norms and biases without decay; if none decay, one, for fewer kernels."""
+    """Parameter groups: norms and biases without decay; if none decay, one, for fewer kernels.
+
+    Sharded weights are in groups of their own: one kernel does not take both.
+    """
+    shares = [weight for weight in weights if is_sharded(weight)]
+    if shares:
+        held = [weight for weight in weights if not is_sharded(weight)]
+        return [group for kind in (held, shares) if kind for group in _of_kind(kind, decay)]
+    return _of_kind(weights, decay)
+
+
+def _of_kind(weights: Sequence[Tensor], decay: float) -> list[dict[str, Any]]:
     if not decay:
         return [{"params": weights, "weight_decay": 0.0}]
     matrices = [weight for weight in weights if weight.ndim > 1]

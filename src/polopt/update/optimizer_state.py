@@ -12,6 +12,7 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from polopt.models import streamed
+from polopt.models.sharded import share
 from polopt.update.optimisers import PARTS, from_parts, parts_of
 
 STATE_FILE = "optimizer.safetensors"
@@ -47,7 +48,11 @@ def load_optimiser(directory: Path, optimiser: Optimizer, named: Mapping[str, Pa
         # Moments follow the weight; Adam's step counter keeps the device that the kernel needs.
         follows = key != "step" or optimiser.defaults.get("fused")
         device = named[name].device if follows else tensor.device
-        moments.setdefault((name, key), {})[part] = tensor.to(device)
+        moved = tensor.to(device)
+        # Whole in the file, so that any number of ranks may load it.
+        moments.setdefault((name, key), {})[part] = (
+            share(moved, named[name]) if tensor.shape == named[name].shape else moved
+        )
     for (name, key), parts in moments.items():
         optimiser.state[named[name]][key] = parts[""] if "" in parts else from_parts(parts)
 
@@ -61,7 +66,7 @@ def save_weights(directory: Path, named: Mapping[str, Tensor]) -> None:
 def load_weights(directory: Path, named: Mapping[str, Tensor]) -> None:
     """Restore what :func:`save_weights` wrote."""
     for name, weight in load_file(directory / WEIGHTS_FILE).items():
-        named[name].copy_(weight)
+        named[name].copy_(share(weight.to(named[name].device), named[name]))
 
 
 def only(named: Mapping[str, Parameter], names: Iterable[str]) -> dict[str, Parameter]:

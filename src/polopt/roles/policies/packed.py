@@ -70,20 +70,20 @@ def cuts(of: Sizes, tokens: int, groups: Ints | None = None) -> list[Tensor]:
         units.setdefault(unit, []).append(row)
     passes, taken = [list[int]()], 0
     for unit in units.values():
-        whole = _cost(of, unit)
+        whole = cost(of, unit)
         for part in [unit] if groups is not None or whole <= tokens else [[row] for row in unit]:
             # Rows of a group that is split follow each other, so that the prompt is there.
             shared = passes[-1] and part != unit and of.prompt[passes[-1][-1]] == of.prompt[part[0]]
-            cost = _cost(of, part) - (int(of.prompt_tokens[part[0]]) if shared else 0)
-            if passes[-1] and taken + cost > tokens:
+            more = cost(of, part) - (int(of.prompt_tokens[part[0]]) if shared else 0)
+            if passes[-1] and taken + more > tokens:
                 passes.append([])
-                taken, cost = 0, _cost(of, part)
+                taken, more = 0, cost(of, part)
             passes[-1].extend(part)
-            taken += cost
+            taken += more
     return [torch.tensor(rows) for rows in passes]
 
 
-def _cost(of: Sizes, rows: Sequence[int]) -> int:
+def cost(of: Sizes, rows: Sequence[int]) -> int:
     """Tokens of some rows, each prompt once."""
     prompts = {int(of.prompt[row]): int(of.prompt_tokens[row]) for row in rows}
     return sum(prompts.values()) + int(of.response_tokens[list(rows)].sum())

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from polopt.models.packing import checkpointed, packed
+from polopt.ranks import ALONE, Ranks
 from polopt.roles.policies.packed import packed_rows
 from polopt.types import TokenRows
 
@@ -28,6 +29,7 @@ class Computing:
     checkpointing: bool = False  # keep the input of each layer, compute the rest of it twice
     tokens: int | None = None  # in one pass, at most; None: all of a batch
     tell: Callable[[str], None] = _nobody  # of what a run should know
+    ranks: Ranks = ALONE  # among which the passes of a batch are divided
 
 
 @dataclass(frozen=True)

@@ -33,13 +33,14 @@ class Chosen:
     advice: str = ""  # where another one would be faster
 
 
-def chosen(wish: Wish, device: torch.device, *, samples: bool) -> Chosen:
+def chosen(wish: Wish, device: torch.device, *, samples: bool, alone: bool = True) -> Chosen:
     """The engine that ``rollout.engine`` means for a stage on a device.
 
     Args:
         wish: the field.
         device: of the policy.
         samples: whether the stage samples what it trains on; others only when they are evaluated.
+        alone: whether one process trains; of several, each generates a part.
 
     Raises:
         MissingExtraError: vLLM was asked for and cannot be used.
@@ -48,6 +49,11 @@ def chosen(wish: Wish, device: torch.device, *, samples: bool) -> Chosen:
     if wish == "local":
         return Chosen("local", 'rollout.engine = "local"')
     if wish == "vllm":
+        if not alone:
+            raise EngineError(
+                'rollout.engine: "vllm" is not allowed with several ranks of torchrun; local, or '
+                'coordination.mode = "cluster"'
+            )
         check_vllm()
         check_device(device)
         return Chosen("vllm", 'rollout.engine = "vllm"')
@@ -55,6 +61,8 @@ def chosen(wish: Wish, device: torch.device, *, samples: bool) -> Chosen:
         return Chosen("local", f"the policy is on {device.type}, and vllm is for GPUs")
     if not samples:
         return Chosen("local", "the stage samples only when it is evaluated")
+    if not alone:
+        return Chosen("local", "several ranks generate, each a part", COST)
     if device.index:
         return Chosen("local", f"vllm runs on the first visible GPU, not on {device}", COST)
     if lack := lacking():

@@ -1,0 +1,179 @@
+"""How processes become the ranks of a group, and how they learn that one of them is gone."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+
+from polopt.errors import RankError, UserError, one_line, with_hints
+from polopt.ranks.group import ALONE, Ranks
+
+SILENCE = 3600.0  # seconds after which a rank that says nothing is given up
+NOTICED = 3.0  # seconds in which a process that ended is known to have
+_WHY = "polopt/why"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which one of the processes of a group this is, as whoever started it says."""
+
+    rank: int
+    size: int
+    local_rank: int  # among those on this machine
+    local_size: int
+
+
+def place(environment: Mapping[str, str] = os.environ) -> Place:
+    """The place that torchrun gave this process; alone without it."""
+    names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    if not all(environment.get(name) for name in names):
+        return Place(0, 1, 0, 1)
+    rank, size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
+    local = int(environment.get("LOCAL_RANK", rank)), int(environment.get("LOCAL_WORLD_SIZE", size))
+    return Place(rank, size, *local)
+
+
+@contextmanager
+def joined(
+    rank: int | None = None,
+    size: int | None = None,
+    address: str | None = None,
+    *,
+    silence: float = SILENCE,
+) -> Generator[Ranks]:
+    """A group for as long as the block lasts; it is left on an error, too.
+
+    Args:
+        rank: of this process; None: as torchrun says, or alone.
+        size: of the group.
+        address: ``host:port`` on which rank 0 listens; None: as torchrun says.
+        silence: seconds after which a rank that says nothing is given up.
+
+    Raises:
+        RankError: one of the others is gone, or does not come.
+    """
+    if rank is None or size is None:
+        own = place()
+        rank, size = own.rank, own.size
+    if size == 1:
+        yield ALONE
+        return
+    import torch
+    import torch.distributed as dist
+
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    limit = timedelta(seconds=silence)
+    try:
+        dist.init_process_group(
+            backend,
+            init_method="env://" if address is None else f"tcp://{address}",
+            rank=rank,
+            world_size=size,
+            timeout=limit,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise RankError(
+            f"rank {rank}: the group of {size} ranks did not meet: {one_line(error)}"
+        ) from error
+    ranks = Ranks(rank, size)
+    try:
+        with told_of_peers(ranks):
+            ranks = replace(
+                ranks, processes=tuple(ranks.said(f"{socket.gethostname()} {os.getpid()}"))
+            )
+            yield ranks
+    except BaseException as error:
+        if not isinstance(error, RankError):
+            with suppress(Exception):  # the store may have been that of a rank that is gone
+                _store().set(f"{_WHY}/{rank}", _reason(error))
+        _leave(broken=True)
+        raise
+    _leave(broken=False)
+
+
+@contextmanager
+def told_of_peers(ranks: Ranks) -> Generator[None]:
+    """Inside, what a collective raises where another rank is gone becomes one line that says which.
+
+    Raises:
+        RankError: in the place of the error of the collective.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except RuntimeError as error:
+        if ranks.alone or not (reason := _gone(ranks, error)):
+            raise
+        raise RankError(f"rank {ranks.rank}: {reason}") from error
+
+
+def _gone(ranks: Ranks, error: RuntimeError) -> str:
+    """Which of the others are gone, and why as far as they said; empty where none is."""
+    import torch.distributed as dist
+
+    of_transport = isinstance(error, dist.DistError) or "gloo" in str(error).lower()
+    if not of_transport:
+        return ""
+    others = [rank for rank in range(ranks.size) if rank != ranks.rank]
+    deadline = time.monotonic() + NOTICED
+    while time.monotonic() < deadline:
+        for rank in others:
+            if why := _written(f"{_WHY}/{rank}"):
+                return f"rank {rank} ended: {why}"
+        for rank in others:
+            if ranks.processes and _ended(ranks.processes[rank]):
+                return f"rank {rank} is gone: its process was killed, or crashed"
+        time.sleep(0.05)
+    return f"another rank is gone or says nothing: {one_line(error)}"
+
+
+def _ended(who: str) -> bool:
+    """Whether a process of this machine has ended; of another one nobody here knows."""
+    import psutil
+
+    host, _, process = who.partition(" ")
+    if host != socket.gethostname():
+        return False
+    try:
+        return psutil.Process(int(process)).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _written(key: str) -> str:
+    """What is under a key of the store; empty where nothing is, or where it is gone itself."""
+    with suppress(Exception):
+        store = _store()
+        return store.get(key).decode() if store.check([key]) else ""
+    return ""
+
+
+def _store() -> Any:  # noqa: ANN401 - of torch
+    from torch.distributed import distributed_c10d
+
+    return distributed_c10d._get_default_store()  # pyright: ignore[reportPrivateUsage]
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, UserError):
+        return with_hints(error)
+    return one_line(f"{type(error).__name__}: {error}")
+
+
+def _leave(*, broken: bool) -> None:
+    """Leave the group; a broken one is not waited for."""
+    import torch.distributed as dist
+    from torch.distributed import distributed_c10d
+
+    with suppress(Exception):
+        if broken:
+            distributed_c10d._abort_process_group()  # pyright: ignore[reportPrivateUsage]
+        else:
+            dist.destroy_process_group()

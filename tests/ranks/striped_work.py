@@ -1,0 +1,337 @@
+"""What a group of ranks computes for the tests, each beside what it computes alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kept_gradients import in_one, kept
+from polopt.coordination.ledger import Ledger
+from polopt.coordination.relayed import RelayedSource
+from polopt.coordination.rollouter import Rollouter, Sampled
+from polopt.coordination.sources import InlineSource
+from polopt.errors import RankError
+from polopt.math.divergence import k3
+from polopt.math.reduce import AGGREGATIONS, token_mean
+from polopt.math.surrogates import clipped
+from polopt.models import LanguageModel, ScalarModel, builtin
+from polopt.models.load import each_weight
+from polopt.models.sharded import shard, whole
+from polopt.objective import (
+    TOKEN,
+    KLTerm,
+    PolicyObjective,
+    PreferenceObjective,
+    ValueObjective,
+    direct_preference_loss,
+    policy_loss,
+    preference_terms,
+    reduction,
+    step_terms,
+    supervised_loss,
+    value_loss,
+    value_terms,
+)
+from polopt.objective.preference import sigmoid
+from polopt.ranks import ALONE, Ranks
+from polopt.recipe import Update
+from polopt.roles import Actor, Computing, Critic, measured
+from polopt.rollout.divided import DividedEngine, agreeing, divided
+from polopt.rollout.engines import LocalEngine, Weights, answered
+from polopt.types import Advantages, Batch, Experience, Group, Sampling, TokenRows
+from polopt.update import FirstOrder
+from polopt.update.minibatch import Loss
+from queued_engine import Queued, stamped
+from random_models import (
+    STOP,
+    TOKENIZER,
+    assert_same_groups,
+    builtin_model,
+    generated,
+    peaked,
+    prompt,
+    request,
+)
+
+CPU = torch.device("cpu")
+PROMPT, RESPONSE, GROUPS = 5, 8, 3
+# Clipped: the norm is over sharded and whole weights. Several passes a rank.
+UPDATE = Update(learning_rate=1e-3, max_grad_norm=0.05)
+POLICY = PolicyObjective(
+    TOKEN,
+    partial(clipped, low=0.2, high=0.2),
+    AGGREGATIONS["seq_mean_token_mean"],
+    kl=KLTerm(k3, 0.1),
+    entropy_coefficient=0.01,
+)
+VALUE, PREFERENCE = ValueObjective(clip=0.2), PreferenceObjective(sigmoid(beta=0.5), beta=0.5)
+
+
+def batch(rows: int) -> tuple[Experience, Advantages]:
+    """Two responses of different lengths to each prompt; outside of the mask there is NaN."""
+    generator = torch.Generator().manual_seed(3)
+    group = torch.arange(rows) // 2
+    lengths = torch.randint(2, RESPONSE + 1, (rows,), generator=generator)
+    prompts = torch.randint(1, PROMPT + 1, (rows,), generator=generator)[group]
+    tokens = torch.randint(3, 259, (rows, PROMPT + RESPONSE), generator=generator)
+    tokens[:, :PROMPT] = tokens[group * 2, :PROMPT]
+    columns = torch.arange(PROMPT + RESPONSE)
+    attention = (columns >= PROMPT - prompts[:, None]) & (columns < PROMPT + lengths[:, None])
+    mask = attention[:, PROMPT:]
+
+    def noise() -> Tensor:
+        near = torch.randn(rows, RESPONSE, generator=generator) * 0.3 - 5.5
+        return torch.where(mask, near, torch.nan)
+
+    experience = Experience(
+        mask=mask,
+        group=group,
+        rewards=torch.arange(rows) % 2 * 1.0,
+        logp_old=noise(),
+        logp_ref=noise(),
+        values=noise(),
+        tokens=TokenRows(tokens * attention, attention, PROMPT),
+    )
+    advantages = torch.randn(rows, 1, generator=generator) * mask
+    targets = torch.where(mask, torch.randn(rows, RESPONSE, generator=generator), 0.0)
+    return experience, Advantages(advantages, mask, mask.any(-1), value_targets=targets)
+
+
+def policy(scores: Any, terms: Any) -> Any:
+    return policy_loss(scores.logp, scores.entropy, terms, POLICY)
+
+
+def supervised(experience: Experience, advantages: Advantages) -> Any:
+    return reduction(advantages.mask, experience.group, token_mean, None)
+
+
+@dataclass(frozen=True)
+class Case:
+    loss: Loss[Any]
+    role: Callable[[Any, Computing], Any] = Actor
+
+
+CASES = {
+    "grpo": Case(Loss({"logp", "entropy"}, lambda e, a: step_terms(e, a, POLICY), policy)),
+    "critic": Case(
+        Loss(
+            {"values"},
+            lambda e, a: value_terms(e, a, VALUE),
+            lambda out, terms: value_loss(out.values, terms, VALUE),
+        ),
+        Critic,
+    ),
+    "sft": Case(Loss({"logp"}, supervised, lambda out, r: supervised_loss(out.logp, r))),
+    "dpo": Case(
+        Loss(
+            {"logp"},
+            lambda e, _: preference_terms(e),
+            lambda out, terms: direct_preference_loss(out.logp, terms, PREFERENCE),
+            whole_groups=True,
+        )
+    ),
+}
+
+
+def role_of(case: Case, ranks: Ranks, dtype: torch.dtype, *, sharded: bool) -> Any:
+    made = peaked(builtin.model(builtin.BUILTIN["tiny"], 0))
+    if case.role is Critic:
+        made = builtin.classifier(made, 1)
+        made.config.pad_token_id = TOKENIZER.pad_token_id
+        torch.nn.init.normal_(made.score.weight, generator=torch.Generator().manual_seed(0))
+    model = made.eval().to(dtype)
+    if sharded:
+        shard(model, ranks, CPU)
+    kind = ScalarModel if case.role is Critic else LanguageModel
+    return case.role(kind(model, TOKENIZER, (STOP,)), Computing(ranks=ranks, checkpointing=sharded))
+
+
+def learnt(case: Case, ranks: Ranks, dtype: torch.dtype, rows: int, **settings: Any) -> Any:
+    """The clipped gradient of one optimiser step as one vector, and the metrics."""
+    sharded = settings.pop("sharded", False)
+    one = FirstOrder(
+        role_of(case, ranks, dtype, sharded=sharded),
+        case.loss,
+        UPDATE.model_copy(update=settings),
+        steps=10,
+        seed=7,
+        name="it",
+    )
+    experience, advantages = batch(rows)
+    if dtype == torch.float64:
+        experience = replace(
+            experience,
+            **{
+                name: getattr(experience, name).double()
+                for name in ("logp_old", "logp_ref", "values")
+            },
+        )
+    with kept(one) as gradients:
+        metrics = one.update(experience, advantages, 0)
+    return in_one({name: whole(gradient) for name, gradient in gradients.items()}), metrics
+
+
+def gradients(ranks: Ranks) -> dict[str, Any]:
+    """For each case: how far the gradient of all ranks is from that of one; and its bits, twice."""
+    found = {}
+    for name, case in CASES.items():
+        for dtype in (torch.float32, torch.float64):
+            expected, told = learnt(case, ALONE, dtype, 2 * GROUPS)
+            for sharded in (False, True):
+                run = partial(learnt, case, ranks, dtype, 2 * GROUPS, sharded=sharded)
+                own, metrics = run()
+                again, _ = run() if dtype == torch.float32 else (own, None)
+                label = f"{name} {str(dtype)[-2:]} {'sharded' if sharded else 'whole'}"
+                found[label] = {
+                    "distance": distance(own, expected),
+                    "metrics": max(
+                        abs(metrics[key] - value) / max(abs(value), 1e-3)
+                        for key, value in told.items()
+                    ),
+                    "norm": float(expected.norm()),
+                    "bits": hashlib.sha256(own.numpy().tobytes()).hexdigest(),
+                    "again": bool(torch.equal(own, again)),
+                }
+    return found
+
+
+def odd_passes(ranks: Ranks) -> dict[str, float]:
+    """One pass for each of five rows: the last one has no other beside it."""
+    expected, _ = learnt(CASES["sft"], ALONE, torch.float64, 5)
+    found = {}
+    for sharded in (False, True):
+        own, _ = learnt(
+            CASES["sft"], ranks, torch.float64, 5, sharded=sharded, micro_batch_tokens=1
+        )
+        found[str(sharded)] = distance(own, expected)
+    return found
+
+
+def distance(one: Tensor, other: Tensor) -> float:
+    return float((one - other).norm() / other.norm())
+
+
+def few_rows(ranks: Ranks) -> dict[str, Any]:
+    """Fewer rows, or groups, than ranks: one has nothing to do, and takes part all the same."""
+    found = {}
+    for name, rows in (("grpo", 1), ("dpo", 2)):
+        expected, _ = learnt(CASES[name], ALONE, torch.float64, rows)
+        for sharded in (False, True):
+            own, _ = learnt(CASES[name], ranks, torch.float64, rows, sharded=sharded)
+            found[f"{name} {sharded}"] = distance(own, expected)
+    return found
+
+
+def outputs(ranks: Ranks) -> dict[str, float]:
+    """The log-probs of a batch, computed together and alone."""
+    experience, _ = batch(2 * GROUPS)
+    mask, case = experience.mask, CASES["grpo"]
+    assert experience.tokens is not None
+    expected = measured(
+        role_of(case, ALONE, torch.float64, sharded=False), experience.tokens, "logp"
+    )
+    found = {}
+    for sharded in (False, True):
+        role = role_of(case, ranks, torch.float64, sharded=sharded)
+        own = measured(role, experience.tokens, "logp")
+        found[str(sharded)] = float((own - expected)[mask].abs().max())
+    return found
+
+
+def collectives(ranks: Ranks) -> dict[str, Any]:
+    """Sums, vectors of different lengths, JSON, a decision of the first rank, a disagreement."""
+    a, b = torch.full((3,), float(ranks.rank + 1)), torch.ones(2, 2, dtype=torch.float64)
+    strided = torch.arange(6.0).reshape(2, 3).t()
+    ranks.sum([a, b, strided])
+    try:
+        ranks.agree("the batch", [str(ranks.rank).encode()])
+        told = ""
+    except RankError as error:
+        told = str(error)
+    ranks.agree("the batch", [b"same"])
+    return {
+        "sums": [a.tolist(), b.tolist(), strided.tolist()],
+        "gathered": [x.tolist() for x in ranks.gathered(torch.arange(2 * ranks.rank))],
+        "said": ranks.said({"rank": ranks.rank, "nan": float("nan")}),
+        "decided": ranks.decided(f"of {ranks.rank}"),
+        "told": told,
+    }
+
+
+def generation(ranks: Ranks) -> dict[str, Any]:
+    """Groups of a divided engine and a divided judge, beside those of one rank."""
+    asked = [request(id, 3 + id % 4, count=2) for id in (4, 1, 7, 2, 9)]
+    expected = generated(LocalEngine(builtin_model()), asked)
+    local, calls = LocalEngine(builtin_model()), list[int]()
+    engine = DividedEngine(local, ranks)
+    engine.publish(dict, 3)
+    found = answered(engine, asked)
+    try:
+        assert_same_groups({group.ticket: group for group in found}, expected)
+        same = [group.ticket for group in found] == sorted(expected)
+    except AssertionError:
+        same = False
+
+    def score(groups: Sequence[Group]) -> list[Group]:
+        calls.extend(group.ticket for group in groups)
+        return [
+            replace(
+                g,
+                samples=tuple(replace(s, reward=g.ticket / 3, parts={"a": 1.0}) for s in g.samples),
+            )
+            for g in groups
+        ]
+
+    scored = divided(score, ranks)(found)
+    idle = DividedEngine(local if ranks.first else None, ranks, generating=1)
+    of_first = answered(idle, asked)
+    try:
+        assert_same_groups({group.ticket: group for group in of_first}, expected)
+    except AssertionError:
+        same = False
+    return {
+        "same": same,
+        "versions": sorted({s.version for g in found for one in g.samples for s in one.spans}),
+        "scored here": calls,
+        "rewards": [[one.reward for one in group.samples] for group in scored],
+        "prompts": [group.prompt.id for group in scored],
+        "nothing": engine.poll(),
+    }
+
+
+def relayed(ranks: Ranks) -> dict[str, Any]:
+    """Batches of a source that the first rank has alone."""
+    made = list[Any]()
+
+    def make(weights: Weights) -> InlineSource:
+        sampled = Sampled(lambda place: prompt(place, 4), 2, Sampling(max_new_tokens=8), 5, list)
+        made.append(InlineSource(Rollouter(Queued(), sampled), Ledger(3), weights))
+        return made[0]
+
+    model = builtin_model()
+    source = RelayedSource(ranks, make, lambda: each_weight(model), lambda place: prompt(place, 4))
+    found = list[Any]()
+    for version in range(2):
+        source.publish(version)
+        batch = source.next_batch()
+        found.append([batch.taken_at, [(g.ticket, g.prompt.tokens) for g in batch.groups]])
+        source.ack(batch)
+    names = sorted(name for name in source.stats())
+    return {"here": len(made), "batches": found, "stats": names, "state": source.state_dict()}
+
+
+def differing(ranks: Ranks) -> str:
+    """What is said of a batch that is another one on the second rank."""
+    group = stamped(request(1, 4), version=ranks.rank)
+    prepare = agreeing(ranks, lambda _: None)
+    try:
+        prepare(Batch((group,), 0))
+    except RankError as error:
+        return str(error)
+    return ""

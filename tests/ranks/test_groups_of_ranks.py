@@ -1,0 +1,115 @@
+"""Two processes over gloo: what they compute together is what one of them computes alone."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+WORK = "collectives,generation,relayed,differing,outputs,few_rows,odd_passes,gradients"
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of two ranks found; they are started once, for a process takes seconds to import."""
+    output, port = tmp_path_factory.mktemp("ranks") / "found", str(free_port())
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, HERE / "two_ranks.py", str(rank), "2", port, WORK, output],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    errors = [rank.communicate(timeout=280)[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], errors
+    return [json.loads(Path(f"{output}.{rank}").read_text()) for rank in range(2)]
+
+
+def test_what_ranks_say_to_each_other(found: list[dict[str, Any]]) -> None:
+    for one in found:
+        said = one["collectives"]
+        assert said["sums"] == [
+            [3.0, 3.0, 3.0],
+            [[2.0, 2.0], [2.0, 2.0]],
+            [[0.0, 6.0], [2.0, 8.0], [4.0, 10.0]],
+        ]
+        assert said["gathered"] == [[], [0, 1]]
+        assert [who["rank"] for who in said["said"]] == [0, 1]
+        assert math.isnan(said["said"][1]["nan"])
+        assert said["decided"] == "of 0"
+        assert said["told"].startswith("the batch of rank 1 is not that of rank 0: ")
+
+
+def test_a_group_is_generated_and_scored_once_and_is_that_of_one_rank(
+    found: list[dict[str, Any]],
+) -> None:
+    first, second = (one["generation"] for one in found)
+    assert first["same"] and second["same"]
+    assert first["versions"] == second["versions"] == [3]  # that was published on both
+    assert sorted(first["scored here"] + second["scored here"]) == [1, 2, 4, 7, 9]
+    assert {len(first["scored here"]), len(second["scored here"])} == {2, 3}
+    assert first["rewards"] == second["rewards"] == [[n / 3] * 2 for n in (1, 2, 4, 7, 9)]
+    assert first["prompts"] == [1, 2, 4, 7, 9]
+    assert first["nothing"] == []
+
+
+def test_one_rank_relays_its_batches(found: list[dict[str, Any]]) -> None:
+    first, second = (one["relayed"] for one in found)
+    assert (first["here"], second["here"]) == (1, 0)
+    assert first["batches"] == second["batches"]
+    assert [[version, [t for t, _ in groups]] for version, groups in first["batches"]] == [
+        [0, [0, 1, 2]],
+        [1, [3, 4, 5]],
+    ]
+    assert first["stats"] == second["stats"] != []
+    assert first["state"] and not second["state"]
+
+
+def test_a_batch_that_differs_ends_the_run_with_one_line(found: list[dict[str, Any]]) -> None:
+    assert [one["differing"] for one in found] == [
+        "the batch of rank 1 is not that of rank 0: the ranks need the same data, models and "
+        "versions of packages"
+    ] * 2
+
+
+def test_log_probs_of_a_batch_are_those_of_one_rank(found: list[dict[str, Any]]) -> None:
+    for one in found:
+        assert max(one["outputs"].values()) <= 1e-12
+
+
+def test_fewer_rows_than_ranks(found: list[dict[str, Any]]) -> None:
+    for one in found:
+        assert len(one["few_rows"]) == 4 and max(one["few_rows"].values()) <= 1e-10
+
+
+def test_a_rank_without_a_pass_takes_part(found: list[dict[str, Any]]) -> None:
+    for one in found:
+        assert len(one["odd_passes"]) == 2 and max(one["odd_passes"].values()) <= 1e-10
+
+
+def test_the_gradient_of_two_ranks_is_that_of_one(found: list[dict[str, Any]]) -> None:
+    """GRPO with a KL, a critic, SFT and DPO; in float32 and float64; sharded and not; clipped."""
+    first, second = (one["gradients"] for one in found)
+    assert first == second  # the same bits on both
+    assert len(first) == 4 * 2 * 2
+    for label, one in first.items():
+        assert one["norm"] > 0, label
+        assert one["distance"] <= (1e-10 if " 64 " in label else 1e-6), label
+        assert one["metrics"] <= 1e-5, label
+        assert one["again"], label  # and in every run
