@@ -167,10 +167,7 @@ def learnt(case: Case, ranks: Ranks, dtype: torch.dtype, rows: int, **settings: 
     if dtype == torch.float64:
         experience = replace(
             experience,
-            **{
-                name: getattr(experience, name).double()
-                for name in ("logp_old", "logp_ref", "values")
-            },
+            **{name: getattr(experience, name).double() for name in ("logp_old", "logp_ref", "values")},
         )
     with kept(one) as gradients:
         metrics = one.update(experience, advantages, 0)
@@ -233,9 +230,7 @@ def outputs(ranks: Ranks) -> dict[str, float]:
     experience, _ = batch(2 * GROUPS)
     mask, case = experience.mask, CASES["grpo"]
     assert experience.tokens is not None
-    expected = measured(
-        role_of(case, ALONE, torch.float64, sharded=False), experience.tokens, "logp"
-    )
+    expected = measured(role_of(case, ALONE, torch.float64, sharded=False), experience.tokens, "logp")
     found = {}
     for sharded in (False, True):
         role = role_of(case, ranks, torch.float64, sharded=sharded)
@@ -281,10 +276,7 @@ def generation(ranks: Ranks) -> dict[str, Any]:
     def score(groups: Sequence[Group]) -> list[Group]:
         calls.extend(group.ticket for group in groups)
         return [
-            replace(
-                g,
-                samples=tuple(replace(s, reward=g.ticket / 3, parts={"a": 1.0}) for s in g.samples),
-            )
+            replace(g, samples=tuple(replace(s, reward=g.ticket / 3, parts={"a": 1.0}) for s in g.samples))
             for g in groups
         ]
 

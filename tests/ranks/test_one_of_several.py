@@ -80,10 +80,7 @@ def sample(start: int, **more: object) -> Sample:
 def test_groups_travel_whole() -> None:
     prompt = Prompt(7, "a", (1, 2), {"answer": "b"})
     rewarded = sample(
-        5,
-        reward=0.1,
-        parts={"one": math.nan, "é": 1 / 3},
-        outcome=Outcome.WRONG,
+        5, reward=0.1, parts={"one": math.nan, "é": 1 / 3}, outcome=Outcome.WRONG,
         token_rewards=np.array([math.nan, math.nan, 0.5, math.inf], dtype=np.float32),
     )
     groups = [Group(7, prompt, (sample(1), rewarded)), Group(9, prompt, (sample(2),), sample(3))]
@@ -105,10 +102,7 @@ def test_groups_travel_whole() -> None:
 
 
 REFUSED = [
-    (
-        {"coordination.mode": "split"},
-        "coordination.mode: 'split' is not allowed with torchrun; alternate",
-    ),
+    ({"coordination.mode": "split"}, "coordination.mode: 'split' is not allowed with torchrun; alternate"),
     (
         {"update.optimiser": "adamw_8bit"},
         'update.optimiser: "adamw_8bit" is not allowed with update.shard on 2 ranks; adamw, or '
@@ -130,11 +124,7 @@ def test_trust_regions_and_control_are_refused() -> None:
     trpo = resolve(load({**BRIEF, "stage": {"rl": {"algorithm": "trpo", "run": {"steps": 1}}}}))
     with pytest.raises(RecipeError, match="^algorithm: 'trpo' is not allowed with 2 ranks"):
         ranked.check(trpo, 2)
-    control = {
-        "algorithm": "ppo",
-        "model": {"path": "builtin:mlp"},
-        "data": {"source": "control:cartpole"},
-    }
+    control = {"algorithm": "ppo", "model": {"path": "builtin:mlp"}, "data": {"source": "control:cartpole"}}
     with pytest.raises(RecipeError, match="^data.source: 'control:cartpole' is not allowed with 2"):
         ranked.check(resolve(load(control)), 2)
 

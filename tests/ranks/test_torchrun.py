@@ -13,10 +13,10 @@ from typing import Any
 
 import psutil
 import pytest
-from test_groups_of_ranks import free_port
 
 from polopt.coordination import checkpoint
 from runs import POLOPT, ROOT, SMOKE, lines, metrics, steps_taken, wait_for, weights
+from test_groups_of_ranks import free_port
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 SHORT = ("--sft.run.steps", 3, "--rl.run.steps", 6, "--evaluation.prompts", 8)

@@ -1,6 +1,6 @@
 """One of several processes: runs a function of :mod:`striped_work` and writes what it returns.
 
-python two_ranks.py RANK SIZE PORT NAME OUTPUT
+    python two_ranks.py RANK SIZE PORT NAME OUTPUT
 """
 
 import json

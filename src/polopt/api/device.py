@@ -11,7 +11,9 @@ from polopt.errors import RecipeError, counted
 from polopt.ranks import Place
 
 
-def device_of(name: str, field: str = "run.device", *, place: Place | None = None) -> torch.device:
+def device_of(
+    name: str, field: str = "run.device", *, place: Place | None = None
+) -> torch.device:
     """The device of a name; ``auto`` is the first accelerator there is.
 
     Args:

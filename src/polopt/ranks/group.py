@@ -100,9 +100,7 @@ class Ranks:
             return own
         length = torch.tensor([0 if own is None else len(own)])
         dist.broadcast(length, 0)
-        data = (
-            own if self.first and own is not None else torch.empty(int(length), dtype=torch.uint8)
-        )
+        data = own if self.first and own is not None else torch.empty(int(length), dtype=torch.uint8)
         dist.broadcast(data, 0)
         return data
 

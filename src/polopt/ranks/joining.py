@@ -78,15 +78,11 @@ def joined(
             timeout=limit,
         )
     except (RuntimeError, ValueError) as error:
-        raise RankError(
-            f"rank {rank}: the group of {size} ranks did not meet: {one_line(error)}"
-        ) from error
+        raise RankError(f"rank {rank}: the group of {size} ranks did not meet: {one_line(error)}") from error
     ranks = Ranks(rank, size)
     try:
         with told_of_peers(ranks):
-            ranks = replace(
-                ranks, processes=tuple(ranks.said(f"{socket.gethostname()} {os.getpid()}"))
-            )
+            ranks = replace(ranks, processes=tuple(ranks.said(f"{socket.gethostname()} {os.getpid()}")))
             yield ranks
     except BaseException as error:
         if not isinstance(error, RankError):

@@ -56,9 +56,7 @@ def together(
         turns = ranks.turns(len(parts))
         outputs = [scorer.score(rows.rows(parts[at]), frozenset(quantities)) for at, _ in turns]
         if not ranks.alone:
-            own = [
-                (parts[at], one) for (at, counts), one in zip(turns, outputs, strict=True) if counts
-            ]
+            own = [(parts[at], one) for (at, counts), one in zip(turns, outputs, strict=True) if counts]
             found = [_placed(rows, own, getattr(outputs[0], name), name) for name in quantities]
             ranks.sum(found)
             return found

@@ -23,9 +23,7 @@ _LENGTH = 8
 def to_bytes(groups: Sequence[Group]) -> bytes:
     """The groups without their prompts, which the other side has."""
     header = json.dumps([_header(group) for group in groups]).encode()
-    arrays = [
-        array.tobytes() for group in groups for one in _samples(group) for array in _arrays(one)
-    ]
+    arrays = [array.tobytes() for group in groups for one in _samples(group) for array in _arrays(one)]
     return b"".join([len(header).to_bytes(_LENGTH, "little"), header, *arrays])
 
 

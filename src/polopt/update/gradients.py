@@ -63,9 +63,7 @@ def norm(weights: Sequence[Tensor]) -> Tensor:
 @torch.no_grad()
 def clip(weights: Sequence[Tensor], most: float, total: Tensor) -> None:
     """Scale gradients of length ``total`` to ``most``, as torch does it with those of one kind."""
-    torch.nn.utils.clip_grads_with_norm_(
-        [one for one in weights if not is_sharded(one)], most, total
-    )
+    torch.nn.utils.clip_grads_with_norm_([one for one in weights if not is_sharded(one)], most, total)
     factor = (most / (total + 1e-6)).clamp(max=1.0)
     for weight in weights:
         if is_sharded(weight) and weight.grad is not None:

@@ -33,7 +33,9 @@ class Chosen:
     advice: str = ""  # where another one would be faster
 
 
-def chosen(wish: Wish, device: torch.device, *, samples: bool, alone: bool = True) -> Chosen:
+def chosen(
+    wish: Wish, device: torch.device, *, samples: bool, alone: bool = True
+) -> Chosen:
     """The engine that ``rollout.engine`` means for a stage on a device.
 
     Args:
