@@ -228,12 +228,14 @@ def test_what_the_cluster_has_not(nodes: Any) -> None:
     with pytest.raises(
         RecipeError,
         match=r"coordination.engines: 4 is not allowed: the cluster has 3 processor slots, and "
-        "each engine needs one",
+        "each needs one",
     ):
-        check_slots(4, cuda=False)
-    check_slots(1, cuda=True)
-    with pytest.raises(RecipeError, match="has 1 GPU beside the trainer's"):
-        check_slots(2, cuda=True)
+        check_slots(4, 1, cuda=False)
+    check_slots(1, 1, cuda=True)
+    with pytest.raises(RecipeError, match="has 2 GPUs, and each beside the 1 trainer needs one"):
+        check_slots(2, 1, cuda=True)
+    with pytest.raises(RecipeError, match=r"coordination.trainers: 3 is not allowed: the cluster"):
+        check_slots(1, 3, cuda=True)
 
 
 def test_other_versions_on_a_node(nodes: Any, monkeypatch: pytest.MonkeyPatch) -> None:

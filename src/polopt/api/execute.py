@@ -128,7 +128,8 @@ def _run_stages(
         for stage in left:
             check_signatures(stage, reward)
         tell = partial(_told, context.observe)
-        stack.enter_context(connected(left, tell, name_of(device)))
+        if context.ranks.first:
+            stack.enter_context(connected(left, tell, name_of(device)))
         done = progress.stage == len(recipe.stages)
         avoid = {} if done else reserved(recipe.stages)
         while progress.stage < len(recipe.stages):

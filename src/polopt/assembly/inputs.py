@@ -176,7 +176,10 @@ class StageInputs:
             ModelError: an architecture that it cannot decode.
         """
         if self.recipe.coordination.mode != "alternate":
-            return Asker(self.engine_threads(actor))
+            own = Asker(self.engine_threads(actor)) if self.ranks.first else None
+            if own is not None and self.ranks.alone:
+                return own
+            return DividedEngine(own, self.ranks, generating=1)
         if self.serving.engine is None:
             served, follow = (actor, None) if not self.shards else self._followed(actor)
             engine = self._made(self._chosen(), served, follow)
@@ -200,10 +203,11 @@ class StageInputs:
         """The engines that generate beside the trainer: here, or in actors of Ray."""
         name, settings = self._chosen(), self.recipe.coordination
         if settings.mode == "cluster":
-            from polopt.cluster.engines import remote_engines  # imports Ray
+            from polopt.cluster.engines import Made, remote_engines  # imports Ray
 
-            warn = partial(self.tell, warning=True)
-            yield from remote_engines(actor, name, self.recipe.rollout.rows, settings, warn)
+            served = self._trained(self.language_model) if self.shards else actor.language_model
+            how = Made(name, actor.how.autocast, self.recipe.rollout.rows)
+            yield from remote_engines(served, how, settings, partial(self.tell, warning=True))
             return
         for device in engine_devices(self.device, settings.engines):
             served, follow = (actor, None) if name == "vllm" else followed(actor, device)

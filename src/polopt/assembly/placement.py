@@ -48,9 +48,7 @@ def following(actor: Actor, copy: LanguageModel) -> tuple[Actor, Callable[[], No
     Where they are sharded they are gathered one at a time, and all ranks follow together.
     """
     copy.model.requires_grad_(False)
-    pairs = list(
-        zip(copy.model.parameters(), actor.language_model.model.parameters(), strict=True)
-    )
+    pairs = list(zip(copy.model.parameters(), actor.language_model.model.parameters(), strict=True))
 
     @torch.no_grad()
     def follow() -> None:

@@ -58,6 +58,9 @@ class Coordination(Section):
     engines: Annotated[Positive, _THREADS, _SAMPLED] = Field(
         default=1, description="that generate, each with weights of its own"
     )
+    trainers: Annotated[Positive, _CLUSTER, _SAMPLED] = Field(
+        default=1, description="processes that train together, each with a share of every batch"
+    )
     patience: Annotated[PositiveFloat, _THREADS, _SAMPLED] = Field(
         default=1800.0, description="seconds without a single response after which the run gives up"
     )

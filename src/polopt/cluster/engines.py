@@ -10,17 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import ray
 import torch
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
-from polopt.cluster.hosting import Done, EngineHost, Hosted, Served
+from polopt.cluster.hosting import Done, EngineHost, Hosted, Made, Served
 from polopt.cluster.weights import Parcel, Parcels, skeleton
 from polopt.errors import EngineError, UserError, counted, one_line
+from polopt.models import LanguageModel
 from polopt.recipe.schema import Coordination
-from polopt.roles import Actor
 from polopt.rollout.engines import Request, Weights
 from polopt.types import Group, Prompt
 
@@ -35,29 +35,25 @@ class _LostError(Exception):
 
 
 def remote_engines(
-    actor: Actor,
-    name: Literal["local", "vllm"],
-    rows: int | None,
+    language_model: LanguageModel,
+    how: Made,
     settings: Coordination,
     tell: Callable[[str], None],
 ) -> list[RemoteEngine]:
     """Engines for a policy; their actors start at once, and side by side.
 
     Args:
-        actor: the policy that is trained.
-        name: of the engine in each actor.
-        rows: that it decodes together at most.
+        language_model: the policy that is trained, or a whole copy of it.
+        how: the engine in each actor is made.
         settings: how many engines, and how long to wait for one.
         tell: of actors that are lost.
     """
-    model = actor.language_model.model
+    model = language_model.model
     described = Hosted(
-        name,
-        skeleton(actor.language_model),
+        how,
+        skeleton(language_model),
         tuple(n for n, weight in model.named_parameters() if weight.requires_grad),
         device=model.device.type,
-        autocast=actor.how.autocast,
-        rows=rows,
         threads=torch.get_num_threads(),
     )
     reference, parcels = ray.put(described), Parcels(model)
@@ -143,7 +139,7 @@ class RemoteEngine:
         Raises:
             EngineError: too many actors died or hung in a row, or one serves other weights.
         """
-        self._parcel, self._served = self._parcels(version), None
+        self._parcel, self._served = self._parcels(version, weights), None
         self._called(lambda: None)
 
     def rest(self) -> None:

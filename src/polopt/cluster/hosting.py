@@ -19,15 +19,22 @@ from polopt.types import Sample
 
 
 @dataclass(frozen=True)
-class Hosted:
-    """Which engine an actor makes, and of what."""
+class Made:
+    """Which engine an actor makes."""
 
     name: Literal["local", "vllm"]
+    autocast: bool  # products in bfloat16
+    rows: int | None  # that are decoded together at most
+
+
+@dataclass(frozen=True)
+class Hosted:
+    """What an actor makes an engine of."""
+
+    how: Made
     skeleton: LanguageModel
     trained: tuple[str, ...]  # names of the weights that come with each version, in their order
     device: str  # its type
-    autocast: bool
-    rows: int | None  # that are decoded together at most
     threads: int  # of torch: those of the trainer, for the same bits
 
 
@@ -97,9 +104,9 @@ class EngineHost:
         model.to(hosted.device)  # pyright: ignore[reportArgumentType] - torch's overloads
         self._weights = dict(model.named_parameters())
         return made(
-            hosted.name,
+            hosted.how.name,
             self._language_model,
-            autocast=hosted.autocast,
-            rows=hosted.rows,
+            autocast=hosted.how.autocast,
+            rows=hosted.how.rows,
             tell=self._told.append,
         )

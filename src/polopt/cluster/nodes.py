@@ -13,8 +13,10 @@ PACKAGES = ("polopt", "torch", "transformers", "ray")
 PATIENCE = 120.0  # seconds for the nodes to say what they have
 
 
-def check_slots(engines: int, *, cuda: bool) -> None:
-    """Refuse more engines than the cluster has room for; one GPU is the trainer's.
+def check_slots(engines: int, trainers: int, *, cuda: bool) -> None:
+    """Refuse more engines and trainers than the cluster has room for.
+
+    On processors they share the slots: trainers wait for engines, or these for them.
 
     Raises:
         RecipeError: names how many there are.
@@ -22,13 +24,17 @@ def check_slots(engines: int, *, cuda: bool) -> None:
     import ray
 
     kind, noun = ("GPU", "GPU") if cuda else ("CPU", "processor slot")
-    slots = int(ray.cluster_resources().get(kind, 0)) - cuda
-    if engines > slots:
-        beside = " beside the trainer's" if cuda else ""
-        raise RecipeError(
-            f"coordination.engines: {engines} is not allowed: the cluster has "
-            f"{counted(slots, noun)}{beside}, and each engine needs one"
-        )
+    slots = int(ray.cluster_resources().get(kind, 0))
+    for field, count, taken in (
+        ("trainers", trainers, 0),
+        ("engines", engines, trainers if cuda else 0),
+    ):
+        if count + taken > slots:
+            beside = f" beside the {counted(taken, 'trainer')}" if taken else ""
+            raise RecipeError(
+                f"coordination.{field}: {count} is not allowed: the cluster has "
+                f"{counted(slots, noun)}, and each{beside} needs one"
+            )
 
 
 def check_nodes() -> None:
@@ -51,7 +57,7 @@ def check_nodes() -> None:
         answers[node["NodeManagerAddress"] + f" ({node['NodeID'][:8]})"] = placed.remote()
     for name, answer in answers.items():
         try:
-            found = ray.get(answer, timeout=PATIENCE)
+            found: Any = ray.get(answer, timeout=PATIENCE)
         except GetTimeoutError:
             problem = f"does not answer in {PATIENCE:g} s"
         except RayError as error:  # no polopt there, as a rule

@@ -41,9 +41,11 @@ def placement(stage: StageRecipe, *, cuda: bool) -> list[dict[str, Any]]:
     if not address():
         there = "an actor of Ray each, on this machine"
     parts = [
-        Part("trainer", 1, "this process", f"1 {slot}" if cuda else "the processor"),
+        Part("trainer", 1, "this process", "1 GPU" if cuda else "the processor"),
         Part("engines", stage.coordination.engines, there, f"1 {slot} each"),
     ]
+    if (others := stage.coordination.trainers - 1) > 0:
+        parts.insert(1, Part("other trainers", others, there, "1 GPU each" if cuda else "no slot"))
     if any(reward.file is not None for reward in stage.rewards):
         parts.append(Part("rewards", CONCURRENT, there, "no slot: what is free"))
     return [asdict(part) for part in parts]

@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from polopt.isolated import serving
 from polopt.isolated.calls import Raised, Returned
@@ -129,7 +129,7 @@ class RewardActor:
         except GetTimeoutError as error:
             self.kill()
             raise TimeoutError from error
-        except ray.exceptions.RayTaskError:
+        except RayTaskError:
             raise  # a bug of ours: what a function raises is an answer
         except RayError as error:
             raise DiedError("its process died") from error

@@ -11,7 +11,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -38,6 +39,9 @@ _ASK = (
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
 
+_inside: ContextVar[bool] = ContextVar("inside", default=False)
+
+
 def check_ray() -> None:
     """Refuse the mode where Ray is not installed.
 
@@ -61,7 +65,7 @@ def _ray() -> ModuleType:
 def connected(
     stages: Sequence[StageRecipe], tell: Callable[[str], None], gpu: str | None = None
 ) -> Generator[None]:
-    """Inside, this process is connected to Ray, if a stage asks for it.
+    """Inside, this process is connected to Ray, if a stage asks for it and it is not yet.
 
     A Ray that is started here listens on the loopback interface, asks for a token that only this
     user can read, and ends with this process, however that ends. One that this process is connected
@@ -80,11 +84,12 @@ def connected(
         RecipeError: it has too few slots.
     """
     settings = [stage.coordination for stage in stages if clustered(stage)]
-    if not settings:
+    if not settings or _inside.get():
         yield
         return
     ray, dashboard = _ray(), any(one.dashboard for one in settings)
     with ExitStack() as stack:
+        stack.callback(_inside.reset, _inside.set(True))
         if not ray.is_initialized():
             there = address()
             if there is None:
@@ -96,7 +101,11 @@ def connected(
                 stack.enter_context(_joined(ray, there, insecure=insecure))
         if gpu is not None:
             stack.enter_context(reserved(gpu))
-        check_slots(max(one.engines for one in settings), cuda=gpu is not None)
+        check_slots(
+            max(one.engines for one in settings),
+            max(one.trainers for one in settings),
+            cuda=gpu is not None,
+        )
         check_nodes()
         from polopt.cluster.rewards import RewardActor
 
@@ -108,14 +117,12 @@ def connected(
 def _started(ray: ModuleType, *, dashboard: bool) -> Generator[str]:
     """A Ray on this machine, and the address of its dashboard."""
     with ExitStack() as stack:
-        for left in reversed(range(STARTS)):
-            try:
+        url: str | None = None
+        for _ in range(STARTS - 1):
+            with suppress(EngineError):
                 url = stack.enter_context(_start(ray, dashboard=dashboard))
                 break
-            except EngineError:
-                if not left:
-                    raise
-        yield url
+        yield stack.enter_context(_start(ray, dashboard=dashboard)) if url is None else url
 
 
 @contextmanager

@@ -13,8 +13,11 @@ import numpy as np
 import ray
 import torch
 from numpy.typing import NDArray
+from ray.exceptions import RayError
 
+from polopt.errors import EngineError, one_line
 from polopt.models import LanguageModel
+from polopt.rollout.engines import Weights
 
 Arrays = Mapping[str, NDArray[np.uint8]]
 """The bytes of weights by the names of the parameters."""
@@ -36,17 +39,23 @@ class Parcels:
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
-        self._model, self._lock = model, threading.Lock()
+        named = model.named_parameters()
+        frozen = {name: w.detach() for name, w in named if not w.requires_grad}
+        self._lock = threading.Lock()
         self._newest: Parcel | None = None
-        self.frozen = ray.put(_arrays(_parameters(model, trained=False)))
+        self.frozen = _put(frozen)
 
-    def __call__(self, version: int) -> Parcel:
-        """The parcel of the weights as they are now; made once for all that ask for a version."""
+    def __call__(self, version: int, weights: Weights) -> Parcel:
+        """The parcel of a version; made once for all that ask for it.
+
+        Args:
+            version: of the weights as they are now.
+            weights: that are trained, by the names of the parameters.
+        """
         with self._lock:
             if self._newest is None or self._newest.version != version:
-                trained = _parameters(self._model, trained=True)
-                reference = ray.put(_arrays(trained))
-                self._newest = Parcel(reference, version, checksum(trained))
+                trained = weights()
+                self._newest = Parcel(_put(trained), version, checksum(trained))
             return self._newest
 
 
@@ -95,9 +104,15 @@ def checksum(weights: Mapping[str, torch.Tensor]) -> int:
     return total % 2**64
 
 
-def _parameters(model: torch.nn.Module, *, trained: bool) -> dict[str, torch.Tensor]:
-    named = model.named_parameters()
-    return {name: weight.detach() for name, weight in named if weight.requires_grad == trained}
+def _put(weights: Mapping[str, torch.Tensor]) -> Any:  # noqa: ANN401 - a reference
+    try:
+        return ray.put(_arrays(weights))
+    except RayError as error:
+        size = sum(w.numel() * w.element_size() for w in weights.values()) / 2**30
+        raise EngineError(
+            f"coordination.mode: Ray's store has no room for {size:.3g} GiB of weights: "
+            f"{one_line(error, 80)}"
+        ) from error
 
 
 def _arrays(weights: Mapping[str, torch.Tensor]) -> Arrays:

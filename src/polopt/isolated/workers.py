@@ -147,19 +147,19 @@ def _how(error: BaseException) -> str:
     return f"its process died by signal {-code} ({name}{memory})"
 
 
-_POOL = Pool(Worker)
+_pool = Pool(Worker)
 
 
 @contextmanager
 def served_by(start: Callable[[], Process]) -> Generator[None]:
     """Inside, functions run in processes that ``start`` makes, wherever those are."""
-    global _POOL
-    before, _POOL = _POOL, Pool(start)
+    global _pool
+    before, _pool = _pool, Pool(start)
     try:
         yield
     finally:
-        _POOL.close()
-        _POOL = before
+        _pool.close()
+        _pool = before
 
 
 def call(
@@ -181,7 +181,7 @@ def call(
         UnloadableError: the function cannot be loaded there.
     """
     try:
-        return _POOL.ask(origin, arguments, seed, limit=timeout)
+        return _pool.ask(origin, arguments, seed, limit=timeout)
     except TimeoutError:
         return late(timeout)
     except DiedError as error:
@@ -190,4 +190,4 @@ def call(
 
 def stop() -> None:
     """Kill the workers that have not answered yet; those who wait for them get an exception."""
-    _POOL.stop()
+    _pool.stop()
