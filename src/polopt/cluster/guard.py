@@ -61,12 +61,13 @@ def watch() -> None:
 
 
 def belonging(directory: Path) -> Iterator[psutil.Process]:
-    """The living processes of a cluster; Ray has their output in its directory.
+    """The living processes of a cluster: Ray tells them its directory, or has their output there.
 
     Their environment does not tell: it is overwritten by the names that Ray gives them.
     """
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             outputs = (file.path for file in process.open_files() if file.fd in (1, 2))
-            if any(Path(path).is_relative_to(directory) for path in outputs):
+            told = str(directory) in " ".join(process.cmdline()) and process.pid != os.getpid()
+            if told or any(Path(path).is_relative_to(directory) for path in outputs):
                 yield process

@@ -27,7 +27,7 @@ from polopt.errors import EngineError, missing_extra, one_line
 from polopt.isolated import workers
 from polopt.recipe import StageRecipe
 
-STARTS = 3  # tries: Ray gives its first node 30 s, which a busy machine may exceed
+STARTS = 5  # tries: Ray gives its first node 30 s, which a busy machine may exceed
 REACHED = 5.0  # seconds for a connection to a cluster
 ANSWERED = 60.0  # seconds for its first answer; importing Ray takes some of them
 _ASK = (
