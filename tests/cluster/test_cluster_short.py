@@ -21,7 +21,7 @@ from polopt.resolution import resolve
 from runs import lines, metrics, weights
 
 pytest.importorskip("ray")
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = pytest.mark.timeout(3600)
 
 RECIPE: dict[str, Any] = {
     "algorithm": "grpo",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import time
@@ -25,7 +26,7 @@ def rays() -> set[Path]:
 
 
 def nothing_is_left(before: set[Path], told: set[Path]) -> None:
-    wait_for(lambda: not any(list(belonging(one)) for one in told), seconds=NOTICED)
+    wait_for(lambda: not any(list(belonging(one, os.getpid())) for one in told), seconds=NOTICED)
     wait_for(lambda: rays() <= before, seconds=NOTICED)
 
 
@@ -83,7 +84,9 @@ def test_a_killed_engine_is_replaced_and_the_run_says_so(tmp_path: Path) -> None
     process = start("train", RECIPE, "--run.directory", directory, *SHORT)
     wait_for(lambda: process.poll() is not None or steps_taken(directory) >= 2, seconds=600)
     (ray,) = rays() - before
-    engine = next(p for p in belonging(ray) if " ".join(p.cmdline()).startswith(ENGINE))
+    engine = next(
+        p for p in belonging(ray, process.pid) if " ".join(p.cmdline()).startswith(ENGINE)
+    )
     engine.kill()
     _, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors

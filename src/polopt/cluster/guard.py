@@ -2,7 +2,7 @@
 
 Ray's own processes follow a driver that is killed within minutes, and one that stands still does
 not. So a small process waits for the end of the trainer, which it sees by its input; whatever has
-its output in the directory of the cluster is then killed, and the directory removed.
+to do with the directory of the cluster is then killed, and the directory removed.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ def watch() -> None:
     """Wait for the end of the input, then end everything that belongs to the directory."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    directory = Path(sys.argv[1])
+    directory, trainer = Path(sys.argv[1]), os.getppid()
     sys.stdin.read()
     deadline = time.monotonic() + SECONDS
-    while (left := list(belonging(directory))) and time.monotonic() < deadline:
+    while (left := list(belonging(directory, trainer))) and time.monotonic() < deadline:
         for process in left:
             with suppress(psutil.Error):
                 process.kill()
@@ -60,14 +60,19 @@ def watch() -> None:
     shutil.rmtree(directory, ignore_errors=True)
 
 
-def belonging(directory: Path) -> Iterator[psutil.Process]:
-    """The living processes of a cluster: Ray tells them its directory, or has their output there.
+def belonging(directory: Path, trainer: int) -> Iterator[psutil.Process]:
+    """The living processes of a cluster: they were told its directory, or have a file of it open.
 
     Their environment does not tell: it is overwritten by the names that Ray gives them.
+
+    Args:
+        directory: of the cluster.
+        trainer: the process that has files of it open, too, and is none of them.
     """
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            outputs = (file.path for file in process.open_files() if file.fd in (1, 2))
-            told = str(directory) in " ".join(process.cmdline()) and process.pid != os.getpid()
-            if told or any(Path(path).is_relative_to(directory) for path in outputs):
+            told = str(directory) in " ".join(process.cmdline())
+            opened = (file.path.removesuffix(" (deleted)") for file in process.open_files())
+            own = process.pid in (trainer, os.getpid())
+            if not own and (told or any(Path(one).is_relative_to(directory) for one in opened)):
                 yield process

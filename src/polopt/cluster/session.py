@@ -10,8 +10,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from types import ModuleType
@@ -27,7 +28,7 @@ from polopt.errors import EngineError, missing_extra, one_line
 from polopt.isolated import workers
 from polopt.recipe import StageRecipe
 
-STARTS = 5  # tries: Ray gives its first node 30 s, which a busy machine may exceed
+START = 300.0  # seconds for a Ray on this machine
 REACHED = 5.0  # seconds for a connection to a cluster
 ANSWERED = 60.0  # seconds for its first answer; importing Ray takes some of them
 _ASK = (
@@ -37,6 +38,12 @@ _ASK = (
     "\nelse: print('open')"
 )
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+_PATIENT = {  # a busy machine takes its time to import what Ray's processes need
+    "RAY_gcs_server_port_wait_time_s": f"{START:.0f}",
+    "RAY_worker_register_timeout_seconds": f"{START:.0f}",
+    "RAY_agent_register_timeout_ms": f"{1000 * START:.0f}",
+    "RAY_worker_niceness": "0",  # else actors get what all others leave, the trainer too
+}
 
 
 _inside: ContextVar[bool] = ContextVar("inside", default=False)
@@ -116,39 +123,28 @@ def connected(
 @contextmanager
 def _started(ray: ModuleType, *, dashboard: bool) -> Generator[str]:
     """A Ray on this machine, and the address of its dashboard."""
-    with ExitStack() as stack:
-        url: str | None = None
-        for _ in range(STARTS - 1):
-            with suppress(EngineError):
-                url = stack.enter_context(_start(ray, dashboard=dashboard))
-                break
-        yield stack.enter_context(_start(ray, dashboard=dashboard)) if url is None else url
-
-
-@contextmanager
-def _start(ray: ModuleType, *, dashboard: bool) -> Generator[str]:
     # Sockets of Ray lie in it, whose paths may have 107 characters.
     directory = Path(tempfile.mkdtemp(prefix="polopt-ray-", dir="/tmp"))
     token = directory / "token"
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
     secured = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_AUTH_TOKEN": None}
-    fair = {"RAY_worker_niceness": "0"}  # else actors get what all others leave, the trainer too
     with ExitStack() as stack:
         stack.callback(Guard(directory).close)
         stack.callback(ray.shutdown)
         # Not longer than this: what else this process starts does not belong to the cluster.
-        with _environment({**_QUIET, **secured, **fair}), _loopback(ray), _signals_kept():
+        with _environment({**_QUIET, **_PATIENT, **secured}), _loopback(ray), _patient(ray):
             _read_again(ray)
             try:
-                context = ray.init(
-                    address="local",
-                    include_dashboard=dashboard,
-                    dashboard_host="127.0.0.1",
-                    log_to_driver=False,
-                    logging_level=logging.CRITICAL,
-                    _temp_dir=str(directory),
-                )
+                with _signals_kept():
+                    context = ray.init(
+                        address="local",
+                        include_dashboard=dashboard,
+                        dashboard_host="127.0.0.1",
+                        log_to_driver=False,
+                        logging_level=logging.CRITICAL,
+                        _temp_dir=str(directory),
+                    )
             except Exception as error:  # of Ray, in whatever class
                 reason = one_line(f"{type(error).__name__}: {error}")
                 raise EngineError(f"coordination.mode: Ray does not start: {reason}") from error
@@ -164,7 +160,7 @@ def _elsewhere(directory: Path) -> set[str]:
     """Addresses beyond the loopback interface on which a cluster listens."""
     return {
         f"{one.laddr.ip}:{one.laddr.port}"
-        for process in (psutil.Process(), *belonging(directory))
+        for process in (psutil.Process(), *belonging(directory, os.getpid()))
         for one in process.net_connections()
         if one.status == "LISTEN" and not one.laddr.ip.endswith(("127.0.0.1", "::1"))
     }
@@ -180,6 +176,28 @@ def _loopback(ray: ModuleType) -> Generator[None]:
             yield
         finally:
             constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
+def _patient(ray: ModuleType) -> Generator[None]:
+    """Ray waits 30 s for its first node, and has no setting for that."""
+    services = ray._private.services
+    get, deadline = services.get_node, time.monotonic() + START
+
+    def waited(*arguments: Any) -> Any:  # noqa: ANN401 - what Ray asks
+        while True:
+            try:
+                return get(*arguments)
+            except RuntimeError:  # not there yet
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+
+    services.get_node = waited
+    try:
+        yield
+    finally:
+        services.get_node = get
 
 
 @contextmanager
