@@ -47,7 +47,7 @@ test-mutants: $(INSTALLED) ## plant silent bugs one at a time; most of an hour
 test-gpu: $(INSTALLED) ## what needs a CUDA device
 	@$(BIN)/pytest -m gpu
 
-test-cluster: $(INSTALLED) ## real Ray clusters and several ranks, with kills: under an hour
+test-cluster: $(INSTALLED) ## several ranks and Ray clusters, with kills: under an hour
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -m cluster
 
 # vLLM wants other versions than the rest. What comes with it for images and sound is not needed,

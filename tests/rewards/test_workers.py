@@ -198,7 +198,7 @@ def test_groups_are_scored_side_by_side(file, tmp_path, monkeypatch):
 def test_draws_go_by_the_seed_of_a_group_in_any_company(spec, name, processes, monkeypatch):
     """Also those of a package that the function imports in its first call."""
     monkeypatch.setattr(isolated.processes, "CONCURRENT", processes)
-    monkeypatch.setattr(workers, "_POOL", isolated.Pool(workers.Worker))
+    monkeypatch.setattr(workers, "_pool", isolated.Pool(workers.Worker))
     groups = [group("a", "b", seed=2**62 + place) for place in range(4)]
     together = rewards(spec(name), *groups)
     apart = [reward for one in reversed(groups) for reward in reversed(rewards(spec(name), one))]

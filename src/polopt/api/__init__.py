@@ -504,7 +504,8 @@ def _execute(
     from polopt.api.execute import execute
     from polopt.report import write
 
-    summary = execute(run, reward, observers, ranks)
-    page = write(run.path) if ranks.first else run.path / "report.html"
-    ranks.wait()  # whoever returns can read it
+    with ranked.leading(recorded(run.config), run.path, ranks, reward) as ranks:
+        summary = execute(run, reward, observers, ranks)
+        page = write(run.path) if ranks.first else run.path / "report.html"
+        ranks.wait()  # whoever returns can read it
     return Run(run.path, summary, page)

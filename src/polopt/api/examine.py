@@ -26,6 +26,7 @@ from polopt.errors import RecipeError
 from polopt.models import Reader, reader_of
 from polopt.models.network import load_policy
 from polopt.recipe import StageRecipe
+from polopt.recipe.schema import Coordination
 from polopt.record import Prompts
 from polopt.record.prompts import Seen
 from polopt.rewards.arguments import check_columns
@@ -97,6 +98,7 @@ def examine(stage: StageRecipe, weights: str, asked: Asked) -> list[Examined]:
     if stage.run.threads is not None:
         torch.set_num_threads(stage.run.threads)
     device = use(device_of(stage.run.device))
+    stage = stage.model_copy(update={"coordination": Coordination()})  # nothing trains beside it
     with progress() as observe, closing(isolated):
         inputs = StageInputs(
             stage, weights, weights, device, observe, is_last=True, reward=asked.reward

@@ -20,6 +20,8 @@ from polopt.api.domains import IN_DOMAIN
 from polopt.api.recorded import prompts_of, recorded
 from polopt.api.several import Several
 from polopt.assembly import StageInputs, build
+from polopt.cluster.gpus import name_of
+from polopt.cluster.session import connected
 from polopt.coordination import checkpoint
 from polopt.coordination.loop import Progress, RunContext, link_best, restore, run_stage
 from polopt.coordination.progress import progress as progress_shown
@@ -119,9 +121,17 @@ def _run_stages(
             f"{run.path} is finished: {counted(progress.step, 'step')}; --run.steps makes it longer"
         )
         context.observe(Event("message", {"text": text}))
-    with _reason_kept(run, recipe, progress), told_of_peers(context.ranks):
-        for stage in recipe.stages[progress.stage :]:
+    left = recipe.stages[progress.stage :]
+    with (
+        _reason_kept(run, recipe, progress),
+        told_of_peers(context.ranks),
+        ExitStack() as stack,
+    ):
+        for stage in left:
             check_signatures(stage, reward)
+        tell = partial(_told, context.observe)
+        if context.ranks.first:
+            stack.enter_context(connected(left, tell, name_of(device)))
         done = progress.stage == len(recipe.stages)
         avoid = {} if done else reserved(recipe.stages)
         while progress.stage < len(recipe.stages):
@@ -136,6 +146,10 @@ def _run_stages(
                     context.observe(Event("message", {"text": f"resuming from {inside.name}"}))
                 run_stage(stage, progress, context)
     return progress
+
+
+def _told(observe: Observer, text: str) -> None:
+    observe(Event("message", {"text": text}))
 
 
 def _newest(run: RunDirectory, ranks: Ranks) -> Path | None:

@@ -110,7 +110,10 @@ class StageContext:
 
     def judge(self, rewards: Sequence[RewardSpec]) -> Judge:
         """What fills in rewards; several ranks score a part each."""
-        return divided(judge(self.text, rewards, self.recipe.run.seed), self.inputs.ranks)
+        own = judge(self.text, rewards, self.recipe.run.seed)
+        # Beside trainers the first rank alone scores: it has the actors for rewards.
+        clustered = self.recipe.coordination.mode == "cluster"
+        return divided(own, self.inputs.ranks, judging=1 if clustered else None)
 
     def seed(self, purpose: str) -> int:
         """The seed of the draws for ``purpose``; those of evaluation go by the run alone."""

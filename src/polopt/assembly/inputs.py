@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -180,7 +180,10 @@ class StageInputs:
             ModelError: an architecture that it cannot decode.
         """
         if self.recipe.coordination.mode != "alternate":
-            return Asker(self.engine_threads(actor))
+            own = Asker(self.engine_threads(actor)) if self.ranks.first else None
+            if own is not None and self.ranks.alone:
+                return own
+            return DividedEngine(own, self.ranks, generating=1)
         if self.serving.engine is None:
             name = self._chosen()
             served, follow = (actor, None) if not self.shards else self._followed(actor)
@@ -200,15 +203,27 @@ class StageInputs:
             ModelError: an architecture that it cannot decode.
         """
         if not self.serving.threads:
-            name = self._chosen()
-            proven = self._proven(actor)
-            devices = engine_devices(self.device, self.recipe.coordination.engines)
-            for number, device in enumerate(devices, start=1):
-                served, follow = (actor, None) if name == "vllm" else followed(actor, device)
+            # One rank alone cannot take a plain pass of layers that are divided.
+            proven = None if self.shards else self._proven(actor)
+            for number, raw in enumerate(self._engines(actor), start=1):
                 title = f"engine {number}"
-                engine = proven(self._made(name, served, follow), title)
+                engine = raw if proven is None else proven(raw, title)
                 self.serving.threads.append(EngineThread(engine, title, self.serving.timeline))
         return self.serving.threads
+
+    def _engines(self, actor: Actor) -> Iterator[Arriving]:
+        """The engines that generate beside the trainer: here, or in actors of Ray."""
+        name, settings = self._chosen(), self.recipe.coordination
+        if settings.mode == "cluster":
+            from polopt.cluster.engines import Made, remote_engines  # imports Ray
+
+            served = self._trained(self.language_model) if self.shards else actor.language_model
+            how = Made(name, actor.how.autocast, self.recipe.rollout.rows)
+            yield from remote_engines(served, how, settings, partial(self.tell, warning=True))
+            return
+        for device in engine_devices(self.device, settings.engines):
+            served, follow = (actor, None) if name == "vllm" else followed(actor, device)
+            yield self._made(name, served, follow)
 
     def _proven(self, actor: Actor) -> Callable[[Arriving, str], Engine]:
         """What has an engine of some name prove that it serves the weights of the policy."""

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from statistics import pstdev
 
+from torch import Tensor
+
 from polopt.assembly.context import StageContext
-from polopt.coordination.flow import Flow
 from polopt.choices.coordination import reused_groups
+from polopt.coordination.flow import Flow
 from polopt.coordination.ledger import Ledger, Ticket, oldest
+from polopt.coordination.relayed import RelayedSource
 from polopt.coordination.rollouter import Rollouter, Sampled
-from polopt.coordination.sources import InlineSource, RolloutSource
+from polopt.coordination.sources import BoundedSource, InlineSource, RolloutSource
 from polopt.coordination.threaded import WORKERS, Key, Taking, ThreadedSource
 from polopt.errors import RecipeError
+from polopt.models.sharded import whole
 from polopt.recipe.fields import flat
 from polopt.recipe.schema import Coordination
+from polopt.rollout.engines import Weights
 from polopt.rollout.engines.shared import Asker
 from polopt.rollout.timeline import TRAINER
 from polopt.types import Batch
@@ -37,6 +43,32 @@ def source_of(of: StageContext, sampled: Sampled) -> RolloutSource[Batch]:
             f"{inline[0]!r}, which sets random state and working directory of the trainer while it "
             "runs; 0, or a function of a file or an importable module"
         )
+    if settings.mode != "cluster":
+        return _beside(of, sampled, of.weights)
+    if of.inputs.ranks.alone:
+        return _beside(of, sampled, lambda: dict(_trained(of)))
+    return RelayedSource(
+        of.inputs.ranks,
+        lambda weights: _beside(of, sampled, weights),
+        lambda: _trained(of),
+        sampled.prompt,
+    )
+
+
+def _trained(of: StageContext) -> Iterator[tuple[str, Tensor]]:
+    """The weights that are trained, by the names of the parameters.
+
+    Those that are divided are gathered by all ranks.
+    """
+    for name, weight in of.actor.language_model.model.named_parameters():
+        if weight.requires_grad:
+            yield name, whole(weight.detach())
+
+
+def _beside(of: StageContext, sampled: Sampled, weights: Weights) -> BoundedSource[Batch]:
+    """Engines that generate in threads of their own."""
+    settings, prompts = of.recipe.coordination, of.recipe.rollout.prompts_per_step
+    timeline = of.inputs.serving.timeline
     fresh = prompts - reused_groups(flat(of.recipe))
     ledger = Ledger(fresh, staleness=settings.staleness, window=settings.window)
     threads = of.inputs.engine_threads(of.actor)
@@ -44,7 +76,7 @@ def source_of(of: StageContext, sampled: Sampled) -> RolloutSource[Batch]:
     source = ThreadedSource(
         [Rollouter(Asker(threads), sampled, timeline) for _ in range(count)],
         ledger,
-        of.weights,
+        weights,
         Taking(order(settings), settings.max_age, settings.patience),
         Flow(ledger, timeline, engines=len(threads), max_age=settings.max_age),
     )

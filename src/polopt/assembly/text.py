@@ -53,6 +53,7 @@ from polopt.recipe.fields import flat
 from polopt.roles import Actor, Scorer, WithoutAdapter, frozen, measured
 from polopt.rollout.evaluation import answers, both, figures, mean_interval
 from polopt.rollout.groups import informative
+from polopt.rollout.rewarding import judge
 from polopt.types import Advantages, Batch, Experience, Group
 from polopt.update import AdaptiveNumber, Lagged
 
@@ -118,7 +119,10 @@ def sampled_stage(
     """A stage that samples groups, computes advantages and trains its learners on them."""
     rollout = of.recipe.rollout
     assert rollout.group_size is not None, "resolved by the row"
-    scored = reporting_once(of.judge(of.rewards), of, of.inputs.observe)
+    # Threads of one rank score beside the trainers, who get what came of it.
+    alone = of.recipe.coordination.mode != "alternate"
+    score = judge(of.text, of.rewards, of.recipe.run.seed) if alone else of.judge(of.rewards)
+    scored = reporting_once(score, of, of.inputs.observe)
     sampled = Sampled(
         of.text.prompt,
         rollout.group_size,

@@ -24,8 +24,9 @@ from polopt.choices.section import (
 )
 from polopt.choices.update import optimiser_steps
 
-_THREADS = needs("coordination.mode", "split", "buffered")
-_BUFFERED = needs("coordination.mode", "buffered")
+_THREADS = needs("coordination.mode", "split", "buffered", "cluster")
+_BUFFERED = needs("coordination.mode", "buffered", "cluster")
+_CLUSTER = needs("coordination.mode", "cluster")
 _SAMPLED = OnlyFor("prompts")
 _WEIGHED = Needs(
     "coordination.select",
@@ -37,10 +38,11 @@ _WEIGHED = Needs(
 class Coordination(Section):
     """When generation and training take turns."""
 
-    mode: Annotated[Literal["alternate", "split", "buffered"], _SAMPLED] = Field(
+    mode: Annotated[Literal["alternate", "split", "buffered", "cluster"], _SAMPLED] = Field(
         default="alternate",
         description="generate, then train; split: an engine of its own generates in a thread; "
-        "buffered: several do, and go on while the policy trains",
+        "buffered: several do, and go on while the policy trains; cluster: the same with engines "
+        "and rewards in actors of Ray, on any number of nodes",
     )
     staleness: Annotated[Count, _THREADS, _SAMPLED] = Field(
         default=0,
@@ -83,8 +85,17 @@ class Coordination(Section):
     engines: Annotated[Positive, _THREADS, _SAMPLED] = Field(
         default=1, description="that generate, each with weights of its own"
     )
+    trainers: Annotated[Positive, _CLUSTER, _SAMPLED] = Field(
+        default=1, description="processes that train together, each with a share of every batch"
+    )
     patience: Annotated[PositiveFloat, _THREADS, _SAMPLED] = Field(
         default=1800.0, description="seconds without a single response after which the run gives up"
+    )
+    insecure: Annotated[bool, _CLUSTER, _SAMPLED] = Field(
+        default=False, description="join a Ray of RAY_ADDRESS that lets in whoever can reach it"
+    )
+    dashboard: Annotated[bool, _CLUSTER, _SAMPLED] = Field(
+        default=False, description="Ray's web page, on this machine alone; needs ray[default]"
     )
 
 

@@ -315,6 +315,8 @@ def check(words: tuple[str, ...], device_memory: float | None, as_json: bool) ->
         memory.show(stage["memory"])
         if stage["layout"] is not None:
             print(f"update: {stage['layout']['text']}\n")
+        for part in stage["placement"]:
+            print("{who}: {count}, {where}: {gets}".format(**part))
         for line in stage["inert"]:
             print(f"note: {line}")
 

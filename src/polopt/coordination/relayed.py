@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polopt.coordination.sources import RolloutSource
+from polopt.coordination.sources import BoundedSource
 from polopt.ranks import Ranks
 from polopt.rollout.engines import Weights
 from polopt.rollout.packed import from_bytes, to_bytes
@@ -28,7 +28,7 @@ class RelayedSource:
     def __init__(
         self,
         ranks: Ranks,
-        make: Callable[[Weights], RolloutSource[Batch]],
+        make: Callable[[Weights], BoundedSource[Batch]],
         weights: Callable[[], Iterator[tuple[str, Tensor]]],
         prompt: Callable[[int], Prompt],
     ) -> None:
@@ -58,6 +58,11 @@ class RelayedSource:
         """Free the batch's slots."""
         if self._source is not None:
             self._source.ack(batch)
+
+    def bound(self, staleness: int, window: int) -> None:
+        """Set S and W from now on."""
+        if self._source is not None:
+            self._source.bound(staleness, window)
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the source; the first rank has it, and writes it."""

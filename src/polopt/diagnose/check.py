@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from polopt.algorithms import row
+from polopt.cluster.placement import clustered, placement
 from polopt.diagnose.layout import Layout, layout
 from polopt.diagnose.machine import found, told
 from polopt.diagnose.planning import UNPLANNED
@@ -33,7 +34,8 @@ def check(
     ``decided_by`` says of every setting whether the recipe, the row or the default decided it.
     ``memory`` is the plan (:class:`polopt.memory.plan.Plan`), or the reason why there is none.
     ``layout`` says whether rows of the model are packed (:class:`polopt.diagnose.layout.Layout`);
-    None in control.
+    None in control. ``placement`` says what each process of mode cluster gets
+    (:class:`polopt.cluster.placement.Part`).
 
     Args:
         recipe: a TOML file, or the same tables.
@@ -52,8 +54,15 @@ def check(
     return [
         _checked(*pair)
         | {"memory": _memory(resolved, index, card), "layout": _layout(pair[1], layouts)}
+        | {"placement": _placement(pair[1])}
         for index, pair in enumerate(zip(written.stages, resolved.stages, strict=True))
     ]
+
+
+def _placement(stage: StageRecipe) -> list[dict[str, Any]]:
+    """Who gets what in mode cluster."""
+    device = found(stage.run.device, stage.run.threads) if clustered(stage) else None
+    return placement(stage, cuda=device is not None and device.kind == "cuda")
 
 
 def _layout(

@@ -10,6 +10,8 @@ from polopt import hub
 from polopt.algorithms import row
 from polopt.choices.domain import TEXT
 from polopt.choices.source import parse
+from polopt.cluster.placement import clustered
+from polopt.cluster.session import check_ray
 from polopt.envs.text import TextTask, load
 from polopt.errors import DataError, RecipeError, missing_extra
 from polopt.places import BUILT_IN, model_directory, no_file
@@ -122,7 +124,7 @@ def _check_preferences(field: str, source: str, algorithm: str, task: TextTask) 
 
 
 def check_packages(recipe: Recipe) -> None:
-    """Check for peft, math-verify, torchao and vllm where a stage needs them; others at first use.
+    """Check for peft, math-verify, torchao, vllm and ray where needed; others at first use.
 
     Raises:
         MissingExtraError: names what to install.
@@ -138,6 +140,8 @@ def check_packages(recipe: Recipe) -> None:
         from polopt.rollout.engines.choose import check_vllm  # imports torch
 
         check_vllm()
+    if any(clustered(stage) for stage in recipe.stages):
+        check_ray()
     named = (pair for stage in recipe.stages for pair in rewards_by_field(stage))
     where = next((where for where, reward in named if reward.verifier == "math"), None)
     if where is not None:

@@ -49,8 +49,13 @@ def begin(trainer: int, safe_path: str | None) -> None:
         os.environ["PYTHONSAFEPATH"] = safe_path
     # Else loky replaces a process that has grown, and what a function keeps is loaded again.
     process_executor._USE_PSUTIL = False  # pyright: ignore[reportPrivateUsage]
-    sys.meta_path.insert(0, _Seeds)
+    seed_imports()
     threading.Thread(target=_end_with, args=(trainer,), daemon=True).start()
+
+
+def seed_imports() -> None:
+    """From now on the generators of packages follow the seed of the call that imports them."""
+    sys.meta_path.insert(0, _Seeds)
 
 
 def _ignored(number: int, frame: object) -> None: ...

@@ -12,15 +12,16 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Any
 
 from loky.process_executor import BrokenProcessPool, ProcessPoolExecutor, TerminatedWorkerError
 
 from polopt.isolated.calls import Raised, Returned, late
 from polopt.isolated.origins import Origin
-from polopt.isolated.processes import ONE_THREAD, START, DiedError, Pool
+from polopt.isolated.processes import ONE_THREAD, START, DiedError, Pool, Process
 from polopt.isolated.serving import HANDLED, begin, load, run
 
 
@@ -59,7 +60,7 @@ class Worker:
             1,
             initializer=begin,
             initargs=(os.getpid(), os.environ.get("PYTHONSAFEPATH")),
-            env=_environment(),
+            env=environment(),
         )
         self._numbers: dict[Origin, int] = {}
         # What goes to all processes must not reach this one before it has handlers.
@@ -122,8 +123,8 @@ class Worker:
             raise
 
 
-def _environment() -> dict[str, str]:
-    """What differs from that of this process.
+def environment() -> dict[str, str]:
+    """What differs in the environment of a worker from that of this process.
 
     A file of the working directory must not stand in for one of Python's while a process starts.
     Text has one hash in all processes, so that the order of a set does not depend on which. A crash
@@ -146,7 +147,19 @@ def _how(error: BaseException) -> str:
     return f"its process died by signal {-code} ({name}{memory})"
 
 
-_POOL = Pool(Worker)
+_pool = Pool(Worker)
+
+
+@contextmanager
+def served_by(start: Callable[[], Process]) -> Generator[None]:
+    """Inside, functions run in processes that ``start`` makes, wherever those are."""
+    global _pool
+    before, _pool = _pool, Pool(start)
+    try:
+        yield
+    finally:
+        _pool.close()
+        _pool = before
 
 
 def call(
@@ -168,7 +181,7 @@ def call(
         UnloadableError: the function cannot be loaded there.
     """
     try:
-        return _POOL.ask(origin, arguments, seed, limit=timeout)
+        return _pool.ask(origin, arguments, seed, limit=timeout)
     except TimeoutError:
         return late(timeout)
     except DiedError as error:
@@ -177,4 +190,4 @@ def call(
 
 def stop() -> None:
     """Kill the workers that have not answered yet; those who wait for them get an exception."""
-    _POOL.stop()
+    _pool.stop()

@@ -72,13 +72,8 @@ def joined(
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     limit = timedelta(seconds=silence)
     try:
-        dist.init_process_group(
-            backend,
-            init_method="env://" if address is None else f"tcp://{address}",
-            rank=rank,
-            world_size=size,
-            timeout=limit,
-        )
+        store = None if address is None else _listening(address, rank, size, limit)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
     except (RuntimeError, ValueError) as error:
         raise RankError(
             f"rank {rank}: the group of {size} ranks did not meet: {one_line(error)}"
@@ -160,6 +155,19 @@ def _written(key: str) -> str:
         store = _store()
         return store.get(key).decode() if store.check([key]) else ""
     return ""
+
+
+def _listening(address: str, rank: int, size: int, limit: timedelta) -> Any:  # noqa: ANN401
+    """The store of the group; rank 0 listens on this address alone, not on all of its machine."""
+    from torch.distributed import TCPStore
+
+    host, _, port = address.rpartition(":")
+    if rank:
+        return TCPStore(host, int(port), size, timeout=limit)
+    server = socket.create_server((host, int(port)))
+    return TCPStore(
+        host, int(port), size, is_master=True, timeout=limit, master_listen_fd=server.detach()
+    )
 
 
 def _store() -> Any:  # noqa: ANN401 - of torch

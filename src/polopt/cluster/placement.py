@@ -1,0 +1,57 @@
+"""What each actor of a stage gets; said before Ray is started or asked."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from polopt.isolated import CONCURRENT
+from polopt.recipe import StageRecipe
+
+ADDRESS = "RAY_ADDRESS"  # of the environment: the cluster to join
+
+
+@dataclass(frozen=True)
+class Part:
+    """Processes of one kind."""
+
+    who: str  # such as "engines"
+    count: int
+    where: str
+    gets: str
+
+
+def clustered(stage: StageRecipe) -> bool:
+    """Whether a stage generates in actors of Ray."""
+    return stage.coordination.mode == "cluster"
+
+
+def placement(stage: StageRecipe, *, cuda: bool) -> list[dict[str, Any]]:
+    """The processes of a stage in mode cluster; none in the others.
+
+    Args:
+        stage: resolved.
+        cuda: whether the run computes on GPUs.
+    """
+    if not clustered(stage):
+        return []
+    slot = "GPU" if cuda else "processor slot"
+    there = "an actor of Ray each, spread over the nodes"
+    if not address():
+        there = "an actor of Ray each, on this machine"
+    parts = [
+        Part("trainer", 1, "this process", "1 GPU" if cuda else "the processor"),
+        Part("engines", stage.coordination.engines, there, f"1 {slot} each"),
+    ]
+    if (others := stage.coordination.trainers - 1) > 0:
+        parts.insert(1, Part("other trainers", others, there, "1 GPU each" if cuda else "no slot"))
+    if any(reward.file is not None for reward in stage.rewards):
+        parts.append(Part("rewards", CONCURRENT, there, "no slot: what is free"))
+    return [asdict(part) for part in parts]
+
+
+def address() -> str | None:
+    """Where the cluster is that a run joins; None: it starts one of its own."""
+    given = os.environ.get(ADDRESS, "").strip()
+    return None if given in ("", "local") else given

@@ -1,0 +1,142 @@
+"""The other ranks of a run that several processes train: actors that run the same program.
+
+The process that was started is rank 0. It finds the others when they have started, tells them where
+it listens, and ends with them; one that dies ends the run with the line of its group.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from importlib import import_module
+from operator import attrgetter
+from typing import Any
+
+from polopt.cluster.placement import clustered
+from polopt.cluster.session import connected
+from polopt.errors import EngineError
+from polopt.ranks import Ranks, joined
+from polopt.recipe import StageRecipe
+
+START = 300.0  # seconds for an actor to start, and for its imports
+END = 60.0  # seconds for it to end after this process
+INTERFACE = "GLOO_SOCKET_IFNAME"
+
+
+class TrainerHost:
+    """The actor of one rank."""
+
+    def __init__(self, path: Sequence[str], directory: str) -> None:
+        sys.path += [entry for entry in path if entry not in sys.path]
+        os.chdir(directory)
+
+    def find(self, function: str, seen: str) -> str | None:
+        """Import what will be run; what is missing for it, on one line."""
+        _function(function)
+        return None if os.path.exists(seen) else f"{seen} is not there"
+
+    def follow(self, function: str, arguments: Sequence[Any], environment: dict[str, str]) -> None:
+        """Run it, until the run ends."""
+        os.environ.update(environment)
+        _function(function)(*arguments)
+
+
+def _function(name: str) -> Callable[..., Any]:
+    module, _, attribute = name.partition(":")
+    return attrgetter(attribute)(import_module(module))
+
+
+@contextmanager
+def led(
+    stages: Sequence[StageRecipe],
+    directory: str,
+    follow: str,
+    tell: Callable[[str], None],
+    gpu: str | None,
+) -> Generator[Ranks]:
+    """Inside, this process is rank 0 of as many as the recipe asks for, more than one.
+
+    Args:
+        stages: of the run.
+        directory: of the run, which all ranks read.
+        follow: ``module:function`` of the others; it is called with the directory, the rank, the
+            number of ranks and the address of this one.
+        tell: of the address of a dashboard.
+        gpu: the name of this rank's, where the run computes on GPUs.
+
+    Raises:
+        EngineError: an actor does not start, or cannot read the directory of the run.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(connected(stages, tell, gpu))
+        import ray
+        from ray.exceptions import RayError
+
+        size = trainers(stages)
+        here = ray.util.get_node_ip_address()
+        environment = {INTERFACE: "lo"} if here == "127.0.0.1" else {}
+        hosts = stack.enter_context(_hosts(size - 1, directory, follow, gpu))
+        address = f"{here}:{_free_port(here)}"
+        ended = [
+            host.follow.remote(follow, (directory, rank, size, address), environment)
+            for rank, host in enumerate(hosts, start=1)
+        ]
+        with _set(environment), joined(0, size, address) as ranks:
+            yield ranks
+        with suppress(RayError):  # what went wrong in one was told to all
+            ray.wait(ended, num_returns=len(ended), timeout=END)
+
+
+def trainers(stages: Sequence[StageRecipe]) -> int:
+    """How many ranks a run has."""
+    return max((one.coordination.trainers for one in stages if clustered(one)), default=1)
+
+
+@contextmanager
+def _hosts(count: int, directory: str, follow: str, gpu: str | None) -> Generator[list[Any]]:
+    """The actors of the other ranks; all have imported what they need, and see the directory."""
+    import ray
+    from ray.exceptions import GetTimeoutError, RayError
+
+    made: Any = ray.remote(TrainerHost)
+    # Without GPUs ranks share the processors with the engines, which wait for them.
+    options = {"num_cpus": 0, "num_gpus": int(gpu is not None), "max_restarts": 0}
+    made = made.options(**options, scheduling_strategy="SPREAD")
+    path = [entry for entry in sys.path if entry]
+    hosts = [made.remote(path, os.getcwd()) for _ in range(count)]
+    try:
+        for rank, host in enumerate(hosts, start=1):
+            try:
+                problem: str | None = ray.get(host.find.remote(follow, directory), timeout=START)
+            except GetTimeoutError:
+                problem = f"its actor does not start in {START:g} s"
+            except RayError as error:
+                problem = str(error).strip().splitlines()[-1][:120]
+            if problem is not None:
+                raise EngineError(f"coordination.trainers: rank {rank}: {problem}")
+        yield hosts
+    finally:
+        for host in hosts:
+            ray.kill(host)
+
+
+def _free_port(host: str) -> int:
+    with socket.create_server((host, 0)) as server:
+        return int(server.getsockname()[1])
+
+
+@contextmanager
+def _set(values: dict[str, str]) -> Generator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -1,0 +1,102 @@
+"""One Ray of our own: the bits of alternate through killed actors, who may talk to it, its end."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from ray_processes import ENGINE, REWARD, actors, alive, killed
+
+import polopt
+from polopt.cluster.session import connected
+from polopt.coordination.stage import Event
+from polopt.recipe import load
+from polopt.resolution import resolve
+from runs import lines, metrics, weights
+
+pytest.importorskip("ray")
+pytestmark = pytest.mark.timeout(3600)
+
+RECIPE: dict[str, Any] = {
+    "algorithm": "grpo",
+    "model": {"path": "builtin:tiny"},
+    "data": {"source": "task:reverse"},
+    "rollout": {"prompts_per_step": 2, "group_size": 4, "max_new_tokens": 6},
+    "reward": {
+        "file": str(Path(__file__).with_name("rewards_of_letters.py")),
+        "function": "variety",
+    },
+    "kl": {"coefficient": 0.0},
+    "update": {"learning_rate": 1e-3},
+    "evaluation": {"prompts": 2, "every": 2},
+    "run": {"steps": 4, "threads": 1, "seed": 1, "checkpoint_every": 2},
+}
+CLUSTER = {"coordination.mode": "cluster", "coordination.engines": 2}
+
+
+@pytest.fixture(scope="module")
+def a_ray() -> Iterator[None]:
+    stages = resolve(load(RECIPE, CLUSTER)).stages
+    with connected(stages, lambda _: None):
+        yield
+
+
+def _of_ray() -> list[psutil.Process]:
+    return [p for p in psutil.Process().children(recursive=True) if "ray" in " ".join(p.cmdline())]
+
+
+@pytest.mark.usefixtures("a_ray", "one_thread")
+def test_killed_actors_change_no_bit(tmp_path: Path) -> None:
+    """An engine dies while it generates, another one idle, and a reward worker beside them."""
+    alternate = polopt.train(RECIPE, flags={"run.directory": str(tmp_path / "alternate")})
+    dead = list[int]()
+
+    def kill(event: Event) -> None:
+        if event.kind == "metrics" and event.values["step"] in (1, 3):
+            dead.append(killed(ENGINE, which=len(dead) % 2))
+        if event.kind == "metrics" and event.values["step"] == 2:
+            dead.append(killed(REWARD))
+
+    flags = {"run.directory": str(tmp_path / "cluster"), **CLUSTER}
+    run = polopt.train(RECIPE, flags=flags, observers=[kill]).directory
+    assert weights(run) == weights(alternate.directory)
+    assert [line["step"] for line in metrics(run)] == [0, 1, 2, 3, 4]
+    said = [line["message"] for line in lines(run, "warnings") if "engine" in line["message"]]
+    assert len(dead) == 3 and len(said) == 2
+    for pid, message in zip((dead[0], dead[2]), said, strict=True):
+        assert f"(process {pid} on 127.0.0.1) died; another actor takes over" in message
+    assert not any(map(alive, dead)) and actors(ENGINE) == []
+
+
+@pytest.mark.usefixtures("a_ray")
+def test_only_this_machine_and_only_with_the_token() -> None:
+    listening = {
+        connection.laddr.ip
+        for process in [psutil.Process(), *_of_ray()]
+        for connection in process.net_connections()
+        if connection.status == "LISTEN"
+    }
+    assert listening and {ip.removeprefix("::ffff:") for ip in listening} == {"127.0.0.1"}
+    import ray
+
+    asked = (
+        "import ray\n"
+        f"try: ray.init(address='{ray.get_runtime_context().gcs_address}', log_to_driver=False)\n"
+        "except Exception as error: print(type(error).__name__)\n"
+        "else: print('in')"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", asked],
+        env={**os.environ, "RAY_AUTH_MODE": "disabled"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert found.stdout.strip() == "AuthenticationError"

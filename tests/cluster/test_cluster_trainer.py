@@ -1,0 +1,115 @@
+"""The command with a Ray of its own: whatever ends the trainer, nothing is left, and it resumes."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from ray_processes import ENGINE, alive
+
+from polopt.cluster.guard import belonging
+from runs import ROOT, command, lines, start, steps_taken, wait_for, weights
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
+
+RECIPE = ROOT / "recipes" / "cluster.toml"
+SHORT = ("--run.steps", "10", "--run.checkpoint_every", "2", "--evaluation.prompts", "4")
+NOTICED = 30.0  # seconds
+
+
+def rays() -> set[Path]:
+    return set(Path("/tmp").glob("polopt-ray-*"))
+
+
+def nothing_is_left(before: set[Path], told: set[Path]) -> None:
+    wait_for(lambda: not any(list(belonging(one, os.getpid())) for one in told), seconds=NOTICED)
+    wait_for(lambda: rays() <= before, seconds=NOTICED)
+
+
+@pytest.fixture(scope="module")
+def alternate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("alternate") / "run"
+    words = ("--coordination.mode", "alternate", "--run.directory", directory)
+    recipe = directory.with_name("recipe.toml")
+    kept = RECIPE.read_text().replace("engines = 2\nstaleness = 1\n", "")
+    recipe.write_text(kept)
+    code, _, errors = command("train", recipe, *words, *SHORT)
+    assert code == 0, errors
+    return directory
+
+
+@pytest.mark.parametrize("staleness", [0, 1])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_trainer_that_is_killed(
+    seed: int, staleness: int, alternate: Path, tmp_path: Path
+) -> None:
+    """No prompt is lost or trained twice; with S = 0 the weights are those of alternate."""
+    rng, directory, before = random.Random(seed), tmp_path / "run", rays()
+    flags = ("--coordination.staleness", staleness, "--run.directory", directory)
+    process = start("train", RECIPE, *flags, *SHORT)
+    moment = rng.randint(0, 8)
+    wait_for(lambda: process.poll() is not None or steps_taken(directory) >= moment, seconds=600)
+    time.sleep(rng.random())
+    told = rays() - before
+    process.kill()
+    process.communicate()
+    nothing_is_left(before, told)
+    again = ("resume", directory) if (directory / "config.json").exists() else None
+    code, _, errors = command(*(again or ("train", RECIPE, *flags, *SHORT)))
+    assert code == 0, errors
+    nothing_is_left(before, set())
+    assert lines(directory, "prompts") == lines(alternate, "prompts")
+    if not staleness:
+        assert weights(directory) == weights(alternate)
+
+
+def test_a_trainer_that_is_asked_to_stop_saves_and_leaves_nothing(tmp_path: Path) -> None:
+    directory, before = tmp_path / "run", rays()
+    process = start("train", RECIPE, "--run.directory", directory, *SHORT)
+    wait_for(lambda: process.poll() is not None or steps_taken(directory) >= 2, seconds=600)
+    told = rays() - before
+    process.terminate()
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "stopped and saved at step" in errors.splitlines()[-1]
+    nothing_is_left(before, told)
+
+
+def test_a_killed_engine_is_replaced_and_the_run_says_so(tmp_path: Path) -> None:
+    directory, before = tmp_path / "run", rays()
+    process = start("train", RECIPE, "--run.directory", directory, *SHORT)
+    wait_for(lambda: process.poll() is not None or steps_taken(directory) >= 2, seconds=600)
+    (ray,) = rays() - before
+    engine = next(
+        p for p in belonging(ray, process.pid) if " ".join(p.cmdline()).startswith(ENGINE)
+    )
+    engine.kill()
+    _, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors
+    assert not alive(engine.pid)
+    line = f"(process {engine.pid} on 127.0.0.1) died; another actor takes over"
+    assert line in errors
+    assert any(line in one["message"] for one in lines(directory, "warnings"))
+    nothing_is_left(before, {ray})
+
+
+@pytest.mark.parametrize(
+    ("address", "line"),
+    [
+        ("127.0.0.1:1", "RAY_ADDRESS: no Ray answers at 127.0.0.1:1"),
+        ("ray://127.0.0.1:10001", "RAY_ADDRESS: 'ray://127.0.0.1:10001' is not allowed; HOST:PORT"),
+        ("nowhere", "RAY_ADDRESS: no Ray answers at nowhere"),
+    ],
+)
+def test_nobody_at_the_address(
+    address: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    code, _, errors = command("train", RECIPE, "--run.directory", tmp_path / "run", *SHORT)
+    assert code == 2
+    assert errors.splitlines()[-1].startswith(f"error: {line}")
+    assert not (tmp_path / "run").exists()
