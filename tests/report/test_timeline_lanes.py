@@ -53,6 +53,8 @@ def test_where_the_trainer_is_alone_nothing_is_drawn() -> None:
 
 def test_what_is_no_interval_is_left_out() -> None:
     odd = [row("engine 1", "dance", 100.0, 109.0), row("engine 3", "generate", 109.0, 101.0)]
+    nan, inf = float("nan"), float("inf")
+    odd += [row("engine 3", "load", *times) for times in ((nan, 1.0), (1.0, nan), (1.0, inf))]
     found = lanes([*ROWS, *odd])
     assert found is not None and "engine 3" not in [lane.who for lane in found.lanes]
 

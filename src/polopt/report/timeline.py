@@ -10,6 +10,7 @@ from polopt.report.text import duration, percent
 
 STEPS = 6  # that are drawn, the last ones
 MOST = 1_500  # intervals that are drawn; of more, the newest
+EVER = 1e12  # seconds; no clock says more
 LEAST = 0.08  # per cent of the width that an interval has at least, so that it is seen
 KINDS = {  # in the order of the legend; the words
     "generate": "generates",
@@ -61,7 +62,7 @@ class Lanes:
 
 def lanes(rows: Sequence[Row]) -> Lanes | None:
     """The timeline; None where only the trainer is in it, as in mode alternate."""
-    rows = [row for row in rows if row["what"] in KINDS and row["end"] >= row["start"]]
+    rows = [row for row in rows if row["what"] in KINDS and 0 <= row["start"] <= row["end"] < EVER]
     names = sorted({str(row["who"]) for row in rows}, key=_place)
     if len(names) < 2:
         return None
