@@ -36,7 +36,7 @@ from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
-from unittest.mock import patch
+from unittest.mock import MagicMock, patch
 
 import numpy as np
 import torch
@@ -220,7 +220,12 @@ class Lockstep:
     """A source in one thread: fill what the ledger has free, then take a batch."""
 
     def __init__(
-        self, rollouters: Sequence[Rollouter], ledger: Ledger, weights: Weights, taking: Taking
+        self,
+        rollouters: Sequence[Rollouter],
+        ledger: Ledger,
+        weights: Weights,
+        taking: Taking,
+        *_: object,  # what threads say of their time
     ) -> None:
         self._rollouter = replace(rollouters[0], engine=Engine())
         self._ledger, self._weights, self._taking = ledger, weights, taking
@@ -275,7 +280,7 @@ def lines_of(staleness: int, answer: str, seed: int) -> tuple[list[Metrics], lis
         steps=STEPS,
         recipe=recipe,
         engine_threads=lambda _: [],
-        serving=SimpleNamespace(end_first=lambda _: None),
+        serving=MagicMock(),
         tell=lambda text, **_: said.append(text),
     )
     of = cast(

@@ -125,6 +125,8 @@ def test_lag_is_bounded_in_optimiser_steps_where_that_is_asked_for() -> None:
     assert lag_steps_at_most(flat(stage)) == 16
     assert derived(stage)["lag_in_optimiser_steps"] == 16
     assert "lag_at_most" not in derived(settled())
+    assert derived(settled())["responses"] == 6 * 16
+    assert derived(settled(reuse=0.25))["responses"] == 6 * 12  # that are generated
     cut = settled(**several, max_age=1, max_lag_steps=8)  # older ones are given up
     assert lag_steps_at_most(flat(cut)) == 8
     settled(window=50, max_lag_steps=0)  # with S = 0 a batch takes all that there is

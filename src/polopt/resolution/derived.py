@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from polopt.algorithms import row
-from polopt.choices.coordination import lag_at_most, lag_steps_at_most
+from polopt.choices.coordination import lag_at_most, lag_steps_at_most, reused_groups
 from polopt.recipe import StageRecipe
 from polopt.recipe.fields import flat
 
@@ -58,16 +58,17 @@ def _groups(stage: StageRecipe) -> dict[str, int]:
     rollout, update, steps = stage.rollout, stage.update, stage.run.steps
     assert rollout.group_size and steps
     responses = rollout.prompts_per_step * rollout.group_size
+    new = responses - reused_groups(flat(stage)) * rollout.group_size
     minibatches = update.minibatches or 1  # none: one step a batch
     per_batch = (update.epochs or 1) * minibatches
     whole = {} if stage.credit.select else {"minibatch_size": responses // minibatches}
     return {
         "responses_per_step": responses,
-        "generated_tokens_per_step_at_most": responses * rollout.max_new_tokens,
+        "generated_tokens_per_step_at_most": new * rollout.max_new_tokens,
         **whole,  # how many responses are kept is not known before
         "optimiser_steps_per_batch": per_batch,
         "optimiser_steps": per_batch * steps,
-        "responses": responses * steps,
+        "responses": new * steps,
         **_lag(stage),
         **_evaluation(stage),
     }
