@@ -51,8 +51,7 @@ def shard(model: torch.nn.Module, ranks: Ranks, device: torch.device) -> None:
         one.set_gradient_divide_factor(1.0)  # a sum: divisors are those of the whole step
         if hasattr(one, "set_reduce_scatter_unused_params"):  # torch 2.13
             one.set_reduce_scatter_unused_params(True)  # experts to which a rank sent no token
-        if device.type != "cuda":
-            one.set_force_sum_reduction_for_comms(True)  # gloo knows no other
+        one.set_force_sum_reduction_for_comms(True)  # gloo knows no other
 
 
 def is_sharded(tensor: Tensor) -> bool:
