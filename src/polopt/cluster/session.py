@@ -38,6 +38,7 @@ _ASK = (
     "\nelse: print('open')"
 )
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+_UNUSED = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port")
 _PATIENT = {  # a busy machine takes its time to import what Ray's processes need
     "RAY_gcs_server_port_wait_time_s": f"{START:.0f}",
     "RAY_worker_register_timeout_seconds": f"{START:.0f}",
@@ -180,9 +181,19 @@ def _loopback(ray: ModuleType) -> Generator[None]:
 
 @contextmanager
 def _patient(ray: ModuleType) -> Generator[None]:
-    """Ray waits 30 s for its first node, and has no setting for that."""
-    services = ray._private.services
-    get, deadline = services.get_node, time.monotonic() + START
+    """Ray gives the agents of its node 15 s to say their ports, and the node 30 s to be there.
+
+    There is no setting for either: we say the ports for them, those of metrics unused, and ask for
+    the node again. What scales a cluster, and what sends its logs to a terminal, is not started.
+    """
+    services, parameters, node = (
+        getattr(ray._private, name) for name in ("services", "parameter", "node")
+    )
+    port = free_port("127.0.0.1")
+    ports = {**dict.fromkeys(_UNUSED, -1), "runtime_env_agent_port": port}
+    fixed = {"runtime_env_agent_port": port, "no_monitor": True, "include_log_monitor": False}
+    get, made, start = services.get_node, parameters.RayParams, node.Node.start_raylet
+    deadline = time.monotonic() + START
 
     def waited(*arguments: Any) -> Any:  # noqa: ANN401 - what Ray asks
         while True:
@@ -193,11 +204,24 @@ def _patient(ray: ModuleType) -> Generator[None]:
                     raise
                 time.sleep(0.1)
 
-    services.get_node = waited
+    def started(self: Any, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401
+        for name, number in ports.items():
+            ray._raylet.persist_port(self._session_dir, self._node_id, name, number)
+        return start(self, *arguments, **named)
+
+    services.get_node, node.Node.start_raylet = waited, started
+    parameters.RayParams = lambda **values: made(**{**values, **fixed})
     try:
         yield
     finally:
-        services.get_node = get
+        services.get_node, node.Node.start_raylet = get, start
+        parameters.RayParams = made
+
+
+def free_port(host: str) -> int:
+    """A port on which nobody listens."""
+    with socket.create_server((host, 0)) as server:
+        return int(server.getsockname()[1])
 
 
 @contextmanager
