@@ -37,6 +37,10 @@ _ASK = (
     "\nexcept AuthenticationError: print('refused')"
     "\nelse: print('open')"
 )
+_OPEN = (
+    "asks for no token: whoever reaches it runs code on it; start its nodes with "
+    "RAY_AUTH_MODE=token, or set coordination.insecure"
+)
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 _UNUSED = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port")
 _PATIENT = {  # a busy machine takes its time to import what Ray's processes need
@@ -98,15 +102,16 @@ def connected(
     ray, dashboard = _ray(), any(one.dashboard for one in settings)
     with ExitStack() as stack:
         stack.callback(_inside.reset, _inside.set(True))
-        if not ray.is_initialized():
-            there = address()
-            if there is None:
-                url = stack.enter_context(_started(ray, dashboard=dashboard))
-                if dashboard:
-                    tell(f"Ray's dashboard: http://{url}")
-            else:
-                insecure = all(one.insecure for one in settings)
-                stack.enter_context(_joined(ray, there, insecure=insecure))
+        there, insecure = address(), all(one.insecure for one in settings)
+        if ray.is_initialized():
+            if not insecure and not _asks_for_a_token(ray):
+                raise EngineError(f"coordination.mode: the Ray of this process {_OPEN}")
+        elif there is None:
+            url = stack.enter_context(_started(ray, dashboard=dashboard))
+            if dashboard:
+                tell(f"Ray's dashboard: http://{url}")
+        else:
+            stack.enter_context(_joined(ray, there, insecure=insecure))
         if gpu is not None:
             stack.enter_context(reserved(gpu))
         check_slots(
@@ -233,10 +238,7 @@ def _joined(ray: ModuleType, there: str, *, insecure: bool) -> Generator[None]:
             "node of the cluster: the trainer is one of its processes"
         )
     if _lets_in_anybody(there) and not insecure:
-        raise EngineError(
-            f"{ADDRESS}: the Ray at {there} asks for no token: whoever reaches it runs code on it; "
-            "start its nodes with RAY_AUTH_MODE=token, or set coordination.insecure"
-        )
+        raise EngineError(f"{ADDRESS}: the Ray at {there} {_OPEN}")
     with _environment(_QUIET), ExitStack() as stack:
         stack.callback(ray.shutdown)
         with _signals_kept():
@@ -274,6 +276,11 @@ def _lets_in_anybody(there: str) -> bool:
     if asked.stdout.strip() not in ("open", "refused"):
         raise EngineError(f"{ADDRESS}: no Ray answers at {there}")
     return asked.stdout.strip() == "open"
+
+
+def _asks_for_a_token(ray: ModuleType) -> bool:
+    raylet = ray._raylet
+    return raylet.get_authentication_mode() == raylet.AuthenticationMode.TOKEN
 
 
 def _read_again(ray: ModuleType) -> None:
