@@ -121,7 +121,7 @@ def through(fault: Fault, directory: Path, **flags: Any) -> list[str]:
     finally:
         fault.ended.set()
         fault.join()
-    assert actors(ENGINE) == []
+    wait_for(lambda: actors(ENGINE) == [])
     return [line["message"] for line in lines(directory, "warnings")]
 
 

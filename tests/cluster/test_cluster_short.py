@@ -18,7 +18,7 @@ from polopt.cluster.session import connected
 from polopt.coordination.stage import Event
 from polopt.recipe import load
 from polopt.resolution import resolve
-from runs import lines, metrics, weights
+from runs import lines, metrics, wait_for, weights
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.timeout(3600)
@@ -53,13 +53,13 @@ def _of_ray() -> list[psutil.Process]:
 
 @pytest.mark.usefixtures("a_ray", "one_thread")
 def test_killed_actors_change_no_bit(tmp_path: Path) -> None:
-    """An engine dies while it generates, another one idle, and a reward worker beside them."""
+    """An engine dies and a reward worker; others take over, and the run says so."""
     alternate = polopt.train(RECIPE, flags={"run.directory": str(tmp_path / "alternate")})
     dead = list[int]()
 
     def kill(event: Event) -> None:
-        if event.kind == "metrics" and event.values["step"] in (1, 3):
-            dead.append(killed(ENGINE, which=len(dead) % 2))
+        if event.kind == "metrics" and event.values["step"] == 1:
+            dead.append(killed(ENGINE))
         if event.kind == "metrics" and event.values["step"] == 2:
             dead.append(killed(REWARD))
 
@@ -67,11 +67,10 @@ def test_killed_actors_change_no_bit(tmp_path: Path) -> None:
     run = polopt.train(RECIPE, flags=flags, observers=[kill]).directory
     assert weights(run) == weights(alternate.directory)
     assert [line["step"] for line in metrics(run)] == [0, 1, 2, 3, 4]
-    said = [line["message"] for line in lines(run, "warnings") if "engine" in line["message"]]
-    assert len(dead) == 3 and len(said) == 2
-    for pid, message in zip((dead[0], dead[2]), said, strict=True):
-        assert f"(process {pid} on 127.0.0.1) died; another actor takes over" in message
-    assert not any(map(alive, dead)) and actors(ENGINE) == []
+    said = [line["message"] for line in lines(run, "warnings") if "actor" in line["message"]]
+    assert len(said) == 1
+    assert f"(process {dead[0]} on 127.0.0.1) died; another actor takes over" in said[0]
+    wait_for(lambda: not any(map(alive, dead)) and actors(ENGINE) == [])
 
 
 @pytest.mark.usefixtures("a_ray")

@@ -84,9 +84,8 @@ def test_a_killed_engine_is_replaced_and_the_run_says_so(tmp_path: Path) -> None
     process = start("train", RECIPE, "--run.directory", directory, *SHORT)
     wait_for(lambda: process.poll() is not None or steps_taken(directory) >= 2, seconds=600)
     (ray,) = rays() - before
-    engine = next(
-        p for p in belonging(ray, process.pid) if " ".join(p.cmdline()).startswith(ENGINE)
-    )
+    processes = belonging(ray, process.pid)
+    engine = next(one for one in processes if " ".join(one.cmdline()).startswith(ENGINE))
     engine.kill()
     _, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors

@@ -19,6 +19,7 @@ import torch
 from polopt import isolated
 from polopt.errors import RewardError
 from polopt.isolated import workers
+from polopt.isolated.calls import Returned
 from polopt.isolated.origins import Origin, origin_of
 from polopt.rewards import Completions, RewardSpec, from_file, score
 from polopt.types import Outcome, Prompt
@@ -205,6 +206,26 @@ def test_draws_go_by_the_seed_of_a_group_in_any_company(spec, name, processes, m
     assert together == apart[::-1]
     assert len(set(together)) == 8
     isolated.close()
+
+
+def test_inside_a_block_functions_run_elsewhere(spec):
+    ended = list[str]()
+
+    class Elsewhere:
+        alive = True
+
+        def ask(self, arguments, limit):
+            _, given, _ = arguments
+            assert limit == spec("length").timeout
+            return Returned([float(10 * len(text)) for text in given["completions"]])
+
+        def kill(self):
+            ended.append("killed")
+
+    with workers.served_by(Elsewhere):
+        assert rewards(spec("length"), group("a", "bbb", seed=1)) == [10.0, 30.0]
+    assert ended == ["killed"]
+    assert rewards(spec("length"), group("a", "bbb", seed=1)) == [1.0, 3.0]
 
 
 def test_two_threads_judge_what_one_does(spec):
@@ -420,6 +441,7 @@ def test_a_reward_says_where_it_runs(spec):
 RUN = """
 import os, sys, threading
 from polopt.isolated import workers
+from polopt.isolated.calls import Returned
 from polopt.isolated.origins import Origin
 origin = Origin("acts", path=sys.argv[1], source=open(sys.argv[1], "rb").read())
 process = Origin("process", path=origin.path, source=origin.source)

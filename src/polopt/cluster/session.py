@@ -37,7 +37,12 @@ _ASK = (
     "\nexcept AuthenticationError: print('refused')"
     "\nelse: print('open')"
 )
+_OPEN = (
+    "asks for no token: whoever reaches it runs code on it; start its nodes with "
+    "RAY_AUTH_MODE=token, or set coordination.insecure"
+)
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+_UNUSED = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port")
 _PATIENT = {  # a busy machine takes its time to import what Ray's processes need
     "RAY_gcs_server_port_wait_time_s": f"{START:.0f}",
     "RAY_worker_register_timeout_seconds": f"{START:.0f}",
@@ -97,15 +102,16 @@ def connected(
     ray, dashboard = _ray(), any(one.dashboard for one in settings)
     with ExitStack() as stack:
         stack.callback(_inside.reset, _inside.set(True))
-        if not ray.is_initialized():
-            there = address()
-            if there is None:
-                url = stack.enter_context(_started(ray, dashboard=dashboard))
-                if dashboard:
-                    tell(f"Ray's dashboard: http://{url}")
-            else:
-                insecure = all(one.insecure for one in settings)
-                stack.enter_context(_joined(ray, there, insecure=insecure))
+        there, insecure = address(), all(one.insecure for one in settings)
+        if ray.is_initialized():
+            if not insecure and not _asks_for_a_token(ray):
+                raise EngineError(f"coordination.mode: the Ray of this process {_OPEN}")
+        elif there is None:
+            url = stack.enter_context(_started(ray, dashboard=dashboard))
+            if dashboard:
+                tell(f"Ray's dashboard: http://{url}")
+        else:
+            stack.enter_context(_joined(ray, there, insecure=insecure))
         if gpu is not None:
             stack.enter_context(reserved(gpu))
         check_slots(
@@ -180,9 +186,19 @@ def _loopback(ray: ModuleType) -> Generator[None]:
 
 @contextmanager
 def _patient(ray: ModuleType) -> Generator[None]:
-    """Ray waits 30 s for its first node, and has no setting for that."""
-    services = ray._private.services
-    get, deadline = services.get_node, time.monotonic() + START
+    """Ray gives the agents of its node 15 s to say their ports, and the node 30 s to be there.
+
+    There is no setting for either: we say the ports for them, those of metrics unused, and ask for
+    the node again. What scales a cluster, and what sends its logs to a terminal, is not started.
+    """
+    services, parameters, node = (
+        getattr(ray._private, name) for name in ("services", "parameter", "node")
+    )
+    port = free_port("127.0.0.1")
+    ports = {**dict.fromkeys(_UNUSED, -1), "runtime_env_agent_port": port}
+    fixed = {"runtime_env_agent_port": port, "no_monitor": True, "include_log_monitor": False}
+    get, made, start = services.get_node, parameters.RayParams, node.Node.start_raylet
+    deadline = time.monotonic() + START
 
     def waited(*arguments: Any) -> Any:  # noqa: ANN401 - what Ray asks
         while True:
@@ -193,11 +209,24 @@ def _patient(ray: ModuleType) -> Generator[None]:
                     raise
                 time.sleep(0.1)
 
-    services.get_node = waited
+    def started(self: Any, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401
+        for name, number in ports.items():
+            ray._raylet.persist_port(self._session_dir, self._node_id, name, number)
+        return start(self, *arguments, **named)
+
+    services.get_node, node.Node.start_raylet = waited, started
+    parameters.RayParams = lambda **values: made(**{**values, **fixed})
     try:
         yield
     finally:
-        services.get_node = get
+        services.get_node, node.Node.start_raylet = get, start
+        parameters.RayParams = made
+
+
+def free_port(host: str) -> int:
+    """A port on which nobody listens."""
+    with socket.create_server((host, 0)) as server:
+        return int(server.getsockname()[1])
 
 
 @contextmanager
@@ -209,10 +238,7 @@ def _joined(ray: ModuleType, there: str, *, insecure: bool) -> Generator[None]:
             "node of the cluster: the trainer is one of its processes"
         )
     if _lets_in_anybody(there) and not insecure:
-        raise EngineError(
-            f"{ADDRESS}: the Ray at {there} asks for no token: whoever reaches it runs code on it; "
-            "start its nodes with RAY_AUTH_MODE=token, or set coordination.insecure"
-        )
+        raise EngineError(f"{ADDRESS}: the Ray at {there} {_OPEN}")
     with _environment(_QUIET), ExitStack() as stack:
         stack.callback(ray.shutdown)
         with _signals_kept():
@@ -250,6 +276,11 @@ def _lets_in_anybody(there: str) -> bool:
     if asked.stdout.strip() not in ("open", "refused"):
         raise EngineError(f"{ADDRESS}: no Ray answers at {there}")
     return asked.stdout.strip() == "open"
+
+
+def _asks_for_a_token(ray: ModuleType) -> bool:
+    raylet = ray._raylet
+    return raylet.get_authentication_mode() == raylet.AuthenticationMode.TOKEN
 
 
 def _read_again(ray: ModuleType) -> None:

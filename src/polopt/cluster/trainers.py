@@ -7,7 +7,6 @@ it listens, and ends with them; one that dies ends the run with the line of its 
 from __future__ import annotations
 
 import os
-import socket
 import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -16,7 +15,7 @@ from operator import attrgetter
 from typing import Any
 
 from polopt.cluster.placement import clustered
-from polopt.cluster.session import connected
+from polopt.cluster.session import connected, free_port
 from polopt.errors import EngineError
 from polopt.ranks import Ranks, joined
 from polopt.recipe import StageRecipe
@@ -79,7 +78,7 @@ def led(
         here = ray.util.get_node_ip_address()
         environment = {INTERFACE: "lo"} if here == "127.0.0.1" else {}
         hosts = stack.enter_context(_hosts(size - 1, directory, follow, gpu))
-        address = f"{here}:{_free_port(here)}"
+        address = f"{here}:{free_port(here)}"
         ended = [
             host.follow.remote(follow, (directory, rank, size, address), environment)
             for rank, host in enumerate(hosts, start=1)
@@ -121,11 +120,6 @@ def _hosts(count: int, directory: str, follow: str, gpu: str | None) -> Generato
     finally:
         for host in hosts:
             ray.kill(host)
-
-
-def _free_port(host: str) -> int:
-    with socket.create_server((host, 0)) as server:
-        return int(server.getsockname()[1])
 
 
 @contextmanager
