@@ -184,5 +184,5 @@ def test_what_ranks_refuse_is_one_line_each(
     assert code != 0
     said = own_lines(errors)
     assert said and all(one.startswith(line) or "rank 0 ended: " in one for one in said)
-    assert "Traceback" not in errors
+    assert errors.count("Traceback") <= 1  # that of torchrun itself
     assert not run.exists()
