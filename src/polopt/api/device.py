@@ -24,7 +24,7 @@ def device_of(name: str, field: str = "run.device", *, place: Place | None = Non
     """
     arguments.check("run", {"device": name}, names={"device": field})
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
     count = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
     available = count.get(device.type, 1)
