@@ -212,13 +212,16 @@ def _patient(ray: ModuleType) -> Generator[None]:
                     raise
                 time.sleep(0.1)
 
+    def described(**values: Any) -> Any:  # noqa: ANN401
+        return made(**{**values, **fixed})
+
     def started(self: Any, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401
         for name, number in ports.items():
             ray._raylet.persist_port(self._session_dir, self._node_id, name, number)
         return start(self, *arguments, **named)
 
     services.get_node, node.Node.start_raylet = waited, started
-    parameters.RayParams = lambda **values: made(**{**values, **fixed})
+    parameters.RayParams = described
     try:
         yield
     finally:
