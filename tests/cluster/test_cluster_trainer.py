@@ -17,7 +17,11 @@ from runs import ROOT, command, lines, start, steps_taken, wait_for, weights
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
 
 RECIPE = ROOT / "recipes" / "cluster.toml"
-SHORT = ("--run.steps", "10", "--run.checkpoint_every", "2", "--evaluation.prompts", "4")
+SHORT = (
+    *("--sft.run.steps", "4", "--rl.run.steps", "8"),
+    *("--run.checkpoint_every", "2", "--evaluation.prompts", "4"),
+)
+ONE = ("--rl.coordination.trainers", "1")
 NOTICED = 30.0  # seconds
 
 
@@ -33,11 +37,10 @@ def nothing_is_left(before: set[Path], told: set[Path]) -> None:
 @pytest.fixture(scope="module")
 def alternate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("alternate") / "run"
-    words = ("--coordination.mode", "alternate", "--run.directory", directory)
     recipe = directory.with_name("recipe.toml")
-    kept = RECIPE.read_text().replace("engines = 2\nstaleness = 1\n", "")
-    recipe.write_text(kept)
-    code, _, errors = command("train", recipe, *words, *SHORT)
+    before, _, after = RECIPE.read_text().partition("[stage.rl.coordination]")
+    recipe.write_text(before + after[after.index("[stage.rl.evaluation]") :])
+    code, _, errors = command("train", recipe, "--run.directory", directory, *SHORT)
     assert code == 0, errors
     return directory
 
@@ -49,9 +52,9 @@ def test_a_trainer_that_is_killed(
 ) -> None:
     """No prompt is lost or trained twice; with S = 0 the weights are those of alternate."""
     rng, directory, before = random.Random(seed), tmp_path / "run", rays()
-    flags = ("--coordination.staleness", staleness, "--run.directory", directory)
+    flags = ("--rl.coordination.staleness", staleness, *ONE, "--run.directory", directory)
     process = start("train", RECIPE, *flags, *SHORT)
-    moment = rng.randint(0, 8)
+    moment = rng.randint(0, 12)
     wait_for(lambda: process.poll() is not None or steps_taken(directory) >= moment, seconds=600)
     time.sleep(rng.random())
     told = rays() - before
@@ -82,7 +85,7 @@ def test_a_trainer_that_is_asked_to_stop_saves_and_leaves_nothing(tmp_path: Path
 def test_a_killed_engine_is_replaced_and_the_run_says_so(tmp_path: Path) -> None:
     directory, before = tmp_path / "run", rays()
     process = start("train", RECIPE, "--run.directory", directory, *SHORT)
-    wait_for(lambda: process.poll() is not None or steps_taken(directory) >= 2, seconds=600)
+    wait_for(lambda: process.poll() is not None or steps_taken(directory) >= 7, seconds=600)
     (ray,) = rays() - before
     processes = belonging(ray, process.pid)
     engine = next(one for one in processes if " ".join(one.cmdline()).startswith(ENGINE))

@@ -156,7 +156,7 @@ def test_a_checkpoint_holds_every_bit(tmp_path: Path) -> None:
     again = tmp_path / "again"
     again.mkdir()
     other.save(again)
-    for name in ("groups.json", "groups.safetensors"):
+    for name in ("groups.bin", "sizes.json"):
         assert (again / name).read_bytes() == (tmp_path / name).read_bytes()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import cast
 
@@ -37,8 +37,8 @@ def answered(of: StageContext, sampled: Sampled, source: RolloutSource[Batch]) -
     if settings.reuse:
         pool = [Pool(_reuse(of), sampled.prompt)]
         source = Reusing(source, pool[0])
-    react = controller[0].react if controller else lambda _: Metrics()
-    return Answered(source, [*pool, *controller], react)
+    found = Answered(source, [*pool, *controller])
+    return replace(found, react=controller[0].react) if controller else found
 
 
 def _reuse(of: StageContext) -> Reuse:

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from types import ModuleType
@@ -164,12 +164,15 @@ def _started(ray: ModuleType, *, dashboard: bool) -> Generator[str]:
 
 def _elsewhere(directory: Path) -> set[str]:
     """Addresses beyond the loopback interface on which a cluster listens."""
-    return {
-        f"{one.laddr.ip}:{one.laddr.port}"
-        for process in (psutil.Process(), *belonging(directory, os.getpid()))
-        for one in process.net_connections()
-        if one.status == "LISTEN" and not one.laddr.ip.endswith(("127.0.0.1", "::1"))
-    }
+    found = set[str]()
+    for process in belonging(directory, os.getpid()):
+        with suppress(psutil.Error):  # it has ended
+            found |= {
+                f"{one.laddr.ip}:{one.laddr.port}"
+                for one in process.net_connections()
+                if one.status == "LISTEN" and not one.laddr.ip.endswith(("127.0.0.1", "::1"))
+            }
+    return found
 
 
 @contextmanager
@@ -209,13 +212,16 @@ def _patient(ray: ModuleType) -> Generator[None]:
                     raise
                 time.sleep(0.1)
 
+    def described(**values: Any) -> Any:  # noqa: ANN401
+        return made(**{**values, **fixed})
+
     def started(self: Any, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401
         for name, number in ports.items():
             ray._raylet.persist_port(self._session_dir, self._node_id, name, number)
         return start(self, *arguments, **named)
 
     services.get_node, node.Node.start_raylet = waited, started
-    parameters.RayParams = lambda **values: made(**{**values, **fixed})
+    parameters.RayParams = described
     try:
         yield
     finally:

@@ -10,38 +10,20 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from safetensors.torch import load_file
 
 from polopt.coordination.ledger import version_of
 from polopt.coordination.sources import RolloutSource
 from polopt.math.reduce import row_mean
-from polopt.models import streamed
 from polopt.record import write_json
+from polopt.rollout.packed import from_bytes, to_bytes
 from polopt.seeding import derive
-from polopt.types import (
-    Advantages,
-    Batch,
-    Experience,
-    Finish,
-    Group,
-    Metrics,
-    Outcome,
-    Prompt,
-    Sample,
-    Sampling,
-    Span,
-)
+from polopt.types import Advantages, Batch, Experience, Group, Metrics, Prompt
 
-INDEX, TENSORS = "groups.json", "groups.safetensors"
-A_TOKEN = ("tokens", "mask", "logp_rollout", "token_rewards")  # fields of a sample, [P + T]
+GROUPS, SIZES = "groups.bin", "sizes.json"  # of the checkpoint
 
 
 @dataclass(frozen=True)
@@ -103,36 +85,17 @@ class Pool:
 
     def save(self, directory: Path) -> dict[str, int]:
         """Write the groups exactly, but for their prompts, which their places give back."""
-        samples = [sample for group in self._groups.values() for sample in _all(group)]
-        entries = [
-            {
-                "ticket": ticket,
-                "size": self._sizes[ticket],
-                "greedy": group.greedy is not None,
-                "samples": [_entry(sample) for sample in _all(group)],
-            }
-            for ticket, group in self._groups.items()
-        ]
-        write_json(directory / INDEX, entries)
-        streamed.write(directory / TENSORS, _tensors(samples))
-        return {"groups": len(entries)}
+        sizes = [self._sizes[ticket] for ticket in self._groups]
+        write_json(directory / SIZES, sizes)
+        (directory / GROUPS).write_bytes(to_bytes([*self._groups.values()]))
+        return {"groups": len(sizes)}
 
     def load(self, directory: Path, counters: dict[str, int]) -> None:
         """Restore what :meth:`save` wrote."""
-        entries = json.loads((directory / INDEX).read_text(encoding="utf-8"))
-        tensors = load_file(directory / TENSORS)
-        arrays, start = {name: tensor.numpy() for name, tensor in tensors.items()}, 0
-        self._groups, self._sizes = {}, {}
-        for one in entries:
-            samples = list[Sample]()
-            for entry in one["samples"]:
-                end = start + entry["length"]
-                samples.append(_sample(entry, {n: a[start:end] for n, a in arrays.items()}))
-                start = end
-            greedy = samples.pop() if one["greedy"] else None
-            ticket = one["ticket"]
-            self._groups[ticket] = Group(ticket, self._prompt(ticket), tuple(samples), greedy)
-            self._sizes[ticket] = one["size"]
+        groups = from_bytes((directory / GROUPS).read_bytes(), self._prompt)
+        sizes = json.loads((directory / SIZES).read_text(encoding="utf-8"))
+        self._groups = {group.ticket: group for group in groups}
+        self._sizes = dict(zip(self._groups, sizes, strict=True))
 
 
 class Reusing:
@@ -185,62 +148,3 @@ def drawn(weights: Mapping[int, float], count: int, seed: int) -> list[int]:
         if weight > 0
     }
     return sorted(sorted(keys, key=lambda name: keys[name], reverse=True)[:count])
-
-
-def _all(group: Group) -> Sequence[Sample]:
-    """The samples, and the greedy response behind them."""
-    return group.samples if group.greedy is None else (*group.samples, group.greedy)
-
-
-def _entry(sample: Sample) -> dict[str, Any]:
-    """What is not a tensor; NaN, which JSON lacks, is null."""
-    return {
-        "length": len(sample.tokens),
-        "prompt_length": sample.prompt_length,
-        "spans": [[span.version, span.start, span.end] for span in sample.spans],
-        "finish": sample.finish.value,
-        "sampling": asdict(sample.sampling),
-        "reward": _or_null(sample.reward),
-        "parts": {name: _or_null(value) for name, value in sample.parts.items()},
-        "outcome": sample.outcome.value,
-        "token_rewards": sample.token_rewards is not None,
-    }
-
-
-def _sample(entry: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Sample:
-    """The inverse of :func:`_entry` and :func:`_tensors`."""
-    sampling = entry["sampling"]
-    return Sample(
-        tokens=arrays["tokens"],
-        mask=arrays["mask"],
-        logp_rollout=arrays["logp_rollout"],
-        prompt_length=entry["prompt_length"],
-        spans=tuple(Span(*span) for span in entry["spans"]),
-        finish=Finish(entry["finish"]),
-        sampling=Sampling(**{**sampling, "stop": tuple(sampling["stop"])}),
-        reward=_or_nan(entry["reward"]),
-        parts={name: _or_nan(value) for name, value in entry["parts"].items()},
-        outcome=Outcome(entry["outcome"]),
-        token_rewards=arrays["token_rewards"] if entry["token_rewards"] else None,
-    )
-
-
-def _tensors(samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
-    """The tokens of all samples, one after the other, and what belongs to each of them."""
-    fields = {name: [_of_tokens(sample, name) for sample in samples] for name in A_TOKEN}
-    return {
-        name: torch.from_numpy(np.concatenate(arrays)) for name, arrays in fields.items() if arrays
-    }
-
-
-def _of_tokens(sample: Sample, name: str) -> NDArray[Any]:
-    found = getattr(sample, name)
-    return np.full(len(sample.tokens), np.nan, np.float32) if found is None else found
-
-
-def _or_null(value: float) -> float | None:
-    return None if math.isnan(value) else value
-
-
-def _or_nan(value: float | None) -> float:
-    return math.nan if value is None else value

@@ -159,7 +159,7 @@ def _written(key: str) -> str:
 
 def _listening(address: str, rank: int, size: int, limit: timedelta) -> Any:  # noqa: ANN401
     """The store of the group; rank 0 listens on this address alone, not on all of its machine."""
-    from torch.distributed import TCPStore
+    from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
     host, _, port = address.rpartition(":")
     if rank:

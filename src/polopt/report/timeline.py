@@ -117,7 +117,7 @@ def _lane(
 
 def _shares(rows: Sequence[Row], whole: float) -> dict[str, float]:
     """The share of the whole time of each kind; a part of another counts once."""
-    seconds = {
+    seconds: dict[str, float] = {
         kind: sum(row["end"] - row["start"] for row in rows if row["what"] == kind)
         for kind in KINDS
     }
