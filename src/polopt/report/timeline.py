@@ -117,10 +117,9 @@ def _lane(
 
 def _shares(rows: Sequence[Row], whole: float) -> dict[str, float]:
     """The share of the whole time of each kind; a part of another counts once."""
-    seconds: dict[str, float] = {
-        kind: sum(row["end"] - row["start"] for row in rows if row["what"] == kind)
-        for kind in KINDS
-    }
+    seconds = dict.fromkeys(KINDS, 0.0)
+    for row in rows:
+        seconds[row["what"]] += row["end"] - row["start"]
     for part, of in INSIDE.items():
         seconds[of] = max(0.0, seconds[of] - seconds[part])
     return {kind: value / max(whole, 1e-9) for kind, value in seconds.items() if value > 0}
