@@ -57,7 +57,7 @@ def recorded(values: Sequence[float], mean: float) -> Distribution:
     return Distribution(
         f"recorded({len(table)} values of mean {mean:g})",
         mean,
-        lambda rng, shape: rng.choice(table, shape),
+        lambda rng, shape: table[rng.integers(len(table), size=shape)],
     )
 
 

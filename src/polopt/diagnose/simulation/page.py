@@ -84,7 +84,7 @@ def _figure(found: Mapping[str, Any]) -> Figure:
                       label=label, markersize=3)  # fmt: skip
         axis.set_title(title, fontsize=10)
         axis.set_xscale("log", base=2)
-        axis.xaxis.set_major_formatter(lambda engines, _: f"{engines:g}")
+        axis.xaxis.set_major_formatter("{x:g}")
         axis.set_xlabel("engines", fontsize=8)
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
