@@ -41,7 +41,7 @@ def _of_rank(device: torch.device, field: str, place: Place) -> torch.device:
     Raises:
         RecipeError: fewer devices than ranks on this machine, or a device by number.
     """
-    if device.type == "mps" or device.index is not None:
+    if device.type == "mps" or ":" in str(device):  # torch types no index as a number
         raise RecipeError(
             f"{field}: '{device}' is not allowed with {place.size} ranks; cpu, cuda or auto"
         )
