@@ -24,6 +24,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -113,6 +114,12 @@ class Bench:
         self._directory = directory
         write(directory, case.work)
 
+    def shorter(self) -> Bench:
+        """The same for what is hopeless: one step, the first."""
+        found = copy(self)
+        found.how = replace(self.how, warm=0, steps=1)
+        return found
+
     def ask(self, library: str, seed: int, limit: float | None = None, **asked: Any) -> Result:
         """What becomes of a process; {} where it is not done in ``limit`` seconds.
 
@@ -193,7 +200,9 @@ def measured(name: str, how: Measuring) -> Result:
         ours, best = (min(found, key=lambda one: found[one]) for found in tried.values())
         arms = {"polopt": ("polopt", "fp32"), "tuned": ("polopt", ours)}
         arms |= {"best": ("trl", best), "default": ("trl", "default")}
-        runs = in_turns(bench, arms)
+        # TRL as it comes computes in bfloat16, too.
+        given_up = "bf16" in {*how.tried} - {*tried["trl"]}
+        runs = in_turns(bench, arms, hopeless=["default"] if given_up else [])
     return {
         "row": name,
         "method": case.method,
@@ -212,22 +221,21 @@ def measured(name: str, how: Measuring) -> Result:
     }
 
 
-def in_turns(bench: Bench, arms: Mapping[str, tuple[str, str]]) -> dict[str, list[Result]]:
+def in_turns(
+    bench: Bench, arms: Mapping[str, tuple[str, str]], hopeless: Sequence[str] = ()
+) -> dict[str, list[Result]]:
     """Every repetition of every arm; arms that are the same are one, hopeless ones come once."""
     runs: dict[str, list[Result]] = {arm: [] for arm in arms}
     for seed in range(1, bench.how.repetitions + 1):
         done: dict[tuple[str, str], Result] = {}
         for arm, which in arms.items():
-            if seed > 1 and _hopeless(runs[arm][0], runs["best"][0]):
+            if seed > 1 and arm in hopeless:
                 continue
             if which not in done:
-                done[which] = bench.timed(which[0], seed, variant=which[1])
+                once = bench.shorter() if arm in hopeless else bench
+                done[which] = once.timed(which[0], seed, variant=which[1])
             runs[arm].append(done[which])
     return runs
-
-
-def _hopeless(run: Result, beside: Result) -> bool:
-    return cost(run, "cpu") > HOPELESS * cost(beside, "cpu")
 
 
 def summed_up(many: Sequence[Result]) -> Result:
@@ -433,8 +441,7 @@ def main() -> None:
     for name in names:
         results.append(measured(name, how))
         stop_at(results[-1].get("failures", ()))
-        if not given.json:
-            print(line(results[-1]), flush=True)
+        print(line(results[-1]), file=sys.stderr if given.json else sys.stdout, flush=True)
     if given.write:
         save(merged(results, rewards))
     if given.json:
