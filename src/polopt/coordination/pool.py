@@ -209,7 +209,7 @@ def _entry(sample: Sample) -> dict[str, Any]:
 
 def _sample(entry: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Sample:
     """The inverse of :func:`_entry` and :func:`_tensors`."""
-    sampling = entry["sampling"]
+    sampling: dict[str, Any] = entry["sampling"]
     return Sample(
         tokens=arrays["tokens"],
         mask=arrays["mask"],
@@ -217,7 +217,7 @@ def _sample(entry: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Sam
         prompt_length=entry["prompt_length"],
         spans=tuple(Span(*span) for span in entry["spans"]),
         finish=Finish(entry["finish"]),
-        sampling=Sampling(**{**sampling, "stop": tuple(sampling["stop"])}),
+        sampling=replace(Sampling(**sampling), stop=tuple(sampling["stop"])),
         reward=_or_nan(entry["reward"]),
         parts={name: _or_nan(value) for name, value in entry["parts"].items()},
         outcome=Outcome(entry["outcome"]),
