@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import polopt
-from polopt.choices.coordination import lag_at_most, lag_steps_at_most
+from polopt.choices.coordination import anchored_in_sampling, lag_at_most, lag_steps_at_most
 from polopt.coordination.ledger import Ledger
 from polopt.recipe import load
 from polopt.recipe.fields import flat
@@ -132,9 +132,10 @@ def test_lag_is_bounded_in_optimiser_steps_where_that_is_asked_for() -> None:
     settled(window=50, max_lag_steps=0)  # with S = 0 a batch takes all that there is
 
 
-def test_a_clip_acts_on_stale_responses_with_one_optimiser_step_too() -> None:
-    says = [line for line in inert(settled(staleness=1)) if "clip" in line]
-    assert says == []
+@pytest.mark.parametrize("stale", [{"staleness": 1}, {"reuse": 0.5}])
+def test_a_clip_acts_on_stale_responses_with_one_optimiser_step_too(stale: dict[str, Any]) -> None:
+    assert anchored_in_sampling(flat(settled(**stale)))
+    assert [line for line in inert(settled(**stale)) if "clip" in line] == []
     assert [line for line in inert(settled()) if "clip" in line]
 
 

@@ -31,14 +31,16 @@ class Answered:
 def answered(of: StageContext, sampled: Sampled, source: RolloutSource[Batch]) -> Answered:
     """The source with a pool and a controller, where the recipe asks for them."""
     settings = of.recipe.coordination
-    pool, controller = list[Pool](), list[Controller]()
+    answers = Answered(source)
     if settings.target_mismatch is not None:
-        controller = [_controller(of, cast(BoundedSource[Batch], source), settings.target_mismatch)]
+        bounded = cast(BoundedSource[Batch], source)
+        controller = _controller(of, bounded, settings.target_mismatch)
+        answers = replace(answers, learners=[controller], react=controller.react)
     if settings.reuse:
-        pool = [Pool(_reuse(of), sampled.prompt)]
-        source = Reusing(source, pool[0])
-    found = Answered(source, [*pool, *controller])
-    return replace(found, react=controller[0].react) if controller else found
+        pool = Pool(_reuse(of), sampled.prompt)
+        learners = [pool, *answers.learners]
+        answers = replace(answers, source=Reusing(source, pool), learners=learners)
+    return answers
 
 
 def _reuse(of: StageContext) -> Reuse:
