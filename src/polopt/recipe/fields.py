@@ -256,6 +256,7 @@ def nearest(path: Path) -> Path | None:
         return (*table, here[0])
     if key in endings:
         return endings[key].split(".")
-    elsewhere = near(".".join(map(str, path)), catalogue(), cutoff=0.75)
-    elsewhere = elsewhere or near(key, endings, cutoff=0.8)
+    # The name of a table that is there would make any of its fields look alike.
+    whole = [] if members(table) else near(".".join(map(str, path)), catalogue(), cutoff=0.75)
+    elsewhere = whole or near(key, endings, cutoff=0.8)
     return endings.get(elsewhere[0], elsewhere[0]).split(".") if elsewhere else None
