@@ -97,10 +97,13 @@ def lines(run: Path, name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
+TIMED = ("time/", "threads/", "idle/", "slots/", "groups/in_flight", "groups/queue")
+
+
 def metrics(run: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl without what a clock says."""
     return [
-        {name: value for name, value in line.items() if not name.startswith(("time/", "threads/"))}
+        {name: value for name, value in line.items() if not name.startswith(TIMED)}
         for line in lines(run, "metrics")
     ]
 

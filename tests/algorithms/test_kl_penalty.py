@@ -38,7 +38,7 @@ def expected(one: StageRecipe, logits: Tensor, advantages: Tensor) -> tuple[floa
     for action in range(3):
         mask = torch.ones(1, 1, dtype=torch.bool)
         experience = Experience(
-            mask, torch.zeros(1).long(), torch.zeros(1), None, old[None, [action]]
+            mask, torch.zeros(1).long(), torch.zeros(1), logp_old=old[None, [action]]
         )
         credited = Advantages(advantages[None, [action]], mask, mask[:, 0])
         logp = logits.log_softmax(-1)[None, [action]]

@@ -318,8 +318,7 @@ def test_a_gate_that_fails_ends_without_figures(
 def test_an_error_in_a_process_is_told(tmp_path: Path) -> None:
     case = vs_trl.Case("grpo", RAGGED)
     bench = vs_trl.Bench(case, tmp_path, vs_trl.QUICK)
-    with pytest.raises(SystemExit, match="not done after 0 seconds"):
-        bench.ask("polopt", 1, limit=0.01)
+    assert bench.ask("polopt", 1, limit=0.01) == {}
     done = subprocess.run(
         [sys.executable, "benchmarks/vs_trl_one.py"],
         cwd=ROOT,

@@ -20,6 +20,7 @@ EXTRAS = {
     "8bit": ("torchao",),
     "track": ("tensorboard", "wandb", "trackio"),
     "vllm": ("vllm",),
+    "cluster": ("ray",),
 }
 _GIB = 2**30
 
