@@ -72,7 +72,7 @@ def reward_of(name: str) -> Any:
 def on(device: torch.device) -> Iterator[None]:
     """Inside, a run has this device in the place of what ``run.device`` names."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(execute, "device_of", lambda *_: device)
+        patch.setattr(execute, "device_of", lambda *_, **__: device)
         # Flash attention of the CPU rounds otherwise, and the pretend device has no such kernel.
         with sdpa_kernel(SDPBackend.MATH):
             yield
