@@ -274,7 +274,7 @@ class Lockstep:
 def lines_of(staleness: int, answer: str, seed: int) -> tuple[list[Metrics], list[str]]:
     """The metrics of every step of a run, and what its controller said."""
     flags = {**settings(staleness, answer), "run.seed": seed}
-    recipe = resolve(load(nested(flags), {})).stages[0]
+    recipe = resolve(load({}, flags)).stages[0]
     table, said = Table(), list[str]()
     inputs = SimpleNamespace(
         steps=STEPS,
@@ -322,15 +322,6 @@ def lag_of(batch: Batch, table: Table, tensors: Any) -> Metrics:
     found = drift(table.log_probs(tensors.tokens), tensors.logp_rollout, tensors.mask)
     kl = {"behaviour/kl": float(found.k3), "behaviour/ess": float(found.ess_fraction)}
     return {name: x for name, x in rollout_metrics(batch).items() if "lag/" in name} | kl
-
-
-def nested(flags: Flags) -> dict[str, Any]:
-    """Dotted fields as the tables of a recipe."""
-    tables: dict[str, Any] = {}
-    for field, value in flags.items():
-        section, _, key = field.rpartition(".")
-        (tables.setdefault(section, {}) if section else tables)[key] = value
-    return tables
 
 
 def measured(staleness: int, answer: str, seed: int) -> Result:

@@ -19,7 +19,7 @@ from polopt.resolution import resolve
 from runs import lines, metrics, wait_for, weights
 
 pytest.importorskip("ray")
-pytestmark = pytest.mark.timeout(3600)
+pytestmark = pytest.mark.timeout(900)
 
 RECIPE: dict[str, Any] = {
     "algorithm": "grpo",

@@ -18,6 +18,7 @@ from ray.exceptions import RayError
 from polopt.errors import EngineError, one_line
 from polopt.models import LanguageModel
 from polopt.rollout.engines import Weights
+from polopt.rollout.engines.arrival import checksums
 
 Arrays = Mapping[str, NDArray[np.uint8]]
 """The bytes of weights by the names of the parameters."""
@@ -93,15 +94,10 @@ def copied(arrays: Arrays, weights: Mapping[str, torch.Tensor]) -> None:
             weight.copy_(torch.from_numpy(array).view(weight.dtype).view(weight.shape))
 
 
-@torch.no_grad()
 def checksum(weights: Mapping[str, torch.Tensor]) -> int:
-    """``Σᵢ i · Σ bits`` over the weights in their order, modulo 2⁶⁴: all bits count."""
-    total = 0
-    for place, weight in enumerate(weights.values(), start=1):
-        bits = weight.detach().contiguous().view(-1).view(torch.uint8)
-        whole = bits[: bits.numel() // 4 * 4].view(torch.int32).sum(dtype=torch.int64)
-        total += place * int(whole + bits[bits.numel() // 4 * 4 :].sum(dtype=torch.int64))
-    return total % 2**64
+    """``Σᵢ i · cᵢ mod 2⁶⁴`` over the checksums of the weights, in their order."""
+    sums = checksums(weights).values()
+    return sum(place * one for place, one in enumerate(sums, start=1)) % 2**64
 
 
 def _put(weights: Mapping[str, torch.Tensor]) -> Any:  # noqa: ANN401 - a reference
