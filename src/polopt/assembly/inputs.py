@@ -26,7 +26,7 @@ from polopt.roles.scorer import trainable
 from polopt.rollout.divided import DividedEngine
 from polopt.rollout.engines import Engine
 from polopt.rollout.engines.arrival import Proof, Proven
-from polopt.rollout.engines.choose import chosen, made
+from polopt.rollout.engines.choose import check_divides, chosen, made
 from polopt.rollout.engines.interface import Arriving
 from polopt.rollout.engines.shared import Asker, EngineThread
 from polopt.rollout.rewarding import RewardFunction
@@ -218,7 +218,9 @@ class StageInputs:
             from polopt.cluster.engines import Made, remote_engines  # imports Ray
 
             served = self._trained(self.language_model) if self.shards else actor.language_model
-            how = Made(name, actor.how.autocast, self.recipe.rollout.rows)
+            rows, devices = self.recipe.rollout.rows, settings.engine_devices
+            check_divides(actor.language_model, devices)
+            how = Made(name, actor.how.autocast, rows, devices)
             yield from remote_engines(served, how, settings, partial(self.tell, warning=True))
             return
         for device in engine_devices(self.device, settings.engines):

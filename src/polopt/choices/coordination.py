@@ -34,6 +34,12 @@ _WEIGHED = Needs(
     "priority, or coordination.reuse",
 )
 
+_DIVIDED = Needs(
+    "rollout.engine",
+    lambda v: v["rollout.engine"] == "vllm" and v["coordination.mode"] == "cluster",
+    'vllm, with coordination.mode = "cluster"',
+)
+
 
 class Coordination(Section):
     """When generation and training take turns."""
@@ -84,6 +90,10 @@ class Coordination(Section):
     )
     engines: Annotated[Positive, _THREADS, _SAMPLED] = Field(
         default=1, description="that generate, each with weights of its own"
+    )
+    engine_devices: Annotated[Positive, _DIVIDED, _SAMPLED] = Field(
+        default=1,
+        description="that each engine is divided over (tensor parallel), on one node",
     )
     trainers: Annotated[Positive, _CLUSTER, _SAMPLED] = Field(
         default=1, description="processes that train together, each with a share of every batch"

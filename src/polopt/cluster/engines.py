@@ -50,6 +50,7 @@ def remote_engines(
         tell: of actors that are lost.
     """
     model = language_model.model
+    cuda = model.device.type == "cuda"
     described = Hosted(
         how,
         skeleton(language_model),
@@ -60,8 +61,8 @@ def remote_engines(
     reference, parcels = ray.put(described), Parcels(model)
     host: Any = ray.remote(EngineHost)
     host = host.options(
-        num_cpus=1,
-        num_gpus=int(model.device.type == "cuda"),
+        num_cpus=1 if cuda else how.devices,
+        num_gpus=how.devices if cuda else 0,
         max_restarts=0,
         scheduling_strategy="SPREAD",
     )

@@ -15,7 +15,7 @@ from polopt.cluster.weights import Arrays, checksum, copied, filled
 from polopt.models import LanguageModel, weights
 from polopt.rollout.engines import Request
 from polopt.rollout.engines.choose import made
-from polopt.rollout.engines.interface import Arrival, Arriving
+from polopt.rollout.engines.interface import Arrival, Arriving, Place
 from polopt.types import Sample
 
 
@@ -26,6 +26,7 @@ class Made:
     name: Literal["local", "vllm"]
     autocast: bool  # products in bfloat16
     rows: int | None  # that are decoded together at most
+    devices: int  # that it is divided over
 
 
 @dataclass(frozen=True)
@@ -107,12 +108,14 @@ class EngineHost:
 
     def _made(self) -> Arriving:
         hosted, model = self._hosted, self._language_model.model
-        model.to(hosted.device)  # pyright: ignore[reportArgumentType] - torch's overloads
+        if hosted.how.devices == 1:  # else it may be too large for one of them
+            model.to(hosted.device)  # pyright: ignore[reportArgumentType] - torch's overloads
         self._weights = dict(model.named_parameters())
         return made(
             hosted.how.name,
             self._language_model,
             autocast=hosted.how.autocast,
             rows=hosted.how.rows,
+            place=Place(hosted.device, hosted.how.devices),
             tell=self._told.append,
         )

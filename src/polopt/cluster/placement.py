@@ -6,6 +6,7 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from polopt.errors import counted
 from polopt.isolated import CONCURRENT
 from polopt.recipe import StageRecipe
 
@@ -37,12 +38,13 @@ def placement(stage: StageRecipe, *, cuda: bool) -> list[dict[str, Any]]:
     if not clustered(stage):
         return []
     slot = "GPU" if cuda else "processor slot"
+    divided = stage.coordination.engine_devices
     there = "an actor of Ray each, spread over the nodes"
     if not address():
         there = "an actor of Ray each, on this machine"
     parts = [
         Part("trainer", 1, "this process", "1 GPU" if cuda else "the processor"),
-        Part("engines", stage.coordination.engines, there, f"1 {slot} each"),
+        Part("engines", stage.coordination.engines, there, f"{counted(divided, slot)} each"),
     ]
     if (others := stage.coordination.trainers - 1) > 0:
         parts.insert(1, Part("other trainers", others, there, "1 GPU each" if cuda else "no slot"))

@@ -115,7 +115,7 @@ def connected(
         if gpu is not None:
             stack.enter_context(reserved(gpu))
         check_slots(
-            max(one.engines for one in settings),
+            max(one.engines * one.engine_devices for one in settings),
             max(one.trainers for one in settings),
             cuda=gpu is not None,
         )

@@ -12,12 +12,12 @@ from polopt.assembly import StageInputs
 from polopt.cli import main
 from polopt.coordination.stage import Event
 from polopt.diagnose.doctor import doctor
-from polopt.errors import EngineError, MissingExtraError
+from polopt.errors import EngineError, MissingExtraError, RecipeError
 from polopt.recipe import load as load_recipe
 from polopt.resolution import resolve
 from polopt.roles import Actor
 from polopt.rollout.engines import LocalEngine, choose
-from polopt.rollout.engines.choose import Chosen, chosen
+from polopt.rollout.engines.choose import Chosen, check_divides, chosen
 from random_models import builtin_model
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
@@ -126,3 +126,13 @@ def test_a_stage_makes_one_engine_and_says_which(found: pytest.MonkeyPatch) -> N
     inputs = StageInputs(stage, "", "", CPU, observe, is_last=True)
     assert isinstance(inputs.engine(actor), LocalEngine)
     assert said == ["local generates: why; cost"]
+
+
+def test_each_device_of_an_engine_has_heads_of_its_own() -> None:
+    model = builtin_model("tiny")
+    model.model.config.num_attention_heads = 4
+    check_divides(model, 1)
+    check_divides(model, 2)
+    line = r"coordination.engine_devices: 4 is not allowed with 4 heads, 2 of keys; 1 or 2"
+    with pytest.raises(RecipeError, match=line):
+        check_divides(model, 4)

@@ -11,11 +11,12 @@ from typing import Literal
 
 import torch
 
-from polopt.errors import EngineError, MissingExtraError, one_line
+from polopt.choices.section import either
+from polopt.errors import EngineError, MissingExtraError, RecipeError, one_line
 from polopt.memory.plan import MOST_ROWS
 from polopt.models import LanguageModel
 from polopt.rollout.engines import serving
-from polopt.rollout.engines.interface import Arriving
+from polopt.rollout.engines.interface import Arriving, Place
 from polopt.rollout.engines.local import LocalEngine
 
 Wish = Literal["auto", "local", "vllm"]
@@ -76,6 +77,7 @@ def made(
     *,
     autocast: bool,
     rows: int | None = None,
+    place: Place | None = None,
     follow: Callable[[], None] | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Arriving:
@@ -86,6 +88,7 @@ def made(
         language_model: the policy.
         autocast: products in bfloat16.
         rows: that the local engine decodes together at most; None: as many as it ever does.
+        place: of vllm; None: the device of the model.
         follow: takes over the weights that train into the model; None: it is the one that trains.
         tell: of what a run should know.
 
@@ -103,7 +106,7 @@ def made(
         )
     from polopt.rollout.engines.vllm import VllmEngine
 
-    return VllmEngine(language_model, autocast=autocast)
+    return VllmEngine(language_model, autocast=autocast, place=place)
 
 
 def check_vllm() -> None:
@@ -126,6 +129,23 @@ def check_device(device: torch.device) -> None:
         raise EngineError(
             f'rollout.engine: "vllm" is not allowed with run.device = "{device}"; it runs on cpu '
             "and on the first visible GPU (CUDA_VISIBLE_DEVICES)"
+        )
+
+
+def check_divides(language_model: LanguageModel, devices: int) -> None:
+    """Refuse to divide a model over so many devices that one would have no head of its own.
+
+    Raises:
+        RecipeError: names how many there may be.
+    """
+    config = language_model.model.config
+    heads = config.num_attention_heads
+    keys = getattr(config, "num_key_value_heads", None) or heads
+    allowed = [str(n) for n in range(1, keys + 1) if heads % n == 0 and keys % n == 0]
+    if str(devices) not in allowed:
+        raise RecipeError(
+            f"coordination.engine_devices: {devices} is not allowed with {heads} heads, "
+            f"{keys} of keys; {either(allowed)}"
         )
 
 

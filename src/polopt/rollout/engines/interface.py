@@ -62,6 +62,14 @@ class Engine(Protocol):
 
 
 @dataclass(frozen=True)
+class Place:
+    """What an engine runs on that is not where its model is."""
+
+    kind: str  # of device, such as "cuda"
+    count: int  # of them, which it is divided over
+
+
+@dataclass(frozen=True)
 class Arrival:
     """What an engine serves, in its own words; plain data, also from another process."""
 

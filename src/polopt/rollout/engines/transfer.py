@@ -18,8 +18,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -41,7 +42,7 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferUpdateRequest,
 )
 
-from polopt.rollout.engines.interface import Weights
+from polopt.rollout.engines.interface import Place, Weights
 
 BY_FILE = "polopt_file"
 TOLERANCE = 1e-9  # of sums, relative to Σ |w|: they are taken in another order
@@ -183,18 +184,18 @@ class Client:
 
 
 class Transfer:
-    """The way of new weights into one engine: CUDA IPC on a GPU, a file on a CPU.
+    """The way of new weights into one engine: CUDA IPC on one GPU, else a file.
 
     Args:
         client: of the engine.
-        device: of the weights.
+        place: of the engine.
         directory: for the file.
     """
 
-    def __init__(self, client: Client, device: torch.device, directory: Path) -> None:
+    def __init__(self, client: Client, place: Place, directory: Path) -> None:
         self._client, self._source = client, Source(dict)
         init: TrainerInitInfo = FileTrainerInit(directory / "update.safetensors", rank=0)
-        if device.type == "cuda":
+        if backend(place) != BY_FILE:
             from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
 
             init = IPCTrainerInitInfo(rank=0)
@@ -208,9 +209,9 @@ class Transfer:
         self._sender.send_weights()
 
 
-def backend(device: torch.device) -> str:
+def backend(place: Place) -> str:
     """The name by which vLLM knows the receiving end."""
-    return "ipc" if device.type == "cuda" else BY_FILE
+    return "ipc" if place == Place("cuda", 1) else BY_FILE
 
 
 class Extension:
@@ -249,25 +250,36 @@ def sums(parameters: Mapping[str, torch.Tensor]) -> dict[str, tuple[float, float
     }
 
 
-def unlike(weights: Mapping[str, torch.Tensor], served: Mapping[str, Any]) -> str | None:
+def unlike(weights: Mapping[str, torch.Tensor], served: Sequence[Mapping[str, Any]]) -> str | None:
     """The first served parameter whose sums are not those of the weights, in words.
 
     Sums are those of a parameter that was joined from several, padded with zeros, or reordered,
-    too. What a kernel keeps in a format of its own is not seen, and is left to ``prove``.
+    too; of one that is divided over several workers, all of them together have its sums, and of one
+    that is not, each of them. What a kernel keeps in a format of its own is not seen, and is left
+    to ``prove``.
 
     Args:
         weights: of the policy.
-        served: what :meth:`Extension.polopt_sums` found.
+        served: what :meth:`Extension.polopt_sums` found, of each worker.
     """
-    found, own = served["sums"], dict[str, list[float]]()
-    joined = {part: whole for whole, parts in served["packed"].items() for part in parts}
+    own = dict[str, list[float]]()
+    packed = served[0]["packed"]
+    joined = {part: whole for whole, parts in packed.items() for part in parts}
     for name, (total, size) in sums(weights).items():
         words = [joined.get(word, word) for word in name.split(".")]
         of_whole = own.setdefault(".".join(words), [0.0, 0.0])
         of_whole[0] += total
         of_whole[1] += size
     for name, (total, size) in own.items():
-        for ours, theirs in zip((total, size), found.get(name, (total, size)), strict=True):
-            if not abs(ours - theirs) <= TOLERANCE * size:
-                return f"{name} sums to {theirs:.9g} there and to {ours:.9g} here"
+        shares = [one["sums"][name] for one in served if name in one["sums"]]
+        together = tuple(map(sum, zip(*shares, strict=True)))
+        near = partial(_near, (total, size))
+        if shares and not near(together) and not all(map(near, shares)):
+            return f"{name} sums to {together[0]:.9g} there and to {total:.9g} here"
     return None
+
+
+def _near(ours: tuple[float, float], theirs: tuple[float, float]) -> bool:
+    """Whether ``Σ w`` and ``Σ |w|`` are the same, but for the order in which they were taken."""
+    size = ours[1]
+    return all(abs(a - b) <= TOLERANCE * size for a, b in zip(ours, theirs, strict=True))

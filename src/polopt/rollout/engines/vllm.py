@@ -26,7 +26,7 @@ import torch
 from polopt.errors import EngineError
 from polopt.models import LanguageModel, context_length, save
 from polopt.rollout.engines import serving
-from polopt.rollout.engines.interface import Arrival, Request, Weights
+from polopt.rollout.engines.interface import Arrival, Place, Request, Weights
 from polopt.rollout.engines.proof import prove
 from polopt.rollout.engines.serving import Server
 from polopt.seeding import derive
@@ -46,6 +46,7 @@ class VllmEngine:
     Args:
         language_model: of the trainer; the engine is compared with it before it is used.
         autocast: whether that computes in bfloat16; the engine then does.
+        place: what vLLM runs on; None: the device of the model.
         patience: seconds without an answer after which the engine counts as hung.
 
     Raises:
@@ -58,6 +59,7 @@ class VllmEngine:
         language_model: LanguageModel,
         *,
         autocast: bool = False,
+        place: Place | None = None,
         patience: float = serving.PATIENCE,
     ) -> None:
         self._language_model, self._autocast = language_model, autocast
@@ -65,11 +67,13 @@ class VllmEngine:
         self._asked = 0  # responses so far: their names at vLLM
         serving.environment()
         self._waiting = set[Future[Group]]()
-        self.sleeps = language_model.model.device.type == "cuda"
+        self._place = place or Place(language_model.model.device.type, 1)
+        # Where it is divided, no trainer shares its devices.
+        self.sleeps = self._place == Place("cuda", 1)
         with ExitStack() as stack:
             directory = Path(stack.enter_context(TemporaryDirectory(prefix="polopt-vllm-")))
             save(language_model, directory)
-            arguments = partial(_arguments, directory, language_model, autocast)
+            arguments = partial(_arguments, directory, language_model, autocast, self._place)
             self._server = stack.enter_context(closing(Server(arguments, patience)))
             self._begin(directory)
             self._resources = stack.pop_all()
@@ -83,7 +87,7 @@ class VllmEngine:
         client = Client(
             self._server, partial(self._call, doing="an update", patience=_patience(model))
         )
-        self._transfer = Transfer(client, model.model.device, directory)
+        self._transfer = Transfer(client, self._place, directory)
         prove(self, model, "vllm", autocast=self._autocast)
 
     @property
@@ -157,7 +161,7 @@ class VllmEngine:
         """The first parameter that is served with other sums, in words."""
         from polopt.rollout.engines.transfer import unlike
 
-        (served,) = self._call(self._server.vllm.collective_rpc("polopt_sums"), "an update")
+        served = self._call(self._server.vllm.collective_rpc("polopt_sums"), "an update")
         dtype = torch.bfloat16 if self._autocast else torch.float32
         return unlike({name: w.to(dtype) for name, w in weights().items()}, served)
 
@@ -188,7 +192,9 @@ class VllmEngine:
         return _sample(request, whole.outputs[0], self._language_model)
 
 
-def _arguments(directory: Path, language_model: LanguageModel, autocast: bool) -> dict[str, Any]:
+def _arguments(
+    directory: Path, language_model: LanguageModel, autocast: bool, place: Place
+) -> dict[str, Any]:
     """The settings of vLLM that make it the sampler that training needs."""
     from vllm.config.weight_transfer import (  # pyright: ignore[reportMissingImports]
         WeightTransferConfig,
@@ -196,35 +202,39 @@ def _arguments(directory: Path, language_model: LanguageModel, autocast: bool) -
 
     from polopt.rollout.engines.transfer import EXTENSION, backend
 
-    device = language_model.model.device
+    of_place = partial(_on_gpu, place) if place.kind == "cuda" else partial(_on_cpu, language_model)
     return {
         "model": str(directory),
         "dtype": "bfloat16" if autocast else "float32",
         "max_model_len": -1,  # the context of the model, or what memory holds of it
         "logprobs_mode": "processed_logprobs",
         "generation_config": "vllm",  # nothing of the model's own settings for sampling
-        "weight_transfer_config": WeightTransferConfig(backend=backend(device)),
+        "weight_transfer_config": WeightTransferConfig(backend=backend(place)),
         "worker_extension_cls": EXTENSION,
-        "distributed_executor_backend": "uni",  # one process to watch, and to end
+        "tensor_parallel_size": place.count,
+        # One process to watch and to end, where one is enough.
+        "distributed_executor_backend": "uni" if place.count == 1 else "mp",
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
-        **(_on_gpu(device) if device.type == "cuda" else _on_cpu(context_length(language_model))),
+        **of_place(),
     }
 
 
-def _on_cpu(context: int) -> dict[str, Any]:
+def _on_cpu(language_model: LanguageModel) -> dict[str, Any]:
     """Prompts are read whole: a part of one, with a seed of its own, ends vLLM 0.32 on a CPU."""
     return {
         "kv_cache_memory_bytes": CPU_CACHE,
         "enforce_eager": True,
         "enable_chunked_prefill": False,
-        "max_num_batched_tokens": max(context, CPU_TOKENS),
+        "max_num_batched_tokens": max(context_length(language_model), CPU_TOKENS),
     }
 
 
-def _on_gpu(device: torch.device) -> dict[str, Any]:
-    """Share the GPU of the trainer."""
-    free, total = torch.cuda.mem_get_info(device)
+def _on_gpu(place: Place) -> dict[str, Any]:
+    """Share the GPU of the trainer; several are those of the engine alone, as far as vLLM likes."""
+    if place.count > 1:
+        return {}
+    free, total = torch.cuda.mem_get_info()
     return {"gpu_memory_utilization": GPU_SHARE * free / total, "enable_sleep_mode": True}
 
 

@@ -1,0 +1,100 @@
+"""vLLM beside the trainer: in a thread, and in an actor of Ray, alone or on several devices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from serving_models import TOLERANCE, change, farthest, gone, request, small, weights
+
+import polopt
+from polopt.coordination.stage import Event
+from polopt.rollout.engines import answered
+from polopt.rollout.engines.interface import Place
+from polopt.rollout.engines.vllm import VllmEngine
+from runs import lines
+
+pytestmark = pytest.mark.vllm
+STEPS = 6
+RECIPE: dict[str, Any] = {
+    "algorithm": "grpo",
+    "model": {"path": "builtin:small"},
+    "data": {"source": "task:chain_sum", "parameters": {"terms": 3, "modulus": 5}},
+    "reward": {"verifier": "task"},
+    "rollout": {
+        "engine": "vllm",
+        "prompts_per_step": 4,
+        "group_size": 4,
+        "max_new_tokens": 16,
+    },
+    "evaluation": {"prompts": 4},
+    "run": {"steps": STEPS, "threads": 1, "seed": 1},
+}
+
+
+@pytest.mark.parametrize(
+    ("mode", "staleness"), [("split", 0), ("split", 1), ("buffered", 0), ("buffered", 2)]
+)
+def test_it_generates_in_a_thread(mode: str, staleness: int, tmp_path: Path) -> None:
+    trained(tmp_path / "run", mode, staleness)
+    assert computing() == []
+
+
+def test_it_generates_in_an_actor_and_is_replaced_there(tmp_path: Path) -> None:
+    killed = list[int]()
+
+    def kill(event: Event) -> None:
+        if event.kind == "metrics" and event.values["step"] == 2:
+            (engine,) = (one for one in computing() if "EngineCore" in one.cmdline()[0])
+            killed.append(engine.pid)
+            engine.kill()
+
+    said = trained(tmp_path / "run", "cluster", 0, observers=[kill])
+    assert len(killed) == 1 and gone(killed[0])
+    (line,) = [one for one in said if "another actor takes over" in one]
+    assert line.startswith("engine 1 of 1 (process ")
+    assert 'failed: rollout.engine: "vllm" was killed by signal 9 during ' in line
+
+
+def test_it_generates_on_two_devices_of_an_actor(tmp_path: Path) -> None:
+    trained(tmp_path / "run", "cluster", 1, **{"coordination.engine_devices": 2})
+
+
+def test_each_of_two_devices_has_a_part_of_the_weights() -> None:
+    model = small()
+    engine = VllmEngine(model, place=Place("cpu", 2))
+    try:
+        assert len(before := computing()) == 3  # one that schedules, two that compute
+        change(model, 1)
+        engine.publish(lambda: weights(model), 1)
+        groups = answered(engine, [request(i, max_new_tokens=12) for i in range(4)])
+        assert farthest(model, groups) < TOLERANCE
+        assert {span.version for g in groups for s in g.samples for span in s.spans} == {1}
+        change(model, 2)  # and not told to the engine
+        assert engine._different(lambda: weights(model)) is not None
+    finally:
+        engine.close()
+    assert all(gone(process.pid) for process in before)
+
+
+def trained(directory: Path, mode: str, staleness: int, **options: Any) -> list[str]:
+    """What was said in a run whose metrics are as they have to be."""
+    observers = options.pop("observers", ())
+    flags = {"coordination.mode": mode, "coordination.staleness": staleness, **options}
+    flags["run.directory"] = str(directory)
+    polopt.train(RECIPE, flags=flags, observers=observers)
+    steps = [line for line in lines(directory, "metrics") if line["step"]]
+    assert [line["step"] for line in steps] == list(range(1, STEPS + 1))
+    for line in steps:
+        assert line["lag/max"] <= staleness
+        if not staleness:
+            assert line["policy/ratio_mean"] == pytest.approx(1, abs=1e-4)
+    return [line["message"] for line in lines(directory, "warnings")]
+
+
+def computing() -> list[psutil.Process]:
+    """vLLM's processes, by the names that it gives them."""
+    below = psutil.Process().children(recursive=True)
+    return [one for one in below if "VLLM::" in " ".join(one.cmdline())]
