@@ -61,7 +61,7 @@ $(WITH_VLLM): pyproject.toml tests/vllm/constraints.txt
 	@$(VLLM)/bin/python -m pip uninstall -qq --yes torchvision torchaudio torchcodec
 	@touch $@
 
-test-vllm: $(WITH_VLLM) ## vllm as the engine, on the processor: under ten minutes
+test-vllm: $(WITH_VLLM) ## vllm as the engine, on the processor, also in actors of Ray: a quarter of an hour
 	@OMP_NUM_THREADS=1 $(VLLM)/bin/pytest -m vllm tests/vllm
 
 check: $(INSTALLED) ## style, types, layers

@@ -26,6 +26,7 @@ from polopt.rollout.engines.interface import Arrival
 from polopt.types import Group, Prompt
 
 IN_A_ROW = 3  # actors that may be lost without an answer in between
+END = 10.0  # seconds for an actor to end what belongs to it
 START = 300.0  # seconds, at least, for an actor to start: imports, and the first weights
 Start = Callable[[], Any]
 """Starts an actor and returns its handle."""
@@ -153,6 +154,8 @@ class RemoteEngine:
 
     def close(self) -> None:
         """End the actor."""
+        with suppress(RayError):  # it may be gone, or hang
+            ray.get(self._actor.close.remote(), timeout=END)
         with suppress(RayError, ValueError):
             ray.kill(self._actor)
 

@@ -106,6 +106,11 @@ class EngineHost:
         assert self._engine is not None, "it serves weights"
         return self._engine.arrived(probe)
 
+    def close(self) -> None:
+        """End the processes and files of the engine."""
+        if self._engine is not None:
+            self._engine.close()
+
     def _made(self) -> Arriving:
         hosted, model = self._hosted, self._language_model.model
         if hosted.how.devices == 1:  # else it may be too large for one of them
