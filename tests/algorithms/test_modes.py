@@ -116,6 +116,24 @@ def test_weights_that_did_not_arrive_end_the_run(
     assert [one["step"] for one in metrics(tmp_path / "run")] == [0]
 
 
+@pytest.mark.parametrize("engines", [1, 3])
+def test_a_run_resumes_with_another_number_of_engines(engines: int, tmp_path: Path) -> None:
+    """The same prompts are trained on, each once; with S = 0 the weights are the same, too."""
+    for staleness in (0, 1):
+        whole, run = tmp_path / f"whole-{staleness}", tmp_path / f"run-{staleness}"
+        train(whole, **MODES["buffered"], **{"coordination.staleness": staleness})
+        from_step(whole, run, 2)
+        polopt.resume(run, flags={"coordination.engines": engines}, reward=variety)
+        assert sorted(trained(run)) == sorted(trained(whole))
+        if not staleness:
+            assert weights(run) == weights(whole)
+
+
+def trained(run: Path) -> list[str]:
+    """The prompts that were trained on, by their keys, with repetitions."""
+    return [key for line in lines(run, "prompts") for key in line.get("trained", ())]
+
+
 def test_the_timeline_of_a_run(tmp_path: Path) -> None:
     """Everybody is in it, in every step; a resumed run has no line twice."""
     flags = {"coordination.mode": "buffered", "coordination.staleness": 1}

@@ -165,11 +165,21 @@ def _trained(line: dict) -> dict:
             "one stands at its end",
         ),
         ({"run.steps": "many"}, "run.steps: 'many' is not allowed; a whole number >= 1"),
-        ({"run.seed": 3}, "run.seed: cannot change when a run is resumed; only run.steps can"),
+        (
+            {"run.seed": 3},
+            "run.seed: cannot change when a run is resumed; only run.steps can, and "
+            "coordination.engines, trainers, engine_devices, dashboard or insecure",
+        ),
+        (
+            ["--coordination.engines", "2"],
+            "coordination.engines: 2 has no effect in sft; remove it",
+        ),
         (["--update.epochs", "1"], "update.epochs: cannot change when a run is resumed"),
     ],
 )
-def test_nothing_but_its_length_may_change(tmp_path: Path, whole: Path, flags, message) -> None:
+def test_nothing_but_its_length_and_its_processes_may_change(
+    tmp_path: Path, whole: Path, flags, message
+) -> None:
     run = Path(shutil.copytree(whole, tmp_path / "run", symlinks=True))
     with pytest.raises(RecipeError) as caught:
         resume(run, flags=flags)

@@ -70,6 +70,22 @@ def test_a_trainer_that_is_killed(
         assert weights(directory) == weights(alternate)
 
 
+@pytest.mark.parametrize(("trainers", "engines"), [(1, 1), (1, 2), (2, 1)])
+def test_a_run_resumes_with_other_processes(
+    trainers: int, engines: int, alternate: Path, tmp_path: Path
+) -> None:
+    directory, before = tmp_path / "run", rays()
+    process = start("train", RECIPE, "--run.directory", directory, *SHORT)
+    wait_for(lambda: process.poll() is not None or steps_taken(directory) >= 7, seconds=600)
+    process.terminate()
+    process.communicate(timeout=300)
+    processes = ("--coordination.trainers", trainers, "--rl.coordination.engines", engines)
+    code, _, errors = command("resume", directory, *processes)
+    assert code == 0, errors
+    assert lines(directory, "prompts") == lines(alternate, "prompts")
+    nothing_is_left(before, set())
+
+
 def test_a_trainer_that_is_asked_to_stop_saves_and_leaves_nothing(tmp_path: Path) -> None:
     directory, before = tmp_path / "run", rays()
     process = start("train", RECIPE, "--run.directory", directory, *SHORT)

@@ -16,7 +16,7 @@ from polopt.rollout.engines.interface import Place
 from polopt.rollout.engines.vllm import VllmEngine
 from runs import lines
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 STEPS = 6
 RECIPE: dict[str, Any] = {
     "algorithm": "grpo",

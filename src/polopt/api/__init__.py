@@ -19,8 +19,8 @@ from polopt.api.beforehand import Flags, RecipeSource
 from polopt.api.beforehand import fit as fit
 from polopt.api.beforehand import simulate as simulate
 from polopt.api.domains import IN_DOMAIN, domain_of_weights, of_evaluation
-from polopt.api.extend import extend, flag_values, without
 from polopt.api.recorded import located, prompts_of, recorded
+from polopt.api.resumed import adjust, flag_values, without
 from polopt.choices.domain import DOMAINS
 from polopt.choices.source import parse
 from polopt.diagnose.requirements import check_hub, check_packages, check_requirements
@@ -120,7 +120,8 @@ def resume(
 
     Args:
         directory: of the run.
-        flags: only ``run.steps``, which may make the last stage longer.
+        flags: ``run.steps``, which may make the last stage longer, and how many processes it has:
+            ``coordination.engines``, ``trainers`` and the like.
         reward: the function that the run was started with, if it came from Python.
         observers: called with every event.
     """
@@ -132,7 +133,7 @@ def resume(
                 "with polopt.resume(directory, reward=...)"
             )
         if ranks.first:
-            extend(run.path, config, flags)
+            adjust(run.path, config, flags)
         ranks.wait()
         check_packages(recorded(run.config))
         ranked.check(recorded(run.config), place().size)

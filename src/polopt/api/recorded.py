@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ from polopt.record import NOTHING_KNOWN, Prompts, recorded_prompts
 from polopt.resolution import resolve
 
 
-def recorded(config: Mapping[str, Any], flags: Mapping[str, Any] | None = None) -> Recipe:
+def recorded(config: Mapping[str, Any], flags: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:
     """The resolved recipe of a run, with some of its fields overridden."""
     own_reward = config["reward_from_python"] is not None
-    return resolve(load(config["recipe"], flags or {}), own_reward=own_reward)
+    return resolve(load(config["recipe"], flags), own_reward=own_reward)
 
 
 def located(path: Path) -> tuple[Path, Path] | None:

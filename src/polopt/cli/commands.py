@@ -86,7 +86,7 @@ def train(words: tuple[str, ...], as_json: bool) -> None:
 def resume(words: tuple[str, ...], as_json: bool) -> None:
     """Continue a run from its last checkpoint.
 
-    --run.steps may make it longer.
+    --run.steps may make it longer, --coordination.engines and the like give it other processes.
     """
     targets, flags = split(words)
     directory = one(targets, "RUN", "the directory of a run")

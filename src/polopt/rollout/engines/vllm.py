@@ -82,8 +82,8 @@ class VllmEngine:
         """Make the way for weights, and see that the engine computes right."""
         from polopt.rollout.engines.transfer import Client, Transfer
 
-        for file in directory.glob("*.safetensors"):  # read by now; a killed process leaves the rest
-            file.unlink()
+        for file in directory.glob("*.safetensors"):
+            file.unlink()  # it was read; what a killed process leaves behind is small
         model, vllm = self._language_model, self._server.vllm
         self._call(vllm.update_weight_version(str(self._version)), "the start")
         client = Client(
