@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polopt.diagnose.xray.certainty import certainty
-from polopt.diagnose.xray.classes import CLASSES
 from polopt.diagnose.xray.intervals import Estimate, ratio, ratios
 from polopt.diagnose.xray.read import Answer
 from polopt.diagnose.xray.swaps import swaps
+from polopt.report.xray.words import CLASSES
 from polopt.rollout.evaluation import mean_interval
 
 LEAST = 1e-6  # nats at a token: below it is rounding, and nothing has changed

@@ -10,19 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 
-CLASSES = {
-    "first token": "the first token of an answer: how it begins",
-    "words": "all other words",
-    "connectives": "words that steer the reasoning: so, then, because, but, wait, …",
-    "results": "numbers right after an equals sign: what a step comes to",
-    "numbers": "all other numbers",
-    "operators": "signs of arithmetic and comparison, also in LaTeX",
-    "punctuation": "full stops, brackets, quotation marks, …",
-    "format": "special tokens, tags, and the marks of headings, code and final answers",
-    "spaces": "spaces and line ends alone",
-    "other": "bytes that are no character",
-}
-FIRST = "first token"  # whatever it is
+from polopt.report.xray.words import CLASSES
+
+FIRST = next(iter(CLASSES))  # the first token of an answer, whatever it is
 
 CONNECTIVES = frozenset(
     "accordingly actually also alternatively although and as assume because but consequently "

@@ -15,7 +15,7 @@ SETS = {
     "chosen": "chosen answers",
     "rejected": "rejected answers",
 }
-CLASSES = {
+CLASSES = {  # of tokens, in the order of the page
     "first token": "how an answer begins, whatever it is",
     "words": "all words but connectives",
     "connectives": "words that steer: so, then, because, wait, …",
