@@ -176,7 +176,16 @@ def test_without_a_change_every_share_is_zero() -> None:
 
 @pytest.mark.parametrize(
     ("place", "name"),
-    [(0, "1"), (1, "2"), (2, "3–4"), (3, "3–4"), (4, "5–8"), (7, "5–8"), (8, "9–16"), (511, "257–512")],
+    [
+        (0, "1"),
+        (1, "2"),
+        (2, "3–4"),
+        (3, "3–4"),
+        (4, "5–8"),
+        (7, "5–8"),
+        (8, "9–16"),
+        (511, "257–512"),
+    ],
 )
 def test_places_double(place: int, name: str) -> None:
     assert position(place) == name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,7 @@ from polopt.recipe.schema import Coordination
 from polopt.resolution import resolve
 from polopt.rollout import usage
 from polopt.rollout.dataset import demonstrated, ranked
-from polopt.rollout.engines import Request, answered
+from polopt.rollout.engines import Engine, Request
 from polopt.rollout.evaluation import Examination
 from polopt.rollout.rewarding import RewardFunction, text_of
 from polopt.rollout.text import TextSource, text_source, wanted_by, whole_source
@@ -51,15 +51,15 @@ class Named:
     name: str
     weights: str  # a directory, a hub id or a built-in name
     run: Path | None = None
+    step: int | None = None  # of the run
     stage: StageRecipe | None = None  # of the run, in which the weights were made
 
     def as_json(self) -> dict[str, Any]:
         """The name, and where in a run it is."""
-        of_run = self.run is not None
         return {
             "name": self.name,
-            "run": str(self.run) if of_run else None,
-            "step": step_of(Path(self.weights)) if of_run else None,
+            "run": None if self.run is None else str(self.run),
+            "step": self.step,
             "stage": None if self.stage is None else self.stage.name,
             "algorithm": None if self.stage is None else self.stage.algorithm,
         }
@@ -71,9 +71,10 @@ def named(field: str, target: str) -> Named:
     Raises:
         UserError: there is no such thing, or it is no language model.
     """
-    check_target(path := at_step(target))
-    found = located(Path(path).expanduser())
-    weights = path if found is None else str(found[1])
+    check_target(name := at_step(target))
+    path = Path(name).expanduser()
+    found = located(path.parent if is_adapter(path) else path)
+    weights = name if found is None or is_adapter(path) else str(found[1])
     if domain_of_weights(weights) != TEXT.name:
         raise ModelError(
             f"{field}: {target} is a policy in control; polopt xray reads text, of language models"
@@ -83,7 +84,7 @@ def named(field: str, target: str) -> Named:
     stage = stage_at(*found)
     if row(stage.algorithm).trains != "actor":
         raise ModelError(f"{field}: {target} is a reward model, which writes no text")
-    return Named(field, target, weights, found[0], stage)
+    return Named(field, target, weights, found[0], step_of(found[1]), stage)
 
 
 def xray(
@@ -96,7 +97,8 @@ def xray(
     reward: RewardFunction | None,
 ) -> dict[str, Any]:
     """See :func:`polopt.api.xray`."""
-    arguments.check("rollout", {"group_size": k} if k else {}, names={"group_size": "k"})
+    asked = {} if k is None else {"group_size": k}
+    arguments.check("rollout", asked, names={"group_size": "k"})
     own = trained.stage or base.stage
     stage = _stage(trained, base, data, prompts)
     count = k or (own and own.rollout.group_size) or ANSWERS
@@ -112,10 +114,10 @@ def xray(
         _check_pair((base, models[0]), (trained, models[1]))
         text, texts = _text(other, reader_of(models[1]), own, data, prompts)
         sides = [
-            _side(context_of(inputs, model, text), count, prompts, of)
+            _side(context_of(inputs, model, text), count, prompts, of, observe)
             for inputs, model, of in zip((one, other), models, (base, trained), strict=True)
         ]
-        found = looked(*sides, texts, count, _Shown(observe))
+        found = looked(*sides, texts, count, _shown(observe, "reading", "teacher forcing"))
     sampling = sides[1].examination.sampling
     return {
         "base": base.as_json(),
@@ -192,7 +194,7 @@ def _model(inputs: StageInputs, of: Named, base: Named) -> LanguageModel:
     adapter = Path(of.weights).expanduser()
     try:
         inputs.tell(f"loading {of.name}")
-        if is_adapter(adapter) and of is not base:
+        if of is not base and is_adapter(adapter):
             model = inputs.language_model(base.weights)
             put_on(model.model, adapter)
             model.model.to(inputs.device)  # pyright: ignore[reportArgumentType] - torch's overloads
@@ -264,7 +266,7 @@ def _part(group: Group, *, best: bool) -> Group:
     return Group(group.ticket, group.prompt, kept)
 
 
-def _side(of: StageContext, count: int, prompts: int, named: Named) -> Side:
+def _side(of: StageContext, count: int, prompts: int, named: Named, observe: Observer) -> Side:
     """The answers of a model to the prompts, with their rewards where something can judge them."""
     model = of.actor.language_model
     longest = max(len(one.tokens) for one in of.text.evaluation[:prompts])
@@ -275,10 +277,21 @@ def _side(of: StageContext, count: int, prompts: int, named: Named) -> Side:
             Request(i, prompt, count, found.sampling, found.seed)
             for i, prompt in enumerate(of.text.evaluation[:prompts])
         ]
-        name = f"{counted(count, 'answer')} to each of {counted(len(requests), 'prompt')}"
-        of.inputs.tell(f"{named.name}: {name}")
-        groups = answered(found.engine, requests)
+        asked = f"{counted(count, 'answer')} to each of {counted(len(requests), 'prompt')}"
+        groups = _answered(found.engine, requests, _shown(observe, named.name, asked))
         return Side(model, found, found.score(groups))
+
+
+def _answered(
+    engine: Engine, requests: Sequence[Request], done: Callable[[int, int], None]
+) -> list[Group]:
+    """All requested groups in the order of their tickets, telling how many there are so far."""
+    engine.submit(requests)
+    groups = list[Group]()
+    while len(groups) < len(requests):
+        groups.extend(engine.poll())
+        done(len(groups), len(requests))
+    return sorted(groups, key=lambda group: group.ticket)
 
 
 def _unjudged(of: StageContext, count: int) -> Examination:
@@ -296,15 +309,14 @@ def _unjudged(of: StageContext, count: int) -> Examination:
     )
 
 
-class _Shown:
-    """Shows how many passes are done, as steps of a stage."""
+def _shown(observe: Observer, name: str, what: str) -> Callable[[int, int], None]:
+    """Shows how much is done as steps of a stage."""
+    begun = list[bool]()
 
-    def __init__(self, observe: Observer) -> None:
-        self._observe, self._begun = observe, False
+    def done(number: int, of: int) -> None:
+        if not begun:
+            observe(Event("stage", {"name": name, "algorithm": what, "steps": of, "step": 0}))
+            begun.append(True)
+        observe(Event("metrics", {"stage": name, "stage_step": number}))
 
-    def __call__(self, done: int, of: int) -> None:
-        where: Mapping[str, Any] = {"name": "reading", "algorithm": "teacher forcing"}
-        if not self._begun:
-            self._observe(Event("stage", {**where, "steps": of, "step": 0}))
-            self._begun = True
-        self._observe(Event("metrics", {"stage": "reading", "stage_step": done}))
+    return done

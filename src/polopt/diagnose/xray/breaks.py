@@ -46,7 +46,9 @@ def loop(tokens: Sequence[int]) -> Loop | None:
     """
     y, found = np.asarray(tokens), list[Loop]()
     for period in range(1, min(len(y) // TIMES, LONGEST) + 1):
-        again = np.flatnonzero(np.diff((y[period:] == y[:-period]).astype(np.int8), prepend=0, append=0))
+        again = np.flatnonzero(
+            np.diff((y[period:] == y[:-period]).astype(np.int8), prepend=0, append=0)
+        )
         for start, end in again.reshape(-1, 2).tolist():
             length = end - start + period
             if length >= max(TIMES * period, LEAST):
@@ -55,9 +57,7 @@ def loop(tokens: Sequence[int]) -> Loop | None:
     return min(found, key=lambda one: (one.begins, one.period), default=None)
 
 
-def breaks(
-    answers: Sequence[Answer], others: Sequence[Answer]
-) -> dict[str, Any]:
+def breaks(answers: Sequence[Answer], others: Sequence[Answer]) -> dict[str, Any]:
     """Shares of broken answers, and where their loops begin.
 
     Args:

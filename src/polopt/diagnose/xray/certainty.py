@@ -37,9 +37,9 @@ def certainty(answers: Sequence[Answer], count: int) -> list[dict[str, Any]]:
     before, after = (_joined(answers, name) for name in ("log_before", "log_after"))
     prompts = [one.prompt for one in answers for _ in one.ids]
     p, q = np.exp(before), np.exp(after)
-    columns = np.stack(
-        [q > p + MORE, p, q, another(before, count), another(after, count)]
-    ).astype(np.float64)
+    columns = np.stack([q > p + MORE, p, q, another(before, count), another(after, count)]).astype(
+        np.float64
+    )
     found = list[dict[str, Any]]()
     for low, high in (*zip(BINS, (*BINS[1:], None), strict=True), (BINS[0], None)):
         inside = (p >= low) & (True if high is None else p < high)

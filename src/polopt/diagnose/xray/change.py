@@ -33,7 +33,9 @@ def change(answers: Sequence[Answer], names: Mapping[int, str], count: int) -> d
     every = np.ones(len(kl))
     moved = np.concatenate([one.numbers.top_before != one.numbers.top_after for one in answers])
     entropies = {
-        f"entropy_{side}": np.concatenate([getattr(one.numbers, f"entropy_{side}") for one in answers])
+        f"entropy_{side}": np.concatenate(
+            [getattr(one.numbers, f"entropy_{side}") for one in answers]
+        )
         for side in ("before", "after")
     }
     return {
@@ -71,7 +73,10 @@ def _concentration(
     groups: Sequence[str], names: Sequence[str], kl: NDArray[np.float64], prompts: Sequence[int]
 ) -> list[dict[str, Any]]:
     """Of each group: its share of all KL, and beside it of all tokens; of groups with a token."""
-    there, all_groups = [name for name in dict.fromkeys(names) if name in set(groups)], np.array(groups)
+    there, all_groups = (
+        [name for name in dict.fromkeys(names) if name in set(groups)],
+        np.array(groups),
+    )
     inside = np.stack([all_groups == name for name in there]).astype(np.float64)
     shares, tokens = ratios(inside * kl, kl, prompts), inside.sum(1)
     means = [ratio(row * kl, row, prompts) for row in inside]

@@ -1,4 +1,4 @@
-"""What kind of text a token begins in: a number, an operator, a word that steers the reasoning, …
+"""What kind of text a token begins in: a number, an operator, a word that steers the reasoning.
 
 Classes are found in the text, not in tokens, so that ``There|fore`` is one connective and models
 with other tokenisers have the same classes. A token has the class of the text at its first
@@ -15,11 +15,13 @@ from polopt.report.xray.words import CLASSES
 FIRST = next(iter(CLASSES))  # the first token of an answer, whatever it is
 
 CONNECTIVES = frozenset(
-    "accordingly actually also alternatively although and as assume because but consequently "
-    "else finally first furthermore given hence hmm hold however if indeed instead let let's lets "
-    "maybe meanwhile moreover next nevertheless nonetheless nor note notice now or otherwise "
-    "perhaps second similarly since so suppose then thereby therefore third though thus unless "
-    "until wait when whereas whereby while yet".split()
+    """
+    accordingly actually also alternatively although and as assume because but consequently else
+    finally first furthermore given hence hmm hold however if indeed instead let let's lets maybe
+    meanwhile moreover next nevertheless nonetheless nor note notice now or otherwise perhaps second
+    similarly since so suppose then thereby therefore third though thus unless until wait when
+    whereas whereby while yet
+    """.split()  # noqa: SIM905 - a list of them would fill a screen
 )
 _NUMBER = r"\d+(?:[.,]\d+)*"
 _LATEX = "approx|cdot|div|frac|ge|geq|le|leq|ne|neq|pm|sqrt|sum|times"

@@ -1,6 +1,6 @@
 """How different the answers to one prompt are from each other, and what many of them can do.
 
-distinct-n   different n-grams, of all n-grams in the answers to a prompt (Li et al. 2016, 1510.03055)
+distinct-n   different n-grams, of all of those in the answers (Li et al. 2016, 1510.03055)
 self-BLEU    BLEU of an answer with the others as references, mean (Zhu et al. 2018, 1802.01886)
 pass@k       1 - C(n-c, k)/C(n, k) with c right ones among n (Chen et al. 2021, 2107.03374, Eq. 1)
 """
@@ -76,7 +76,7 @@ def diversity(groups: Sequence[Sequence[Tokens]]) -> dict[str, Any]:
 
 
 def pass_at(k: int, n: int, right: int) -> float:
-    """``1 - C(n-c, k)/C(n, k)``: the chance that k of n answers, c of them right, have a right one."""
+    """``1 - C(n-c, k)/C(n, k)``: the chance that k of n answers have one of the c right ones."""
     return 1.0 - math.comb(n - right, k) / math.comb(n, k)
 
 
@@ -99,7 +99,9 @@ def passes(
     most = min(len(one) for pair in pairs for one in pair)
     rows = list[dict[str, Any]]()
     for k in range(1, most + 1):
-        sides = [[pass_at(k, len(one), sum(one)) for one in side] for side in zip(*pairs, strict=True)]
+        sides = [
+            [pass_at(k, len(one), sum(one)) for one in side] for side in zip(*pairs, strict=True)
+        ]
         gap = [b - a for a, b in zip(*sides, strict=True)]
         named = zip(("before", "after", "difference"), (*sides, gap), strict=True)
         rows.append({"k": k, **{name: _mean(values).as_json() for name, values in named}})

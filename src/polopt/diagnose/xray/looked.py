@@ -63,7 +63,9 @@ def looked(
     read = _read(before, after, sets, done)
     tokens = {t for own in read.values() for one in own for t in _likeliest(one.numbers)}
     names = _names(after.model.tokenizer, tokens)
-    told = {name: figures(side.examination, Answers(side.groups, ())) for name, side in sides.items()}
+    told = {
+        name: figures(side.examination, Answers(side.groups, ())) for name, side in sides.items()
+    }
     return {
         "sets": [{"name": name, **change(own, names, count)} for name, own in read.items() if own],
         "figures": {
@@ -78,7 +80,9 @@ def looked(
             "after": breaks(read["after"], read["before"]),
         },
         "diversity": {name: diversity(_ids(side.groups)) for name, side in sides.items()},
-        "pass": passes(*([marks(group.samples) for group in side.groups] for side in sides.values())),
+        "pass": passes(
+            *([marks(group.samples) for group in side.groups] for side in sides.values())
+        ),
         "prompts": [_prompt(group.prompt) for group in after.groups],
         "texts": [one.as_json(names) for own in read.values() for one in own],
     }
@@ -111,9 +115,7 @@ def _read(
         samples = [sample for *_, sample in own]
         numbers = compared(before.model, after.model, samples, drawn, told)
         text = _texts(after.model)
-        found[name] = [
-            _answer(name, *one, of, text) for one, of in zip(own, numbers, strict=True)
-        ]
+        found[name] = [_answer(name, *one, of, text) for one, of in zip(own, numbers, strict=True)]
     return found
 
 
@@ -123,7 +125,10 @@ Text = tuple[str, list[int], list[str], list[str]]
 def _texts(model: LanguageModel) -> Callable[[Sample], Text]:
     """The text of an answer; and of what the policy wrote of it the tokens, texts and classes."""
     tokenizer = model.tokenizer
-    special = {*model.stop_ids, *(i for i, t in tokenizer.added_tokens_decoder.items() if t.special)}
+    special = {
+        *model.stop_ids,
+        *(i for i, t in tokenizer.added_tokens_decoder.items() if t.special),
+    }
 
     def text(sample: Sample) -> Text:
         prompt, ids = np.split(sample.tokens, [sample.prompt_length])
@@ -175,8 +180,10 @@ def _names(tokenizer: PreTrainedTokenizerBase, tokens: set[int]) -> dict[int, st
     found = dict[int, str]()
     for token in tokens:
         text = str(tokenizer.decode([token]))
-        found[token] = text if text and "\ufffd" not in text else cast(
-            str, tokenizer.convert_ids_to_tokens(token)
+        found[token] = (
+            text
+            if text and "\ufffd" not in text
+            else cast(str, tokenizer.convert_ids_to_tokens(token))
         )
     return found
 

@@ -36,7 +36,7 @@ def answers(found: Json) -> tuple[dict[str, Any], int]:
         count += len(by_prompt[prompt])
         own = [_answer(one, words) for one in by_prompt[prompt]]
         shown.append({**_asked(found["prompts"][prompt]), "number": prompt + 1, "answers": own})
-    totals = {name: 0.0 for name in SETS}
+    totals = dict.fromkeys(SETS, 0.0)
     for one in found["texts"]:
         totals[one["of"]] = totals.get(one["of"], 0.0) + sum(one["tokens"]["kl"])
     data = {

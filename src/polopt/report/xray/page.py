@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from polopt.report.page import embedded, standalone
-
 from polopt.report.text import percent
 from polopt.report.xray.answers import answers
 from polopt.report.xray.curves import curves, top
@@ -107,7 +106,10 @@ def _figures(found: Json) -> list[tuple[str, str, str]]:
     names.sort(key=lambda name: FIRST_FIGURES.index(name) if name in FIRST_FIGURES else 9)
     sides = (found["before"], found["after"])
     return [
-        (name.replace("_", " "), *(estimate(side.get(name), share=is_share(name)) for side in sides))
+        (
+            name.replace("_", " "),
+            *(estimate(side.get(name), share=is_share(name)) for side in sides),
+        )
         for name in names
     ]
 
@@ -125,5 +127,3 @@ def _diversity(found: Json) -> list[tuple[str, str, str, str]]:
 def quoted(text: str) -> str:
     """A token in a table: what would not be seen is written out."""
     return text.replace("\n", "↵").replace("\t", "⇥").replace(" ", "␣") or "(nothing)"
-
-

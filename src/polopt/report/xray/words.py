@@ -42,7 +42,8 @@ def sentence(found: Json) -> str:
         return f"{said} What changed is in answers that it does not give any more."
     most = max(own["classes"], key=lambda one: one["of_kl"]["value"])
     share, tokens = percent(most["of_kl"]["value"]), percent(most["of_tokens"])
-    return f"{said} {share} of that is in the class “{most['name']}”, which has {tokens} of the tokens."
+    where = f"{share} of that is in the class “{most['name']}”"
+    return f"{said} {where}, which has {tokens} of the tokens."
 
 
 def estimate(one: Json | None, *, share: bool = False) -> str:
