@@ -98,6 +98,7 @@ def found(
         "worked": {"value": 0.5, "interval": None},
     }
     return {
+        "polopt": "0.1.0",
         "base": side,
         "trained": {**side, "name": "runs/a", "step": 42, "stage": "rl", "algorithm": "grpo"},
         "settings": {
@@ -152,7 +153,7 @@ def inject(text: str) -> dict[str, Any]:
     made = found(prompts=2)
     for side in ("base", "trained"):
         made[side] |= {"name": text, "run": text, "stage": text, "algorithm": text + "2"}
-    made["settings"]["source"] = text
+    made["polopt"] = made["settings"]["source"] = text
     for one in made["sets"]:
         one["swaps"] = [{"before": text, "after": text, "count": 1, "first": 1, "prompts": 1}]
         for row in (*one["classes"], *one["positions"]):

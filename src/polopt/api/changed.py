@@ -107,8 +107,16 @@ def xray(
     device = use(device_of(stage.run.device))
     with progress() as observe, closing(isolated):
         one, other = (
-            StageInputs(_with(stage, one), one.weights, one.weights, device, observe, True, reward)
-            for one in (base, trained)
+            StageInputs(
+                _with(stage, of, own),
+                of.weights,
+                of.weights,
+                device,
+                observe,
+                is_last=True,
+                reward=reward,
+            )
+            for of in (base, trained)
         )
         models = [_model(inputs, of, base) for inputs, of in ((one, base), (other, trained))]
         _check_pair((base, models[0]), (trained, models[1]))
@@ -117,20 +125,31 @@ def xray(
             _side(context_of(inputs, model, text), count, prompts, of, observe)
             for inputs, model, of in zip((one, other), models, (base, trained), strict=True)
         ]
-        found = looked(*sides, texts, count, _shown(observe, "reading", "teacher forcing"))
-    sampling = sides[1].examination.sampling
+        found = looked(
+            sides[0], sides[1], texts, count, _shown(observe, "reading", "teacher forcing")
+        )
+    return {**_asked(base, trained, stage, sides[1], text), **found}
+
+
+def _asked(
+    base: Named, trained: Named, stage: StageRecipe, side: Side, text: TextSource
+) -> dict[str, Any]:
+    """What was compared, and how both were asked."""
+    from polopt import __version__
+
+    sampling = side.examination.sampling
     return {
+        "polopt": __version__,
         "base": base.as_json(),
         "trained": trained.as_json(),
         "settings": {
             "source": text.rows.report.source,
-            "prompts": len(sides[1].groups),
-            "answers": count,
+            "prompts": len(side.groups),
+            "answers": side.examination.answers,
             "temperature": sampling.temperature,
             "max_new_tokens": sampling.max_new_tokens,
             "seed": stage.run.seed,
         },
-        **found,
     }
 
 
@@ -177,11 +196,10 @@ def _tables(weights: Path, data: str) -> dict[str, Any]:
     return tables
 
 
-def _with(stage: StageRecipe, of: Named) -> StageRecipe:
-    """The stage with another model; one by its path has no revision of another one."""
-    settings = {"path": of.weights}
-    if of.weights != stage.model.path:
-        settings["revision"] = None
+def _with(stage: StageRecipe, of: Named, own: StageRecipe | None) -> StageRecipe:
+    """The stage with another model, in the revision that the run began with if it did with this."""
+    revision = own.model.revision if own is not None and own.model.path == of.weights else None
+    settings = {"path": of.weights, "revision": revision}
     return stage.model_copy(update={"model": stage.model.model_copy(update=settings)})
 
 

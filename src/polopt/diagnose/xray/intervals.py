@@ -43,6 +43,7 @@ def ratios(
     _, at = np.unique(np.asarray(prompts), return_inverse=True)
     count = int(at.max()) + 1 if len(at) else 0
     sums = np.stack([np.bincount(at, row, count) for row in (*numerators, denominator)])
+    sums = sums.astype(np.float64)
     values = _divided(sums.sum(1))
     if count < 2:
         return [Estimate(float(value)) for value in values]

@@ -21,7 +21,7 @@ def pieces(
     piece before, for some tokenisers drop a space where a text begins.
     """
 
-    def text(ids: Sequence[int]) -> str:
+    def text(ids: list[int]) -> str:
         return str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
 
     ids = [*prompt[-LONGEST:], *answer]

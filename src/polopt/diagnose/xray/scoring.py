@@ -119,10 +119,12 @@ def _pass(before: LanguageModel, after: LanguageModel, rows: TokenRows, drawn: D
     places = real.flatten().nonzero()[:, 0]
     tokens = rows.tokens[:, rows.prompt_width :].flatten()[places]
     closed = places % rows.width < drawn.min_new_tokens if drawn.min_new_tokens else None
-    both = [(_logits(one, rows, places), Sampled(drawn.temperature, closed, one.stop_ids))
-            for one in (before, after)]  # fmt: skip
+    (p, of_p), (q, of_q) = (
+        (_logits(one, rows, places), Sampled(drawn.temperature, closed, one.stop_ids))
+        for one in (before, after)
+    )
     parts = [
-        measured(*(sampled.of(widen(logits(cut)), cut) for logits, sampled in both), tokens[cut])
+        measured(of_p.of(widen(p(cut)), cut), of_q.of(widen(q(cut)), cut), tokens[cut])
         for cut in _cuts(len(places), before, after)
     ]
     return torch.cat(parts, dim=1)

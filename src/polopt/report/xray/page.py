@@ -51,8 +51,6 @@ class Texts:
 
 def render(found: Json) -> str:
     """The page as HTML."""
-    from polopt import __version__
-
     data, left_out = answers(found)
     sets = {one["name"]: one for one in found["sets"]}
     passed = found["pass"]
@@ -60,7 +58,7 @@ def render(found: Json) -> str:
     return standalone(
         "xray.html.j2",
         ("xray.css", "xray.js"),
-        version=__version__,
+        version=found["polopt"],
         base=base,
         trained=trained,
         described=described,
@@ -87,11 +85,12 @@ def render(found: Json) -> str:
 
 
 def _texts(one: Json) -> Texts:
-    bars = {
-        name: [_bar(row, CLASSES.get(row["name"], "")) for row in one[name]]
+    classes, positions = (
+        [_bar(row, CLASSES.get(row["name"], "")) for row in one[name]]
         for name in ("classes", "positions")
-    }
-    return Texts(one["name"], SETS.get(one["name"], one["name"]), one, **bars)
+    )
+    name: str = one["name"]
+    return Texts(name, SETS.get(name, name), one, classes, positions)
 
 
 def _bar(row: Json, meaning: str) -> Bar:
@@ -102,25 +101,23 @@ def _bar(row: Json, meaning: str) -> Bar:
 
 def _figures(found: Json) -> list[tuple[str, str, str]]:
     """Metrics of both models: name, before, after."""
-    names = list(dict.fromkeys([*found["before"], *found["after"]]))
+    before, after = found["before"], found["after"]
+    names = list(dict.fromkeys([*before, *after]))
     names.sort(key=lambda name: FIRST_FIGURES.index(name) if name in FIRST_FIGURES else 9)
-    sides = (found["before"], found["after"])
-    return [
-        (
-            name.replace("_", " "),
-            *(estimate(side.get(name), share=is_share(name)) for side in sides),
-        )
-        for name in names
-    ]
+
+    def said(side: Json, name: str) -> str:
+        return estimate(side.get(name), share=is_share(name))
+
+    return [(name.replace("_", " "), said(before, name), said(after, name)) for name in names]
 
 
 def _diversity(found: Json) -> list[tuple[str, str, str, str]]:
     """Figures of diversity: name, meaning, before, after."""
-    sides = (found["before"], found["after"])
+    before, after = found["before"], found["after"]
     return [
-        (name.replace("_", "-"), meaning, *(estimate(side.get(name)) for side in sides))
+        (name.replace("_", "-"), meaning, estimate(before.get(name)), estimate(after.get(name)))
         for name, meaning in MEANINGS.items()
-        if any(name in side for side in sides)
+        if name in before or name in after
     ]
 
 
