@@ -306,11 +306,11 @@ def test_shares_of_broken_answers_and_where_loops_begin() -> None:
     ]
     before = [made(flat[:10], flat[:10], prompt=0), made(flat[:3], flat[:3], prompt=2)]
     found = breaks(after, before)
-    shares = {name: found[name]["value"] for name in ("cut", "repeats", "runs_on", "any")}
-    assert shares == {"cut": 0.25, "repeats": 0.25, "runs_on": 0.25, "any": 0.5}
+    shares = {name: found[name]["value"] for name in ("cut", "repeats", "runs_on", "broken")}
+    assert shares == {"cut": 0.25, "repeats": 0.25, "runs_on": 0.25, "broken": 0.25}
     assert found["begins"] == {"median": 5, "quartiles": [5.0, 5.0], "of_answer": 0.25}
     assert breaks(before, after)["begins"] is None
-    assert breaks([], [])["any"] == {"value": 0.0, "interval": None}
+    assert breaks([], [])["broken"] == {"value": 0.0, "interval": None}
 
 
 # Diversity

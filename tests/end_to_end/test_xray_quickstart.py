@@ -71,4 +71,4 @@ def test_a_step_size_ten_times_too_large_breaks_answers(runs: Path) -> None:
     found = seen(trained(runs / "collapsed", 1, rl__update__learning_rate=TEN_TIMES))
     before, after = found["breaks"]["before"], found["breaks"]["after"]
     print(f"\ncollapsed: before {before}\n           after {after}")
-    assert after["any"]["interval"][0] > before["any"]["interval"][1]
+    assert after["broken"]["interval"][0] > before["broken"]["interval"][1]

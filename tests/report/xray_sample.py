@@ -87,7 +87,7 @@ def found(
     side = {"name": "runs/a@30", "run": "runs/a", "step": 30, "stage": "sft", "algorithm": "sft"}
     share = {"value": 0.25, "interval": [0.1, 0.4]}
     broken = {
-        **dict.fromkeys(("cut", "repeats", "runs_on", "any"), share),
+        **dict.fromkeys(("cut", "repeats", "runs_on", "broken"), share),
         "answers": 6,
         "length": 13.0,
         "begins": {"median": 6, "quartiles": [4.0, 8.0], "of_answer": 0.4},

@@ -61,8 +61,8 @@ def _show(found: Mapping[str, Any], page: Path | None) -> None:
         rows.append((f"share in: {kind}", *cells))
     print(f"{sentence(found)}\n")
     output.table(("", *(SETS[one["name"]] for one in sets)), rows)
-    broken = [estimate(found["breaks"][side]["any"], share=True) for side in ("before", "after")]
-    print(f"\nbroken answers: {broken[0]} of the base, {broken[1]} of the trained model")
+    broken = [estimate(found["breaks"][side]["broken"], share=True) for side in ("before", "after")]
+    print(f"\ncut or repeating answers: {broken[0]} of the base, {broken[1]} of the trained model")
     print(f"page: {page}")
 
 

@@ -67,14 +67,16 @@ def breaks(answers: Sequence[Answer], others: Sequence[Answer]) -> dict[str, Any
     longest = dict[int, int]()
     for one in others:
         longest[one.prompt] = max(longest.get(one.prompt, 0), len(one.ids))
+    cut = [one.finish == Finish.LENGTH for one in answers]
+    repeats = [one.loop is not None for one in answers]
     marks: Mapping[str, list[bool]] = {
-        "cut": [one.finish == Finish.LENGTH for one in answers],
-        "repeats": [one.loop is not None for one in answers],
-        "runs_on": [
+        "cut": cut,
+        "repeats": repeats,
+        "broken": [a or b for a, b in zip(cut, repeats, strict=True)],
+        "runs_on": [  # no break: it may work out what the other model guesses
             one.prompt in longest and len(one.ids) > TWICE * longest[one.prompt] for one in answers
         ],
     }
-    marks = {**marks, "any": [any(row) for row in zip(*marks.values(), strict=True)]}
     begins = sorted(one.loop.begins for one in answers if one.loop is not None)
     return {
         "answers": len(answers),
