@@ -5,10 +5,32 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["check", "evaluate", "load", "report", "resume", "simulate", "train"]
+__all__ = [
+    "check",
+    "evaluate",
+    "load",
+    "report",
+    "resume",
+    "simulate",
+    "train",
+    "write_evaluation",
+    "write_xray",
+    "xray",
+]
 
 if TYPE_CHECKING:
-    from polopt.api import check, evaluate, load, report, resume, simulate, train
+    from polopt.api import (
+        check,
+        evaluate,
+        load,
+        report,
+        resume,
+        simulate,
+        train,
+        write_evaluation,
+        write_xray,
+        xray,
+    )
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401

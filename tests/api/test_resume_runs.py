@@ -231,6 +231,7 @@ def test_what_is_saved_is_kept_although_a_damaged_one_is_newer(
     def crash(event) -> None:
         newest = checkpoint.newest(run / "checkpoints")
         assert newest is not None and checkpoint.verified(run / "checkpoints" / "last")
+        assert not (run / "checkpoints" / "rl").is_symlink()  # its end is still to come
         if event.kind == "metrics" and event.values["step"] == 8:
             raise Crash
 
@@ -260,13 +261,13 @@ def test_every_checkpoint_damaged_is_a_run_from_the_beginning(tmp_path: Path, wh
 def test_names_of_checkpoints_are_put_right(tmp_path: Path, whole: Path) -> None:
     """A kill may come between a checkpoint and the links to it."""
     run = Path(shutil.copytree(whole, tmp_path / "run", symlinks=True))
-    last, best = run / "checkpoints" / "last", run / "checkpoints" / "best"
-    expected = (last.readlink(), best.readlink())
-    for link in (last, best):
+    links = [run / "checkpoints" / name for name in ("last", "best", "sft", "rl")]
+    expected = [link.readlink() for link in links]
+    for link in links:
         link.unlink()
         link.symlink_to("step_1")
     resume(run)
-    assert (last.readlink(), best.readlink()) == expected
+    assert [link.readlink() for link in links] == expected
 
 
 def test_metrics_that_were_lost_are_missed(tmp_path: Path, whole: Path) -> None:

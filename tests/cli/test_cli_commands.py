@@ -21,7 +21,7 @@ from polopt.errors import RunDirectoryError
 RECIPE = 'algorithm = "grpo"\n[model]\npath = "builtin:tiny"\n[data]\nsource = "task:chain_sum"\n'
 COMMANDS = (
     *("quickstart", "train", "resume", "eval", "generate", "chat", "algorithms", "show", "check"),
-    *("fit", "simulate", "conformance", "report", "doctor"),
+    *("fit", "simulate", "conformance", "report", "xray", "doctor"),
 )
 SUMMARY = {
     "accuracy_before": 0.48,
@@ -134,6 +134,10 @@ def test_without_a_command_there_is_help(capsys: pytest.CaptureFixture[str]) -> 
             + str(len(ROWS)),
         ),
         (["report"], "RUN: missing; the directory of a run, or of several"),
+        (
+            ["xray", "runs/a"],
+            "TRAINED: missing; the directory of a run, a checkpoint or a model, or a hub id",
+        ),
         (["quickstart", "now"], "'now' is not a flag; a flag is --section.field value"),
     ],
 )

@@ -1,5 +1,6 @@
 """The loop with a stage of stubs: what is called when, and what is saved."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -294,6 +295,17 @@ def test_the_best_weights_are_kept_for_good(setting: RunContext) -> None:
     )
     assert saved(setting) == ["step_1", "step_8", "step_9"]
     assert (setting.run.checkpoints / "best").readlink() == Path("step_1")
+
+
+def test_the_end_of_a_stage_has_its_name_and_outlives_later_checkpoints(
+    setting: RunContext,
+) -> None:
+    progress = Progress()
+    run_stage(stage([], name="warm", is_last=False), progress, setting)
+    run_stage(stage([], steps=9, checkpoint_every=1), progress, setting)
+    links = {name: os.readlink(setting.run.checkpoints / name) for name in ("warm", "rl", "last")}
+    assert links == {"warm": "step_4", "rl": "step_13", "last": "step_13"}  # relative
+    assert saved(setting) == ["step_12", "step_13", "step_4"]
 
 
 def test_a_criterion_ends_the_stage(setting: RunContext) -> None:

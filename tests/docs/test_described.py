@@ -73,5 +73,5 @@ def test_files(run: Path) -> None:
     last = run / "checkpoints" / "last"
     inside = {path.relative_to(last).as_posix() for path in last.rglob("*") if path.is_file()}
     assert sorted(name for name in top | inside if f"`{name}`" not in PAGE) == []
-    for name in ("last", "best"):
+    for name in ("last", "best", "sft", "rl"):
         assert (run / "checkpoints" / name).is_symlink()

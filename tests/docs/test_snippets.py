@@ -54,6 +54,14 @@ SHORTER = {
     "polopt quickstart --run.seed 2 --run.directory runs/second": "polopt quickstart "
     "--run.seed 2 --run.directory runs/second --model.path builtin:tiny --sft.run.steps 2 "
     "--rl.run.steps 2 --evaluation.every 1 --evaluation.prompts 32",
+    **{
+        f"polopt quickstart {more}": f"polopt quickstart {more} --model.path builtin:tiny "
+        "--sft.run.steps 2 --rl.run.steps 2 --evaluation.every 1 --evaluation.prompts 32"
+        for more in (
+            "--run.directory runs/healthy",
+            "--rl.update.learning_rate 2e-3 --run.directory runs/too-far",
+        )
+    },
     "polopt train my_recipe.toml": "polopt train my_recipe.toml --model.path builtin:tiny "
     f"--run.steps 2 --rollout.max_new_tokens 8 {QUICK}",
     "polopt resume runs/my_recipe-1 --run.steps 400": "polopt resume runs/my_recipe-1 "
@@ -112,6 +120,7 @@ SHORTER = {
             " --run.directory runs/after",
             " --run.directory runs/one",
             " --run.directory runs/two",
+            " --run.directory runs/x",
             " --run.seed 7 --run.directory runs/a",
         )
     },

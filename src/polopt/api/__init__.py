@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -19,13 +18,12 @@ from polopt.api.beforehand import Flags, RecipeSource
 from polopt.api.beforehand import fit as fit
 from polopt.api.beforehand import simulate as simulate
 from polopt.api.domains import IN_DOMAIN, domain_of_weights, of_evaluation
-from polopt.api.recorded import located, prompts_of, recorded
+from polopt.api.recorded import check_target, located, prompts_of, recorded
 from polopt.api.resumed import adjust, flag_values, without
 from polopt.choices.domain import DOMAINS
 from polopt.choices.source import parse
 from polopt.diagnose.requirements import check_hub, check_packages, check_requirements
 from polopt.errors import ModelError, RecipeError, RunDirectoryError, UserError
-from polopt.places import HUB_ID, nearest
 from polopt.ranks import Ranks, joined, place
 from polopt.recipe import Recipe, dump
 from polopt.recipe import load as load_recipe
@@ -179,7 +177,7 @@ def evaluate(
     weights, sources = str(model_or_run), tuple(str(source) for source in data)
     given = flag_values(flags)
     with_source = bool(sources) or "data.source" in given
-    _check_target(weights, remote=with_source, hub_id="a hub id with --data or data.source")
+    check_target(weights, remote=with_source, hub_id="a hub id with --data or data.source")
     came_from_python, trained = False, None
     tables: dict[str, Any] = {"model": {}, "data": {"source": sources[0]} if sources else {}}
     if (found := located(Path(model_or_run))) is not None:
@@ -263,20 +261,58 @@ def check_output(directory: str | Path) -> None:
         raise RunDirectoryError(f"--output: {str(directory)!r}: exists; a new directory")
 
 
-def _check_target(target: str, *, remote: bool = True, hub_id: str = "a hub id") -> None:
-    """Refuse a target that is no directory, unless it is a hub id and those are allowed.
+def xray(
+    base: str | Path,
+    trained: str | Path,
+    *,
+    data: str | Path | None = None,
+    prompts: int = 64,
+    k: int | None = None,
+    reward: Callable[..., Any] | None = None,
+) -> dict[str, Any]:
+    """What training changed, token by token: both models answer, and read every answer.
+
+    Each is a run (its last weights), ``RUN@STEP``, a checkpoint in a run (``checkpoints/sft`` at
+    the end of a stage), a model directory, a hub id, or, as ``trained``, an adapter of the base.
+
+    Args:
+        base: the model before.
+        trained: the model after, with the same vocabulary.
+        data: a file or a hub data set of prompts, with completions where both are to read those;
+            default: the prompts that the run of ``trained`` (else of ``base``) held out.
+        prompts: how many of them, at most.
+        k: answers of each model to a prompt; default: as in training, else 8.
+        reward: as in :func:`train`, judges the answers in the place of the rewards of the run.
+
+    Returns:
+        The figures as JSON, and every answer with its tokens; :func:`write_xray` makes a page.
 
     Raises:
-        ModelError: names the allowed targets.
+        UserError: what the user can put right, in one line.
     """
-    if Path(target).is_file():
-        raise ModelError(f"{target}: a file; the directory of a run, a checkpoint or a model")
-    elsewhere = target.startswith("builtin:") or re.fullmatch(HUB_ID, target)
-    if not Path(target).expanduser().exists() and not (elsewhere and remote):
-        found = nearest(Path(target).expanduser(), os.path.isdir)
-        wanted = f"that of a run, a checkpoint or a model, or {hub_id}"
-        hint = wanted if found is None else f"did you mean {found}?"
-        raise ModelError(f"{target}: no such directory; {hint}")
+    from polopt.api import changed
+
+    arguments.check("rollout", {"prompts_per_step": prompts}, names={"prompts_per_step": "prompts"})
+    before, after = changed.named("BASE", str(base)), changed.named("TRAINED", str(trained))
+    return changed.xray(
+        before,
+        after,
+        data=None if data is None else str(data),
+        prompts=prompts,
+        k=k,
+        reward=reward,
+    )
+
+
+def write_xray(found: Mapping[str, Any], path: str | Path) -> Path:
+    """Write the page of what :func:`xray` found.
+
+    Raises:
+        RunDirectoryError: it cannot be written.
+    """
+    from polopt.report import xray as page
+
+    return page.write(found, Path(path))
 
 
 def load(model_or_run: str | Path, *, device: str = "auto") -> Any:  # noqa: ANN401 - of text or in control
@@ -289,7 +325,7 @@ def load(model_or_run: str | Path, *, device: str = "auto") -> Any:  # noqa: ANN
     """
     from polopt.api.policy import load as load_policy
 
-    _check_target(str(model_or_run))
+    check_target(str(model_or_run))
     return load_policy(str(model_or_run), device)
 
 

@@ -23,7 +23,7 @@ from polopt.assembly import StageInputs, build
 from polopt.cluster.gpus import name_of
 from polopt.cluster.session import connected
 from polopt.coordination import checkpoint
-from polopt.coordination.loop import Progress, RunContext, link_best, restore, run_stage
+from polopt.coordination.loop import Progress, RunContext, link_checkpoints, restore, run_stage
 from polopt.coordination.progress import progress as progress_shown
 from polopt.coordination.stage import Event, Observer, Stage
 from polopt.coordination.track import trackers
@@ -114,7 +114,7 @@ def _run_stages(
     """Run every stage from the newest checkpoint on."""
     newest = _newest(run, context.ranks)
     state: dict[str, Any] = {} if newest is None else checkpoint.read_state(newest)
-    progress = _put_back(run, newest, state, context.observe)
+    progress = _put_back(run, recipe, newest, state, context.observe)
     _reopen_last_stage(recipe, progress)
     if progress.stage == len(recipe.stages):
         text = (
@@ -240,7 +240,11 @@ def _reason_kept(run: RunDirectory, recipe: Recipe, progress: Progress) -> Gener
 
 
 def _put_back(
-    run: RunDirectory, newest: Path | None, state: Mapping[str, Any], observe: Observer
+    run: RunDirectory,
+    recipe: Recipe,
+    newest: Path | None,
+    state: Mapping[str, Any],
+    observe: Observer,
 ) -> Progress:
     """The progress of a checkpoint; truncates the line files of the run to it."""
     progress = Progress(**state.get("progress", {}))
@@ -251,7 +255,10 @@ def _put_back(
         _announce(run.config, observe)
     else:  # a kill may have come between a checkpoint and its links
         checkpoint.link(run.checkpoints, "last", newest)
-        link_best(run.checkpoints, progress)
+        link_checkpoints(run.checkpoints, progress)
+    for stage in recipe.stages:  # its end may have been damaged, and is then still to come
+        if stage.name not in progress.stage_ends:
+            (run.checkpoints / stage.name).unlink(missing_ok=True)
     return progress
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from polopt.coordination.checkpoint import MANIFEST, is_step, step_of
-from polopt.errors import RunDirectoryError
-from polopt.places import is_run
-from polopt.recipe import Recipe, load
-from polopt.record import NOTHING_KNOWN, Prompts, recorded_prompts
+from polopt.coordination.checkpoint import MANIFEST, is_step, read_state, step_of
+from polopt.errors import ModelError, RunDirectoryError
+from polopt.places import HUB_ID, is_run, nearest
+from polopt.recipe import Recipe, StageRecipe, load
+from polopt.record import NOTHING_KNOWN, Prompts, open_existing, recorded_prompts
 from polopt.resolution import resolve
 
 
@@ -38,6 +40,49 @@ def located(path: Path) -> tuple[Path, Path] | None:
     if is_checkpoint and (path / MANIFEST).is_file() and is_run(real.parents[1]):
         return real.parents[1], path
     return None
+
+
+def at_step(target: str) -> str:
+    """``RUN@40`` and ``RUN@NAME`` as the directory of that checkpoint; anything else as it is.
+
+    Raises:
+        RunDirectoryError: the run has no such checkpoint; names those that it has.
+    """
+    run, mark, name = target.rpartition("@")
+    checkpoints = Path(run).expanduser() / "checkpoints"
+    if not mark or Path(target).exists() or not is_run(checkpoints.parent):
+        return target
+    found = checkpoints / (f"step_{name}" if name.isdecimal() else name)
+    if not (found / MANIFEST).is_file():
+        there = [path for path in checkpoints.iterdir() if (path / MANIFEST).is_file()]
+        steps = sorted(step_of(path) for path in there if is_step(path))
+        names = sorted(path.name for path in there if not is_step(path))
+        known = ", ".join([*map(str, steps), *names]) or "none yet"
+        raise RunDirectoryError(f"{target}: the run has no such checkpoint; there are: {known}")
+    return str(found)
+
+
+def stage_at(run: Path, checkpoint: Path) -> StageRecipe:
+    """The resolved stage of a run in which a checkpoint was made."""
+    progress = read_state(checkpoint)["progress"]
+    ended = progress["stage_step"] == 0  # and the next one has not begun
+    return recorded(open_existing(run).config).stages[progress["stage"] - ended]
+
+
+def check_target(target: str, *, remote: bool = True, hub_id: str = "a hub id") -> None:
+    """Refuse a target that is no directory, unless it is a hub id and those are allowed.
+
+    Raises:
+        ModelError: names the allowed targets.
+    """
+    if Path(target).is_file():
+        raise ModelError(f"{target}: a file; the directory of a run, a checkpoint or a model")
+    elsewhere = target.startswith("builtin:") or re.fullmatch(HUB_ID, target)
+    if not Path(target).expanduser().exists() and not (elsewhere and remote):
+        found = nearest(Path(target).expanduser(), os.path.isdir)
+        wanted = f"that of a run, a checkpoint or a model, or {hub_id}"
+        hint = wanted if found is None else f"did you mean {found}?"
+        raise ModelError(f"{target}: no such directory; {hint}")
 
 
 def prompts_of(path: str) -> Prompts | None:

@@ -428,6 +428,40 @@ def report(runs: tuple[Path, ...], as_json: bool) -> None:
 
 
 @polopt.command()
+@click.argument("base", required=False, metavar="BASE")
+@click.argument("trained", required=False, metavar="TRAINED")
+@click.option("--data", metavar="FILE", help="prompts, also with completions that both are to read")
+@click.option("--prompts", type=click.IntRange(min=1), default=64, help="at most [default: 64]")
+@click.option(
+    "--k", type=click.IntRange(min=1), help="answers to a prompt [default: as in training, else 8]"
+)
+@click.option("--out", metavar="FILE.html", help="the page")
+@_json
+def xray(
+    base: str | None,
+    trained: str | None,
+    data: str | None,
+    prompts: int,
+    k: int | None,
+    out: str | None,
+    as_json: bool,
+) -> None:
+    """Show what training changed, token by token.
+
+    Both models answer the same prompts with the same seeds, and both read all of these answers: a
+    page with what became more and less likely, where the change sits, what broke, diversity and
+    pass@k. A model is a run, RUN@STEP, a checkpoint (RUN/checkpoints/sft: the end of a stage), a
+    directory or a hub id. Prompts are those that the run of TRAINED held out, or in --data.
+    """
+    for name, value in (("BASE", base), ("TRAINED", trained)):
+        if value is None:
+            raise UserError(f"{name}: missing; {_MODEL}")
+    from polopt.cli import change
+
+    change.run(str(base), str(trained), data, prompts, k, out, as_json=as_json)
+
+
+@polopt.command()
 @_json
 def doctor(as_json: bool) -> None:
     """Say what this machine offers: devices, extras."""

@@ -265,17 +265,19 @@ def save(stage: Stage, progress: Progress, context: RunContext) -> None:
         else:
             with memory.told("checkpoint", context.run.path):
                 path = checkpoint.save(directory, progress.step, state, write)
-            link_best(directory, progress)
+            link_checkpoints(directory, progress)
             # This one too: a damaged checkpoint of a later step would count among the newest.
             pinned = {path.name, *progress.stage_ends.values(), progress.best.get("checkpoint", "")}
             checkpoint.prune(directory, context.keep, pinned)
         context.ranks.wait()  # the next stage begins with what was written
 
 
-def link_best(directory: Path, progress: Progress) -> None:
-    """Point the link ``best`` at the best checkpoint so far."""
+def link_checkpoints(directory: Path, progress: Progress) -> None:
+    """Point ``best`` at the best checkpoint so far, and the name of a stage at that of its end."""
     if progress.best:
         checkpoint.link(directory, "best", directory / progress.best["checkpoint"])
+    for stage, end in progress.stage_ends.items():
+        checkpoint.link(directory, stage, directory / end)
 
 
 def restore(stage: Stage, path: Path, state: dict[str, Any]) -> None:

@@ -62,6 +62,11 @@ def response_kl(
     return sums.sum() / mask.any(-1).sum().clamp(min=1)
 
 
+def entropy_of_logs(log_p: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch"]:
+    """``H(p) = -Σ p·log p`` of log-probabilities, in nats; a term with p = 0 is 0."""
+    return -(log_p.exp() * log_p.clamp(min=torch.finfo(log_p.dtype).min)).sum(-1)
+
+
 def kl_divergence_of_logs(
     log_p: Float[Tensor, "*batch V"], log_q: Float[Tensor, "*batch V"]
 ) -> Float[Tensor, "*batch"]:

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from polopt.errors import ModelError
+from polopt.errors import ModelError, missing_extra, one_line
 from polopt.math.reduce import widen
 from polopt.models.streamed import Later, write
 from polopt.recipe import Model
@@ -140,6 +140,33 @@ def load_adapter(model: PreTrainedModel, directory: Path) -> None:
         for name, parameter in _trained(model):
             parameter.copy_(found.pop(name))
     assert not found, f"{directory}: {sorted(found)} belong to no layer"
+
+
+def is_adapter(directory: Path) -> bool:
+    """Whether a directory holds an adapter alone, in the layout of peft."""
+    return (directory / CONFIG_FILE).is_file()
+
+
+def put_on(model: PreTrainedModel, directory: Path) -> None:
+    """Put an adapter that was trained beside a model on it.
+
+    Raises:
+        MissingExtraError: peft is not installed.
+        ModelError: no adapter of this model.
+    """
+    try:
+        import peft
+    except ImportError as error:
+        raise missing_extra(f"the adapter {str(directory)!r}", "peft", "lora", error) from error
+    try:
+        config = peft.PeftConfig.from_pretrained(str(directory))
+        config.inference_mode = False  # else its weights would not be told from the frozen ones
+        peft.inject_adapter_in_model(config, model, NAME)
+        load_adapter(model, directory)
+    except Exception as error:  # of peft, on files that are not ours
+        reason = one_line(f"{type(error).__name__}: {error}", 160)
+        raise ModelError(f"{str(directory)!r} is no adapter of this model: {reason}") from error
+    model.eval()
 
 
 def _hub_id(model: PreTrainedModel) -> str | None:

@@ -14,6 +14,7 @@ from polopt.recipe.messages import Problem, field_name, shown, unknown
 
 Table = dict[str, Any]
 ONLY = "train"  # name of the one stage of a recipe without stages
+_TAKEN = r"last|best|step_\d+"  # a stage gives its name to the checkpoint at its end
 _MAY_LACK = ("reward", "until")  # a flag without a stage reaches the stages that have them
 
 
@@ -91,6 +92,8 @@ def _own_tables(stages: object) -> dict[str, Table]:
                 f"{field}: not a name for a stage; letters, digits, _ and -, "
                 "and not the name of a section"
             )
+        if re.fullmatch(_TAKEN, str(name), re.IGNORECASE):
+            raise RecipeError(f"{field}: not a name for a stage; checkpoints have it")
     return {str(name): _copied(own) for name, own in stages.items()}
 
 

@@ -165,7 +165,7 @@ def begun(path: Path) -> bool:
     return (path / "metrics.jsonl").is_file() and (path / "metrics.jsonl").stat().st_size > 0
 
 
-def next_free(name: str, directory: Path = Path("runs")) -> Path:
+def next_free(name: str, directory: Path = Path("runs"), ending: str = "") -> Path:
     """``runs/NAME-N`` with the first N, from 1 on, for which no such path exists."""
-    paths = (directory / f"{name}-{number}" for number in itertools.count(1))
+    paths = (directory / f"{name}-{number}{ending}" for number in itertools.count(1))
     return next(path for path in paths if not path.exists())

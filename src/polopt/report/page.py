@@ -61,7 +61,7 @@ def render(record: RunRecord) -> str:
             policy=_policy(script, style),
             script=Markup(script),
             style=Markup(style),
-            data=_json(curves.data | {"watched": episodes.data if episodes else None}),
+            data=embedded(curves.data | {"watched": episodes.data if episodes else None}),
             head=headline(record),
             stages=stages,
             summaries=[_summary(stage, in_control=in_control) for stage in stages],
@@ -86,14 +86,24 @@ def render(record: RunRecord) -> str:
     )
 
 
-def standalone(template: str, **values: object) -> str:
-    """A page without a script, from one of the templates."""
-    style = _style()
+def standalone(template: str, assets: Iterable[str] = (), **values: object) -> str:
+    """A page from one of the templates.
+
+    Args:
+        template: its name.
+        assets: style sheets and scripts of the page alone; without a script it runs none.
+        values: of the template.
+    """
+    names = list(assets)
+    script = "\n".join(_asset(name) for name in names if name.endswith(".js"))
+    style = "\n".join([_style(), *(_asset(name) for name in names if name.endswith(".css"))])
+    marked = {"script": Markup(script), "style": Markup(style)}
     made = _environment().get_template(template)
-    return made.render(policy=_policy("", style), style=Markup(style), **values)
+    return made.render(policy=_policy(script, style), **marked, **values)
 
 
-def _json(value: object) -> Markup:
+def embedded(value: object) -> Markup:
+    """A value as JSON that can stand in a page, whatever text it has."""
     return htmlsafe_json_dumps(value, allow_nan=False, separators=(",", ":"))
 
 

@@ -154,6 +154,11 @@ def whole_source(
         evaluation=tuple(tokeniser.prompt(row, i) for i, row in enumerate(rows)),
         task=task,
         unseen=tuple(tokeniser.ranking(row, i) for i, row in enumerate(rows) if row.ranked),
+        demonstrations=tuple(
+            tokeniser.demonstration(row, i)
+            for i, row in enumerate(rows)
+            if row.completion is not None
+        ),
     )
 
 

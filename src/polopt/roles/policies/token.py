@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, cast
 import torch
 from torch import Tensor
 
+from polopt.math.divergence import entropy_of_logs
 from polopt.math.reduce import widen
 from polopt.roles.policies.head import Entropy, Head, Sampled, likeliest, log_probs
 from polopt.roles.policies.proven import proven, states
@@ -106,7 +107,7 @@ def _of_logits(logits: Tensor, of: Cells, want: AbstractSet[Quantity]) -> Output
     """The outputs from all logits [n, V], which second derivatives and distributions need."""
     logp = torch.log_softmax(logits, dim=-1)
     taken = logp.gather(-1, of.tokens[:, None])[:, 0]
-    entropy = entropy_as_wanted(want, _entropy, logp)
+    entropy = entropy_as_wanted(want, entropy_of_logs, logp)
     return Outputs(
         logp=of.spread(taken) if "logp" in want else None,
         entropy=None if entropy is None else of.spread(entropy),
@@ -172,8 +173,3 @@ def entropy_as_wanted(
     if "entropy" in want:
         return entropy(of)
     return entropy(of.detach()) if "entropy_told" in want else None
-
-
-def _entropy(logp: Tensor) -> Tensor:
-    """H = −Σ p log p over the vocabulary; tokens without probability add 0."""
-    return -(logp.exp() * logp.clamp(min=torch.finfo(logp.dtype).min)).sum(dim=-1)

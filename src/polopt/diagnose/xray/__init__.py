@@ -1,0 +1,1 @@
+"""What training changed, token by token: two models read the same text."""
