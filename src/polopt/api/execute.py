@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from polopt import isolated
+from polopt.api.alarmed import Alarmed
 from polopt.api.device import device_of, use
 from polopt.api.domains import IN_DOMAIN
 from polopt.api.recorded import prompts_of, recorded
@@ -23,9 +24,16 @@ from polopt.assembly import StageInputs, build
 from polopt.cluster.gpus import name_of
 from polopt.cluster.session import connected
 from polopt.coordination import checkpoint
-from polopt.coordination.loop import Progress, RunContext, link_best, restore, run_stage
+from polopt.coordination.loop import (
+    Progress,
+    RolledBack,
+    RunContext,
+    link_best,
+    restore,
+    run_stage,
+)
 from polopt.coordination.progress import progress as progress_shown
-from polopt.coordination.stage import Event, Observer, Stage
+from polopt.coordination.stage import Event, Observer, Request, Stage
 from polopt.coordination.track import trackers
 from polopt.diagnose.machine import peak
 from polopt.envs.control.registry import unlimited
@@ -53,7 +61,7 @@ def execute(
     config = run.config
     recipe = recorded(config)
     with ExitStack() as stack:
-        stop_requested = stack.enter_context(_signals())
+        signalled = stack.enter_context(_signals())
         stack.callback(isolated.close)
         first = recipe.stages[0].run
         if first.threads is not None:
@@ -68,14 +76,17 @@ def execute(
         if ranks.first:
             heard = [stack.enter_context(progress_shown()), *observers]
             heard += trackers(first.track, run.path, config, stack)
-        several = Several(ranks, stop_requested)
+        alarmed = Alarmed(run.path, recipe) if ranks.first else None
+        several = Several(ranks, partial(_asked, signalled, alarmed))
 
         def hear(event: Event) -> None:
             several.saw(event)
-            if event.kind == "warning":
-                run.append("warnings", event.values)
+            if event.kind in RECORDED:
+                run.append(RECORDED[event.kind], event.values)
             for observer in heard:
                 observer(event)
+            for told in alarmed.hear(event) if alarmed is not None else ():
+                hear(told)
 
         observe = stack.enter_context(_by_this_thread(hear))
         context = RunContext(run, first.keep, observe, partial(several.stop, observe), ranks)
@@ -85,6 +96,15 @@ def execute(
             write_json(run.path / "summary.json", summary)
         observe(Event("summary", summary))
     return summary
+
+
+RECORDED = {"warning": "warnings", "alarm": "alarms"}  # events, and the file of their lines
+
+
+def _asked(signalled: Callable[[], int], alarmed: Alarmed | None) -> Request | None:
+    """A request of this rank to end after the step; a signal goes before an alarm."""
+    by_alarm = alarmed.asked() if alarmed is not None else None
+    return Request(signal=signal) if (signal := signalled()) else by_alarm
 
 
 def _announce(config: Mapping[str, Any], observe: Observer) -> None:
@@ -144,8 +164,30 @@ def _run_stages(
                 if inside is not None:
                     restore(stage, inside, state)
                     context.observe(Event("message", {"text": f"resuming from {inside.name}"}))
-                run_stage(stage, progress, context)
+                try:
+                    run_stage(stage, progress, context)
+                except RolledBack as back:
+                    newest, state = _stepped_back(run, progress, context, back)
     return progress
+
+
+def _stepped_back(
+    run: RunDirectory, progress: Progress, context: RunContext, back: RolledBack
+) -> tuple[Path, dict[str, Any]]:
+    """The best checkpoint and its state, with the place in the prompts that the run has reached.
+
+    Weights, optimiser and every other learner are as they were then; steps and prompts are not.
+    """
+    best = run.checkpoints / back.checkpoint
+    where = {"step": progress.step, "stage": back.stage}
+    done = {"alarm": back.alarm, "back_to": checkpoint.step_of(best)}
+    run.append("alarms", where | done)
+    message = (
+        f"alarm {back.alarm}: weights and optimiser are those of {best.name} again; the prompts go "
+        "on, and the next alarm stops the run"
+    )
+    context.observe(Event("warning", where | {"message": message}))
+    return best, checkpoint.read_state(best) | {"source": back.source}
 
 
 def _told(observe: Observer, text: str) -> None:

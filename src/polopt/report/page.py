@@ -49,7 +49,9 @@ def render(record: RunRecord) -> str:
     script, style = _script(), _style()
     in_control = record.in_control
     took_turns = lanes(record.timeline)
-    curves = draw(record.metrics, in_control=in_control, turns=took_turns is not None)
+    curves = draw(
+        record.metrics, record.alarms, in_control=in_control, turns=took_turns is not None
+    )
     episodes = watched(record.episodes)
     system = common_system(record.samples)
     return (

@@ -1,0 +1,66 @@
+"""Real runs, recorded: sound ones of five rows ring never, collapses within twenty steps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from alarm_runs import COLLAPSES, RECORDED, SOUND, Columns, columns, made
+from collapses import AFTER
+
+from polopt.choices.alarms import Alarms as Section
+from polopt.diagnose.alarms import Alarms
+from polopt.diagnose.alarms.rules import RULES
+
+RUNS: dict[str, Columns] = json.loads(RECORDED.read_text(encoding="utf-8"))
+DEFAULTS = {name: float(getattr(Section(), name)) for name in RULES}
+
+
+def rung(recorded: Columns) -> list[tuple[int, str]]:
+    """Stage step and name of every alarm of a run."""
+    alarms, found = Alarms(DEFAULTS), list[tuple[int, str]]()
+    for values in zip(*recorded.values(), strict=True):
+        line = {k: v for k, v in zip(recorded, values, strict=True) if v is not None}
+        found += [(round(line["stage_step"]), one.name) for one in alarms.hear(line)]
+    return found
+
+
+def test_what_is_recorded_is_what_there_is() -> None:
+    assert {*SOUND, *COLLAPSES} <= RUNS.keys()
+    for name in SOUND:
+        accuracy = [x for x in RUNS[name]["eval/accuracy"] if x is not None]
+        assert accuracy[0] < 0.6 and accuracy[-1] > 0.9, "it learnt"
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_a_sound_run_does_not_ring(name: str) -> None:
+    assert rung(RUNS[name]) == []
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_nor_while_it_is_not_known_what_is_right(name: str) -> None:
+    """Without accuracy nothing says that the policy is done; the reward is all there is."""
+    known = {k: v for k, v in RUNS[name].items() if "accuracy" not in k}
+    # Solved, nearly all groups are right with every answer: that is what the alarm says.
+    assert {alarm for _, alarm in rung(known)} <= {"no_signal", "filler"}
+
+
+@pytest.mark.parametrize("name", COLLAPSES)
+def test_a_collapse_rings_within_twenty_steps(name: str) -> None:
+    _, _, onset, alarm = COLLAPSES[name]
+    found = rung(RUNS[name])
+    assert all(step > onset for step, _ in found)
+    assert alarm in [one for step, one in found if step <= onset + AFTER]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_the_runs_made_anew_ring_alike(tmp_path_factory: pytest.TempPathFactory) -> None:
+    directory = Path(tmp_path_factory.mktemp("alarms"))
+    for name in SOUND:
+        assert rung(columns(made(name, directory))) == [], name
+    for name, (_, _, onset, alarm) in COLLAPSES.items():
+        found = rung(columns(made(name, directory)))
+        assert all(step > onset for step, _ in found), name
+        assert alarm in [one for step, one in found if step <= onset + AFTER], name
