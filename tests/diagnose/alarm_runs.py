@@ -88,7 +88,7 @@ FURTHER_COLLAPSES: Mapping[str, tuple[Callable[..., Any] | None, Mapping[str, An
 
 
 def further(directory: Path) -> dict[str, Path]:
-    """The directories of the further runs; a run of quickstart has to be there as ``quickstart``."""
+    """The directories of the further runs; one of quickstart has to be there as ``quickstart``."""
     runs = dict[str, Path]()
     for name, (source, flags) in FURTHER_SOUND.items():
         run = runs[name] = directory / name.split(": ")[1].replace(" ", "_").replace(",", "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -42,6 +43,7 @@ from polopt.ranks import ALONE, Ranks, place, told_of_peers
 from polopt.recipe import Recipe, StageRecipe
 from polopt.recipe.contradictions import ENDED, models_by_field
 from polopt.record import BesideDirectory, RunDirectory, begun, write_json
+from polopt.resolution import did_nothing
 from polopt.rollout.rewarding import load_files
 from polopt.rollout.signatures import check_signatures
 from polopt.rollout.text import reserved
@@ -91,7 +93,10 @@ def execute(
         observe = stack.enter_context(_by_this_thread(hear))
         context = RunContext(run, first.keep, observe, partial(several.stop, observe), ranks)
         progress = _run_stages(run, recipe, context, device, reward)
-        summary = _summary(recipe, progress) | {"memory_peak": peak(device.type)}
+        summary = _summary(recipe, progress)
+        summary["memory_peak"] = peak(device.type)
+        for stage in summary["stages"] if ranks.first else ():
+            stage["did_nothing"] = _did_nothing(run, recipe, stage["name"])
         if ranks.first:
             write_json(run.path / "summary.json", summary)
         observe(Event("summary", summary))
@@ -365,6 +370,14 @@ def _summary(recipe: Recipe, progress: Progress) -> dict[str, Any]:
         ],
         "seconds": seconds,
     }
+
+
+def _did_nothing(run: RunDirectory, recipe: Recipe, name: str) -> list[str]:
+    """Settings of a stage that did nothing, by counting in its metrics."""
+    stage = next(one for one in recipe.stages if one.name == name)
+    text = (run.path / "metrics.jsonl").read_text(encoding="utf-8")
+    lines = [json.loads(line) for line in text.splitlines()]
+    return did_nothing(stage, [line for line in lines if line["stage"] == name])
 
 
 def _evaluated_on(stage: StageRecipe) -> dict[str, int]:

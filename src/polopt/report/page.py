@@ -30,6 +30,7 @@ from polopt.report.read import Row, RunRecord
 from polopt.report.samples import common_system, compare, judged, training
 from polopt.report.text import duration, number, percent, setting, visible, with_unit
 from polopt.report.timeline import lanes
+from polopt.resolution import did_nothing_in
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ def render(record: RunRecord) -> str:
             comparisons=compare(record.samples, system),
             training=training(record.samples, system),
             warnings=_warnings(record.warnings),
+            did_nothing=did_nothing_in(record.config, record.metrics),
             unreadable=record.unreadable,
             settings=_settings(stages),
             environment=[*_facts(record.environment), *_memory(record)],
