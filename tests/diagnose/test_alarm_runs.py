@@ -78,6 +78,30 @@ def test_a_collapse_rings_within_twenty_steps(name: str) -> None:
     assert alarm in [one for step, one in found if step <= onset + AFTER]
 
 
+# As docs/alarms.md tells them; one of the sound ones rang.
+TOLD = {
+    "further: gspo, seed 3": [],
+    "further: sft and dpo": [],
+    "further: reward model": [(26, "gradient")],
+    "further: ppo on cartpole": [],
+    "further: sac on pendulum": [],
+    "further: short answers are paid": [(13, "filler"), (14, "held_out"), (19, "no_signal")],
+    "further: ten times the learning rate": [
+        (12, "filler"),
+        (19, "truncation"),
+        (20, "repetition"),
+        (22, "no_signal"),
+        (25, "length"),
+        (40, "length"),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_the_further_runs_ring_as_they_are_told(name: str) -> None:
+    assert rung(RUNS[name]) == TOLD[name]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_the_runs_made_anew_ring_alike(tmp_path_factory: pytest.TempPathFactory) -> None:
