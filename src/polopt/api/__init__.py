@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -24,7 +25,7 @@ from polopt.api.recorded import located, prompts_of, recorded
 from polopt.choices.domain import DOMAINS
 from polopt.choices.source import parse
 from polopt.diagnose.requirements import check_hub, check_packages, check_requirements
-from polopt.errors import ModelError, RecipeError, RunDirectoryError, UserError
+from polopt.errors import ModelError, RecipeError, RunDirectoryError, Stopped, UserError
 from polopt.places import HUB_ID, nearest
 from polopt.ranks import Ranks, joined, place
 from polopt.recipe import Recipe, dump
@@ -421,7 +422,13 @@ def _execute(
     from polopt.report import write
 
     with ranked.leading(recorded(run.config), run.path, ranks, reward) as ranks:
-        summary = execute(run, reward, observers, ranks)
+        try:
+            summary = execute(run, reward, observers, ranks)
+        except (UserError, Stopped):
+            if ranks.first and (run.path / "report.html").exists():
+                with suppress(UserError):  # a full disk, perhaps: the reason is told already
+                    write(run.path)  # it is not renewed any more
+            raise
         page = write(run.path) if ranks.first else run.path / "report.html"
         ranks.wait()  # whoever returns can read it
     return Run(run.path, summary, page)

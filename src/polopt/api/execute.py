@@ -19,6 +19,7 @@ from polopt import isolated
 from polopt.api.alarmed import Alarmed
 from polopt.api.device import device_of, use
 from polopt.api.domains import IN_DOMAIN
+from polopt.api.pages import Renewed
 from polopt.api.recorded import prompts_of, recorded
 from polopt.api.several import Several
 from polopt.assembly import StageInputs, build
@@ -79,6 +80,8 @@ def execute(
             heard = [stack.enter_context(progress_shown()), *observers]
             heard += trackers(first.track, run.path, config, stack)
         alarmed = Alarmed(run.path, recipe) if ranks.first else None
+        page = Renewed(run.path) if ranks.first else None
+        tellers = [one.hear for one in (alarmed, page) if one is not None]
         several = Several(ranks, partial(_asked, signalled, alarmed))
 
         def hear(event: Event) -> None:
@@ -87,7 +90,7 @@ def execute(
                 run.append(RECORDED[event.kind], event.values)
             for observer in heard:
                 observer(event)
-            for told in alarmed.hear(event) if alarmed is not None else ():
+            for told in (told for teller in tellers for told in teller(event)):
                 hear(told)
 
         observe = stack.enter_context(_by_this_thread(hear))

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import re
 import shlex
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -44,8 +45,13 @@ class Warned:
     times: int
 
 
-def render(record: RunRecord) -> str:
-    """The page about ``record`` as HTML."""
+def render(record: RunRecord, *, renewed: float | None = None) -> str:
+    """The page about ``record`` as HTML.
+
+    Args:
+        record: of a run.
+        renewed: seconds after which it is written again, and reads itself anew; None: it stays.
+    """
     stages = record.config["stages"]
     script, style = _script(), _style()
     in_control = record.in_control
@@ -64,7 +70,14 @@ def render(record: RunRecord) -> str:
             policy=_policy(script, style),
             script=Markup(script),
             style=Markup(style),
-            data=_json(curves.data | {"watched": episodes.data if episodes else None}),
+            data=_json(
+                curves.data
+                | {
+                    "watched": episodes.data if episodes else None,
+                    "renew": renewed and {"seconds": renewed, "written": time.time()},
+                }
+            ),
+            renewed=renewed,
             head=headline(record),
             stages=stages,
             summaries=[_summary(stage, in_control=in_control) for stage in stages],
@@ -131,7 +144,9 @@ def _asset(name: str) -> str:
 
 def _script() -> str:
     licence = _asset("uPlot.LICENSE.txt")
-    own = "\n".join(_asset(name) for name in ("uPlot.iife.min.js", "episodes.js", "report.js"))
+    own = "\n".join(
+        _asset(name) for name in ("uPlot.iife.min.js", "episodes.js", "report.js", "renew.js")
+    )
     return f"\n/*\n{licence}\n*/\n{own}"
 
 
