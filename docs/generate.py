@@ -27,11 +27,12 @@ from speed import TABLES as SPEED
 
 from polopt.algorithms import ROWS, row
 from polopt.api import fit
+from polopt.choices.alarms import Alarm
 from polopt.diagnose import conformance
 from polopt.envs.text.comparison import COMPARISONS
 from polopt.memory.shapes import shape_at
 from polopt.recipe import Leaf, catalogue, shown
-from polopt.recipe.fields import domains, sections
+from polopt.recipe.fields import domains, fact, sections
 from polopt.recipe.row import Row
 from polopt.resolution import describe_row, differences, table
 
@@ -125,6 +126,25 @@ def _fields(_: Path, section: str) -> str:
     meaning = f"{sections()[section]}\n\n" if wanted else ""
     columns = ("field", "allowed", "default", "has an effect in", "meaning")
     return meaning + _table(columns, lines)
+
+
+def _alarms(_: Path, __: str) -> str:
+    """What each alarm looks at, its threshold, what it means and what to try."""
+    lines = list[Sequence[str]]()
+    for leaf in catalogue().values():
+        alarm = fact(leaf.name, Alarm)
+        if alarm is not None:
+            name = leaf.name.removeprefix("alarms.")
+            lines.append(
+                (
+                    f"**{alarm.title}**<br>{_code(name)}",
+                    f"{leaf.description}<br>{_code(leaf.default)}",
+                    ", ".join(map(_code, alarm.reads)),
+                    alarm.means,
+                    alarm.remedy,
+                )
+            )
+    return _table(("alarm", "threshold", "reads", "what it means", "what to try"), lines)
 
 
 def _default(leaf: Leaf) -> str:
@@ -426,6 +446,7 @@ OWN: dict[str, Callable[[Path, str], str]] = {
     "fields": _fields,
     "golden": _golden,
     "tasks": _tasks,
+    "alarms": _alarms,
     "peers": _peers,
     "learning": _learning,
     "searches": _searches,

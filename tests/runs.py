@@ -126,13 +126,14 @@ def assert_same(run: Path, expected: Path) -> None:
     assert summary(run) == summary(expected)
 
 
-def from_step(every_step: Path, directory: Path, step: int) -> None:
+def from_step(every_step: Path, directory: Path, step: int, *, finished: bool = True) -> None:
     """The run as it stood when the checkpoint of a step was its newest."""
     shutil.copytree(every_step, directory, symlinks=True)
     for path in (directory / "checkpoints").glob("step_*"):
         if int(path.name.removeprefix("step_")) > step:
             shutil.rmtree(path)
-    (directory / "summary.json").unlink()
+    if finished:
+        (directory / "summary.json").unlink()
 
 
 def unexplained(names: Iterable[str]) -> list[str]:

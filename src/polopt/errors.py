@@ -69,12 +69,19 @@ class RunDirectoryError(UserError, OSError):
     """A run directory that cannot be used as asked."""
 
 
-class Stopped(Exception):  # noqa: N818 - not an error: somebody asked, and the run has saved
-    """The run was asked to stop by a signal and has saved its state."""
+ALARMED = 3  # exit code of a run that an alarm stopped: whoever restarts after 143 must not go on
 
-    def __init__(self, directory: str, step: int, signal_number: int) -> None:
-        super().__init__(f"stopped and saved at step {step}; go on with: polopt resume {directory}")
-        self.exit_code = 128 + signal_number  # 143 for SIGTERM, as shells have it
+
+class Stopped(Exception):  # noqa: N818 - not an error: somebody asked, and the run has saved
+    """The run was asked to stop, by a signal or by an alarm, and has saved its state."""
+
+    def __init__(self, directory: str, step: int, signal_number: int = 0, alarm: str = "") -> None:
+        by = f" by the alarm {alarm}" if alarm else ""
+        super().__init__(
+            f"stopped{by} and saved at step {step}; go on with: polopt resume {directory}"
+        )
+        # 143 for SIGTERM, as shells have it
+        self.exit_code = 128 + signal_number if signal_number else ALARMED
 
 
 def missing_extra(setting: str, package: str, extra: str, error: ImportError) -> MissingExtraError:

@@ -161,7 +161,7 @@ def test_observers_hear_everything_in_order(tmp_path: Path) -> None:
     heard = []
     run = train(tmp_path / "run", reward=variety, observers=[heard.append])
     kinds = [event.kind for event in heard]
-    assert set(kinds) <= {"stage", "metrics", "message", "warning", "summary"}
+    assert set(kinds) <= {"stage", "prompts", "metrics", "message", "warning", "alarm", "summary"}
     stages = [event.values["name"] for event in heard if event.kind == "stage"]
     assert stages == ["sft", "rl"]
     assert [e.values for e in heard if e.kind == "metrics"] == lines(run.directory, "metrics")

@@ -74,7 +74,7 @@ FLAGS = [
     (["--update.epochs", "--run.seed", "1"], "--update.epochs: needs a value"),
     (["extra"], "RECIPE: 'extra' is one too many; a flag is --section.field value"),
     (["--model.path.name", "x"], "model.path: a table is not allowed; a string that is not empty"),
-    (["--rl.update.epochs", "2"], "rl: unknown field; a recipe has algorithm, "
+    (["--rl.update.epochs", "2"], "rl: unknown field; a recipe has alarms, algorithm, "
      "coordination, credit, critic, data, episodes, evaluation, exploration, from, kl, model, "
      "network, objective, preference, pretraining, process, replay, reward, rewards, rollout, run, "
      "temperature, trust_region, until, update"),

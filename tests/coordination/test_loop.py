@@ -11,11 +11,11 @@ import torch
 
 from polopt.coordination import checkpoint
 from polopt.coordination.ledger import Ledger
-from polopt.coordination.loop import Progress, RunContext, restore, run_stage
+from polopt.coordination.loop import Progress, RolledBack, RunContext, restore, run_stage
 from polopt.coordination.offline import OfflineSource
 from polopt.coordination.rollouter import Rollouter, Sampled
 from polopt.coordination.sources import InlineSource
-from polopt.coordination.stage import Event, Stage, Until
+from polopt.coordination.stage import Event, Request, Stage, Until
 from polopt.errors import Stopped
 from polopt.record import create, open_existing
 from polopt.rollout.evaluation import Evaluation
@@ -132,7 +132,7 @@ def offline() -> OfflineSource:
 def setting(tmp_path: Path):
     heard = list[Event]()
     with open_existing(create(tmp_path / "run", {}, {})) as run:
-        yield RunContext(run, keep=2, observe=heard.append, stop_requested=lambda: 0)
+        yield RunContext(run, keep=2, observe=heard.append, stop_requested=lambda: None)
 
 
 def saved(setting: RunContext) -> list[str]:
@@ -338,8 +338,8 @@ def test_a_request_to_stop_is_heard_after_the_step_and_saves_once(
 ) -> None:
     calls, progress = list[str](), Progress()
 
-    def asked() -> int:
-        return 15 if calls.count("ack") >= steps else 0
+    def asked() -> Request | None:
+        return Request(signal=15) if calls.count("ack") >= steps else None
 
     with pytest.raises(Stopped) as caught:
         run_stage(
@@ -361,7 +361,7 @@ def test_restoring_puts_source_and_learners_back(setting: RunContext) -> None:
         run_stage(
             stage([], checkpoint_every=1),
             progress,
-            replace(setting, stop_requested=lambda: 15 if progress.step >= 3 else 0),
+            replace(setting, stop_requested=lambda: Request(15) if progress.step >= 3 else None),
         )
     newest = checkpoint.newest(setting.run.checkpoints)
     assert newest is not None
@@ -371,6 +371,51 @@ def test_restoring_puts_source_and_learners_back(setting: RunContext) -> None:
     assert again.source.position == 3
     assert [learner.weight for learner in again.learners] == [3, 3]
     assert Progress(**state["progress"]).stage_step == 3
+
+
+def alarmed(setting: RunContext, at: int, **fields: Any) -> tuple[Progress, Stage, BaseException]:
+    """A stage of six steps, evaluated at each of them, in which an alarm asks to step back."""
+    progress = Progress()
+    asked = Request(alarm="kl", roll_back=True)
+    told = replace(setting, stop_requested=lambda: asked if progress.step >= at else None)
+    accuracies = [0.0, 0.2, 0.9, 0.3, 0.3, 0.3, 0.3]
+    one = stage([], accuracies, steps=6, evaluate_every=1, **fields)
+    with pytest.raises((RolledBack, Stopped)) as caught:
+        run_stage(one, progress, told)
+    return progress, one, caught.value
+
+
+def test_a_step_back_names_the_best_and_keeps_the_place_in_the_prompts(setting: RunContext) -> None:
+    progress, one, back = alarmed(setting, at=4)
+    assert isinstance(back, RolledBack)
+    assert (back.stage, back.checkpoint, back.alarm) == ("rl", "step_2", "kl")
+    assert back.source == one.source.state_dict() == {"position": 4}
+    assert progress.rolled_back == {"rl": 4}
+    assert saved(setting) == ["step_1", "step_2"]  # what rang is not saved
+    with pytest.raises(Stopped, match="stopped by the alarm kl and saved at step 4") as caught:
+        raise_again(one, progress, setting)
+    assert caught.value.exit_code == 3
+
+
+def raise_again(one: Stage, progress: Progress, setting: RunContext) -> None:
+    """The same alarm at the next step of the stage."""
+    progress.step, progress.stage_step = progress.step - 1, progress.stage_step - 1
+    asked = Request(alarm="kl", roll_back=True)
+    run_stage(
+        replace(one, evaluate_every=0), progress, replace(setting, stop_requested=lambda: asked)
+    )
+
+
+@pytest.mark.parametrize(
+    ("at", "fields"), [(2, {}), (4, {"is_last": False}), (6, {})], ids=["best", "not last", "end"]
+)
+def test_where_nothing_is_better_a_step_back_is_a_stop(
+    setting: RunContext, at: int, fields: dict[str, Any]
+) -> None:
+    progress, _, stopped = alarmed(setting, at, **fields)
+    assert isinstance(stopped, Stopped)
+    assert progress.rolled_back == {}
+    assert f"step_{at}" in saved(setting)
 
 
 def test_seconds_are_summed_by_stage_and_kind(setting: RunContext) -> None:

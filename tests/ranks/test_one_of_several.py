@@ -10,7 +10,7 @@ import torch
 
 from polopt.api import ranked
 from polopt.api.several import Several
-from polopt.coordination.stage import Event
+from polopt.coordination.stage import Event, Request
 from polopt.errors import EngineError, RecipeError
 from polopt.ranks import ALONE, Ranks, joined, place
 from polopt.recipe import load
@@ -150,12 +150,12 @@ class Told(Ranks):
     """A first rank whose neighbour asks for a stop and has a warning."""
 
     def said(self, own):
-        return [own, [15, ["memory is short", "known"]]]
+        return [own, [{"signal": 15}, ["memory is short", "known"]]]
 
 
 def test_ranks_stop_together_and_their_warnings_are_told_once() -> None:
     heard = list[object]()
-    several = Several(Told(0, 2), lambda: 0)
+    several = Several(Told(0, 2), lambda: Request(alarm="kl"))
     several.saw(Event("warning", {"message": "known"}))
     several.saw(Event("metrics", {"step": 4, "stage": "rl", "loss": 1.0}))
 
@@ -163,5 +163,5 @@ def test_ranks_stop_together_and_their_warnings_are_told_once() -> None:
         several.saw(event)
         heard.append(event.values)
 
-    assert several.stop(observe) == 15
+    assert several.stop(observe) == Request(signal=15)  # before an alarm of this rank
     assert heard == [{"step": 4, "stage": "rl", "message": "rank 1: memory is short"}]

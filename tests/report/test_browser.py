@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import hostile
 import pytest
 from control_run import cartpole, write_control_run
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Error, Page, sync_playwright
 from sample_run import lines, write_run
 from test_page import inject
 
@@ -428,3 +429,56 @@ def test_a_long_run_opens_quickly(browser: Browser, tmp_path: Path) -> None:
     assert opened.page.locator("figure.plot canvas:visible").count() == 12
     assert milliseconds < 5_000
     opened.check()
+
+
+def until(page: Page, condition: str) -> None:
+    """Wait for a condition; the policy of the page lets nobody wait inside of it."""
+    for _ in range(200):
+        with suppress(Error):  # the page is being read anew
+            if page.evaluate(condition):
+                return
+        page.wait_for_timeout(50)
+    pytest.fail(f"never: {condition}")
+
+
+def test_a_page_of_a_run_that_goes_on_reads_itself_anew_and_keeps_what_is_open(
+    browser: Browser, tmp_path: Path
+) -> None:
+    """Its second version is of the finished run, and stays."""
+    run = write_run(tmp_path / "run", finished=False)
+    context = browser.new_context(viewport={"width": 900, "height": 700})
+    opened = Opened(context.new_page(), write(run, renewed=1.0))
+    page = opened.page
+    page.locator("#settings details").first.evaluate("(details) => { details.open = true; }")
+    page.get_by_role("button", name="rl", exact=True).click()
+    page.evaluate("scrollTo({ top: 1234, behavior: 'instant' })")
+    until(page, "performance.getEntriesByType('navigation')[0].type === 'reload'")
+    until(page, "Math.abs(scrollY - 1234) < 2")
+    assert page.locator("#settings details").first.evaluate("(details) => details.open")
+    pressed = page.get_by_role("button", name="rl", exact=True)
+    assert pressed.get_attribute("aria-pressed") == "true"
+    page.get_by_role("button", name="Do not renew").click()
+    page.get_by_role("button", name="Renew again").click()
+    (run / "summary.json").write_text('{"stages": []}')
+    write(run)
+    until(page, "document.getElementById('renew') === null")
+    assert opened.problems == [] and set(opened.requests) == {opened.uri}
+    context.close()
+
+
+def test_alarms_stand_in_the_plots_of_what_they_read(browser: Browser, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    rung = {"step": 190, "stage": "rl", "alarm": "length", "title": "Length creep"}
+    back = {"step": 190, "stage": "rl", "alarm": "length", "back_to": 185}
+    lines(run / "alarms.jsonl", [rung | {"metrics": ["response/length"]}, back])
+    context = browser.new_context(viewport={"width": 900, "height": 700})
+    opened = Opened(context.new_page(), write(run))
+    of_length = opened.page.locator("figure.plot", has_text="Response length").locator(".rung")
+    assert of_length.locator("span").all_inner_texts() == [
+        "Length creep, step 190",
+        "back to step 185, step 190",
+    ]
+    others = opened.page.locator("figure.plot", has_text="Gradient norm").first.locator(".rung")
+    assert "Length creep" not in others.inner_text()
+    opened.check()
+    context.close()

@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -23,7 +24,7 @@ from polopt.api.resumed import adjust, flag_values, without
 from polopt.choices.domain import DOMAINS
 from polopt.choices.source import parse
 from polopt.diagnose.requirements import check_hub, check_packages, check_requirements
-from polopt.errors import ModelError, RecipeError, RunDirectoryError, UserError
+from polopt.errors import ModelError, RecipeError, RunDirectoryError, Stopped, UserError
 from polopt.ranks import Ranks, joined, place
 from polopt.recipe import Recipe, dump
 from polopt.recipe import load as load_recipe
@@ -458,7 +459,13 @@ def _execute(
     from polopt.report import write
 
     with ranked.leading(recorded(run.config), run.path, ranks, reward) as ranks:
-        summary = execute(run, reward, observers, ranks)
+        try:
+            summary = execute(run, reward, observers, ranks)
+        except (UserError, Stopped):
+            if ranks.first and (run.path / "report.html").exists():
+                with suppress(UserError):  # a full disk, perhaps: the reason is told already
+                    write(run.path)  # it is not renewed any more
+            raise
         page = write(run.path) if ranks.first else run.path / "report.html"
         ranks.wait()  # whoever returns can read it
     return Run(run.path, summary, page)

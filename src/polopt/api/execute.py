@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -15,17 +16,26 @@ from typing import Any
 import torch
 
 from polopt import isolated
+from polopt.api.alarmed import Alarmed
 from polopt.api.device import device_of, use
 from polopt.api.domains import IN_DOMAIN
+from polopt.api.pages import Renewed
 from polopt.api.recorded import prompts_of, recorded
 from polopt.api.several import Several
 from polopt.assembly import StageInputs, build
 from polopt.cluster.gpus import name_of
 from polopt.cluster.session import connected
 from polopt.coordination import checkpoint
-from polopt.coordination.loop import Progress, RunContext, link_checkpoints, restore, run_stage
+from polopt.coordination.loop import (
+    Progress,
+    RolledBack,
+    RunContext,
+    link_checkpoints,
+    restore,
+    run_stage,
+)
 from polopt.coordination.progress import progress as progress_shown
-from polopt.coordination.stage import Event, Observer, Stage
+from polopt.coordination.stage import Event, Observer, Request, Stage
 from polopt.coordination.track import trackers
 from polopt.diagnose.machine import peak
 from polopt.envs.control.registry import unlimited
@@ -34,6 +44,7 @@ from polopt.ranks import ALONE, Ranks, place, told_of_peers
 from polopt.recipe import Recipe, StageRecipe
 from polopt.recipe.contradictions import ENDED, models_by_field
 from polopt.record import BesideDirectory, RunDirectory, begun, write_json
+from polopt.resolution import did_nothing
 from polopt.rollout.rewarding import load_files
 from polopt.rollout.signatures import check_signatures
 from polopt.rollout.text import reserved
@@ -53,7 +64,7 @@ def execute(
     config = run.config
     recipe = recorded(config)
     with ExitStack() as stack:
-        stop_requested = stack.enter_context(_signals())
+        signalled = stack.enter_context(_signals())
         stack.callback(isolated.close)
         first = recipe.stages[0].run
         if first.threads is not None:
@@ -68,23 +79,40 @@ def execute(
         if ranks.first:
             heard = [stack.enter_context(progress_shown()), *observers]
             heard += trackers(first.track, run.path, config, stack)
-        several = Several(ranks, stop_requested)
+        alarmed = Alarmed(run.path, recipe) if ranks.first else None
+        page = Renewed(run.path) if ranks.first else None
+        tellers = [one.hear for one in (alarmed, page) if one is not None]
+        several = Several(ranks, partial(_asked, signalled, alarmed))
 
         def hear(event: Event) -> None:
             several.saw(event)
-            if event.kind == "warning":
-                run.append("warnings", event.values)
+            if event.kind in RECORDED:
+                run.append(RECORDED[event.kind], event.values)
             for observer in heard:
                 observer(event)
+            for told in (told for teller in tellers for told in teller(event)):
+                hear(told)
 
         observe = stack.enter_context(_by_this_thread(hear))
         context = RunContext(run, first.keep, observe, partial(several.stop, observe), ranks)
         progress = _run_stages(run, recipe, context, device, reward)
-        summary = _summary(recipe, progress) | {"memory_peak": peak(device.type)}
+        summary = _summary(recipe, progress)
+        summary["memory_peak"] = peak(device.type)
+        for stage in summary["stages"] if ranks.first else ():
+            stage["did_nothing"] = _did_nothing(run, recipe, stage["name"])
         if ranks.first:
             write_json(run.path / "summary.json", summary)
         observe(Event("summary", summary))
     return summary
+
+
+RECORDED = {"warning": "warnings", "alarm": "alarms"}  # events, and the file of their lines
+
+
+def _asked(signalled: Callable[[], int], alarmed: Alarmed | None) -> Request | None:
+    """A request of this rank to end after the step; a signal goes before an alarm."""
+    by_alarm = alarmed.asked() if alarmed is not None else None
+    return Request(signal=signal) if (signal := signalled()) else by_alarm
 
 
 def _announce(config: Mapping[str, Any], observe: Observer) -> None:
@@ -144,8 +172,30 @@ def _run_stages(
                 if inside is not None:
                     restore(stage, inside, state)
                     context.observe(Event("message", {"text": f"resuming from {inside.name}"}))
-                run_stage(stage, progress, context)
+                try:
+                    run_stage(stage, progress, context)
+                except RolledBack as back:
+                    newest, state = _stepped_back(run, progress, context, back)
     return progress
+
+
+def _stepped_back(
+    run: RunDirectory, progress: Progress, context: RunContext, back: RolledBack
+) -> tuple[Path, dict[str, Any]]:
+    """The best checkpoint and its state, with the place in the prompts that the run has reached.
+
+    Weights, optimiser and every other learner are as they were then; steps and prompts are not.
+    """
+    best = run.checkpoints / back.checkpoint
+    where = {"step": progress.step, "stage": back.stage}
+    done = {"alarm": back.alarm, "back_to": checkpoint.step_of(best)}
+    run.append("alarms", where | done)
+    message = (
+        f"alarm {back.alarm}: weights and optimiser are those of {best.name} again; the prompts go "
+        "on, and the next alarm stops the run"
+    )
+    context.observe(Event("warning", where | {"message": message}))
+    return best, checkpoint.read_state(best) | {"source": back.source}
 
 
 def _told(observe: Observer, text: str) -> None:
@@ -330,6 +380,14 @@ def _summary(recipe: Recipe, progress: Progress) -> dict[str, Any]:
         ],
         "seconds": seconds,
     }
+
+
+def _did_nothing(run: RunDirectory, recipe: Recipe, name: str) -> list[str]:
+    """Settings of a stage that did nothing, by counting in its metrics."""
+    stage = next(one for one in recipe.stages if one.name == name)
+    text = (run.path / "metrics.jsonl").read_text(encoding="utf-8")
+    lines = [json.loads(line) for line in text.splitlines()]
+    return did_nothing(stage, [line for line in lines if line["stage"] == name])
 
 
 def _evaluated_on(stage: StageRecipe) -> dict[str, int]:

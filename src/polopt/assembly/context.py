@@ -29,10 +29,11 @@ from polopt.rollout import usage
 from polopt.rollout.divided import agreeing, divided
 from polopt.rollout.engines import Engine
 from polopt.rollout.evaluation import Examination, evaluate, means, sample_line
-from polopt.rollout.groups import asked, experience, lag_metrics, marks, rollout_metrics
+from polopt.rollout.groups import asked, earned, experience, lag_metrics, marks, rollout_metrics
 from polopt.rollout.rewarding import Judge, judge, specs, text_of
 from polopt.rollout.text import TextSource, text_source
 from polopt.rollout.usage import Usage
+from polopt.rollout.variety import variety_metrics
 from polopt.seeding import derive
 from polopt.types import Advantages, Batch, Experience, Group, Metrics, Outcome, Sampling
 from polopt.update import AdaptiveNumber, FirstOrder
@@ -250,6 +251,7 @@ def staged(
         react=react,
         held_out=() if text is None else [prompt.keys for prompt in text.evaluation],
         asked=asked if text is not None else lambda _: (),
+        earned=earned if text is not None else lambda _: {},
         batches_per_step=batches_per_step,
         evaluate_every=recipe.evaluation.every,
         checkpoint_every=recipe.run.checkpoint_every or max(1, steps // 10),
@@ -331,7 +333,7 @@ def _describer(
         if not any(sample.spans for _, sample in pairs):
             return given_responses(batch)
         own = means(of.text.describe(text(s), g.prompt.columns) for g, s in pairs)
-        metrics = rollout_metrics(batch)
+        metrics = rollout_metrics(batch) | variety_metrics(batch.groups)
         if of.recipe.coordination.mode != "alternate":
             metrics |= lag_metrics(batch, optimiser_steps(flat(of.recipe)))
         if not verified:

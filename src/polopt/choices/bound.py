@@ -20,6 +20,7 @@ from polopt.choices.section import (
     Values,
     by_row,
     needs,
+    never,
 )
 from polopt.choices.update import optimiser_steps
 
@@ -35,6 +36,8 @@ def _at_ratio_1(values: Values) -> str | None:
 
 
 AT_RATIO_1 = Inert(_at_ratio_1)
+_LOW = never("policy/clip_fraction_low", "no ratio went below it where that is held back")
+_HIGH = never("policy/clip_fraction_high", "no ratio went above it where that is held back")
 
 
 class Bound(Section):
@@ -46,15 +49,20 @@ class Bound(Section):
         EVERYWHERE,
         needs("objective.ratio", *ratio.LEVELS),
     ] = Field(default=None, description="trust region in the loss")
-    clip_low: Annotated[BelowOne | None, by_row(0.2), EVERYWHERE, AT_RATIO_1] = Field(
+    clip_low: Annotated[BelowOne | None, by_row(0.2), EVERYWHERE, AT_RATIO_1, _LOW] = Field(
         default=None,
         description="ratio is clipped below 1 - clip_low; gmpo: its logarithm below -clip_low",
     )
-    clip_high: Annotated[NonNegative | None, by_row(0.2), EVERYWHERE, AT_RATIO_1] = Field(
+    clip_high: Annotated[NonNegative | None, by_row(0.2), EVERYWHERE, AT_RATIO_1, _HIGH] = Field(
         default=None,
         description="ratio is clipped above 1 + clip_high; gmpo: its logarithm above clip_high",
     )
-    dual_clip: Annotated[Annotated[float, Field(gt=1)] | None, EVERYWHERE, AT_RATIO_1] = Field(
+    dual_clip: Annotated[
+        Annotated[float, Field(gt=1)] | None,
+        EVERYWHERE,
+        AT_RATIO_1,
+        never("policy/dual_clip_fraction", "no ratio went beyond it"),
+    ] = Field(
         default=None,
         description="bound on the ratio where the advantage is negative; default: none",
     )
@@ -66,7 +74,12 @@ class Bound(Section):
         description="kl_penalty: KL(pi_old, pi) a token that an update should have; the weight "
         "halves below and doubles above; default: the weight stays",
     )
-    drift: Annotated[PositiveFloat | None, by_row(0.5), AT_RATIO_1] = Field(
+    drift: Annotated[
+        PositiveFloat | None,
+        by_row(0.5),
+        AT_RATIO_1,
+        never("policy/stale_fraction", "no response was left out"),
+    ] = Field(
         default=None,
         description="opsm: mean of log pi_old - log pi from which a response with negative "
         "advantage is left out",
@@ -74,8 +87,10 @@ class Bound(Section):
     weight_min: Annotated[NonNegative | None, by_row(0.0)] = Field(
         default=None, description="cispo: least weight of a token, a ratio and not a distance to 1"
     )
-    weight_max: Annotated[PositiveFloat | None, by_row(5.0)] = Field(  # ScaleRL, arXiv:2510.13786
-        default=None, description="cispo: largest weight of a token"
+    weight_max: Annotated[PositiveFloat | None, by_row(5.0), _HIGH] = (
+        Field(  # ScaleRL, arXiv:2510.13786
+            default=None, description="cispo: largest weight of a token"
+        )
     )
     tau_positive: Annotated[PositiveFloat | None, by_row(1.0), AT_RATIO_1] = Field(
         default=None, description="sapo: how fast the gate closes where the advantage is positive"

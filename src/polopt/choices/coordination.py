@@ -21,6 +21,7 @@ from polopt.choices.section import (
     by_row,
     needs,
     needs_some,
+    never,
 )
 from polopt.choices.update import optimiser_steps
 
@@ -67,9 +68,9 @@ class Coordination(Section):
     half_life: Annotated[PositiveFloat | None, by_row(1.0), _WEIGHED, _SAMPLED] = Field(
         default=None, description="updates after which a group counts half as much"
     )
-    max_age: Annotated[Count | None, _BUFFERED, _SAMPLED] = Field(
-        default=None, description="updates after which a group is given up; default: never"
-    )
+    max_age: Annotated[
+        Count | None, _BUFFERED, _SAMPLED, never("groups/stale", "no group was given up")
+    ] = Field(default=None, description="updates after which a group is given up; default: never")
     max_lag_steps: Annotated[Count | None, _THREADS, _SAMPLED] = Field(
         default=None,
         description="optimiser steps, at most, between sampling and training, where an update has "
@@ -83,7 +84,12 @@ class Coordination(Section):
     reuse_age: Annotated[Positive | None, by_row(4), needs_some("coordination.reuse"), _SAMPLED] = (
         Field(default=None, description="updates after which a group is not used again")
     )
-    target_mismatch: Annotated[PositiveFloat | None, _BUFFERED, _SAMPLED] = Field(
+    target_mismatch: Annotated[
+        PositiveFloat | None,
+        _BUFFERED,
+        _SAMPLED,
+        never("controller/actions", "what was measured never called for an action"),
+    ] = Field(
         default=None,
         description="k3 between the policy and the one that sampled, in nats a token, above which "
         "window, staleness and learning rate are lowered; default: they stay as they are",

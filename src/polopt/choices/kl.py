@@ -11,10 +11,12 @@ from polopt.choices.choice import Choice, Column
 from polopt.choices.domain import OF_LANGUAGE
 from polopt.choices.section import (
     Count,
+    Counted,
     NonNegative,
     PositiveFloat,
     PositiveShare,
     Section,
+    Series,
     Values,
     by_row,
     needs_some,
@@ -25,10 +27,41 @@ _CONTROLLERS = "polopt.math.controllers:"
 _WITH_KL = needs_some("kl.coefficient")
 
 
+_PULL = ("kl/measured", "response/length", "advantage_std")
+_LEAST_PULL = 0.01  # of the spread of the advantages
+
+
+def _pulls_nothing(values: Values, series: Series) -> str | None:
+    """How strongly the KL pulls at a token, beside the advantages.
+
+    In the loss of k2 a token's gradient is weighed by β d, and by A for what it earned; d is the
+    log-ratio to the reference, of which ``kl/measured`` is the sum over a response. In the reward
+    β d is what comes off.
+    """
+    beta = series.get("kl/coefficient") or [values["kl.coefficient"]]
+    a_token = (
+        abs(kl) / max(n, 1.0) for kl, n in zip(*(series[m] for m in _PULL[:2]), strict=False)
+    )
+    pull = max(beta) * max(a_token)
+    spread = sum(series["advantage_std"]) / len(series["advantage_std"])
+    if not 0 < pull < _LEAST_PULL * spread:
+        return None
+    return f"it pulls at a token with {pull:.1g} at most, and advantages spread by {spread:.2g}"
+
+
+def _never_reached(values: Values, series: Series) -> str | None:
+    largest = max(series["kl/measured"])
+    return (
+        None
+        if largest >= values["kl.target"]
+        else f"the KL never reached it, {largest:.3g} at most"
+    )
+
+
 class KL(Section):
     """Regularisation towards the reference."""
 
-    coefficient: Annotated[NonNegative | None, by_row(0.0)] = Field(
+    coefficient: Annotated[NonNegative | None, by_row(0.0), Counted(_PULL, _pulls_nothing)] = Field(
         default=None, description="beta; 0: no reference is loaded"
     )
     # In the loss k2 is the one with the gradient of the KL divergence.
@@ -44,9 +77,11 @@ class KL(Section):
     controller: Annotated[Literal["fixed", "ziegler", "ppo"] | None, by_row("fixed"), _WITH_KL] = (
         Field(default=None, description="how the coefficient follows the KL that is measured")
     )
-    target: Annotated[PositiveFloat | None, by_row()] = Field(
-        default=None,
-        description="KL to hold: summed over the tokens of a response, mean over responses",
+    target: Annotated[PositiveFloat | None, by_row(), Counted(("kl/measured",), _never_reached)] = (
+        Field(
+            default=None,
+            description="KL to hold: summed over the tokens of a response, mean over responses",
+        )
     )
     horizon: Annotated[PositiveFloat | None, by_row(10_000.0)] = Field(  # Ziegler 1909.08593
         default=None,

@@ -24,6 +24,7 @@ from polopt.choices.section import (
     either,
     needs,
     needs_some,
+    never,
 )
 from polopt.choices.source import parse
 
@@ -71,7 +72,11 @@ class Critic(Section):
         default=None, description="optimiser steps in a pass; default: update.minibatches"
     )
     clip: Annotated[  # TRL, lm-human-preferences
-        NonNegative | None, by_row(0.2, control=0.0), EVERYWHERE, _WITH_CRITIC
+        NonNegative | None,
+        by_row(0.2, control=0.0),
+        EVERYWHERE,
+        _WITH_CRITIC,
+        never("critic/value_clip_fraction", "no value moved so far"),
     ] = Field(
         default=None,
         description="values may move so far from those before the update; 0: any distance",

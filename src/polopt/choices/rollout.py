@@ -22,6 +22,7 @@ from polopt.choices.section import (
     Values,
     by_row,
     needs_some,
+    never,
 )
 
 _RESAMPLED = needs_some("rollout.resample_rounds")
@@ -97,7 +98,9 @@ class Rollout(Section):
     group_size: Annotated[Positive | None, by_row(8), _SAMPLED] = Field(
         default=None, description="responses to each prompt"
     )
-    resample_rounds: Annotated[Count | None, by_row(0), _SAMPLED] = Field(
+    resample_rounds: Annotated[
+        Count | None, by_row(0), _SAMPLED, never("resampled_groups", "no group was replaced")
+    ] = Field(
         default=None,
         description="how often groups with equal rewards are replaced by new prompts",
     )

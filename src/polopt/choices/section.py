@@ -83,6 +83,18 @@ class Inert:
     reason: Callable[[Values], str | None]
 
 
+Series = Mapping[str, Sequence[float]]
+"""Metrics of the steps of a stage: the values that each of them had."""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """When the steps of a run show that the field did nothing: what they show, or None."""
+
+    metrics: tuple[str, ...]  # without one of them nothing is shown
+    shows: Callable[[Values, Series], str | None]
+
+
 @dataclass(frozen=True)
 class AlsoReadWith:
     """A flag of another section that reads the field, too, whatever the column has chosen."""
@@ -98,6 +110,11 @@ def needs(other: str, *names: str) -> Needs:
 def needs_some(other: str, words: str = "a value above 0") -> Needs:
     """The other field must be neither empty nor 0."""
     return Needs(other, lambda values: bool(values[other]), words)
+
+
+def never(metric: str, words: str) -> Counted:
+    """The metric counts how often the field acts, and was 0 all the time."""
+    return Counted((metric,), lambda _, series: None if any(series[metric]) else words)
 
 
 def either(names: Sequence[str]) -> str:

@@ -8,7 +8,14 @@ from pydantic import Field
 
 from polopt.choices.choice import Choice, Column
 from polopt.choices.domain import OF_LANGUAGE
-from polopt.choices.section import NonNegative, PositiveShare, Section, by_row, needs_some
+from polopt.choices.section import (
+    NonNegative,
+    PositiveShare,
+    Section,
+    by_row,
+    needs_some,
+    never,
+)
 
 
 class Shaping(Section):
@@ -29,7 +36,7 @@ class Shaping(Section):
         default=0.0,
         description="weight of a reward for short right responses, within their group; 0: none",
     )
-    drop_truncated: bool = Field(
+    drop_truncated: Annotated[bool, never("response/truncated", "no response was cut")] = Field(
         default=False,
         description="responses cut by max_new_tokens leave the batch before any statistic",
     )

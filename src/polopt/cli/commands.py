@@ -408,6 +408,24 @@ def conformance(file: Path | None, as_json: bool) -> int:
 
 
 @polopt.command()
+@click.argument("run", required=False, type=click.Path(path_type=Path), metavar="RUN")
+@click.option("--once", is_flag=True, help="print it as it stands, and end")
+@_json
+def watch(run: Path | None, once: bool, as_json: bool) -> None:
+    """Show a run while it goes on, from any terminal.
+
+    Stage and step, rewards by part, held-out figures, KL, entropy, length, speed, time left, alarms
+    and warnings, settings that did nothing so far, and whether it lives. It reads files alone, and
+    ends with the run.
+    """
+    if run is None:
+        raise UserError("RUN: missing; the directory of a run")
+    from polopt.cli import watching
+
+    watching.watch(run, once=once, as_json=as_json)
+
+
+@polopt.command()
 @click.argument("runs", nargs=-1, type=click.Path(path_type=Path), metavar="RUN...")
 @_json
 def report(runs: tuple[Path, ...], as_json: bool) -> None:

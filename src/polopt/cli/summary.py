@@ -31,6 +31,9 @@ def show(directory: Path, *, as_json: bool) -> None:
     if stages:
         output.table(("stage", "algorithm", "steps", "ended", "seconds"), stages)
         print()
+    for stage in summary.get("stages", ()):
+        for line in stage.get("did_nothing", ()):
+            print(f"note: {stage['name']}: {line}")
     print(f"run:    {directory}")
     if (directory / "report.html").exists():
         print(f"report: {directory / 'report.html'}")

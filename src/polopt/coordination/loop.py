@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from polopt.coordination import checkpoint, memory
-from polopt.coordination.stage import Event, Measured, Observer, Stage
+from polopt.coordination.stage import Event, Measured, Observer, Request, Stage
 from polopt.coordination.timing import timed
 from polopt.errors import Stopped
 from polopt.ranks import ALONE, Ranks
@@ -37,6 +37,7 @@ class Progress:
     stage_ends: dict[str, str] = field(default_factory=dict[str, str])  # stage -> checkpoint
     stage_steps: dict[str, int] = field(default_factory=dict[str, int])
     best: dict[str, Any] = field(default_factory=dict[str, Any])  # metric and checkpoint
+    rolled_back: dict[str, int] = field(default_factory=dict[str, int])  # stage -> step before it
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,25 @@ class RunContext:
     run: RunDirectory
     keep: int
     observe: Observer
-    stop_requested: Callable[[], int]  # the number of the signal, 0: none; asked once a step
+    stop_requested: Callable[[], Request | None]  # asked once a step
     ranks: Ranks = ALONE  # that train together; the first one writes
 
 
+class RolledBack(Exception):  # noqa: N818 - not an error: an alarm asked for it
+    """The stage is to go on from its best checkpoint; the prompts go on where they are."""
+
+    def __init__(self, stage: str, checkpoint: str, source: dict[str, Any], alarm: str) -> None:
+        super().__init__(checkpoint)
+        self.stage, self.checkpoint, self.source, self.alarm = stage, checkpoint, source, alarm
+
+
 def run_stage(stage: Stage, progress: Progress, context: RunContext) -> None:
-    """Run a stage from ``progress`` to its end, where a checkpoint is written."""
+    """Run a stage from ``progress`` to its end, where a checkpoint is written.
+
+    Raises:
+        Stopped: a signal or an alarm asked for it; the run has saved.
+        RolledBack: an alarm asked for it.
+    """
     context.observe(
         Event(
             "stage",
@@ -76,10 +90,10 @@ def run_stage(stage: Stage, progress: Progress, context: RunContext) -> None:
     progress.stage_steps[stage.name] = progress.stage_step
     progress.stage_ends[stage.name] = f"step_{progress.step}"
     progress.stage, progress.stage_step = progress.stage + 1, 0
-    stopping = context.stop_requested()
+    asked = context.stop_requested()
     save(stage, progress, context)
-    if stopping:
-        raise Stopped(str(context.run.path), progress.step, stopping)
+    if asked:
+        raise _stopped(asked, progress, context)
 
 
 def _step(stage: Stage, progress: Progress, context: RunContext) -> None:
@@ -87,6 +101,7 @@ def _step(stage: Stage, progress: Progress, context: RunContext) -> None:
     start = time.perf_counter()
     batch: Any = None
     learned, line, asked = list[Measured](), Metrics(), list[str]()
+    earned = dict[str, float]()
     for turn in range(1, stage.batches_per_step + 1):
         with memory.told("rollout", context.run.path):
             batch = stage.source.next_batch()
@@ -102,9 +117,10 @@ def _step(stage: Stage, progress: Progress, context: RunContext) -> None:
             with _during(stage, progress, "publish"):
                 stage.source.publish(progress.step)
         asked.extend(stage.asked(batch))
+        earned |= stage.earned(batch)
         stage.source.ack(batch)  # after the new weights are served: no ticket starts stale
     if asked:
-        _write_prompts(stage, progress, context, trained=asked)
+        _write_prompts(stage, progress, context, trained=asked, earned=earned)
     metrics, samples = stage.describe(batch)
     for sample in samples:
         context.run.append("samples", {"step": progress.step, "stage": stage.name, **sample})
@@ -233,12 +249,27 @@ def _save_when_due(stage: Stage, progress: Progress, context: RunContext) -> Non
     """Save every ``checkpoint_every`` steps, at a new best, and on a request to stop."""
     if stage.name in progress.ended or progress.stage_step == stage.steps:
         return  # the end of a stage is a checkpoint of its own
-    stopping = context.stop_requested()
+    asked = context.stop_requested()
+    if asked and asked.roll_back and _may_roll_back(stage, progress):
+        progress.rolled_back[stage.name] = progress.step
+        source = stage.source.state_dict()
+        raise RolledBack(stage.name, progress.best["checkpoint"], source, asked.alarm)
     best = progress.best.get("checkpoint") == f"step_{progress.step}"
-    if stopping or best or progress.stage_step % stage.checkpoint_every == 0:
+    if asked or best or progress.stage_step % stage.checkpoint_every == 0:
         save(stage, progress, context)
-    if stopping:
-        raise Stopped(str(context.run.path), progress.step, stopping)
+    if asked:
+        raise _stopped(asked, progress, context)
+
+
+def _may_roll_back(stage: Stage, progress: Progress) -> bool:
+    """Once a stage, where there is a checkpoint of it that was better than it is now."""
+    best = progress.best.get("checkpoint")
+    newer = best is not None and best != f"step_{progress.step}"
+    return newer and stage.is_last and stage.name not in progress.rolled_back
+
+
+def _stopped(asked: Request, progress: Progress, context: RunContext) -> Stopped:
+    return Stopped(str(context.run.path), progress.step, asked.signal, asked.alarm)
 
 
 def save(stage: Stage, progress: Progress, context: RunContext) -> None:
@@ -309,10 +340,15 @@ def _write_line(stage: Stage, progress: Progress, context: RunContext, line: Met
 
 
 def _write_prompts(
-    stage: Stage, progress: Progress, context: RunContext, **keys: Sequence[str]
+    stage: Stage,
+    progress: Progress,
+    context: RunContext,
+    **keys: Sequence[str] | Mapping[str, float],
 ) -> None:
-    """One line of the prompts, by their keys, that were held out or trained on."""
-    context.run.append("prompts", {"step": progress.step, "stage": stage.name, **keys})
+    """One line of the prompts, by their keys: held out, or trained on, with what they earned."""
+    line = {"step": progress.step, "stage": stage.name, **{k: v for k, v in keys.items() if v}}
+    context.run.append("prompts", line)
+    context.observe(Event("prompts", line))
 
 
 def _write_timeline(stage: Stage, progress: Progress, context: RunContext) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from math import inf
 from typing import Any
@@ -24,25 +24,8 @@ from rich.table import Column
 from polopt.coordination.stage import Event, Observer
 from polopt.errors import counted
 from polopt.record import headline_of, words_of
+from polopt.record.shown import SHOWN, figures, short
 
-SHOWN: Sequence[Mapping[str, str]] = (  # metrics and labels; the first of each that a line has
-    {
-        "reward/mean": "reward",
-        "return/mean": "return",
-        "policy/nll": "loss",  # the loss of a policy gradient says nothing: its value is near 0
-        "reward_model/loss": "loss",
-        "policy/loss": "loss",
-    },
-    {"kl/measured": "kl", "policy/kl": "kl", "policy/approx_kl": "kl"},
-    {"policy/grad_norm": "gradient norm", "reward_model/grad_norm": "gradient norm"},
-    {"policy/entropy": "entropy"},
-    {
-        "accuracy": "accuracy",
-        "policy/pair_accuracy": "pair accuracy",
-        "reward_model/pair_accuracy": "pair accuracy",
-    },
-    {"episode/length": "length", "response/length": "length"},
-)
 SECONDS_BETWEEN_LINES = 30.0  # at most, unless a step takes longer
 LINES_OF_A_STAGE = 10  # at least, where it has as many steps
 FIGURES = {160: 4, 110: 2, 0: 1}  # characters of a screen -> figures beside an evaluation
@@ -136,29 +119,10 @@ def _said(event: Event) -> str:
 
 
 def _figures(values: Mapping[str, Any], count: int) -> str:
-    first = (next((name for name in names if name in values), None) for names in SHOWN)
-    found = [
-        f"{names[name]} {_short(values[name])}"
-        for names, name in zip(SHOWN, first, strict=True)
-        if name is not None
-    ]
-    return "  ".join(found[:count])
+    return "  ".join(f"{name} {short(value)}" for name, value in figures(values)[:count])
 
 
 def _evaluated(values: Mapping[str, Any]) -> str:
     measured = {name.removeprefix("eval/"): values[name] for name in values if "eval/" in name}
     name = headline_of(measured)
-    return "" if name is None else f"evaluation {words_of(name)} {_short(measured[name])}"
-
-
-def _short(value: float) -> str:
-    """Three places, or fewer of a large number: 0.250, 23.1, 1,231; 1.4e-04 of a small one."""
-    return (
-        f"{value:.1e}"
-        if 0 < abs(value) < 0.001
-        else f"{value:.3f}"
-        if abs(value) < 10
-        else f"{value:,.1f}"
-        if abs(value) < 1000
-        else f"{value:,.0f}"
-    )
+    return "" if name is None else f"evaluation {words_of(name)} {short(measured[name])}"

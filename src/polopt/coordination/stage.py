@@ -60,6 +60,7 @@ class Stage:
     describe: Callable[[Any], tuple[Metrics, Sequence[Mapping[str, Any]]]]  # metrics, samples
     held_out: Sequence[tuple[str, ...]] = ()  # keys of each prompt that it is evaluated on
     asked: Callable[[Any], Sequence[str]] = lambda _: ()  # keys of the prompts of a batch
+    earned: Callable[[Any], Mapping[str, float]] = lambda _: {}  # by the first key of each of them
     # To the metrics of a step, which it adds to; what it changes is in force from the next one.
     react: Callable[[Metrics], Metrics] = lambda _: {}
     batches_per_step: int = 1  # consumed in one recorded step, whose metrics are means
@@ -73,10 +74,19 @@ class Stage:
 
 @dataclass(frozen=True)
 class Event:
-    """An event for observers: the start of a stage, metrics, a message, a warning, the summary."""
+    """An event for observers, such as the start of a stage, metrics or a warning."""
 
-    kind: str  # "stage" | "metrics" | "message" | "warning" | "summary"
+    kind: str  # "stage" | "prompts" | "metrics" | "message" | "warning" | "alarm" | "summary"
     values: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request to end after the step: by a signal, or by an alarm and its policy."""
+
+    signal: int = 0  # its number; 0: none
+    alarm: str = ""  # its name
+    roll_back: bool = False  # go on from the best checkpoint instead, where there is one
 
 
 Observer = Callable[[Event], None]

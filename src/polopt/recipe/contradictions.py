@@ -27,9 +27,25 @@ def contradictions(recipe: Recipe) -> list[Problem]:
     return _mixed(recipe) + [
         Problem(name_in(recipe, index, field), text)
         for index, stage in enumerate(recipe.stages)
-        for findings in (*(check(stage) for check in checks), _stages(recipe, index))
+        for findings in (
+            *(check(stage) for check in checks),
+            _stages(recipe, index),
+            _alarms(recipe, index),
+        )
         for field, text in findings
     ]
+
+
+def _alarms(recipe: Recipe, index: int) -> Iterator[Finding]:
+    """The last stage has a best checkpoint to go back to where it is evaluated on its way."""
+    stage = recipe.stages[index]
+    is_last = index == len(recipe.stages) - 1
+    if is_last and stage.alarms.policy == "roll_back" and not stage.evaluation.every:
+        yield (
+            "alarms.policy",
+            '"roll_back" is not allowed with evaluation.every = 0: no checkpoint is known to be '
+            "the best; warn, stop, or evaluation.every above 0",
+        )
 
 
 def _mixed(recipe: Recipe) -> list[Problem]:

@@ -11,7 +11,7 @@ from polopt.choices.section import OnlyFor, Scalar
 from polopt.recipe.fields import ALONE, domains, fact, row_decides
 
 Requirement = Literal["prompts", "demonstrations", "pairs", "reward"]
-_ALWAYS = frozenset({*ALONE, "model"}) - {"rewards"}  # in every row
+_ALWAYS = frozenset({*ALONE, "model", "alarms"}) - {"rewards"}  # in every row
 
 
 @dataclass(frozen=True)

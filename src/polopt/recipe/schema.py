@@ -12,6 +12,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from polopt.choices.aggregation import Aggregation
+from polopt.choices.alarms import Alarms
 from polopt.choices.baseline import Baseline
 from polopt.choices.bound import Bound
 from polopt.choices.coordination import Coordination
@@ -318,6 +319,7 @@ class StageRecipe(Section):
     process: Process = Process()
     coordination: Coordination = Coordination()
     evaluation: Evaluation = Evaluation()
+    alarms: Alarms = Alarms()
     run: Run = Run()
 
     @property

@@ -19,7 +19,7 @@ from polopt.errors import RunDirectoryError
 from polopt.places import is_run, nearest
 from polopt.record.files import disk_errors, sync, write_json
 
-LINES = ("metrics", "samples", "warnings", "prompts", "timeline")
+LINES = ("metrics", "samples", "warnings", "prompts", "timeline", "alarms")
 
 
 class RunDirectory:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from polopt.report.explain import FOLDED, IN_CONTROL, PLOTS, Domain, Plot
 from polopt.report.turns import TURNS
+from polopt.report.variety import VARIETY
 
 UNKNOWN_METRIC = "A metric of this run for which this page has no explanation."
 
@@ -24,7 +25,7 @@ def arrange(metrics: list[str], *, in_control: bool = False) -> tuple[list[Plot]
     """
     left = [name for name in metrics if name not in _BOOKKEEPING and not _is_end(name, metrics)]
     here: Domain = "control" if in_control else "text"
-    tables = (PLOTS, (*FOLDED, *TURNS))
+    tables = ((*PLOTS, *VARIETY), (*FOLDED, *TURNS))
     plots, others = ([p for p in table if p.only in (None, here)] for table in tables)
     spared = {name for plot in (*plots, *others) for name in plot.lines}
     main, folded = ([_take(plot, left, spared) for plot in some] for some in (plots, others))

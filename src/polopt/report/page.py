@@ -10,6 +10,7 @@ import base64
 import hashlib
 import re
 import shlex
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -30,6 +31,7 @@ from polopt.report.read import Row, RunRecord
 from polopt.report.samples import common_system, compare, judged, training
 from polopt.report.text import duration, number, percent, setting, visible, with_unit
 from polopt.report.timeline import lanes
+from polopt.resolution import did_nothing_in
 
 
 @dataclass(frozen=True)
@@ -43,13 +45,20 @@ class Warned:
     times: int
 
 
-def render(record: RunRecord) -> str:
-    """The page about ``record`` as HTML."""
+def render(record: RunRecord, *, renewed: float | None = None) -> str:
+    """The page about ``record`` as HTML.
+
+    Args:
+        record: of a run.
+        renewed: seconds after which it is written again, and reads itself anew; None: it stays.
+    """
     stages = record.config["stages"]
     script, style = _script(), _style()
     in_control = record.in_control
     took_turns = lanes(record.timeline)
-    curves = draw(record.metrics, in_control=in_control, turns=took_turns is not None)
+    curves = draw(
+        record.metrics, record.alarms, in_control=in_control, turns=took_turns is not None
+    )
     episodes = watched(record.episodes)
     system = common_system(record.samples)
     return (
@@ -61,7 +70,14 @@ def render(record: RunRecord) -> str:
             policy=_policy(script, style),
             script=Markup(script),
             style=Markup(style),
-            data=embedded(curves.data | {"watched": episodes.data if episodes else None}),
+            data=embedded(
+                curves.data
+                | {
+                    "watched": episodes.data if episodes else None,
+                    "renew": renewed and {"seconds": renewed, "written": time.time()},
+                }
+            ),
+            renewed=renewed,
             head=headline(record),
             stages=stages,
             summaries=[_summary(stage, in_control=in_control) for stage in stages],
@@ -77,6 +93,7 @@ def render(record: RunRecord) -> str:
             comparisons=compare(record.samples, system),
             training=training(record.samples, system),
             warnings=_warnings(record.warnings),
+            did_nothing=did_nothing_in(record.config, record.metrics),
             unreadable=record.unreadable,
             settings=_settings(stages),
             environment=[*_facts(record.environment), *_memory(record)],
@@ -137,7 +154,9 @@ def _asset(name: str) -> str:
 
 def _script() -> str:
     licence = _asset("uPlot.LICENSE.txt")
-    own = "\n".join(_asset(name) for name in ("uPlot.iife.min.js", "episodes.js", "report.js"))
+    own = "\n".join(
+        _asset(name) for name in ("uPlot.iife.min.js", "episodes.js", "report.js", "renew.js")
+    )
     return f"\n/*\n{licence}\n*/\n{own}"
 
 

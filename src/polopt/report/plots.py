@@ -13,6 +13,7 @@ from typing import Any, TypeGuard
 from polopt.report.arrange import arrange
 from polopt.report.explain import Plot
 from polopt.report.read import Row
+from polopt.report.rung import Mark, marks
 from polopt.report.text import with_unit
 from polopt.report.turns import TURNS
 
@@ -55,15 +56,23 @@ class Figure:
     sentence: str
     lines: list[tuple[str, str, int]]  # label, last value as text, kind of line
     summary: str  # the curve in words, for screen readers
+    marks: list[Mark]  # alarms that rang
 
 
-def draw(metrics: list[Row], *, in_control: bool = False, turns: bool = False) -> Curves:
+def draw(
+    metrics: list[Row],
+    alarms: Sequence[Row] = (),
+    *,
+    in_control: bool = False,
+    turns: bool = False,
+) -> Curves:
     """Sort ``metrics`` into plots, and prepare their numbers for the script.
 
     In control there are also the environment steps that were taken until each point.
 
     Args:
         metrics: of the run.
+        alarms: that rang.
         in_control: environments stand in the place of prompts.
         turns: plots about lag have a place of their own, else they are folded.
     """
@@ -75,7 +84,11 @@ def draw(metrics: list[Row], *, in_control: bool = False, turns: bool = False) -
     columns = {name: _column(points, name) for name in names}
     stages = _spans(metrics)
     order = {stage["name"]: position for position, stage in enumerate(stages)}
-    figures = [_figure(index, plot, columns) for index, plot in enumerate(plots)]
+    rung = [marks(alarms, plot.lines) for plot in plots]
+    figures = [
+        _figure(index, plot, columns, found)
+        for index, (plot, found) in enumerate(zip(plots, rung, strict=True))
+    ]
     order_of_turns = [plot.title for plot in TURNS] if turns else []
     others = figures[len(main) :]
     apart = [figure for figure in others if figure.title in order_of_turns]
@@ -88,7 +101,11 @@ def draw(metrics: list[Row], *, in_control: bool = False, turns: bool = False) -
             "steps": [row["step"] for row in points],
             "taken": _taken(metrics, points) if in_control else None,
             "stage": [order[_stage(row)] for row in points],
-            "plots": [_numbers(plot, columns, [_stage(row) for row in points]) for plot in plots],
+            "plots": [
+                _numbers(plot, columns, [_stage(row) for row in points])
+                | {"marks": [mark.step for mark in found]}
+                for plot, found in zip(plots, rung, strict=True)
+            ],
         },
         steps_per_point=width,
         not_finite=[
@@ -251,7 +268,7 @@ def _numbers(plot: Plot, columns: dict[str, Column], stages: Sequence[str]) -> d
     }
 
 
-def _figure(index: int, plot: Plot, columns: dict[str, Column]) -> Figure:
+def _figure(index: int, plot: Plot, columns: dict[str, Column], rung: list[Mark]) -> Figure:
     lines: list[tuple[str, str, int]] = []
     words: list[str] = []
     for (name, label), dash in zip(plot.lines.items(), _dashes(plot, columns), strict=True):
@@ -262,4 +279,5 @@ def _figure(index: int, plot: Plot, columns: dict[str, Column]) -> Figure:
         )
         lines.append((label, last, dash))
         words.append(f"{label} from {first} to {last}, lowest {low}, highest {high}")
-    return Figure(index, plot.title, plot.sentence, lines, f"{plot.title}: {'; '.join(words)}.")
+    summary = f"{plot.title}: {'; '.join(words)}."
+    return Figure(index, plot.title, plot.sentence, lines, summary, rung)

@@ -19,6 +19,7 @@ Row = dict[str, Any]
 RESPONSE = {"step": int, "kind": str, "prompt": str, "completion": str}
 INTERVAL = {"step": int, "who": str, "what": str, "start": float, "end": float}
 EPISODE = {"step": int, "kind": str, "rewards": list}
+ALARM = {"step": int, "alarm": str}
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class RunRecord:
     summary: Row | None  # summary.json; None: the run has not finished
     unreadable: list[str] = field(default_factory=list[str])  # "metrics.jsonl line 12"
     timeline: list[Row] = field(default_factory=list[Row])  # in the order of the file
+    alarms: list[Row] = field(default_factory=list[Row])  # in the order of the file
 
     @property
     def in_control(self) -> bool:
@@ -65,6 +67,7 @@ def load(run_directory: Path) -> RunRecord:
     samples, torn_samples = _rows(directory / "samples.jsonl", RESPONSE, EPISODE)
     warnings, torn_warnings = _rows(directory / "warnings.jsonl", {"message": str})
     timeline, torn_timeline = _rows(directory / "timeline.jsonl", INTERVAL)
+    alarms, torn_alarms = _rows(directory / "alarms.jsonl", ALARM)
     return RunRecord(
         directory=directory,
         config=config,
@@ -74,8 +77,9 @@ def load(run_directory: Path) -> RunRecord:
         episodes=[row for row in samples if "rewards" in row],
         warnings=warnings,
         summary=_object(directory / "summary.json"),
-        unreadable=torn_metrics + torn_samples + torn_warnings + torn_timeline,
+        unreadable=torn_metrics + torn_samples + torn_warnings + torn_timeline + torn_alarms,
         timeline=timeline,
+        alarms=alarms,
     )
 
 

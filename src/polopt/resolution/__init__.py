@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from polopt.resolution.counted import did_nothing, did_nothing_in
 from polopt.resolution.derived import derived
 from polopt.resolution.describe import describe, describe_row, differences, settings, table
 from polopt.resolution.inert import inert
@@ -11,6 +12,8 @@ __all__ = [
     "derived",
     "describe",
     "describe_row",
+    "did_nothing",
+    "did_nothing_in",
     "differences",
     "inert",
     "resolve",

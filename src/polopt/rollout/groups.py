@@ -108,6 +108,16 @@ def asked(batch: Batch) -> Sequence[str]:
     return [key for group in batch.fresh.groups for key in group.prompt.keys]
 
 
+def earned(batch: Batch) -> dict[str, float]:
+    """The mean reward of the answers to each of those prompts, by its first key."""
+    found = dict[str, float]()
+    for group in batch.fresh.groups:
+        rewards = _numbers(sample.reward for sample in group.samples)
+        if group.prompt.keys and rewards:
+            found[group.prompt.keys[0]] = statistics.fmean(rewards)
+    return found
+
+
 def reward_names(samples: Sequence[Sample]) -> list[str]:
     """The rewards that apply to any of the responses."""
     return sorted({name for s in samples for name in s.parts})

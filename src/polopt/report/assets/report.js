@@ -162,6 +162,24 @@
     ctx.restore();
   }
 
+  // Alarms that rang, as upright lines; what they are stands below the plot.
+  function drawMarks(plot, spec) {
+    const { ctx, bbox } = plot;
+    ctx.save();
+    ctx.strokeStyle = css("--bad");
+    ctx.lineWidth = 1.5 * devicePixelRatio;
+    ctx.setLineDash([4 * devicePixelRatio, 3 * devicePixelRatio]);
+    for (const step of spec.marks) {
+      const x = plot.valToPos(data[counted][data.steps.lastIndexOf(step)] ?? step, "x", true);
+      if (x < bbox.left || x > bbox.left + bbox.width) continue;
+      ctx.beginPath();
+      ctx.moveTo(x, bbox.top);
+      ctx.lineTo(x, bbox.top + bbox.height);
+      ctx.stroke();
+    }
+    ctx.restore();
+  }
+
   function options(figure, spec, rows, drawings, width) {
     const axis = {
       stroke: css("--muted"),
@@ -197,7 +215,7 @@
         drag: { x: true, y: false },
         sync: { key: "step", scales: ["x", null], filters: { pub: (type) => type === "mousemove" || type === "mouseleave" } },
       },
-      hooks: { drawClear: [drawStages], draw: [(plot) => drawIntervals(plot, spec, rows)], setCursor: [(plot) => read(figure, spec, rows, plot.cursor.idx)] },
+      hooks: { drawClear: [drawStages], draw: [(plot) => drawIntervals(plot, spec, rows), (plot) => drawMarks(plot, spec)], setCursor: [(plot) => read(figure, spec, rows, plot.cursor.idx)] },
     };
   }
 

@@ -1,0 +1,62 @@
+"use strict";
+// While the run goes on the page reads itself anew, and keeps what the reader has opened and where
+// they are. The longer nothing was written, the longer it waits: a run that was killed says no more.
+
+(() => {
+  const { renew } = JSON.parse(document.getElementById("data").textContent);
+  if (!renew) return;
+  const LONGEST = 3600; // seconds between two looks
+  const button = document.getElementById("renew");
+  const name = (details) => details.querySelector("summary")?.textContent.trim();
+  const pressed = (attribute) => document.querySelector(`button[data-${attribute}][aria-pressed="true"]`)?.dataset[attribute];
+  const slider = () => document.getElementById("slider");
+  let paused = false;
+
+  function keep() {
+    const steps = slider();
+    history.replaceState({
+      paused,
+      top: scrollY,
+      open: [...document.querySelectorAll("details[open]")].map(name),
+      stage: pressed("stage"),
+      axis: pressed("axis"),
+      step: steps && Number(steps.value) < Number(steps.max) ? steps.value : null,
+    }, "");
+  }
+
+  function restore(kept) {
+    for (const details of document.querySelectorAll("details")) {
+      if (kept.open.includes(name(details))) details.open = true;
+    }
+    for (const attribute of ["stage", "axis"]) {
+      const buttons = [...document.querySelectorAll(`button[data-${attribute}]`)];
+      buttons.find((each) => each.dataset[attribute] === kept[attribute])?.click();
+    }
+    if (kept.step !== null && slider()) {
+      slider().value = kept.step;
+      slider().dispatchEvent(new Event("input"));
+    }
+    paused = kept.paused;
+    scrollTo({ top: kept.top, behavior: "instant" });
+  }
+
+  function tell() {
+    button.textContent = paused ? "Renew again" : "Do not renew";
+  }
+
+  // Whoever marks text or has another window in front is not disturbed.
+  const busy = () => paused || document.hidden || !getSelection().isCollapsed;
+
+  function look() {
+    if (busy()) return setTimeout(look, 1000);
+    keep();
+    location.reload();
+  }
+
+  button.hidden = false;
+  button.addEventListener("click", () => { paused = !paused; tell(); keep(); });
+  if (history.state) restore(history.state);
+  tell();
+  const age = Date.now() / 1000 - renew.written;
+  setTimeout(look, 1000 * Math.min(LONGEST, Math.max(renew.seconds, age / 2)));
+})();
