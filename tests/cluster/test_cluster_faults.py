@@ -24,7 +24,7 @@ from polopt.cluster import session
 from polopt.cluster.gpus import reserved
 from polopt.cluster.nodes import check_nodes, check_slots, differing, versions
 from polopt.coordination.stage import Event
-from polopt.errors import EngineError, RecipeError, with_hints
+from polopt.errors import EngineError, RecipeError, RewardError, with_hints
 from polopt.recipe import load
 from polopt.record.directory import begun
 from polopt.resolution import resolve
@@ -124,8 +124,8 @@ def through(fault: Fault, directory: Path, **flags: Any) -> list[str]:
                 else:
                     polopt.train(RECIPE, flags=flags, observers=[hear])
                 break
-            except EngineError as error:
-                assert "engine" in str(error)
+            except (EngineError, RewardError) as error:  # of one that was killed too often
+                assert re.search(r"engine \d of|its process died", str(error))
                 assert begun(directory) == ("polopt resume" in with_hints(error))
                 said.append(str(error))
     finally:
