@@ -94,9 +94,10 @@ def recipe_of(row: str) -> dict[str, Any]:
 
 
 def settled(row: str) -> Fields:
-    """Every field that has an effect, but for those of a machine."""
+    """Every field that has an effect on training; alarms look on, and machines are left out."""
     stage = resolve(load(recipe_of(row), dict(CURVES[row].flags))).stages[0]
-    return json.loads(json.dumps(settings(stage)))
+    found = json.loads(json.dumps(settings(stage)))
+    return {name: value for name, value in found.items() if not name.startswith("alarms.")}
 
 
 def measured(row: str, seeds: Sequence[int] = SEEDS, flags: Fields | None = None) -> Result:

@@ -93,8 +93,9 @@ def git(*words: str) -> str:
 
 
 def settled(recipe: dict[str, Any]) -> dict[str, Any]:
-    """Every field that has an effect, but for those of a machine."""
-    return json.loads(json.dumps(settings(resolve(load(recipe, {})).stages[0])))
+    """Every field that has an effect on training; alarms look on, and machines are left out."""
+    found = json.loads(json.dumps(settings(resolve(load(recipe, {})).stages[0])))
+    return {name: value for name, value in found.items() if not name.startswith("alarms.")}
 
 
 def trained(table: dict[str, Any], level: Level, seed: int) -> Result:
