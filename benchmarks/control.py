@@ -26,9 +26,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from control_one import CHANCE, ENVIRONMENTS, OURS, PEERS, THEIRS, Flags, batch, settled
-from scipy.stats import bootstrap, trim_mean
+
+from polopt.diagnose.compare.statistics import interval as bootstrapped
+from polopt.diagnose.compare.statistics import iqm
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "control.json"
@@ -310,19 +311,10 @@ def about(cell: Cell) -> Result:
 # statistics
 
 
-def iqm(values: Any, axis: int = -1) -> Any:
-    """Mean of the middle half (Agarwal et al. 2021); of three seeds, of all."""
-    return trim_mean(values, 0.25, axis=axis)
-
-
-def interval(*samples: Sequence[float], statistic: Any = iqm) -> list[float] | None:
-    """Bootstrap percentile interval over seeds, 95 %; None of a single one."""
-    if min(map(len, samples)) < 2:
-        return None
-    found = bootstrap(
-        samples, statistic, method="percentile", n_resamples=9999, rng=np.random.default_rng(0)
-    )
-    return [round(float(end), 3) for end in found.confidence_interval]
+def interval(returns: Sequence[float]) -> list[float] | None:
+    """That of their interquartile mean over seeds; None of too few."""
+    ends = bootstrapped(returns, resamples=9999)
+    return None if ends is None else [round(float(end), 3) for end in ends]
 
 
 def judged(result: Result) -> Result:

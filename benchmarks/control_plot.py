@@ -17,7 +17,8 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from scipy.stats import trim_mean
+
+from polopt.diagnose.compare.statistics import iqm
 
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "img"
 PLOT = "control_results.svg"
@@ -71,7 +72,7 @@ def _curves(axis: Axes, curves: Sequence[Sequence[tuple[int, float]]], colour: s
         axis.plot(*zip(*curve, strict=True), color=colour, linewidth=0.6, alpha=0.35)
         for steps, value in curve:
             together.setdefault(steps, []).append(value)
-    whole = sorted((s, trim_mean(v, 0.25)) for s, v in together.items() if len(v) == len(curves))
+    whole = sorted((s, iqm(v)) for s, v in together.items() if len(v) == len(curves))
     if whole:
         axis.plot(*zip(*whole, strict=True), color=colour, linewidth=1.6)
 

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 __all__ = [
     "check",
+    "compare",
     "evaluate",
     "load",
     "report",
     "resume",
     "simulate",
     "train",
+    "write_comparison",
     "write_evaluation",
     "write_xray",
     "xray",
@@ -21,12 +23,14 @@ __all__ = [
 if TYPE_CHECKING:
     from polopt.api import (
         check,
+        compare,
         evaluate,
         load,
         report,
         resume,
         simulate,
         train,
+        write_comparison,
         write_evaluation,
         write_xray,
         xray,

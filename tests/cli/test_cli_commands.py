@@ -21,7 +21,7 @@ from polopt.errors import RunDirectoryError
 RECIPE = 'algorithm = "grpo"\n[model]\npath = "builtin:tiny"\n[data]\nsource = "task:chain_sum"\n'
 COMMANDS = (
     *("quickstart", "train", "resume", "eval", "generate", "chat", "algorithms", "show", "check"),
-    *("fit", "simulate", "conformance", "watch", "report", "xray", "doctor"),
+    *("fit", "simulate", "conformance", "watch", "report", "xray", "compare", "doctor"),
 )
 SUMMARY = {
     "accuracy_before": 0.48,

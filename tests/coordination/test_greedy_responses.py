@@ -11,8 +11,8 @@ from polopt.coordination.ledger import Ledger
 from polopt.coordination.rollouter import Rollouter, Sampled
 from polopt.coordination.sources import InlineSource
 from polopt.rollout.engines import Request
-from polopt.rollout.groups import has_contrast
-from polopt.types import Group, Prompt, Sample, Sampling
+from polopt.rollout.groups import has_contrast, rollout_metrics
+from polopt.types import Batch, Group, Prompt, Sample, Sampling
 from queued_engine import Queued
 
 SAMPLING = Sampling(0.7, max_new_tokens=9, min_new_tokens=2, stop=("!",))
@@ -74,6 +74,26 @@ def test_every_prompt_gets_one_with_the_same_limits() -> None:
         assert [s.reward for s in group.samples] == [place, place]
         assert group.greedy is not None
         assert (group.greedy.reward, group.greedy.tokens[1]) == (10 * place + 1, 1)
+
+
+def test_its_tokens_are_counted_apart() -> None:
+    """Three prompts with two responses of two tokens each, and a greedy one of two."""
+    batch = source(greedy=True)[0].next_batch()
+    found = rollout_metrics(Batch(tuple(map(written, batch.groups)), batch.taken_at))
+    assert (found["tokens"], found["greedy_tokens"]) == (12, 6)
+    other = source(greedy=False)[0].next_batch()
+    found = rollout_metrics(Batch(tuple(map(written, other.groups)), other.taken_at))
+    assert found["tokens"] == 12 and "greedy_tokens" not in found
+
+
+def written(group: Group) -> Group:
+    """The same as if the policy had written every token."""
+
+    def own(sample: Sample) -> Sample:
+        return replace(sample, mask=np.ones(2, dtype=bool))
+
+    greedy = None if group.greedy is None else own(group.greedy)
+    return replace(group, samples=tuple(map(own, group.samples)), greedy=greedy)
 
 
 def test_its_time_is_told() -> None:

@@ -19,7 +19,7 @@ NAN = float("nan")
 
 def sample(reward: float) -> Sample:
     empty = np.zeros(1, dtype=np.int64)
-    return Sample(empty, empty.astype(bool), empty.astype(np.float32), 1, reward=reward)
+    return Sample(empty, empty == 0, empty.astype(np.float32), 1, reward=reward)
 
 
 class Fake(Queued):
@@ -66,6 +66,7 @@ def test_groups_without_contrast_give_way_to_the_next_prompts() -> None:
     assert tickets(batch) == [1, 4, 5]  # 0 and 2 gave way to 3 and 4, then 3 to 5
     assert engine.asked == [0, 1, 2, 3, 4, 5]
     assert one.stats()["resampled_groups"] == 3
+    assert one.stats()["resampled_tokens"] == 6  # two responses of one token each
     assert ledger.ended[End.FILTERED] == 3
     one.ack(batch)
     assert tickets(one.next_batch()) == [6, 7, 8]

@@ -51,10 +51,10 @@ def test_the_middle_half_is_averaged() -> None:
 
 
 def test_the_interval_is_that_of_the_bootstrap() -> None:
-    assert control.interval([3.0]) is None
+    assert control.interval([3.0]) is None and control.interval([0.0, 3.0]) is None  # too few
     assert control.interval([3.0, 3.0, 3.0]) == [3.0, 3.0]
-    low, high = control.interval([0.0, 3.0]) or (0.0, 0.0)
-    assert (low, high) == (0.0, 3.0)  # a quarter of the draws is 0, 0 and a quarter 3, 3
+    low, high = control.interval([0.0, 0.0, 3.0]) or (0.0, 0.0)
+    assert (low, high) == (0.0, 3.0)  # of the draws (2/3)³ are 0, 0, 0 and 1/27 are 3, 3, 3
     many = [float(x) for x in range(101)]  # the mean of 26 to 75, about ± 1.96 · 100 / √12 / √101 …
     low, high = control.interval(many) or (0.0, 0.0)
     assert low == pytest.approx(40.0, abs=3.0) and high == pytest.approx(60.0, abs=3.0)

@@ -21,6 +21,7 @@ from fenced import PAGES, ROOT, Block, blocks, commands, name
 
 import polopt
 from polopt.cli import main
+from trained_here import CHILD, here
 
 QUICK = "--evaluation.prompts 8 --run.threads 1"
 SMOKE = "--sft.run.steps 8 --rl.run.steps 4"
@@ -46,9 +47,20 @@ CURVES = {
     "polopt train recipes/pendulum_ddpg.toml --until.at_least 0 --run.steps 10": REPLAY,
 }
 
+FEWER = (
+    "--sft.run.steps 2 --sft.evaluation.every 1 --rl.run.steps 2 --rl.evaluation.every 1 "
+    "--evaluation.prompts 8"
+)
+
 # What a page says, and the shorter form that runs here.
 SHORTER = {
     # commands
+    "polopt compare recipes/compare.toml --algorithms grpo,rloo,reinforce --seeds 3": "polopt "
+    f"compare recipes/compare.toml --algorithms grpo,rloo --seeds 1 {FEWER}",
+    "polopt compare recipes/compare.toml --algorithms grpo,rloo --seeds 2 --json": "polopt "
+    f"compare recipes/compare.toml --algorithms grpo,rloo --seeds 1 --json {FEWER}",
+    "polopt compare clipped.toml unclipped.toml --seeds 2": "polopt compare clipped.toml "
+    "unclipped.toml --seeds 1",
     "polopt quickstart": "polopt quickstart --model.path builtin:tiny --sft.run.steps 2 "
     "--rl.run.steps 2 --evaluation.every 1 --evaluation.prompts 32",
     "polopt quickstart --run.seed 2 --run.directory runs/second": "polopt quickstart "
@@ -182,6 +194,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     shutil.copytree(ROOT / "examples" / "eval", tmp_path / "examples" / "eval")
     (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(CHILD, here)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr("sys.stdin", io.StringIO("What is 17 + 25?\n"))  # of polopt chat
     known = set(sys.modules)

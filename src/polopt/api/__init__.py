@@ -3,34 +3,32 @@
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from polopt import record
-from polopt.algorithms import row
 from polopt.api import arguments, ranked
 from polopt.api.beforehand import Flags, RecipeSource
 from polopt.api.beforehand import fit as fit
 from polopt.api.beforehand import simulate as simulate
 from polopt.api.domains import IN_DOMAIN, domain_of_weights, of_evaluation
+from polopt.api.made import check_runnable, made
+from polopt.api.made import packaged as packaged
 from polopt.api.recorded import check_target, located, prompts_of, recorded
 from polopt.api.resumed import adjust, flag_values, without
 from polopt.choices.domain import DOMAINS
 from polopt.choices.source import parse
-from polopt.diagnose.requirements import check_hub, check_packages, check_requirements
+from polopt.diagnose.requirements import check_packages
 from polopt.errors import ModelError, RecipeError, RunDirectoryError, Stopped, UserError
 from polopt.ranks import Ranks, joined, place
-from polopt.recipe import Recipe, dump
+from polopt.recipe import Recipe
 from polopt.recipe import load as load_recipe
-from polopt.recipe.fields import domains, given
-from polopt.record.environment import environment
-from polopt.resolution import derived, describe, inert, resolve, settings
+from polopt.recipe.fields import domains
+from polopt.resolution import resolve
 
 if TYPE_CHECKING:
     from polopt.api.conversation import Conversation
@@ -38,7 +36,6 @@ if TYPE_CHECKING:
     from polopt.api.policy import Policy
     from polopt.api.sampling import Settings
     from polopt.coordination.stage import Observer
-    from polopt.memory.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -74,11 +71,9 @@ def train(
     resolved = resolve(written, own_reward=reward is not None)
     if reward is not None:
         _check_heard(resolved)
-    check_requirements(resolved)
-    check_hub(resolved)
-    ranked.check(resolved, place().size)
+    check_runnable(resolved)
     with joined() as ranks:
-        directory = _made(recipe, flags, written, resolved, reward) if ranks.first else None
+        directory = made(recipe, flags, written, resolved, reward) if ranks.first else None
         directory = Path(ranks.decided(directory and str(directory)))
         try:
             with record.open_existing(directory, owner=ranks.first) as run:
@@ -87,25 +82,6 @@ def train(
             if ranks.first and not record.begun(directory):  # no step to resume from
                 shutil.rmtree(directory)
             raise
-
-
-def _made(
-    recipe: RecipeSource,
-    flags: Flags,
-    written: Recipe,
-    resolved: Recipe,
-    reward: Callable[..., Any] | None,
-) -> Path:
-    """A new run directory with its configuration."""
-    resolved, plans = _planned(resolved)
-    name = Path(recipe).stem if isinstance(recipe, str | Path) else resolved.stages[0].algorithm
-    chosen = resolved.stages[0].run.directory
-    directory = Path(chosen) if chosen else record.next_free(name)
-    config = _config(name, written, resolved, reward)
-    for stage, made in zip(config["stages"], plans, strict=True):
-        stage["memory"] = made if isinstance(made, str) else made.as_json()
-    config["command"] = _command(recipe, flags)
-    return record.create(directory, config, environment())
 
 
 def resume(
@@ -316,6 +292,68 @@ def write_xray(found: Mapping[str, Any], path: str | Path) -> Path:
     return page.write(found, Path(path))
 
 
+def compare(
+    targets: RecipeSource | Sequence[RecipeSource],
+    *,
+    algorithms: Sequence[str] = (),
+    seeds: int | None = None,
+    stage: str | None = None,
+    flags: Flags = (),
+    out: str | Path | None = None,
+) -> dict[str, Any]:
+    """Rows, recipes or finished runs under the same prompts, seeds and budget.
+
+    What is not trained yet is trained, each run in a process of its own; what is there already is
+    used again. Stages before the compared one are trained once for each seed, for all arms.
+
+    Args:
+        targets: a recipe with ``algorithms``, several recipes, or the directories of runs, of
+            which those that differ in their seed alone are one arm.
+        algorithms: rows in the place of the recipe's own; settings that have no effect in one of
+            them are dropped there.
+        seeds: of each arm, 1 to that number; default: 3. With fewer there are no intervals.
+        stage: of the recipe or the runs, the one that is compared; default: the last. A criterion
+            that would end it early is left out.
+        flags: as in :func:`train`, for all arms.
+        out: the directory of the runs; default: ``comparisons/`` and the names of the recipes.
+
+    Returns:
+        The figures as JSON; :func:`write_comparison` makes a page.
+
+    Raises:
+        UserError: what the user can put right, in one line.
+        Stopped: by a signal; the same call goes on.
+    """
+    from polopt.api import comparison
+
+    several = [targets] if isinstance(targets, str | Path | Mapping) else targets
+    return comparison.compare(
+        several,
+        algorithms=algorithms,
+        seeds=seeds,
+        stage=stage,
+        flags=flags,
+        out=None if out is None else Path(out),
+    )
+
+
+def write_comparison(found: Mapping[str, Any], directory: str | Path | None = None) -> Path:
+    """Write ``compare.html`` and ``compare.json`` of what :func:`compare` found; the page.
+
+    Args:
+        found: of :func:`compare`.
+        directory: of both; default: that of the trainings, of finished runs the next free one
+            below ``comparisons``.
+
+    Raises:
+        RunDirectoryError: they cannot be written.
+    """
+    from polopt.api import comparison
+    from polopt.report import compare as page
+
+    return page.write(found, comparison.free(found) if directory is None else Path(directory))
+
+
 def load(model_or_run: str | Path, *, device: str = "auto") -> Any:  # noqa: ANN401 - of text or in control
     """A policy for use: a ``Policy`` of text, or a ``ControlPolicy``.
 
@@ -382,11 +420,6 @@ def report(runs: Sequence[str | Path]) -> list[Path]:
     return [write(Path(run)) for run in runs]
 
 
-def packaged(name: str) -> Path:
-    """The path of a recipe that comes with polopt."""
-    return Path(str(files("polopt") / "recipes" / f"{name}.toml"))
-
-
 def _check_heard(recipe: Recipe) -> None:
     """Refuse a reward from Python that no stage uses.
 
@@ -399,54 +432,6 @@ def _check_heard(recipe: Recipe) -> None:
             f"reward: a function has no effect with data.source = {source}, which rewards by "
             "itself; an environment of your own, control:MODULE:ID"
         )
-
-
-def _command(recipe: RecipeSource, flags: Flags) -> str | None:
-    """The command that runs the same again, in a new directory; None for a recipe from Python."""
-    if isinstance(recipe, Mapping):
-        return None
-    given = flag_values(flags)
-    words = [f"--{name}={value}" for name, value in given.items() if name != "run.directory"]
-    start = ["quickstart"] if Path(recipe) == packaged("quickstart") else ["train", str(recipe)]
-    return shlex.join(["polopt", *start, *words])
-
-
-def _planned(resolved: Recipe) -> tuple[Recipe, list[Plan | str]]:
-    """The recipe as its memory plans decide it, on the device of the run."""
-    from polopt.api.device import device_of
-    from polopt.diagnose.machine import found
-    from polopt.diagnose.planning import planned
-
-    run = resolved.stages[0].run
-    device_of(run.device)  # says so where it is not there
-    device = found(run.device, run.threads)
-    assert device is not None, "checked"
-    return planned(resolved, device)
-
-
-def _config(
-    name: str, written: Recipe, resolved: Recipe, reward: Callable[..., Any] | None
-) -> dict[str, Any]:
-    from polopt import __version__
-
-    return {
-        "polopt": __version__,
-        "name": name,
-        "reward_from_python": None if reward is None else getattr(reward, "__name__", "reward"),
-        "stages": [
-            {
-                "name": stage.name,
-                "algorithm": stage.algorithm,
-                "summary": row(stage.algorithm).summary,
-                "row": describe(stage),
-                "settings": settings(stage),
-                "derived": derived(stage),
-                "inert": inert(stage, given(own)),  # of the settings that the user stated
-            }
-            for own, stage in zip(written.stages, resolved.stages, strict=True)
-        ],
-        "recipe": dump(resolved),  # tables that load() reads back
-    }
 
 
 def _execute(

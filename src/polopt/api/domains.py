@@ -52,13 +52,13 @@ def _of_text(stage: StageRecipe, checkpoints: Path) -> dict[str, Any]:
     tables |= {k: table for k, table in standalone(stage).items() if k in EXAMINED[trains]}
     if rewards := tables.pop("rewards", ()):
         tables["rewards"] = [_of_judging(one, checkpoints) for one in rewards]
-    tables = _without(
+    tables = without_fields(
         tables, {f"{name}.{field}" for name in of_training for field in of_training[name]}
     )
-    return _without(tables, stated_in_vain(load(tables)))
+    return without_fields(tables, stated_in_vain(load(tables)))
 
 
-def _without(tables: Mapping[str, Any], fields: Collection[str]) -> dict[str, Any]:
+def without_fields(tables: Mapping[str, Any], fields: Collection[str]) -> dict[str, Any]:
     """Tables without the fields of these dotted names."""
     return {
         name: {field: v for field, v in table.items() if f"{name}.{field}" not in fields}

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from polopt.cli.comparison import compare
 from polopt.cli.words import FieldCommand, none, one, split
 from polopt.errors import UserError
 
@@ -477,6 +478,9 @@ def xray(
     from polopt.cli import change
 
     change.run(str(base), str(trained), data, prompts, k, out, as_json=as_json)
+
+
+polopt.add_command(compare)
 
 
 @polopt.command()

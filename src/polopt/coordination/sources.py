@@ -9,9 +9,20 @@ from typing import Any, Protocol, TypeVar
 from polopt.coordination.ledger import End, Ledger
 from polopt.coordination.rollouter import Rollouter
 from polopt.rollout.engines import Weights
+from polopt.rollout.groups import tokens_of
 from polopt.types import Batch, Group, Metrics
 
 B = TypeVar("B")
+
+
+def resampled(filtered: Sequence[Group]) -> Metrics:
+    """How many groups gave way to others, and the tokens that had been written for them."""
+    greedy = [group.greedy for group in filtered if group.greedy is not None]
+    samples = [sample for group in filtered for sample in group.samples]
+    return {
+        "resampled_groups": float(len(filtered)),
+        "resampled_tokens": float(tokens_of([*samples, *greedy])),
+    }
 
 
 class RolloutSource(Protocol[B]):
@@ -65,19 +76,19 @@ class InlineSource:
     def next_batch(self) -> Batch:
         """Generate and score one batch with the weights being served."""
         sampled, self._stats = self._rollouter.sampled, {}
-        filtered, groups = 0, self._fill()
+        filtered, groups = list[Group](), self._fill()
         for _ in range(sampled.rounds):
-            dull = [group.ticket for group in groups if not sampled.keep(group)]
+            dull = [group for group in groups if not sampled.keep(group)]
             if not dull:
                 break
-            filtered += len(dull)
-            self._ledger.release(dull, End.FILTERED)
+            filtered += dull
+            self._ledger.release((group.ticket for group in dull), End.FILTERED)
             groups = self._fill()
         self._rollouter.engine.rest()
         taken = self._ledger.take()
         assert taken is not None, f"an inline batch is complete: {self._ledger.stats()}"
         if sampled.rounds:
-            self._stats["resampled_groups"] = float(filtered)
+            self._stats |= resampled(filtered)
         return Batch(tuple(taken), self._ledger.version)
 
     def _fill(self) -> Sequence[Group]:

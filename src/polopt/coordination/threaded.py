@@ -12,6 +12,7 @@ from typing import Any
 from polopt.coordination.flow import Flow
 from polopt.coordination.ledger import End, Ledger, Ticket
 from polopt.coordination.rollouter import Rollouter
+from polopt.coordination.sources import resampled
 from polopt.errors import StalledError
 from polopt.rollout.engines import Weights
 from polopt.rollout.engines.shared import ClosedError
@@ -63,7 +64,7 @@ class ThreadedSource:
         self._delivered = time.monotonic()  # when the newest group was
         self._share = -(-ledger.capacity // len(rollouters))
         self._stats: Metrics = {}  # of the threads since the last batch
-        self._filtered = 0
+        self._thrown = resampled(())  # away since the last batch
         self._last: Metrics = {}  # of that batch
 
     def publish(self, version: int) -> None:
@@ -107,11 +108,12 @@ class ThreadedSource:
                     )
                 self._changed.wait(min(left, 1.0))  # signals are seen in between
             waited = time.monotonic() - start
-            stats, self._stats, filtered, self._filtered = self._stats, {}, self._filtered, 0
+            stats, self._stats = self._stats, {}
+            thrown, self._thrown = self._thrown, resampled(())
             flow = self._flow.taken([group.ticket for group in taken], waited)
             self._last = {**stats, **flow, "time/wait": waited}
             if self._rollouters[0].sampled.rounds:
-                self._last["resampled_groups"] = float(filtered)
+                self._last |= thrown
             return Batch(tuple(taken), self._ledger.version)
 
     def _taken(self) -> list[Group] | None:
@@ -214,7 +216,8 @@ class ThreadedSource:
                 self._ledger.deliver(group.ticket, claimed[group.ticket], group)
             self._flow.delivered(group.ticket for group in kept)
             dull = claimed.keys() - {group.ticket for group in kept}
-            self._filtered += len(dull)
+            for name, value in resampled([one for one in groups if one.ticket in dull]).items():
+                self._thrown[name] += value
             self._ledger.release(dull, End.FILTERED)
             self._flow.dropped(dull)
             self._ledger.admit()

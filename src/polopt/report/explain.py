@@ -445,12 +445,7 @@ FOLDED = (
         {"return/std": "training", "eval/return_std": "without noise"},
         only="control",
     ),
-    Plot(
-        "Episodes",
-        "Episodes that ended in the batch.",
-        {"episodes": "episodes"},
-        only="control",
-    ),
+    Plot("Episodes", "Episodes that ended in the batch.", {"episodes": "episodes"}, only="control"),
     Plot(
         "Steps",
         "Steps in environments that went into the batch.",
@@ -463,7 +458,11 @@ FOLDED = (
         {"replay/size": "steps"},
         only="control",
     ),
-    Plot("Tokens", "Tokens that went into the step.", {"tokens": "tokens"}),
+    Plot(
+        "Tokens",
+        "Tokens that went into the step, and those that did not.",
+        {"tokens": "trained on", "resampled_tokens": "replaced", "greedy_tokens": "greedy"},
+    ),
     Plot(
         "Time of the whole step",
         "Seconds from the start of a step to its end; its parts are in the plot above.",

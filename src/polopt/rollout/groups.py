@@ -162,19 +162,26 @@ def rollout_metrics(batch: Batch) -> Metrics:
         "lag/min": float(lags.min()),
         "lag/mean": float(lags.mean()),
         "lag/max": float(lags.max()),
-        "tokens": float(sum(int(s.mask.sum()) for s in samples)),
+        "tokens": float(tokens_of(samples)),
     }
+    if greedy := [group.greedy for group in batch.groups if group.greedy]:
+        metrics["greedy_tokens"] = float(tokens_of(greedy))
     if rewards := _numbers(s.reward for s in samples):
         metrics["reward/mean"] = statistics.fmean(rewards)
         metrics["reward/std"] = statistics.pstdev(rewards)
-    if greedy := _numbers(group.greedy.reward for group in batch.groups if group.greedy):
-        metrics["reward/greedy"] = statistics.fmean(greedy)
+    if rewards := _numbers(sample.reward for sample in greedy):
+        metrics["reward/greedy"] = statistics.fmean(rewards)
     for name in reward_names(samples):
         if parts := _numbers(_part(s, name) for s in samples):
             metrics[f"reward/{name}"] = statistics.fmean(parts)
     if right := marks(samples):
         metrics["accuracy"] = statistics.fmean(right)
     return metrics
+
+
+def tokens_of(samples: Iterable[Sample]) -> int:
+    """How many tokens the policy wrote of some samples."""
+    return sum(int(sample.mask.sum()) for sample in samples)
 
 
 def marks(samples: Iterable[Sample]) -> list[bool]:
