@@ -272,7 +272,7 @@ def unlike(weights: Mapping[str, torch.Tensor], served: Sequence[Mapping[str, An
         of_whole[1] += size
     for name, (total, size) in own.items():
         shares = [one["sums"][name] for one in served if name in one["sums"]]
-        together = tuple(map(sum, zip(*shares, strict=True)))
+        together = (sum(one[0] for one in shares), sum(one[1] for one in shares))
         near = partial(_near, (total, size))
         if shares and not near(together) and not all(map(near, shares)):
             return f"{name} sums to {together[0]:.9g} there and to {total:.9g} here"
