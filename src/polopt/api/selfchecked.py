@@ -13,7 +13,7 @@ from polopt.api.device import device_of
 from polopt.assembly import StageInputs
 from polopt.coordination.progress import progress
 from polopt.coordination.stage import Observer
-from polopt.diagnose.selfcheck import checked
+from polopt.diagnose.selfcheck import Second, checked
 from polopt.recipe import Recipe, StageRecipe
 from polopt.recipe.contradictions import ENDED, models_by_field
 
@@ -24,8 +24,8 @@ def selfcheck(resolved: Recipe, reward: Callable[..., Any] | None) -> list[dict[
     if run.threads is not None:
         torch.set_num_threads(run.threads)
     device = device_of(run.device)  # products stay exact: TF32 would hide what is looked for
-    with progress() as observe, closing(isolated):
-        return [_stage(resolved, one, device, observe, reward) for one in resolved.stages]
+    with progress() as observe, closing(isolated), closing(Second()) as second:
+        return [_stage(resolved, one, device, observe, reward, second) for one in resolved.stages]
 
 
 def _stage(
@@ -34,6 +34,7 @@ def _stage(
     device: torch.device,
     observe: Observer,
     reward: Callable[..., Any] | None,
+    second: Second,
 ) -> dict[str, Any]:
     """All checks of one stage, from weights that there are before any run."""
     ends = {one.name: one.model.path for one in recipe.stages}
@@ -57,4 +58,4 @@ def _stage(
         reward=reward,
         ends=ends,
     )
-    return checked(inputs, notes)
+    return checked(inputs, notes, second)

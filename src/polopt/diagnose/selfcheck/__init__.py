@@ -8,7 +8,7 @@ code that a run uses.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -26,18 +26,19 @@ from polopt.diagnose.selfcheck.layouts import (
     shared_prefix,
 )
 from polopt.diagnose.selfcheck.saved import adapter_off, save_and_load
-from polopt.diagnose.selfcheck.several import gradients, one_rank_and_two
+from polopt.diagnose.selfcheck.several import Second, gradients, one_rank_and_two
 from polopt.diagnose.selfcheck.subject import Subject, small, subject
-from polopt.diagnose.selfcheck.template import template_prefix
+from polopt.diagnose.selfcheck.tokens import template_prefix, tokens_and_mask
 from polopt.errors import UserError
 
 Check = Callable[[Subject], Found]
 NO_GRADIENT = "the method learns from a replay buffer, one drawn minibatch at a time"
 
 
-def checks(inputs: StageInputs) -> Mapping[str, Check]:
+def checks(inputs: StageInputs, second: Second) -> Mapping[str, Check]:
     """The checks by name, in the order in which they are made: what others build on is first."""
     return {
+        "tokens and mask": tokens_and_mask,
         "template prefix": template_prefix,
         "engine against teacher forcing": teacher_forcing,
         "packed and dense": packed_and_dense,
@@ -48,22 +49,23 @@ def checks(inputs: StageInputs) -> Mapping[str, Check]:
         "engine's weights": partial(arrived_weights, recipe=inputs.recipe),
         "adapter on and off": adapter_off,
         "save and load": save_and_load,
-        "one rank and two": one_rank_and_two,
+        "one rank and two": partial(one_rank_and_two, second=second),
     }
 
 
-def checked(inputs: StageInputs, notes: list[str]) -> dict[str, Any]:
+def checked(inputs: StageInputs, notes: Sequence[str], second: Second) -> dict[str, Any]:
     """All checks of a stage, as JSON: ``stage, algorithm, notes, checks``.
 
     Args:
         inputs: of the stage, as a run would make them.
-        notes: what was changed of the recipe, to be said; more is added here.
+        notes: what was changed of the recipe, to be said.
+        second: the rank beside this one, for all stages.
 
     Raises:
         UserError: what a run would be refused for.
     """
     recipe = inputs.recipe
-    table, own = checks(inputs), replace(inputs, recipe=small(recipe), observe=lambda _: None)
+    table, own = checks(inputs, second), replace(inputs, recipe=small(recipe), observe=lambda _: None)
     _tell(inputs, len(table), 0)
     with closing(own.serving):
         of = subject(own)
@@ -109,4 +111,4 @@ def _tell(inputs: StageInputs, count: int, number: int) -> None:
     inputs.observe(Event("metrics", {"stage": name, "stage_step": number}))
 
 
-__all__ = ["checked", "checks"]
+__all__ = ["Second", "checked", "checks"]

@@ -19,6 +19,7 @@ from polopt.rollout.engines.arrival import Proof, Proven
 from polopt.rollout.engines.interface import Arriving
 from polopt.rollout.timeline import Timeline
 
+ACTIONS = "actions are drawn by the policy itself"
 GIVEN = "the responses are given: no engine draws them"
 VERSION = 1  # of the weights after a step
 
@@ -28,7 +29,7 @@ def teacher_forcing(subject: Subject) -> Found:
     what = "log-probs of drawn tokens by the engine, and by a pass of the policy over them"
     actor, own = subject.actor, subject.experience
     if actor is None or own.logp_rollout is None or not subject.sampled:
-        return unneeded(what, GIVEN if own.tokens is not None else "actions are drawn by the policy")
+        return unneeded(what, _no_engine(subject))
     assert own.tokens is not None
     read, tolerance = actor.log_probs(own.tokens), OUTPUT[actor.how.autocast]
     off = apart(own.logp_rollout, read, own.mask)
@@ -53,7 +54,7 @@ def arrived_weights(subject: Subject, recipe: StageRecipe) -> Found:
     what = "weights after a step: those that the engine serves, and those that train"
     actor = subject.actor
     if actor is None or not subject.sampled:
-        return unneeded(what, GIVEN)
+        return unneeded(what, _no_engine(subject))
     if recipe.coordination.mode == "cluster":
         return unneeded(what, "Ray is not started here; a run proves it at every publish")
     model = actor.language_model
@@ -78,3 +79,7 @@ def arrived_weights(subject: Subject, recipe: StageRecipe) -> Found:
         with torch.no_grad():
             subject.stage.source.publish(VERSION + 1)
     return Found(what, [Measure("tensors that differ", 0.0, 0.0)])
+
+
+def _no_engine(subject: Subject) -> str:
+    return GIVEN if subject.experience.tokens is not None else ACTIONS

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 import sys
-from collections.abc import Generator
+import tempfile
+from collections.abc import Generator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from typing import Any
 
 import psutil
 import torch
@@ -31,7 +32,7 @@ COPIES = 4  # of the weights, in two processes: the weights themselves and their
 Gradients = dict[str, dict[str, Tensor]]
 
 
-def one_rank_and_two(one: Subject) -> Found:
+def one_rank_and_two(one: Subject, second: Second) -> Found:
     """The gradient of the step, alone and by two processes that divide its passes.
 
     The second process is of this machine; both build the stage anew, and speak by gloo.
@@ -42,7 +43,7 @@ def one_rank_and_two(one: Subject) -> Found:
     if reason := _unneeded(one):
         return unneeded(WHAT, reason)
     alone = gradients(one)
-    with _two(one.inputs) as ranks:
+    with second.beside(one.inputs) as ranks:
         inputs = in_ranks(one.inputs, ranks)
         with closing(inputs.serving):
             found = gradients(subject(inputs))
@@ -89,12 +90,69 @@ def in_ranks(inputs: StageInputs, ranks: Ranks) -> StageInputs:
     return replace(inputs, ranks=ranks, serving=Serving(), observe=lambda _: None)
 
 
-@contextmanager
-def _two(inputs: StageInputs) -> Generator[Ranks]:
-    """This process as the first of two ranks; the other one computes the same and ends."""
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        address = f"127.0.0.1:{found.getsockname()[1]}"
-    given = {
+class Second:
+    """The second rank: a process of this machine, started when it is first asked for.
+
+    It serves all stages, for it takes seconds to start; closed, it ends.
+    """
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+        self._said = tempfile.TemporaryFile(mode="w+")  # what it writes before it fails
+
+    @contextmanager
+    def beside(self, inputs: StageInputs) -> Generator[Ranks]:
+        """This process as the first of two ranks; the other one computes the same stage.
+
+        Raises:
+            RankError: the other one ended.
+        """
+        with socket.create_server(("127.0.0.1", 0)) as found:
+            address = f"127.0.0.1:{found.getsockname()[1]}"
+        self._tell(_given(inputs, address))
+        try:
+            with joined(0, 2, address, silence=SILENCE) as ranks:
+                yield ranks
+        except RankError as error:
+            self._end()
+            self._said.seek(0)
+            said = self._said.read().strip().splitlines()
+            if not said:
+                raise
+            raise RankError(one_line(f"{error}; it said: {said[-1]}")) from error
+        except BaseException:
+            self._end()  # it waits for this one
+            raise
+
+    def _tell(self, given: Mapping[str, Any]) -> None:
+        """Hand over what the other rank builds."""
+        if self._process is None:
+            command = [sys.executable, "-m", __name__]
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=self._said,
+                text=True,
+            )
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(given) + "\n")
+        self._process.stdin.flush()
+
+    def _end(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+    def close(self) -> None:
+        """End the process."""
+        self._end()
+        self._said.close()
+
+
+def _given(inputs: StageInputs, address: str) -> dict[str, Any]:
+    return {
         "address": address,
         "recipe": inputs.recipe.model_dump(mode="json"),
         "weights": inputs.weights,
@@ -102,51 +160,26 @@ def _two(inputs: StageInputs) -> Generator[Ranks]:
         "ends": dict(inputs.ends),
         "threads": torch.get_num_threads(),
     }
-    other = subprocess.Popen(
-        [sys.executable, "-m", __name__],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"POLOPT_RANK": "1"},
-    )
-    try:
-        assert other.stdin is not None
-        other.stdin.write(json.dumps(given))
-        other.stdin.close()
-        try:
-            with joined(0, 2, address, silence=SILENCE) as ranks:
-                yield ranks
-        except RankError as error:
-            other.kill()
-            assert other.stderr is not None
-            said = other.stderr.read().strip().splitlines()
-            raise RankError(one_line(f"{error}; it said: {said[-1]}") if said else str(error)) from error
-        other.wait(timeout=SILENCE)
-    finally:
-        other.kill()
-        other.wait()
-        if other.stderr is not None:
-            other.stderr.close()
 
 
 def second() -> None:
-    """The other rank: what it is told on stdin, it builds and computes."""
-    given = json.load(sys.stdin)
-    torch.set_num_threads(given["threads"])
-    inputs = StageInputs(
-        StageRecipe.model_validate(given["recipe"]),
-        given["weights"],
-        given["start"],
-        torch.device("cpu"),
-        lambda _: None,
-        is_last=True,
-        ends=given["ends"],
-    )
-    with joined(1, 2, given["address"], silence=SILENCE) as ranks:
-        own = in_ranks(inputs, ranks)
-        with closing(own.serving):
-            gradients(subject(own))
+    """The other rank: each line on stdin is a stage that it builds, and computes with the first."""
+    for line in sys.stdin:
+        given = json.loads(line)
+        torch.set_num_threads(given["threads"])
+        inputs = StageInputs(
+            StageRecipe.model_validate(given["recipe"]),
+            given["weights"],
+            given["start"],
+            torch.device("cpu"),
+            lambda _: None,
+            is_last=True,
+            ends=given["ends"],
+        )
+        with joined(1, 2, given["address"], silence=SILENCE) as ranks:
+            own = in_ranks(inputs, ranks)
+            with closing(own.serving):
+                gradients(subject(own))
 
 
 if __name__ == "__main__":
