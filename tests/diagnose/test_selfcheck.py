@@ -110,7 +110,7 @@ def test_an_adapter_and_products_in_bfloat16_pass() -> None:
         "log-probs of the reference in a batch",
     }
     assert found["packed and dense"]["tolerance"] in (GRADIENT[True], OUTPUT[True])
-    assert 1e-5 < max(m["difference"] for m in found["packed and dense"]["measures"])
+    assert max(m["difference"] for m in found["packed and dense"]["measures"]) > 1e-5
 
 
 @pytest.mark.usefixtures("alone")
@@ -213,9 +213,7 @@ def template_adds_a_space(monkeypatch: pytest.MonkeyPatch) -> None:
     inside = "{{ message['content'] }}{% endif %}"
     assert inside in builtin.CHAT_TEMPLATE
     spaced = "{{ message['content'] }}{% if not loop.last %} {% endif %}{% endif %}"
-    monkeypatch.setattr(
-        builtin, "CHAT_TEMPLATE", builtin.CHAT_TEMPLATE.replace(inside, spaced)
-    )
+    monkeypatch.setattr(builtin, "CHAT_TEMPLATE", builtin.CHAT_TEMPLATE.replace(inside, spaced))
 
 
 def reference_with_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,7 +273,9 @@ LEAKS: list[tuple[Plant, dict[str, Any], str]] = [
 
 
 @pytest.mark.usefixtures("alone")
-@pytest.mark.parametrize(("plant", "recipe", "check"), LEAKS, ids=[one[0].__name__ for one in LEAKS])
+@pytest.mark.parametrize(
+    ("plant", "recipe", "check"), LEAKS, ids=[one[0].__name__ for one in LEAKS]
+)
 def test_a_planted_leak_is_found_by_its_check_alone(
     plant: Plant, recipe: dict[str, Any], check: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -328,7 +328,9 @@ def test_a_template_that_adds_a_space_is_found(
 
 def _reward(directory: Path) -> Path:
     file = directory / "reward.py"
-    file.write_text("def score(completions):\n    return [len(set(one)) / 9 for one in completions]\n")
+    file.write_text(
+        "def score(completions):\n    return [len(set(one)) / 9 for one in completions]\n"
+    )
     return file
 
 
@@ -442,7 +444,9 @@ def test_the_command_says_what_failed_where_and_ends_with_one(
     code, output, _ = command(capsys, recipe_file, "--selfcheck")
     assert code == 1
     line = next(line for line in output.splitlines() if line.startswith("failed: "))
-    assert line.startswith("failed: engine against teacher forcing: log-probs of drawn tokens differ")
+    assert line.startswith(
+        "failed: engine against teacher forcing: log-probs of drawn tokens differ"
+    )
     assert "shown by one row: prompt " in line and ", position " in line and " and -" in line
     code, output, _ = command(capsys, recipe_file, "--selfcheck", "--json")
     assert code == 1

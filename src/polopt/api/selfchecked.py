@@ -13,9 +13,9 @@ from polopt.api.device import device_of
 from polopt.assembly import StageInputs
 from polopt.coordination.progress import progress
 from polopt.coordination.stage import Observer
-from polopt.diagnose.selfcheck import Second, checked
+from polopt.diagnose.selfcheck import Second, checked, stand_in
 from polopt.recipe import Recipe, StageRecipe
-from polopt.recipe.contradictions import ENDED, models_by_field
+from polopt.recipe.contradictions import ENDED, models_by_field, rewards_by_field
 
 
 def selfcheck(resolved: Recipe, reward: Callable[..., Any] | None) -> list[dict[str, Any]]:
@@ -38,16 +38,19 @@ def _stage(
 ) -> dict[str, Any]:
     """All checks of one stage, from weights that there are before any run."""
     ends = {one.name: one.model.path for one in recipe.stages}
-    notes = list[str]()
-    for field, path in models_by_field(stage):
-        if path.startswith(ENDED):
-            name = path.removeprefix(ENDED)
-            notes.append(f"{field}: the weights of {name} are not there yet; {ends[name]} is taken")
+    notes, rewards = list[str](), {f"{field}.model" for field, _ in rewards_by_field(stage)}
     if stage.start is not None:
         notes.append(
             f"the weights of {stage.start} are not there yet; {stage.model.path} is taken, with "
             "which it starts"
         )
+    for field, path in models_by_field(stage):
+        if not path.startswith(ENDED):
+            continue
+        name, instead = path.removeprefix(ENDED), ends[path.removeprefix(ENDED)]
+        if field in rewards and reward is None:  # a head of zeros would be refused
+            reward, instead = stand_in, "the share of different characters of an answer"
+        notes.append(f"{field}: the weights of {name} are not there yet; {instead} is taken")
     inputs = StageInputs(
         recipe=stage,
         weights=stage.model.path,

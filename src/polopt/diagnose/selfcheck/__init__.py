@@ -27,7 +27,7 @@ from polopt.diagnose.selfcheck.layouts import (
 )
 from polopt.diagnose.selfcheck.saved import adapter_off, save_and_load
 from polopt.diagnose.selfcheck.several import Second, gradients, one_rank_and_two
-from polopt.diagnose.selfcheck.subject import Subject, small, subject
+from polopt.diagnose.selfcheck.subject import Subject, small, stand_in, subject
 from polopt.diagnose.selfcheck.tokens import template_prefix, tokens_and_mask
 from polopt.errors import UserError
 
@@ -65,7 +65,10 @@ def checked(inputs: StageInputs, notes: Sequence[str], second: Second) -> dict[s
         UserError: what a run would be refused for.
     """
     recipe = inputs.recipe
-    table, own = checks(inputs, second), replace(inputs, recipe=small(recipe), observe=lambda _: None)
+    table, own = (
+        checks(inputs, second),
+        replace(inputs, recipe=small(recipe), observe=lambda _: None),
+    )
     _tell(inputs, len(table), 0)
     with closing(own.serving):
         of = subject(own)
@@ -111,4 +114,4 @@ def _tell(inputs: StageInputs, count: int, number: int) -> None:
     inputs.observe(Event("metrics", {"stage": name, "stage_step": number}))
 
 
-__all__ = ["Second", "checked", "checks"]
+__all__ = ["Second", "checked", "checks", "stand_in"]

@@ -93,7 +93,9 @@ def _gradient(subject: Subject, part: Part, pair: Pair) -> Measure:
     tolerance, every = GRADIENT[part.scorer.how.autocast], _rows(subject, pair)
 
     def both(index: Sequence[int]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        one, other = (gradient(subject, part, way, index, pair.again) for way in (pair.one, pair.other))
+        one, other = (
+            gradient(subject, part, way, index, pair.again) for way in (pair.one, pair.other)
+        )
         return one, other
 
     largest, example = distance(*both(every)), None

@@ -93,9 +93,7 @@ def _of_batch(subject: Subject, base: Actor) -> list[Measure]:
     return [Measure("log-probs of the reference in a batch", float(off.max()), tolerance)]
 
 
-def _same(
-    subject: Subject, one: Scorer, other: Scorer, quantity: Quantity, name: str
-) -> Measure:
+def _same(subject: Subject, one: Scorer, other: Scorer, quantity: Quantity, name: str) -> Measure:
     """An output of two roles that must be one."""
     tolerance, own = OUTPUT[other.how.autocast], subject.experience
     x, y = (outputs(role, Way(), own, quantity) for role in (one, other))

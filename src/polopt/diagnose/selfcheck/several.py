@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Generator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -16,11 +16,12 @@ import psutil
 import torch
 from torch import Tensor
 
+from polopt import isolated
 from polopt.assembly import StageInputs
 from polopt.assembly.inputs import Serving
 from polopt.diagnose.selfcheck.compare import GRADIENT, distance, of_gradients
 from polopt.diagnose.selfcheck.found import Found, Measure, unneeded
-from polopt.diagnose.selfcheck.subject import Subject, subject
+from polopt.diagnose.selfcheck.subject import Subject, stand_in, subject
 from polopt.diagnose.selfcheck.ways import Way
 from polopt.errors import RankError, one_line
 from polopt.ranks import Ranks, joined
@@ -28,6 +29,7 @@ from polopt.recipe import StageRecipe
 
 WHAT = "the gradient of one rank, and of two that divide the batch"
 SILENCE = 120.0  # seconds after which the other rank is given up
+FAREWELL = 10.0  # seconds that it has to end by itself
 COPIES = 4  # of the weights, in two processes: the weights themselves and their gradients
 Gradients = dict[str, dict[str, Tensor]]
 
@@ -64,7 +66,7 @@ def _unneeded(one: Subject) -> str:
         return "environments are played by one process"
     if one.inputs.device.type != "cpu":
         return f"two ranks are tried on processors alone, and the policy is on {one.inputs.device}"
-    if one.inputs.reward is not None:
+    if one.inputs.reward not in (None, stand_in):
         return "a reward from Python cannot be sent to another process"
     if one.inputs.recipe.rollout.engine == "vllm":
         return "vllm does not generate for several ranks"
@@ -72,7 +74,9 @@ def _unneeded(one: Subject) -> str:
     needed = COPIES * sum(w.numel() * w.element_size() for w in weights.values())
     free = psutil.virtual_memory().available
     if needed > free // 2:
-        return f"two more copies of the weights need {needed >> 20:,} MiB, and {free >> 20:,} are free"
+        return (
+            f"two more copies of the weights need {needed >> 20:,} MiB, and {free >> 20:,} are free"
+        )
     return ""
 
 
@@ -142,11 +146,17 @@ class Second:
     def _end(self) -> None:
         if self._process is not None:
             self._process.kill()
-            self._process.communicate()
+            self._process.wait()
+            if self._process.stdin is not None:
+                self._process.stdin.close()
             self._process = None
 
     def close(self) -> None:
-        """End the process."""
+        """End the process, which ends by itself when nothing more is asked."""
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=FAREWELL)
         self._end()
         self._said.close()
 
@@ -158,6 +168,7 @@ def _given(inputs: StageInputs, address: str) -> dict[str, Any]:
         "weights": inputs.weights,
         "start": inputs.start,
         "ends": dict(inputs.ends),
+        "stand_in": inputs.reward is stand_in,
         "threads": torch.get_num_threads(),
     }
 
@@ -174,9 +185,10 @@ def second() -> None:
             torch.device("cpu"),
             lambda _: None,
             is_last=True,
+            reward=stand_in if given["stand_in"] else None,
             ends=given["ends"],
         )
-        with joined(1, 2, given["address"], silence=SILENCE) as ranks:
+        with joined(1, 2, given["address"], silence=SILENCE) as ranks, closing(isolated):
             own = in_ranks(inputs, ranks)
             with closing(own.serving):
                 gradients(subject(own))

@@ -75,7 +75,9 @@ class Part:
             return {}
 
         update = self.wrapped(measure)
-        for step in range(PATIENCE if self.selects else 1):  # some learn only later, or from every other batch
+        for step in range(
+            PATIENCE if self.selects else 1
+        ):  # some learn only later, or from every other batch
             update(experience, advantages, step)
             if asked:
                 break
@@ -110,6 +112,11 @@ class Subject:
     def sampled(self) -> bool:
         """Whether an engine drew the responses."""
         return any(sample.spans for _, sample in self.samples)
+
+
+def stand_in(completions: Sequence[str]) -> list[float]:
+    """The rewards of a model that an earlier stage has yet to train: different characters."""
+    return [len(set(text)) / max(1, len(text)) for text in completions]
 
 
 def small(recipe: StageRecipe) -> StageRecipe:
@@ -176,7 +183,9 @@ def _contrasted(batch: Batch) -> tuple[Batch, list[str]]:
     if not any(dull):
         return replace(batch, groups=tuple(groups)), []
     row = count()
-    graded = [_graded(one, row) if is_dull else one for one, is_dull in zip(groups, dull, strict=True)]
+    graded = [
+        _graded(one, row) if is_dull else one for one, is_dull in zip(groups, dull, strict=True)
+    ]
     note = (
         f"the short answers to {counted(sum(dull), 'prompt')} all earned the same: here they earn "
         f"from {min(REWARDS)} to {max(REWARDS)} in turn, or there would be no gradient to compare"
