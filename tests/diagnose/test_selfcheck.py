@@ -19,6 +19,7 @@ from polopt.assembly import context, inputs
 from polopt.cli import main
 from polopt.diagnose.selfcheck import several
 from polopt.diagnose.selfcheck.compare import GRADIENT, OUTPUT, distance, smallest
+from polopt.diagnose.selfcheck.engines import DRAWN
 from polopt.diagnose.selfcheck.found import Found, Measure
 from polopt.models import builtin, streamed
 from polopt.objective import policy_gradient
@@ -296,7 +297,7 @@ def test_the_smallest_example_names_prompt_position_and_both_numbers(
     assert found["prompt"] in range(3) and found["answer"] in range(4)
     assert found["position"] in range(12) and isinstance(found["text"], str)
     by_engine, by_policy = found["numbers"]
-    assert abs(by_engine - by_policy) > OUTPUT[False]
+    assert abs(by_engine - by_policy) > DRAWN[False]
 
 
 def test_the_fewest_rows_that_show_a_divisor_fill_two_passes(

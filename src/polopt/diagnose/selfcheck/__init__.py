@@ -27,7 +27,7 @@ from polopt.diagnose.selfcheck.layouts import (
 )
 from polopt.diagnose.selfcheck.saved import adapter_off, save_and_load
 from polopt.diagnose.selfcheck.several import Second, gradients, one_rank_and_two
-from polopt.diagnose.selfcheck.subject import Subject, small, stand_in, subject
+from polopt.diagnose.selfcheck.subject import Subject, small, stand_in, subject, unheard
 from polopt.diagnose.selfcheck.tokens import template_prefix, tokens_and_mask
 from polopt.errors import UserError
 
@@ -67,7 +67,7 @@ def checked(inputs: StageInputs, notes: Sequence[str], second: Second) -> dict[s
     recipe = inputs.recipe
     table, own = (
         checks(inputs, second),
-        replace(inputs, recipe=small(recipe), observe=lambda _: None),
+        replace(inputs, recipe=small(recipe), observe=unheard),
     )
     _tell(inputs, len(table), 0)
     with closing(own.serving):

@@ -17,7 +17,7 @@ from polopt.roles.policies.token import Quantity
 from polopt.types import Experience, TokenRows
 
 GRADIENT = {False: 1e-5, True: 5e-2}  # |g - g'| / |g'|: in float32, with products in bfloat16
-OUTPUT = {False: 1e-4, True: 0.5}  # max |x - x'| / max(1, |x'|) of log-probs and values
+OUTPUT = {False: 1e-4, True: 0.1}  # max |x - x'| / max(1, |x'|) of log-probs and values
 WORDS: Mapping[str, str] = {"logp": "log-probs", "values": "values", "last_values": "scores"}
 LEAST = 1e-12  # a gradient below it is none
 
@@ -185,7 +185,7 @@ def at_cell(
 def of_gradients(
     subject: Subject, index: Sequence[int], one: Mapping[str, Tensor], other: Mapping[str, Tensor]
 ) -> dict[str, Any]:
-    """The rows of a gradient that differs, and its norm both ways in the weight that differs most."""
+    """The rows whose gradients differ, and the norms both ways of the weight that differs most."""
     alone = sorted(one.keys() ^ other.keys())
     names = one.keys() & other.keys()
     weight = alone[0] if alone else max(names, key=lambda n: float((one[n] - other[n]).norm()))

@@ -9,7 +9,7 @@ from typing import cast
 import torch
 
 from polopt.assembly.inputs import Serving
-from polopt.diagnose.selfcheck.compare import OUTPUT, apart, at_cell, smallest
+from polopt.diagnose.selfcheck.compare import apart, at_cell, smallest
 from polopt.diagnose.selfcheck.found import Found, Measure, unneeded
 from polopt.diagnose.selfcheck.subject import Subject
 from polopt.diagnose.selfcheck.ways import moved
@@ -21,6 +21,7 @@ from polopt.rollout.timeline import Timeline
 
 ACTIONS = "actions are drawn by the policy itself"
 GIVEN = "the responses are given: no engine draws them"
+DRAWN = {False: 1e-3, True: 0.5}  # as OUTPUT, for an engine may have kernels of its own
 VERSION = 1  # of the weights after a step
 
 
@@ -31,7 +32,7 @@ def teacher_forcing(subject: Subject) -> Found:
     if actor is None or own.logp_rollout is None or not subject.sampled:
         return unneeded(what, _no_engine(subject))
     assert own.tokens is not None
-    read, tolerance = actor.log_probs(own.tokens), OUTPUT[actor.how.autocast]
+    read, tolerance = actor.log_probs(own.tokens), DRAWN[actor.how.autocast]
     off = apart(own.logp_rollout, read, own.mask)
     largest, example = float(off.max()), None
     if not largest <= tolerance:

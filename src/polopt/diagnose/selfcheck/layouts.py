@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from polopt.diagnose.selfcheck.compare import Pair, compared, first_rows, prompts
 from polopt.diagnose.selfcheck.found import Found, Measure, unneeded
 from polopt.diagnose.selfcheck.subject import Subject
@@ -66,7 +68,7 @@ def row_order(subject: Subject) -> Found:
     for part in subject.parts:
         # Of rows that are chosen by their reward, the first of equal ones is.
         laid = reordered(part.learner.loss.whole_groups or part.selects)
-        alone = Subject(**{**vars(subject), "parts": [part]})
+        alone = replace(subject, parts=[part])
         found += compared(alone, Pair(Way(laid=laid), Way(), again=True))
     return Found("the batch, and its rows in another order", found)
 

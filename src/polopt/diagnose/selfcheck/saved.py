@@ -14,11 +14,14 @@ from polopt.coordination.loop import restore
 from polopt.coordination.stage import Stage
 from polopt.diagnose.selfcheck.compare import OUTPUT, WORDS, apart, at_cell, outputs, smallest
 from polopt.diagnose.selfcheck.found import Found, Measure, unneeded
+from polopt.diagnose.selfcheck.room import lacking
 from polopt.diagnose.selfcheck.subject import Subject, parts_of
 from polopt.diagnose.selfcheck.ways import Way, moved
 from polopt.models.adapter import has_adapter
 from polopt.roles import Actor, Scorer, WithoutAdapter, frozen
 from polopt.roles.policies.token import Quantity
+
+COPIES = 2  # of the weights, more: those to go back to, and those that are read
 
 
 def save_and_load(subject: Subject) -> Found:
@@ -27,6 +30,9 @@ def save_and_load(subject: Subject) -> Found:
     Raises:
         UserError: it cannot be read.
     """
+    what = "weights after a step, and the same read from a checkpoint"
+    if reason := lacking(subject, COPIES, "a stage built anew"):
+        return unneeded(what, reason)
     trained = {
         f"{part.name}.{name}": weight
         for part in subject.parts
@@ -44,7 +50,7 @@ def save_and_load(subject: Subject) -> Found:
                 for part in subject.parts
                 for quantity in part.quantities
             ]
-    return Found("weights after a step, and the same read from a checkpoint", found)
+    return Found(what, found)
 
 
 def _saved(stage: Stage, directory: Path) -> Path:

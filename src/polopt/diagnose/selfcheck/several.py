@@ -12,16 +12,17 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor
 
 from polopt import isolated
+from polopt.algorithms import row
 from polopt.assembly import StageInputs
 from polopt.assembly.inputs import Serving
 from polopt.diagnose.selfcheck.compare import GRADIENT, distance, of_gradients
 from polopt.diagnose.selfcheck.found import Found, Measure, unneeded
-from polopt.diagnose.selfcheck.subject import Subject, stand_in, subject
+from polopt.diagnose.selfcheck.room import lacking
+from polopt.diagnose.selfcheck.subject import Subject, stand_in, subject, unheard
 from polopt.diagnose.selfcheck.ways import Way
 from polopt.errors import RankError, one_line
 from polopt.ranks import Ranks, joined
@@ -30,7 +31,7 @@ from polopt.recipe import StageRecipe
 WHAT = "the gradient of one rank, and of two that divide the batch"
 SILENCE = 120.0  # seconds after which the other rank is given up
 FAREWELL = 10.0  # seconds that it has to end by itself
-COPIES = 4  # of the weights, in two processes: the weights themselves and their gradients
+COPIES = 4  # of the weights, more: in two processes the weights themselves and their gradients
 Gradients = dict[str, dict[str, Tensor]]
 
 
@@ -64,20 +65,18 @@ def _unneeded(one: Subject) -> str:
     """Why two ranks are not tried; empty where they are."""
     if one.experience.tokens is None:
         return "environments are played by one process"
+    recipe = one.inputs.recipe
+    if row(recipe.algorithm).update == "natural_step":
+        return "a step that is searched along one line is taken by one rank"
+    if recipe.update.optimiser == "adamw_8bit" and recipe.update.shard:
+        return "moments of 8 bits are kept by one rank, or with update.shard = false"
     if one.inputs.device.type != "cpu":
         return f"two ranks are tried on processors alone, and the policy is on {one.inputs.device}"
     if one.inputs.reward not in (None, stand_in):
         return "a reward from Python cannot be sent to another process"
-    if one.inputs.recipe.rollout.engine == "vllm":
+    if recipe.rollout.engine == "vllm":
         return "vllm does not generate for several ranks"
-    weights = {id(w): w for part in one.parts for w in part.scorer.parameters.values()}
-    needed = COPIES * sum(w.numel() * w.element_size() for w in weights.values())
-    free = psutil.virtual_memory().available
-    if needed > free // 2:
-        return (
-            f"two more copies of the weights need {needed >> 20:,} MiB, and {free >> 20:,} are free"
-        )
-    return ""
+    return lacking(one, COPIES, "a second rank")
 
 
 def gradients(of: Subject) -> Gradients:
@@ -91,7 +90,7 @@ def gradients(of: Subject) -> Gradients:
 
 def in_ranks(inputs: StageInputs, ranks: Ranks) -> StageInputs:
     """The inputs of one of several ranks, with an engine of its own."""
-    return replace(inputs, ranks=ranks, serving=Serving(), observe=lambda _: None)
+    return replace(inputs, ranks=ranks, serving=Serving(), observe=unheard)
 
 
 class Second:
@@ -102,7 +101,7 @@ class Second:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
-        self._said = tempfile.TemporaryFile(mode="w+")  # what it writes before it fails
+        self._said = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115 - see close
 
     @contextmanager
     def beside(self, inputs: StageInputs) -> Generator[Ranks]:
@@ -183,7 +182,7 @@ def second() -> None:
             given["weights"],
             given["start"],
             torch.device("cpu"),
-            lambda _: None,
+            unheard,
             is_last=True,
             reward=stand_in if given["stand_in"] else None,
             ends=given["ends"],

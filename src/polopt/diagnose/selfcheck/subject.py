@@ -13,7 +13,7 @@ from torch import Tensor
 from polopt.assembly import StageInputs, build
 from polopt.assembly.around import Update, core
 from polopt.choices.domain import TEXT
-from polopt.coordination.stage import Stage
+from polopt.coordination.stage import Event, Stage
 from polopt.errors import counted
 from polopt.models.sharded import whole
 from polopt.recipe import StageRecipe
@@ -75,9 +75,8 @@ class Part:
             return {}
 
         update = self.wrapped(measure)
-        for step in range(
-            PATIENCE if self.selects else 1
-        ):  # some learn only later, or from every other batch
+        most = PATIENCE if self.selects else 1  # some learn only later, or from every other batch
+        for step in range(most):
             update(experience, advantages, step)
             if asked:
                 break
@@ -117,6 +116,10 @@ class Subject:
 def stand_in(completions: Sequence[str]) -> list[float]:
     """The rewards of a model that an earlier stage has yet to train: different characters."""
     return [len(set(text)) / max(1, len(text)) for text in completions]
+
+
+def unheard(_: Event) -> None:
+    """An observer of a stage that is built to be checked: what it says is of no run."""
 
 
 def small(recipe: StageRecipe) -> StageRecipe:
