@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from polopt.assembly import build
 from polopt.assembly.inputs import Serving
 from polopt.coordination import checkpoint
-from polopt.coordination.loop import restore
+from polopt.coordination.loop import restore, writing
 from polopt.coordination.stage import Stage
 from polopt.diagnose.selfcheck.compare import OUTPUT, WORDS, apart, at_cell, outputs, smallest
 from polopt.diagnose.selfcheck.found import Found, Measure, unneeded
@@ -55,14 +55,7 @@ def save_and_load(subject: Subject) -> Found:
 
 def _saved(stage: Stage, directory: Path) -> Path:
     """A checkpoint as the loop writes it, of the stage alone."""
-    counters = dict[str, dict[str, int]]()
-
-    def write(target: Path) -> None:
-        stage.save_model(target)
-        for learner in stage.learners:
-            (target / learner.name).mkdir()
-            counters[learner.name] = learner.save(target / learner.name)
-
+    write, counters = writing(stage)
     state = {"source": stage.source.state_dict(), "learners": counters}
     return checkpoint.save(directory, 1, state, write)
 
