@@ -74,6 +74,12 @@ SHORTER = {
             "--rl.update.learning_rate 2e-3 --run.directory runs/too-far",
         )
     },
+    **{  # without the second rank, which takes seconds to start
+        f"polopt check {of} --selfcheck": "polopt check recipes/cartpole_ppo.toml --selfcheck"
+        for of in ("recipes/smoke.toml", "my_recipe.toml")
+    },
+    "polopt check recipes/smoke.toml --selfcheck --rl.model.lora 4 --json": "polopt check "
+    "recipes/cartpole_ppo.toml --selfcheck --json",
     "polopt train my_recipe.toml": "polopt train my_recipe.toml --model.path builtin:tiny "
     f"--run.steps 2 --rollout.max_new_tokens 8 {QUICK}",
     "polopt resume runs/my_recipe-1 --run.steps 400": "polopt resume runs/my_recipe-1 "

@@ -413,6 +413,31 @@ def check(
     return checked(recipe, flags, device_memory)
 
 
+def selfcheck(
+    recipe: RecipeSource, flags: Flags = (), *, reward: Callable[..., Any] | None = None
+) -> list[dict[str, Any]]:
+    """One step of each stage, computed in several ways that must agree; nothing is trained.
+
+    Args:
+        recipe: as in :func:`train`.
+        flags: as in :func:`train`.
+        reward: as in :func:`train`.
+
+    Returns:
+        One table a stage: ``stage, algorithm, rows, notes, checks``; a check has ``check, compared,
+        verdict`` (ok, failed, not applicable), ``what, difference, tolerance, seconds, reason,
+        example, measures``.
+
+    Raises:
+        UserError: what a run would be refused for.
+    """
+    resolved = resolve(load_recipe(recipe, flags), own_reward=reward is not None)
+    check_requirements(resolved)
+    from polopt.api.selfchecked import selfcheck as checked
+
+    return checked(resolved, reward)
+
+
 def report(runs: Sequence[str | Path]) -> list[Path]:
     """Write ``report.html`` into each run directory and return the paths."""
     from polopt.report import write

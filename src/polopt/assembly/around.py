@@ -25,6 +25,20 @@ class Around:
         """Consume one batch by the wrapping function."""
         return self._instead(self.learner.update, experience, advantages, step)
 
+    def around(self, update: Update) -> Update:
+        """What this does with another update than that of its learner."""
+        return lambda experience, advantages, step: self._instead(
+            update, experience, advantages, step
+        )
+
+
+def core(learner: Learner) -> tuple[Learner, Callable[[Update], Update]]:
+    """The learner inside of its wrappers, and what they make of an update in its place."""
+    if not isinstance(learner, Around):
+        return learner, lambda update: update
+    inner, wrapped = core(learner.learner)
+    return inner, lambda update: learner.around(wrapped(update))
+
 
 def delayed(learner: Learner, steps: int) -> Learner:
     """A learner that skips the first ``steps`` batches."""

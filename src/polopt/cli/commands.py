@@ -282,20 +282,32 @@ def _entry(entry: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 @polopt.command(cls=FieldCommand, context_settings=_PASS_ON)
-@_words("RECIPE [--device-memory GIB] [--FIELD VALUE]...")
+@_words("RECIPE [--selfcheck] [--device-memory GIB] [--FIELD VALUE]...")
+@click.option(
+    "--selfcheck", is_flag=True, help="compute one step in several ways, which must agree"
+)
 @click.option(
     "--device-memory", type=float, metavar="GIB", help="plan for a CUDA card of so many GiB"
 )
 @_json
-def check(words: tuple[str, ...], device_memory: float | None, as_json: bool) -> None:
+def check(
+    words: tuple[str, ...], selfcheck: bool, device_memory: float | None, as_json: bool
+) -> int:
     """Validate a recipe and print what it comes to.
 
     All settings and who decided them, what follows from them, which have no effect, and what each
     phase of the run will hold in memory: on the device that it would use, or on a card that need
-    not be here.
+    not be here. With --selfcheck instead one step with the model and the data, computed in several
+    ways; exit code 1 where two of them differ.
     """
     targets, flags = split(words)
     recipe = one(targets, "RECIPE", "the path of a TOML file")
+    if selfcheck:
+        from polopt.cli import selfcheck as of_step
+
+        if device_memory is not None:
+            raise UserError("--device-memory: has no effect with --selfcheck; remove one of them")
+        return of_step.run(recipe, flags, as_json=as_json)
     from polopt.cli import memory, output
     from polopt.diagnose.check import check as checked
 
@@ -303,7 +315,7 @@ def check(words: tuple[str, ...], device_memory: float | None, as_json: bool) ->
         stages = checked(recipe, flags, device_memory)
     if as_json:
         output.write_json(stages)
-        return
+        return 0
     for stage in stages:
         deciders = stage["decided_by"]
         settings = [(name, value, deciders[name]) for name, value in stage["settings"].items()]
@@ -320,6 +332,7 @@ def check(words: tuple[str, ...], device_memory: float | None, as_json: bool) ->
             print("{who}: {count}, {where}: {gets}".format(**part))
         for line in stage["inert"]:
             print(f"note: {line}")
+    return 0
 
 
 @polopt.command()

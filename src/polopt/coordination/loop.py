@@ -275,14 +275,7 @@ def _stopped(asked: Request, progress: Progress, context: RunContext) -> Stopped
 def save(stage: Stage, progress: Progress, context: RunContext) -> None:
     """Write a checkpoint and delete the old ones."""
     directory = context.run.checkpoints
-    counters: dict[str, dict[str, int]] = {}
-
-    def write(target: Path) -> None:
-        stage.save_model(target)
-        for learner in stage.learners:
-            (target / learner.name).mkdir()
-            counters[learner.name] = learner.save(target / learner.name)
-
+    write, counters = writing(stage)
     with timed(_seconds(progress, stage), "checkpoint"), _during(stage, progress, "save"):
         state = {
             "progress": asdict(progress),
@@ -301,6 +294,19 @@ def save(stage: Stage, progress: Progress, context: RunContext) -> None:
             pinned = {path.name, *progress.stage_ends.values(), progress.best.get("checkpoint", "")}
             checkpoint.prune(directory, context.keep, pinned)
         context.ranks.wait()  # the next stage begins with what was written
+
+
+def writing(stage: Stage) -> tuple[Callable[[Path], None], dict[str, dict[str, int]]]:
+    """What writes model and learners into a directory, and their counters once it has."""
+    counters: dict[str, dict[str, int]] = {}
+
+    def write(target: Path) -> None:
+        stage.save_model(target)
+        for learner in stage.learners:
+            (target / learner.name).mkdir()
+            counters[learner.name] = learner.save(target / learner.name)
+
+    return write, counters
 
 
 def link_checkpoints(directory: Path, progress: Progress) -> None:

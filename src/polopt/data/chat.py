@@ -63,14 +63,14 @@ def conversation(
     """
     messages = (*prompt, *completion)
     check_complete(tokenizer, messages, tools)
-    tokens = _full_ids(tokenizer, messages, tools)
+    tokens = full_ids(tokenizer, messages, tools)
     answers = range(len(prompt), len(messages))
     turns = [i for i in answers if messages[i]["role"] == "assistant"]
     starts = [len(_prefix(tokens, prompt_ids(tokenizer, messages[:i], tools), i)) for i in turns]
     spans: Spans = []
     for turn, start, limit in zip(turns, starts, [*starts[1:], len(tokens)], strict=True):
         last = turn == turns[-1]
-        alone = tokens if last else _full_ids(tokenizer, messages[: turn + 1], tools)
+        alone = tokens if last else full_ids(tokenizer, messages[: turn + 1], tools)
         stops = [i for i in range(start, limit) if tokens[i] in stop_ids]
         if stops and stop_ids & {*alone[start:]}:  # it ends itself, with the first
             spans.append((start, stops[0] + 1))
@@ -108,9 +108,10 @@ def check_complete(
             raise RefusedError(f"leaves out {what}")
 
 
-def _full_ids(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools: Tools
+def full_ids(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools: Tools = ()
 ) -> list[int]:
+    """A whole conversation as tokens, no turn being awaited."""
     return list(_apply(tokenizer, messages, tools, prompt=False, tokenize=True)["input_ids"])
 
 

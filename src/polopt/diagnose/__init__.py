@@ -1,1 +1,1 @@
-"""Diagnostics: recipe, data, packages and machine, and conformance with golden numbers."""
+"""Diagnostics: recipe, data, packages and machine, conformance, self-check, x-ray."""

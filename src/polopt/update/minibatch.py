@@ -131,19 +131,28 @@ class FirstOrder(Generic[T]):
         groups = experience.group.cpu()
         return [(groups == group).nonzero()[:, 0] for group in dict.fromkeys(groups.tolist())]
 
+    def gradient(
+        self, experience: Experience, advantages: Advantages, tokens: int | None
+    ) -> dict[str, Tensor]:
+        """The gradient of one optimiser step on all rows, by weight; nothing is moved.
+
+        Args:
+            experience: the batch.
+            advantages: of it.
+            tokens: in one pass, at most; None: all at once.
+        """
+        own, self._tokens = self._tokens, tokens
+        try:
+            self._accumulate(experience, advantages)
+            named = self._named.items()
+            return {name: w.grad.detach().clone() for name, w in named if w.grad is not None}
+        finally:
+            self._tokens = own
+            self._free()
+
     def _optimise(self, experience: Experience, advantages: Advantages, step: int) -> Metrics:
         """One optimiser step on all of the rows."""
-        if self.loss.needs_logp:
-            logp = measured(self.scorer, experience.inputs, "logp")
-            experience = replace(experience, logp=logp)
-        with read_together():
-            experience, terms = self._busy(experience, self.loss.terms(experience, advantages))
-            (totals, watched), self._tokens = halved_once(
-                lambda tokens: self._gradient(experience, terms, tokens),
-                experience.inputs,
-                self._tokens,
-                self.scorer.how,
-            )
+        totals, watched = self._accumulate(experience, advantages)
         totals["grad_norm"] = gradients.norm(self._weights)
         # One read for all: each one waits for the accelerator.
         values = dict(zip(totals, torch.stack([*totals.values()]).tolist(), strict=True))
@@ -151,6 +160,23 @@ class FirstOrder(Generic[T]):
             self._watched = self.loss.watch(watched)
         self._move(values["grad_norm"], totals["grad_norm"], step)
         return {"loss": 0.0} | values
+
+    def _accumulate(
+        self, experience: Experience, advantages: Advantages
+    ) -> tuple[dict[str, Tensor], Experience | None]:
+        """Add up the gradient of one optimiser step in the weights; see :meth:`_gradient`."""
+        if self.loss.needs_logp:
+            logp = measured(self.scorer, experience.inputs, "logp")
+            experience = replace(experience, logp=logp)
+        with read_together():
+            experience, terms = self._busy(experience, self.loss.terms(experience, advantages))
+            found, self._tokens = halved_once(
+                lambda tokens: self._gradient(experience, terms, tokens),
+                experience.inputs,
+                self._tokens,
+                self.scorer.how,
+            )
+        return found
 
     def _gradient(
         self, experience: Experience, terms: T, tokens: int | None

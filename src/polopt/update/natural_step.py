@@ -85,12 +85,8 @@ class NaturalStep(Generic[T]):
         Raises:
             NonFiniteError: Surrogate, gradient or curvature; the weights are left as they are.
         """
-        rows, one = experience.inputs, self.settings
-        if self.loss.needs_logp:
-            experience = replace(experience, logp=measured(self.scorer, rows, "logp"))
-        with read_together():
-            terms = self.loss.terms(experience, advantages)
-            gradient, metrics = self._gradient(rows, terms)
+        one = self.settings
+        experience, terms, gradient, metrics = self._slope(experience, advantages)
         self._require_finite("gradient", gradient, step)
         states, chosen = self._states(experience, advantages), self._chosen(advantages, step)
         taken = trust_region_step(
@@ -110,6 +106,34 @@ class NaturalStep(Generic[T]):
             self.optimiser_steps += 1
         found = metrics | _facts(taken, gradient, -metrics["loss"])
         return {f"{self.name}/{name}": float(value) for name, value in found.items()}
+
+    def gradient(
+        self, experience: Experience, advantages: Advantages, tokens: int | None
+    ) -> dict[str, Tensor]:
+        """The gradient of the loss on all rows, by weight; nothing is moved.
+
+        Args:
+            experience: the batch.
+            advantages: of it.
+            tokens: in one pass, at most; None: all at once.
+        """
+        own, self.micro_batch_tokens = self.micro_batch_tokens, tokens
+        try:
+            _, _, found, _ = self._slope(experience, advantages)
+        finally:
+            self.micro_batch_tokens = own
+        return dict(zip(self.scorer.parameters, map(torch.neg, self._parts(found)), strict=True))
+
+    def _slope(
+        self, experience: Experience, advantages: Advantages
+    ) -> tuple[Experience, T, Tensor, dict[str, Tensor]]:
+        """The batch as the loss reads it, its terms, and what :meth:`_gradient` makes of them."""
+        rows = experience.inputs
+        if self.loss.needs_logp:
+            experience = replace(experience, logp=measured(self.scorer, rows, "logp"))
+        with read_together():
+            terms = self.loss.terms(experience, advantages)
+            return experience, terms, *self._gradient(rows, terms)
 
     def fisher_product(
         self, experience: Experience, advantages: Advantages

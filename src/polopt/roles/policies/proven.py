@@ -7,6 +7,8 @@ or the model cannot do it, its own way is taken.
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -51,6 +53,17 @@ def proven(model: Any) -> Proven:  # noqa: ANN401 - of transformers
 
 
 _known: WeakKeyDictionary[torch.nn.Module, Proven] = WeakKeyDictionary()
+
+
+@contextmanager
+def plainly(model: Any) -> Generator[None]:  # noqa: ANN401
+    """Inside, the model computes rows and logits by its own forward pass, whatever is proven."""
+    before = proven(model)
+    _known[model] = Proven(None, "asked for by the model's own pass")
+    try:
+        yield
+    finally:
+        _known[model] = before
 
 
 def packs(model: Any, rows: TokenRows) -> bool:  # noqa: ANN401
