@@ -22,7 +22,7 @@ from polopt.api.recorded import check_target, located, prompts_of, recorded
 from polopt.api.resumed import adjust, flag_values, without
 from polopt.choices.domain import DOMAINS
 from polopt.choices.source import parse
-from polopt.diagnose.requirements import check_packages
+from polopt.diagnose.requirements import check_packages, check_requirements
 from polopt.errors import ModelError, RecipeError, RunDirectoryError, Stopped, UserError
 from polopt.ranks import Ranks, joined, place
 from polopt.recipe import Recipe

@@ -10,7 +10,8 @@ from typing import Any
 import click
 
 from polopt.cli.comparison import compare
-from polopt.cli.words import FieldCommand, none, one, split
+from polopt.cli.looking import report, watch, xray
+from polopt.cli.words import MODEL, FieldCommand, as_json_option, none, one, split
 from polopt.errors import UserError
 
 _PASS_ON = {"ignore_unknown_options": True}  # unknown options are fields of the recipe
@@ -40,12 +41,9 @@ def _words(metavar: str) -> Callable[[click.decorators.FC], click.decorators.FC]
     return click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar=metavar)
 
 
-_json = click.option("--json", "as_json", is_flag=True, help="print JSON and nothing else")
-
-
 @polopt.command(cls=FieldCommand, context_settings=_PASS_ON)
 @_words("[--FIELD VALUE]...")
-@_json
+@as_json_option
 def quickstart(words: tuple[str, ...], as_json: bool) -> None:
     """Train a small model on this machine, in minutes.
 
@@ -63,7 +61,7 @@ def quickstart(words: tuple[str, ...], as_json: bool) -> None:
 
 @polopt.command(cls=FieldCommand, context_settings=_PASS_ON)
 @_words("RECIPE [--FIELD VALUE]...")
-@_json
+@as_json_option
 def train(words: tuple[str, ...], as_json: bool) -> None:
     """Run the recipe in a TOML file.
 
@@ -83,7 +81,7 @@ def train(words: tuple[str, ...], as_json: bool) -> None:
 
 @polopt.command(cls=FieldCommand, context_settings=_PASS_ON)
 @_words("RUN [--FIELD VALUE]...")
-@_json
+@as_json_option
 def resume(words: tuple[str, ...], as_json: bool) -> None:
     """Continue a run from its last checkpoint.
 
@@ -104,7 +102,7 @@ def resume(words: tuple[str, ...], as_json: bool) -> None:
 @click.option("--data", multiple=True, metavar="FILE", help="evaluate on every row; repeatable")
 @click.option("--k", type=click.IntRange(min=1), default=1, help="answers to a prompt, for pass@k")
 @click.option("--output", metavar="DIRECTORY", help="of the table, its page and all answers")
-@_json
+@as_json_option
 def evaluate(
     words: tuple[str, ...], data: tuple[str, ...], k: int, output: str | None, as_json: bool
 ) -> None:
@@ -128,7 +126,6 @@ def evaluate(
     evaluation.show(found, directory, as_json=as_json)
 
 
-_MODEL = "the directory of a run, a checkpoint or a model, or a hub id"
 _target = click.argument("target", required=False, metavar="MODEL_OR_RUN")
 _max_new_tokens = click.option(
     "--max-new-tokens",
@@ -169,7 +166,7 @@ def _temperature(default: str) -> Callable[[click.decorators.FC], click.decorato
 @_temperature("0; with -n above 1, as in training")
 @_max_new_tokens
 @_seed
-@_json
+@as_json_option
 def generate(
     target: str | None,
     prompts: tuple[str, ...],
@@ -185,7 +182,7 @@ def generate(
     A run is asked as in its training: the same template, stop strings and length.
     """
     if target is None:
-        raise UserError(f"MODEL_OR_RUN: missing; {_MODEL}")
+        raise UserError(f"MODEL_OR_RUN: missing; {MODEL}")
     if not prompts and file is None:
         raise UserError("PROMPT: missing; a text, or --file with a column of prompts")
     from polopt import api
@@ -217,7 +214,7 @@ def chat(
     Each line is a turn, through the chat template. Ctrl-C stops an answer, Ctrl-D ends.
     """
     if target is None:
-        raise UserError(f"MODEL_OR_RUN: missing; {_MODEL}")
+        raise UserError(f"MODEL_OR_RUN: missing; {MODEL}")
     from polopt import api
     from polopt.cli.talk import talk
 
@@ -225,7 +222,7 @@ def chat(
 
 
 @polopt.command()
-@_json
+@as_json_option
 def algorithms(as_json: bool) -> None:
     """List the methods and their choices."""
     from polopt.cli import output
@@ -246,7 +243,7 @@ def algorithms(as_json: bool) -> None:
 
 @polopt.command()
 @click.argument("name", required=False, metavar="NAME")
-@_json
+@as_json_option
 def show(name: str | None, as_json: bool) -> None:
     """Explain one method: choices, equations, files."""
     if name is None:
@@ -289,7 +286,7 @@ def _entry(entry: Mapping[str, Any]) -> tuple[str, str, str]:
 @click.option(
     "--device-memory", type=float, metavar="GIB", help="plan for a CUDA card of so many GiB"
 )
-@_json
+@as_json_option
 def check(
     words: tuple[str, ...], selfcheck: bool, device_memory: float | None, as_json: bool
 ) -> int:
@@ -338,7 +335,7 @@ def check(
 @polopt.command()
 @click.argument("model", required=False, metavar="MODEL")
 @click.option("--memory", type=float, metavar="GIB", help="of a CUDA card; default: this device")
-@_json
+@as_json_option
 def fit(model: str | None, memory: float | None, as_json: bool) -> None:
     """List what trains on a card: full or LoRA, optimiser, answers.
 
@@ -375,7 +372,7 @@ def fit(model: str | None, memory: float | None, as_json: bool) -> None:
 @click.option("--max-lag", type=click.IntRange(min=0), metavar="UPDATES", help="that may happen")
 @click.option("--out", metavar="FILE", help="a page (.html) or a plot (.png, .svg)")
 @_seed
-@_json
+@as_json_option
 def simulate(words: tuple[str, ...], as_json: bool, **asked: Any) -> None:  # noqa: ANN401
     """Predict idle time, lag, throughput and cost.
 
@@ -393,7 +390,7 @@ def simulate(words: tuple[str, ...], as_json: bool, **asked: Any) -> None:  # no
 
 @polopt.command()
 @click.argument("file", required=False, type=click.Path(path_type=Path))
-@_json
+@as_json_option
 def conformance(file: Path | None, as_json: bool) -> int:
     """Hold the shipped functions to golden numbers.
 
@@ -421,83 +418,12 @@ def conformance(file: Path | None, as_json: bool) -> int:
     return 1 if found.failures else 0
 
 
-@polopt.command()
-@click.argument("run", required=False, type=click.Path(path_type=Path), metavar="RUN")
-@click.option("--once", is_flag=True, help="print it as it stands, and end")
-@_json
-def watch(run: Path | None, once: bool, as_json: bool) -> None:
-    """Show a run while it goes on, from any terminal.
-
-    Stage and step, rewards by part, held-out figures, KL, entropy, length, speed, time left, alarms
-    and warnings, settings that did nothing so far, and whether it lives. It reads files alone, and
-    ends with the run.
-    """
-    if run is None:
-        raise UserError("RUN: missing; the directory of a run")
-    from polopt.cli import watching
-
-    watching.watch(run, once=once, as_json=as_json)
+for _command in (watch, report, xray, compare):
+    polopt.add_command(_command)
 
 
 @polopt.command()
-@click.argument("runs", nargs=-1, type=click.Path(path_type=Path), metavar="RUN...")
-@_json
-def report(runs: tuple[Path, ...], as_json: bool) -> None:
-    """Write report.html, the page that explains a run.
-
-    It is written into the directory of each RUN.
-    """
-    if not runs:
-        raise UserError("RUN: missing; the directory of a run, or of several")
-    from polopt import api
-    from polopt.cli import output
-
-    pages = [str(page) for page in api.report(runs)]
-    if as_json:
-        output.write_json(pages)
-    else:
-        print("\n".join(pages))
-
-
-@polopt.command()
-@click.argument("base", required=False, metavar="BASE")
-@click.argument("trained", required=False, metavar="TRAINED")
-@click.option("--data", metavar="FILE", help="prompts, also with completions that both are to read")
-@click.option("--prompts", type=click.IntRange(min=1), default=64, help="at most [default: 64]")
-@click.option(
-    "--k", type=click.IntRange(min=1), help="answers to a prompt [default: as in training, else 8]"
-)
-@click.option("--out", metavar="FILE.html", help="the page")
-@_json
-def xray(
-    base: str | None,
-    trained: str | None,
-    data: str | None,
-    prompts: int,
-    k: int | None,
-    out: str | None,
-    as_json: bool,
-) -> None:
-    """Show what training changed, token by token.
-
-    Both models answer the same prompts with the same seeds, and both read all of these answers: a
-    page with what became more and less likely, where the change sits, what broke, diversity and
-    pass@k. A model is a run, RUN@STEP, a checkpoint (RUN/checkpoints/sft: the end of a stage), a
-    directory or a hub id. Prompts are those that the run of TRAINED held out, or in --data.
-    """
-    for name, value in (("BASE", base), ("TRAINED", trained)):
-        if value is None:
-            raise UserError(f"{name}: missing; {_MODEL}")
-    from polopt.cli import change
-
-    change.run(str(base), str(trained), data, prompts, k, out, as_json=as_json)
-
-
-polopt.add_command(compare)
-
-
-@polopt.command()
-@_json
+@as_json_option
 def doctor(as_json: bool) -> None:
     """Say what this machine offers: devices, extras."""
     from dataclasses import asdict

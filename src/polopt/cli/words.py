@@ -13,6 +13,9 @@ from polopt.errors import UserError
 if TYPE_CHECKING:
     from polopt.recipe.fields import Leaf
 
+MODEL = "the directory of a run, a checkpoint or a model, or a hub id"
+as_json_option = click.option("--json", "as_json", is_flag=True, help="print JSON and nothing else")
+
 
 class FieldCommand(click.Command):
     """A command that takes a flag for every field of a recipe; its help lists them."""
