@@ -239,7 +239,7 @@ class Screen:
 @pytest.fixture
 def screen(tmp_path: Path) -> Iterator[Screen]:
     """A conversation with a policy whose answers are long."""
-    made = Screen("chat", written(tmp_path / "long", A, length=900))
+    made = Screen("chat", written(tmp_path / "long", A, length=200))
     yield made
     made.process.kill()
     made.process.wait()
@@ -252,7 +252,7 @@ def test_chat_on_a_terminal(screen: Screen) -> None:
     screen.wait_for("> ")
     screen.type("hi\n")
     screen.wait_for("aaa")
-    assert screen.wait_for("> ", key="\x03").count("a") < 890  # of 900
+    assert screen.wait_for("> ", key="\x03").count("a") < 190  # of 200
     screen.type("dropped")
     screen.wait_for("dropped")
     screen.wait_for("> ", key="\x03")

@@ -171,6 +171,7 @@ def test_a_greedy_response_is_a_number_for_the_others() -> None:
     assert tensors.tokens.tokens.equal(plain.tokens.tokens)
     metrics = rollout_metrics(batch)
     assert metrics.pop("reward/greedy") == 0.75
+    assert metrics.pop("greedy_tokens") == 3
     assert metrics == rollout_metrics(BATCH)
 
 
