@@ -373,8 +373,19 @@ def test_dark_mode_has_other_colours_also_in_the_plots(opened: Opened) -> None:
     assert all(one != other for one, other in zip(light, dark, strict=True))
 
 
-def test_the_page_has_an_outline(opened: Opened) -> None:
-    page = opened.page
+def assert_fits(browser: Browser, file: Path, width: int, scheme: str) -> None:
+    """A page with all details open needs no scrolling to the side, and breaks no word."""
+    opened = show(browser, file, viewport={"width": width, "height": 844}, color_scheme=scheme)
+    unfold(opened.page)
+    assert opened.fits()
+    if width == 390:
+        assert opened.page.evaluate(BROKEN) == []
+    opened.check()
+    opened.page.context.close()
+
+
+def assert_outline(page: Page) -> None:
+    """Headings skip no level, links lead somewhere, tables and pictures are named."""
     assert page.locator("h1").count() == 1
     levels = page.locator("h1, h2, h3, h4").evaluate_all("all => all.map(h => +h.tagName[1])")
     for above, below in pairwise(levels):
@@ -383,6 +394,10 @@ def test_the_page_has_an_outline(opened: Opened) -> None:
         assert page.locator(link.get_attribute("href") or "").count() == 1
     assert page.locator("th:not([scope])").count() == 0
     assert page.locator("[role=img]:not([aria-label])").count() == 0
+
+
+def test_the_page_has_an_outline(opened: Opened) -> None:
+    assert_outline(opened.page)
 
 
 def test_hostile_text_does_nothing(opened: Opened, tmp_path: Path) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 
 import hostile
 import pytest
 from playwright.sync_api import Browser
-from test_browser import BROKEN, Opened, browser, show, unfold  # noqa: F401
+from test_browser import Opened, assert_fits, assert_outline, browser, show, unfold  # noqa: F401
 from xray_sample import found, inject
 
 from polopt.report.xray import write
@@ -114,24 +113,11 @@ def test_where_repetition_begins_is_marked(opened: Opened) -> None:
 @pytest.mark.parametrize("width", [1280, 390, 320])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_every_width(browser: Browser, page_file: Path, width: int, scheme: str) -> None:  # noqa: F811
-    opened = show(browser, page_file, viewport={"width": width, "height": 844}, color_scheme=scheme)
-    unfold(opened.page)
-    assert opened.fits()
-    if width == 390:
-        assert opened.page.evaluate(BROKEN) == []
-    opened.check()
-    opened.page.context.close()
+    assert_fits(browser, page_file, width, scheme)
 
 
 def test_the_page_has_an_outline(opened: Opened) -> None:
-    page = opened.page
-    assert page.locator("h1").count() == 1
-    levels = page.locator("h1, h2, h3, h4").evaluate_all("all => all.map(h => +h.tagName[1])")
-    assert all(below <= above + 1 for above, below in pairwise(levels))
-    for link in page.locator("nav a").all():
-        assert page.locator(link.get_attribute("href") or "").count() == 1
-    assert page.locator("th:not([scope])").count() == 0
-    assert page.locator("[role=img]:not([aria-label])").count() == 0
+    assert_outline(opened.page)
 
 
 def test_hostile_text_does_nothing(opened: Opened, tmp_path: Path) -> None:

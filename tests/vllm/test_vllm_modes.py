@@ -59,7 +59,15 @@ def test_it_generates_in_an_actor_and_is_replaced_there(tmp_path: Path) -> None:
 
 
 def test_it_generates_on_two_devices_of_an_actor(tmp_path: Path) -> None:
-    trained(tmp_path / "run", "cluster", 1, **{"coordination.engine_devices": 2})
+    workers = list[int]()
+
+    def count(event: Event) -> None:
+        if event.kind == "metrics":
+            workers.append(sum("Worker" in one.cmdline()[0] for one in computing()))
+
+    flags = {"coordination.engine_devices": 2, "observers": [count]}
+    trained(tmp_path / "run", "cluster", 1, **flags)
+    assert workers and set(workers) == {2}
 
 
 def test_each_of_two_devices_has_a_part_of_the_weights() -> None:

@@ -18,7 +18,7 @@ from polopt.api.domains import domain_of_weights, of_evaluation
 from polopt.api.policy import LONGEST
 from polopt.api.recorded import at_step, check_target, located, stage_at
 from polopt.assembly import StageInputs
-from polopt.assembly.context import StageContext, context_of, examination
+from polopt.assembly.context import StageContext, context_of, examination, examined_by
 from polopt.assembly.fits import check_reach, check_vocabulary
 from polopt.choices.domain import TEXT
 from polopt.coordination.checkpoint import step_of
@@ -35,8 +35,7 @@ from polopt.resolution import resolve
 from polopt.rollout import usage
 from polopt.rollout.dataset import demonstrated, ranked
 from polopt.rollout.engines import Engine, Request
-from polopt.rollout.evaluation import Examination
-from polopt.rollout.rewarding import RewardFunction, text_of
+from polopt.rollout.rewarding import RewardFunction
 from polopt.rollout.text import TextSource, text_source, wanted_by, whole_source
 from polopt.types import Group
 
@@ -290,7 +289,7 @@ def _side(of: StageContext, count: int, prompts: int, named: Named, observe: Obs
     longest = max(len(one.tokens) for one in of.text.evaluation[:prompts])
     check_reach(named.field, model, longest + of.sampling.max_new_tokens)
     with closing(of.inputs.serving):
-        found = examination(of, count) or _unjudged(of, count)
+        found = examination(of, count) or examined_by(of, list, count)  # nothing judges
         requests = [
             Request(i, prompt, count, found.sampling, found.seed)
             for i, prompt in enumerate(of.text.evaluation[:prompts])
@@ -310,21 +309,6 @@ def _answered(
         groups.extend(engine.poll())
         done(len(groups), len(requests))
     return sorted(groups, key=lambda group: group.ticket)
-
-
-def _unjudged(of: StageContext, count: int) -> Examination:
-    """What is asked where nothing says which answers are right."""
-    return Examination(
-        engine=of.engine,
-        prompts=of.text.evaluation,
-        sampling=of.sampling,
-        seed=of.seed("evaluation"),
-        score=list,
-        text=text_of(of.text),
-        describe=of.text.describe,
-        answers=count,
-        extract=of.text.extract,
-    )
 
 
 def _shown(observe: Observer, name: str, what: str) -> Callable[[int, int], None]:

@@ -291,6 +291,11 @@ def examination(of: StageContext, answers: int = 1) -> Examination | None:
     score = of.judge(rewards)
     if own and of.rewards:
         score = _marked_by(score, of.judge(of.rewards))
+    return examined_by(of, score, answers)
+
+
+def examined_by(of: StageContext, score: Judge, answers: int) -> Examination:
+    """The stage's own prompts and sampling, judged by ``score``."""
     return Examination(
         engine=of.engine,
         prompts=of.text.evaluation,

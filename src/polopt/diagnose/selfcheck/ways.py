@@ -49,15 +49,10 @@ def model_of(scorer: Scorer) -> Any:  # noqa: ANN401 - of transformers
 
 
 @dataclass(frozen=True)
-class Plainly:
-    """A role that is asked by its model's own forward pass: rows padded, masks by the model."""
+class _Asked:
+    """A role that is asked in a way of its own."""
 
     scorer: Scorer
-
-    def score(self, rows: TokenRows, want: AbstractSet[Quantity]) -> Outputs:
-        """The outputs of one forward pass of ``rows``; differentiable."""
-        with plainly(model_of(self.scorer)):
-            return self.scorer.score(rows, want)
 
     @property
     def how(self) -> Computing:
@@ -70,11 +65,17 @@ class Plainly:
         return self.scorer.parameters
 
 
-@dataclass(frozen=True)
-class RowByRow:
-    """The same, each row alone and without padding: nothing can leak into it from anywhere."""
+class Plainly(_Asked):
+    """By its model's own forward pass: rows padded, masks by the model."""
 
-    scorer: Scorer
+    def score(self, rows: TokenRows, want: AbstractSet[Quantity]) -> Outputs:
+        """The outputs of one forward pass of ``rows``; differentiable."""
+        with plainly(model_of(self.scorer)):
+            return self.scorer.score(rows, want)
+
+
+class RowByRow(_Asked):
+    """The same, each row alone and without padding: nothing can leak into it from anywhere."""
 
     def score(self, rows: TokenRows, want: AbstractSet[Quantity]) -> Outputs:
         """The outputs of a forward pass of each row; differentiable."""
@@ -97,16 +98,6 @@ class RowByRow:
         own = replace(rows, tokens=ids[None], attention=real[None])
         own = replace(own, prompt_width=int(seen[:width].sum()))
         return Plainly(self.scorer).score(own, want)
-
-    @property
-    def how(self) -> Computing:
-        """As the role itself."""
-        return self.scorer.how
-
-    @property
-    def parameters(self) -> Mapping[str, torch.nn.Parameter]:
-        """Those of the role."""
-        return self.scorer.parameters
 
 
 def _widened(found: Tensor, width: int) -> Tensor:
