@@ -39,7 +39,7 @@ test-slow: $(INSTALLED) ## the long proofs
 	@$(BIN)/pytest -m slow
 
 test-browser: $(INSTALLED) ## the report in a real browser; needs chromium
-	@$(BIN)/pytest -m browser
+	@$(BIN)/pytest -m browser -n logical --maxprocesses 4 --dist loadfile
 
 test-mutants: $(INSTALLED) ## plant silent bugs one at a time; most of an hour
 	@$(BIN)/python tests/mutants/plant.py

@@ -43,16 +43,6 @@ BRIEF: dict[str, Any] = {
 }
 
 
-def variety(completions: list[str]) -> list[float]:
-    """A reward that differs between almost any two answers, so that every step learns."""
-    return [len(set(text)) / 8 for text in completions]
-
-
-def even(completions: list[str]) -> list[bool]:
-    """The same for what learns from right and wrong: about half of the answers are right."""
-    return [len(set(text)) % 2 == 0 for text in completions]
-
-
 def start(*words: object, **settings: Any) -> subprocess.Popen[str]:
     """The command, running; the environment keeps it to one thread."""
     return subprocess.Popen(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 import polopt
+from letters import variety
 from polopt.assembly.context import stage_context
 from polopt.assembly.critic import HEAD, critic_learner, critic_loss, new_head, valued
 from polopt.assembly.inputs import StageInputs
@@ -30,7 +31,7 @@ from polopt.roles import Actor, Critic, measured
 from polopt.roles.policies.token import Outputs
 from polopt.types import Advantages, Experience, TokenRows
 from random_models import builtin_model
-from runs import Crash, assert_same, metrics, variety
+from runs import Crash, assert_same, metrics
 
 BASE: dict[str, Any] = {
     "model": {"path": "builtin:tiny"},

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 import polopt
+from letters import variety
 from polopt.errors import RewardError
 from polopt.models import LanguageModel
 from polopt.rollout.engines import LocalEngine, Request, Weights
 from polopt.types import Group
-from runs import BRIEF, variety
+from runs import BRIEF
 
 
 class Copied:

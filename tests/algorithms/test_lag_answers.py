@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 import polopt
+from letters import variety
 from polopt.choices.coordination import anchored_in_sampling, lag_at_most, lag_steps_at_most
 from polopt.coordination.ledger import Ledger
 from polopt.recipe import load
 from polopt.recipe.fields import flat
 from polopt.resolution import derived, inert, resolve
-from runs import assert_same, from_step, lines, metrics, unexplained, variety, weights
+from runs import assert_same, from_step, lines, metrics, unexplained, weights
 
 BASE: dict[str, Any] = {
     "algorithm": "grpo",

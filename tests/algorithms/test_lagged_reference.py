@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 import polopt
+from letters import variety
 from polopt.errors import RecipeError
 from polopt.recipe import StageRecipe, load
 from polopt.resolution import describe, inert, resolve
-from runs import metrics, variety
+from runs import metrics
 
 BASE: dict[str, Any] = {
     "algorithm": "grpo",

@@ -13,12 +13,13 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import polopt
+from letters import even, variety
 from polopt.algorithms import ROWS, row
 from polopt.cli import main
 from polopt.errors import MissingExtraError, ModelError
 from polopt.models import load
 from polopt.seeding import derive
-from runs import BRIEF, even, lines, variety
+from runs import BRIEF, lines
 
 ROWS = [name for name in ROWS if "prompts" in row(name).requires]
 RANK = 2

@@ -11,11 +11,12 @@ import pytest
 import torch
 
 import polopt
+from letters import variety
 from polopt.assembly.placement import followed
 from polopt.coordination.stage import Event
 from polopt.errors import EngineError, RecipeError
 from polopt.roles import Actor
-from runs import from_step, lines, metrics, unexplained, variety, weights
+from runs import from_step, lines, metrics, unexplained, weights
 
 BASE: dict[str, Any] = {
     "algorithm": "grpo",

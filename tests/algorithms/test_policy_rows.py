@@ -17,6 +17,7 @@ from torch import Tensor
 
 import polopt
 from kept_gradients import in_one, kept
+from letters import even
 from polopt.algorithms import ROWS, row
 from polopt.assembly.objective import objective_of, policy_gradient
 from polopt.assembly.supervised import maximum_likelihood, selection_of
@@ -29,7 +30,7 @@ from polopt.roles import Actor, measured
 from polopt.types import Advantages, Experience, TokenRows
 from polopt.update import FirstOrder
 from random_models import builtin_model
-from runs import even, unexplained
+from runs import unexplained
 
 ROWS = [n for n in ROWS if "prompts" in row(n).requires and row(n).update == "adamw"]
 BASE = {"model": {"path": "builtin:tiny"}, "data": {"source": "task:reverse"}}

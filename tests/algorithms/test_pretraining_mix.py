@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import polopt
+from letters import variety
 from polopt.assembly.context import stage_context
 from polopt.assembly.extras import companions
 from polopt.assembly.inputs import StageInputs
@@ -18,7 +19,7 @@ from polopt.errors import DataError, RecipeError
 from polopt.recipe import load
 from polopt.resolution import resolve
 from polopt.rollout.pretraining import pretraining_batches
-from runs import Crash, assert_same, variety
+from runs import Crash, assert_same
 
 BASE: dict[str, Any] = {
     "algorithm": "grpo",

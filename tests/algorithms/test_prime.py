@@ -19,6 +19,7 @@ from torch import Tensor
 
 import polopt
 from kept_gradients import in_one, kept
+from letters import even_start, variety
 from polopt.assembly.context import stage_context
 from polopt.assembly.inputs import StageInputs
 from polopt.assembly.process import Processed, outcome_loss, processed
@@ -45,7 +46,7 @@ from polopt.types import (
     TokenRows,
 )
 from random_models import builtin_model
-from runs import Crash, assert_same, lines, metrics, variety
+from runs import Crash, assert_same, lines, metrics
 
 BASE: dict[str, Any] = {
     "model": {"path": "builtin:tiny"},
@@ -566,11 +567,6 @@ def test_a_group_is_kept_where_its_accuracy_lies_between() -> None:
 # Whole runs
 
 
-def even(completions: list[str]) -> list[bool]:
-    """Right is what starts with a letter of even code: about half."""
-    return [bool(text) and ord(text[0]) % 2 == 0 for text in completions]
-
-
 @pytest.mark.parametrize(("order", "rank"), [("after", None), ("before", None), ("after", 4)])
 def test_a_run_resumes_bit_for_bit(order: str, rank: int | None, tmp_path: Path) -> None:
     recipe = {
@@ -585,7 +581,7 @@ def test_a_run_resumes_bit_for_bit(order: str, rank: int | None, tmp_path: Path)
 
     def train(directory: Path, **settings: Any) -> None:
         place = {**recipe, "run": {**run, "directory": str(directory)}}
-        polopt.train(place, reward=even, **settings)
+        polopt.train(place, reward=even_start, **settings)
 
     def crash(event: Any) -> None:
         if event.kind == "metrics" and event.values["step"] == 3:
@@ -594,7 +590,7 @@ def test_a_run_resumes_bit_for_bit(order: str, rank: int | None, tmp_path: Path)
     train(tmp_path / "whole")
     with pytest.raises(Crash):
         train(tmp_path / "broken", observers=[crash])
-    polopt.resume(tmp_path / "broken", reward=even)
+    polopt.resume(tmp_path / "broken", reward=even_start)
     assert_same(tmp_path / "broken", tmp_path / "whole")
     for name in ("optimizer.safetensors", "weights.safetensors"):
         kept = [
@@ -636,7 +632,7 @@ def test_any_row_can_read_process_rewards(tmp_path: Path) -> None:
         "run.steps": 2,
         "run.directory": str(tmp_path / "run"),
     }
-    polopt.train(recipe, flags=flags, reward=even)
+    polopt.train(recipe, flags=flags, reward=even_start)
     assert "process_reward/loss" in lines(tmp_path / "run", "metrics")[-1]
 
 

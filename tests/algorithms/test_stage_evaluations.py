@@ -11,11 +11,12 @@ import pytest
 import torch
 
 import polopt
+from letters import variety
 from polopt.assembly import StageInputs, build
 from polopt.models import load, save
 from polopt.recipe import load as load_recipe
 from polopt.resolution import resolve
-from runs import BRIEF, lines, variety
+from runs import BRIEF, lines
 
 QUICK: dict[str, Any] = {
     **BRIEF,

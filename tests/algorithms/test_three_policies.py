@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 import polopt
+from letters import variety
 from polopt.rollout.engines import LocalEngine
 from polopt.types import Group, Sample
-from runs import metrics, variety
+from runs import metrics
 
 BASE: dict[str, Any] = {
     "algorithm": "grpo",

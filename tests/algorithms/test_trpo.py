@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import polopt
+from letters import variety
 from polopt.assembly.context import stage_context
 from polopt.assembly.critic import Valued, valued
 from polopt.assembly.inputs import StageInputs
@@ -28,7 +29,7 @@ from polopt.types import Experience, TokenRows
 from polopt.update import FirstOrder
 from polopt.update.natural_step import NaturalStep
 from random_models import builtin_model, of_architecture
-from runs import Crash, assert_same, metrics, unexplained, variety
+from runs import Crash, assert_same, metrics, unexplained
 
 BASE: dict[str, Any] = {
     "algorithm": "trpo",

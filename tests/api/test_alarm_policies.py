@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 import polopt
+from letters import variety
 from polopt.errors import ALARMED, Stopped
-from runs import BRIEF, from_step, lines, metrics, variety, weights
+from runs import BRIEF, from_step, lines, metrics, weights
 
 # Answers of the untrained model never end: at step 12 truncation has held for three readings.
 RINGS = 12

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import polopt
+from letters import variety
 from polopt.algorithms import ROWS, row
 from polopt.api.domains import of_evaluation
 from polopt.api.recorded import located
@@ -18,7 +19,7 @@ from polopt.envs.text import load as load_task
 from polopt.errors import DataError, RecipeError
 from polopt.recipe import load
 from polopt.resolution import resolve
-from runs import BRIEF, ROOT, variety
+from runs import BRIEF, ROOT
 
 EASY = ROOT / "examples" / "eval" / "easy.jsonl"
 

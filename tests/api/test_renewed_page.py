@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 import polopt
+from letters import variety
 from polopt.api.pages import LEAST, SHARE, Renewed
 from polopt.coordination.stage import Event
 from polopt.errors import Stopped
-from runs import BRIEF, variety
+from runs import BRIEF
 
 RUN = Path("run")
 STAGE, METRICS = Event("stage", {"name": "rl"}), Event("metrics", {"step": 1})

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 import polopt
+from letters import even, variety
 from polopt.errors import RunDirectoryError
-from runs import BRIEF, Crash, assert_same, even, metrics, variety
+from runs import BRIEF, Crash, assert_same, metrics
 
 FILES = ("adapter/adapter_model.safetensors", "adapter/adapter_config.json")
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 import polopt
-from runs import assert_same, even, from_step, metrics, variety
+from letters import even, variety
+from runs import assert_same, from_step, metrics
 
 STEPS = 4
 BASE: dict[str, Any] = {

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 import polopt
+from letters import variety
 from polopt.cli import main
 from polopt.coordination import checkpoint
 from polopt.errors import RecipeError, RunDirectoryError
-from runs import BRIEF, Crash, assert_same, from_step, lines, metrics, variety, weights
+from runs import BRIEF, Crash, assert_same, from_step, lines, metrics, weights
 
 STEPS = 8  # three of the first stage, five of the second
 

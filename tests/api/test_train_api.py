@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import polopt
+from letters import variety
 from polopt.api import Run
 from polopt.errors import (
     DataError,
@@ -21,7 +22,7 @@ from polopt.errors import (
     RewardError,
     RunDirectoryError,
 )
-from runs import BRIEF, SMOKE, Crash, assert_same, lines, metrics, variety, weights
+from runs import BRIEF, SMOKE, Crash, assert_same, lines, metrics, weights
 
 
 def train(directory: Path, recipe=BRIEF, **settings) -> Run:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import polopt
+from letters import variety
 from polopt.data import generated
 from polopt.data.identity import key
 from polopt.data.load import FAR
@@ -22,7 +23,6 @@ from polopt.record import recorded_prompts
 from polopt.resolution import resolve
 from polopt.rollout.pretraining import pretraining_batches
 from polopt.rollout.text import tokeniser_of
-from runs import variety
 
 COUNT = 40
 SYSTEM = {"role": "system", "content": "Add."}

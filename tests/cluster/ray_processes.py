@@ -9,7 +9,7 @@ import psutil
 
 from runs import wait_for
 
-ENGINE, REWARD = "ray::EngineHost", "ray::RewardHost"
+ENGINE, REWARD, RANK = "ray::EngineHost", "ray::RewardHost", "ray::TrainerHost"
 
 
 def actors(title: str) -> list[psutil.Process]:

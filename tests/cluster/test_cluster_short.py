@@ -27,7 +27,7 @@ RECIPE: dict[str, Any] = {
     "data": {"source": "task:reverse"},
     "rollout": {"prompts_per_step": 2, "group_size": 4, "max_new_tokens": 6},
     "reward": {
-        "file": str(Path(__file__).with_name("rewards_of_letters.py")),
+        "file": str(Path(__file__).parents[1] / "letters.py"),
         "function": "variety",
     },
     "kl": {"coefficient": 0.0},

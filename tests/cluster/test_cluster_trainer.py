@@ -8,8 +8,9 @@ import signal
 import time
 from pathlib import Path
 
+import psutil
 import pytest
-from ray_processes import ENGINE, alive
+from ray_processes import ENGINE, RANK, alive
 
 from polopt.cluster.guard import belonging
 from runs import ROOT, command, lines, start, steps_taken, wait_for, weights
@@ -32,6 +33,12 @@ def rays() -> set[Path]:
 def nothing_is_left(before: set[Path], told: set[Path]) -> None:
     wait_for(lambda: not any(list(belonging(one, os.getpid())) for one in told), seconds=NOTICED)
     wait_for(lambda: rays() <= before, seconds=NOTICED)
+
+
+def actor(title: str, ray: Path, driver: int) -> psutil.Process:
+    """One of a Ray's actors."""
+    there = belonging(ray, driver)
+    return next(one for one in there if " ".join(one.cmdline()).startswith(title))
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +77,28 @@ def test_a_trainer_that_is_killed(
         assert weights(directory) == weights(alternate)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_rank_that_is_killed(seed: int, alternate: Path, tmp_path: Path) -> None:
+    """The other rank ends the run with one line; resumed, no prompt is lost or trained twice."""
+    rng, directory, before = random.Random(seed), tmp_path / "run", rays()
+    process = start("train", RECIPE, "--run.directory", directory, *SHORT)
+    moment = rng.randint(3, 11)
+    wait_for(lambda: process.poll() is not None or steps_taken(directory) >= moment, seconds=600)
+    time.sleep(rng.random())
+    (ray,) = rays() - before
+    actor(RANK, ray, process.pid).kill()
+    _, errors = process.communicate(timeout=NOTICED + 60)
+    assert process.returncode not in (0, None)
+    said = errors.splitlines()[-1]
+    assert said.startswith("error: rank 0: rank 1 is gone: its process was killed, or crashed; ")
+    assert said.endswith(f" with: polopt resume {directory}")
+    nothing_is_left(before, {ray})
+    code, _, errors = command("resume", directory)
+    assert code == 0, errors
+    assert lines(directory, "prompts") == lines(alternate, "prompts")
+    nothing_is_left(before, set())
+
+
 @pytest.mark.parametrize(("trainers", "engines"), [(1, 1), (1, 2), (2, 1)])
 def test_a_run_resumes_with_other_processes(
     trainers: int, engines: int, alternate: Path, tmp_path: Path
@@ -103,8 +132,7 @@ def test_a_killed_engine_is_replaced_and_the_run_says_so(tmp_path: Path) -> None
     process = start("train", RECIPE, "--run.directory", directory, *SHORT)
     wait_for(lambda: process.poll() is not None or steps_taken(directory) >= 7, seconds=600)
     (ray,) = rays() - before
-    processes = belonging(ray, process.pid)
-    engine = next(one for one in processes if " ".join(one.cmdline()).startswith(ENGINE))
+    engine = actor(ENGINE, ray, process.pid)
     engine.kill()
     _, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors

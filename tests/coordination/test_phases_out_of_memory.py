@@ -10,12 +10,13 @@ import pytest
 import torch
 
 import polopt
+from letters import variety
 from polopt.errors import DeviceMemoryError
 from polopt.roles import Actor
 from polopt.rollout import evaluation
 from polopt.rollout.engines import LocalEngine
 from polopt.update import FirstOrder
-from runs import BRIEF, variety
+from runs import BRIEF
 
 RL = {**BRIEF, **BRIEF["stage"]["rl"], "run": {**BRIEF["run"], "steps": 4, "checkpoint_every": 1}}
 RL.pop("stage")

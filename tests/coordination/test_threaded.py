@@ -148,7 +148,7 @@ def test_the_freshest_come_first_inside_the_window(threaded: Make) -> None:
     source.publish(0)
     while ledger.stats().ready < 2:  # 1 and 3, of the other engine
         pass
-    assert [g.ticket for g in step(source, 1).groups] == [3]
+    assert [g.ticket for g in source.next_batch().groups] == [3]
     go.set()
 
 

@@ -62,7 +62,9 @@ def test_tensors_that_a_backward_pass_keeps_count() -> None:
     assert found.now < 12_000  # the weight, its gradient
 
 
-@pytest.mark.parametrize("phase", ["update of the policy", "rollout"])
+@pytest.mark.parametrize(
+    "phase", ["update of the policy", pytest.param("rollout", marks=pytest.mark.slow)]
+)
 def test_a_training_is_measured(phase: str, tmp_path: Path) -> None:
     case = memory.Case("llama", TINY, phase=phase, rows=16, tokens=40, response=8)
     weights = memory.write_model(tmp_path / "model", case)

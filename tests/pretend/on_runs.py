@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import polopt
+from letters import variety
 from polopt.api import execute
-from runs import BRIEF, Crash, lines, metrics, steps_taken, variety
+from runs import BRIEF, Crash, lines, metrics, steps_taken
 
 TASTE = {"data": {"source": "task:taste"}}
 SUMS = {"data": {"source": "task:chain_sum", "parameters": {"terms": 3, "modulus": 5}}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from runs import POLOPT, ROOT, SMOKE, lines, metrics, steps_taken, wait_for, wei
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 SHORT = ("--sft.run.steps", 3, "--rl.run.steps", 6, "--evaluation.prompts", 8)
+EACH = (*SHORT, "--run.checkpoint_every", 1)
 
 
 def torchrun(size: int, *words: object) -> subprocess.Popen[str]:
@@ -88,9 +90,8 @@ def test_two_ranks_give_the_same_bits_twice(tmp_path: Path, shard: str) -> None:
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 2)])
 def test_a_run_resumes_on_another_number_of_ranks(tmp_path: Path, before: int, after: int) -> None:
     run, whole = tmp_path / "run", tmp_path / "whole"
-    options = (*SHORT, "--run.checkpoint_every", 1)
-    assert finished(1, "train", SMOKE, *options, "--run.directory", whole)[0] == 0
-    process = torchrun(before, "train", SMOKE, *options, "--run.directory", run)
+    assert finished(1, "train", SMOKE, *EACH, "--run.directory", whole)[0] == 0
+    process = torchrun(before, "train", SMOKE, *EACH, "--run.directory", run)
     wait_for(lambda: steps_taken(run) >= 6 or process.poll() is not None, 600)  # inside rl
     ranks_of(process)[before - 1].send_signal(signal.SIGTERM)  # one of them is enough
     _, errors = process.communicate(timeout=120)
@@ -103,11 +104,22 @@ def test_a_run_resumes_on_another_number_of_ranks(tmp_path: Path, before: int, a
     assert trained(run) == trained(whole)
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_killed_rank_ends_the_run_with_one_line(tmp_path: Path, rank: int) -> None:
-    run = tmp_path / "run"
-    process = torchrun(2, "train", SMOKE, "--run.checkpoint_every", 1, "--run.directory", run)
-    wait_for(lambda: (run / "checkpoints" / "last").exists() or process.poll() is not None, 600)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("whole") / "run"
+    code, _, errors = finished(2, "train", SMOKE, *EACH, "--run.directory", run)
+    assert code == 0, errors
+    return run
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_killed_rank_ends_the_run_with_one_line(tmp_path: Path, whole: Path, seed: int) -> None:
+    """One of two, at some moment; resumed, no prompt is lost or trained twice."""
+    rng, rank, run = random.Random(seed), seed % 2, tmp_path / "run"
+    process = torchrun(2, "train", SMOKE, *EACH, "--run.directory", run)
+    moment = rng.randint(1, len(metrics(whole)) - 2)
+    wait_for(lambda: steps_taken(run) >= moment or process.poll() is not None, 600)
+    wait_for((run / "checkpoints" / "last").exists)
     all_ = everyone(process)
     ranks_of(process)[rank].kill()
     _, errors = process.communicate(timeout=300)  # no hang; seconds differ between machines
@@ -120,6 +132,10 @@ def test_a_killed_rank_ends_the_run_with_one_line(tmp_path: Path, rank: int) -> 
     if rank:
         assert "rank 1 is gone" in lines(run, "warnings")[-1]["message"]
     assert_nobody_is_left(all_)
+    code, _, errors = finished(2, "resume", run)
+    assert code == 0, errors
+    assert trained(run) == trained(whole)
+    assert weights(run) == weights(whole)
 
 
 REWARD = """

@@ -108,6 +108,7 @@ def flags(directory: Path, optimiser: str, steps: int) -> dict[str, object]:
     }
 
 
+@pytest.mark.slow  # compiles kernels for half a minute
 def test_a_run_learns_as_with_adamw_and_goes_on_bit_for_bit(tmp_path: Path) -> None:
     for name, optimiser in (("exact", "adamw"), ("rounded", "adamw_8bit")):
         polopt.train(BRIEF, flags=flags(tmp_path / name, optimiser, 4))

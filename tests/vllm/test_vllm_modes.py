@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -43,19 +46,26 @@ def test_it_generates_in_a_thread(mode: str, staleness: int, tmp_path: Path) -> 
 
 
 def test_it_generates_in_an_actor_and_is_replaced_there(tmp_path: Path) -> None:
-    killed = list[int]()
+    """Killed after each step but the last, at some moment of the next one."""
+    killed, rng = list[int](), random.Random(1)
 
-    def kill(event: Event) -> None:
-        if event.kind == "metrics" and event.values["step"] == 2:
+    def kill(engine: psutil.Process) -> None:
+        time.sleep(rng.random())
+        engine.kill()
+
+    def harm(event: Event) -> None:
+        if event.kind == "metrics" and 1 <= event.values["step"] < STEPS:
             (engine,) = (one for one in computing() if "EngineCore" in one.cmdline()[0])
             killed.append(engine.pid)
-            engine.kill()
+            threading.Thread(target=kill, args=(engine,)).start()
 
-    said = trained(tmp_path / "run", "cluster", 0, observers=[kill])
-    assert len(killed) == 1 and gone(killed[0])
-    (line,) = [one for one in said if "another actor takes over" in one]
-    assert line.startswith("engine 1 of 1 (process ")
-    assert 'failed: rollout.engine: "vllm" was killed by signal 9 during ' in line
+    said = trained(tmp_path / "run", "cluster", 0, observers=[harm])
+    assert len(set(killed)) == STEPS - 1 == 5 and all(map(gone, killed))
+    losses = [one for one in said if "another actor takes over" in one]
+    assert len(losses) == len(killed)
+    for line in losses:
+        assert line.startswith("engine 1 of 1 (process ")
+        assert 'failed: rollout.engine: "vllm" was killed by signal 9 during ' in line
 
 
 def test_it_generates_on_two_devices_of_an_actor(tmp_path: Path) -> None:

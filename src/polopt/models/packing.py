@@ -21,7 +21,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
@@ -102,6 +101,8 @@ class _Attention:
 def _lower_right(width: int, seen: int, device: torch.device) -> Any:  # noqa: ANN401
     """What the last ``width`` of ``seen`` tokens see; kernels of CUDA know it without a mask."""
     if device.type == "cuda":
+        from torch.nn.attention.bias import causal_lower_right  # loads torch's compiler: a second
+
         return causal_lower_right(width, seen)
     return _lower_right_mask(width, seen, device)
 
