@@ -5,8 +5,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 
 from polopt import api
@@ -14,13 +15,23 @@ from polopt.cli import main
 from polopt.coordination.ledger import Ledger
 from polopt.coordination.rollouter import Rollouter, Sampled
 from polopt.coordination.threaded import Taking, ThreadedSource
-from polopt.diagnose.simulation.distributions import Drawn, Draws, constant, draws, lognormal, parse
+from polopt.diagnose.simulation.distributions import (
+    Distribution,
+    Drawn,
+    Draws,
+    constant,
+    draws,
+    lognormal,
+    parse,
+    recorded,
+)
 from polopt.diagnose.simulation.engine import Costs
 from polopt.diagnose.simulation.events import Setting, simulate
 from polopt.diagnose.simulation.traced import traced
 from polopt.errors import UserError
 from polopt.rollout.engines import Request, Weights
 from polopt.rollout.engines.shared import Asker, EngineThread
+from polopt.rollout.timeline import Timeline
 from polopt.types import Group, Prompt, Sampling
 from queued_engine import Queued, stamped
 
@@ -155,6 +166,22 @@ def test_another_one_is_refused_in_one_line(text: str) -> None:
         parse("--length", text)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_rare_value_comes_as_often_as_it_was_recorded(seed: int) -> None:
+    """63 times 0, once 64: in 256 draws four times, and never three or five."""
+    found = recorded([0.0] * 63 + [64.0], mean=1.0).sample(np.random.default_rng(seed), (256,))
+    assert (found == 64.0).sum() == 4
+    assert found[:128].any(), "in any order"
+
+
+def test_the_longest_of_so_many_draws_is_as_was_recorded() -> None:
+    found = recorded([0.0, 1.0, 2.0, 5.0], mean=4.0, of=8)  # twice as long as they were
+    drawn = found.sample(np.random.default_rng(0), (20_000, 8)).max(axis=1)
+    values, counts = np.unique(drawn, return_counts=True)
+    assert values.tolist() == [0.0, 2.0, 4.0, 10.0]
+    assert counts / len(drawn) == pytest.approx(np.full(4, 0.25), abs=0.02)
+
+
 class Sleeping(Queued):
     """An engine that decodes by sleeping: a token takes ``TOKEN`` seconds for all of its rows."""
 
@@ -195,8 +222,16 @@ REAL = Costs(token=0.001, update=0.00025)
 STEPS, PROMPTS, GROUP = 16, 4, 3
 
 
-def slept(setting: Setting, drawn: Draws) -> tuple[float, float, list[dict[str, Any]]]:
-    """Idle shares of trainer and engines that sleep instead of working, and metrics by step."""
+class Slept(NamedTuple):
+    """A run of engines, rewards and a trainer that sleep instead of working."""
+
+    trainer: float  # idle share
+    engines: float
+    metrics: list[dict[str, Any]]  # lines by step
+    timeline: list[dict[str, Any]]
+
+
+def slept(setting: Setting, drawn: Draws) -> Slept:
 
     def score(groups: Sequence[Group]) -> list[Group]:
         time.sleep(max(drawn(group.ticket).reward for group in groups))
@@ -204,13 +239,13 @@ def slept(setting: Setting, drawn: Draws) -> tuple[float, float, list[dict[str, 
 
     sampled = Sampled(lambda place: Prompt(place, "", (1,)), GROUP, Sampling(), 0, score)
     engines = [Sleeping(drawn) for _ in range(setting.engines)]
-    threads = [EngineThread(engine) for engine in engines]
-    rollouters = [Rollouter(Asker(threads), sampled) for _ in range(setting.threads)]
+    threads, timeline = [EngineThread(engine) for engine in engines], Timeline()
+    rollouters = [Rollouter(Asker(threads), sampled, timeline) for _ in range(setting.threads)]
     ledger = Ledger(setting.prompts, staleness=setting.staleness, window=setting.window)
     source = ThreadedSource(rollouters, ledger, dict, Taking(setting.key))
     source.publish(0)
     start = begun = time.monotonic()
-    lines = list[dict[str, Any]]()
+    lines, intervals = list[dict[str, Any]](), list[dict[str, Any]]()
     for version in range(1, STEPS + 1):
         batch = source.next_batch()
         now, stats = time.monotonic(), source.stats()
@@ -222,11 +257,12 @@ def slept(setting: Setting, drawn: Draws) -> tuple[float, float, list[dict[str, 
         line = {"step": version, "stage": "train", "tokens": tokens, "lag/mean": 1.0}
         line |= {"time/update": end - now, "time/step": end - begun, **stats}
         lines.append(line | {"response/length": tokens / (PROMPTS * GROUP)})
+        intervals += [{"step": version, "stage": "train", **one} for one in timeline.taken()]
         begun = end
     seconds, busy = time.monotonic() - start, sum(engine.busy for engine in engines)
     source.close()
     waited = sum(line["time/wait"] for line in lines)
-    return waited / seconds, 1 - busy / (seconds * setting.engines), lines
+    return Slept(waited / seconds, 1 - busy / (seconds * setting.engines), lines, intervals)
 
 
 def near(predicted: float, measured: float) -> bool:
@@ -251,23 +287,34 @@ def test_idle_shares_are_those_of_threads_that_sleep(setting: Setting) -> None:
     expected = (predicted.trainer_idle, predicted.engine_idle)
     measured = list[tuple[float, float]]()
     for _ in range(TRIES):
-        trainer, engines, _ = slept(setting, drawn)
+        trainer, engines, *_ = slept(setting, drawn)
         measured.append((trainer, engines))
         if near(expected[0], trainer) and near(expected[1], engines):
             return
     pytest.fail(f"predicted {expected}, measured {measured}")
 
 
-def test_a_recorded_run_is_repeated(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("setting", "reward"),
+    [
+        (Setting(PROMPTS, engines=2), constant(0.02)),
+        (Setting(PROMPTS, staleness=1, threads=2 * PROMPTS, engines=2), lognormal(0.2, 1.2)),
+    ],
+    ids=["in turn", "rewards that differ"],
+)
+def test_a_recorded_run_is_repeated(setting: Setting, reward: Distribution, tmp_path: Path) -> None:
     """The seconds of a token are found from those of generating, whatever waits for what."""
-    drawn = draws(constant(60), constant(0.02), group_size=GROUP, longest=400, seed=3)
-    setting = Setting(PROMPTS, engines=2)
+    drawn = draws(constant(60), reward, group_size=GROUP, longest=400, seed=3)
     tables = {
         "algorithm": "grpo",
         "model": {"path": "builtin:tiny"},
         "data": {"source": "task:chain_sum"},
         "rollout": {"prompts_per_step": PROMPTS, "group_size": GROUP, "max_new_tokens": 400},
-        "coordination": {"mode": "buffered", "engines": 2},
+        "coordination": {
+            "mode": "buffered",
+            "engines": 2,
+            "staleness": setting.staleness,
+        },
     }
     config = {"stages": [{"name": "train"}], "recipe": tables, "reward_from_python": None}
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
@@ -275,9 +322,10 @@ def test_a_recorded_run_is_repeated(tmp_path: Path) -> None:
     text = (json.dumps(sample | {"tokens": 60}) + "\n") * 20
     (tmp_path / "samples.jsonl").write_text(text, encoding="utf-8")
     for _ in range(TRIES):
-        lines = slept(setting, drawn)[2]
-        text = "".join(json.dumps(line) + "\n" for line in lines)
-        (tmp_path / "metrics.jsonl").write_text(text, encoding="utf-8")
+        run = slept(setting, drawn)
+        for name, lines in (("metrics", run.metrics), ("timeline", run.timeline)):
+            text = "".join(json.dumps(line) + "\n" for line in lines)
+            (tmp_path / f"{name}.jsonl").write_text(text, encoding="utf-8")
         parts, replayed = traced(tmp_path)
         idle, steps = replayed["trainer_idle"], replayed["seconds_per_step"]
         if near(idle["simulated"], idle["recorded"]):

@@ -35,6 +35,20 @@ def test_scores_of_several_threads_overlap() -> None:
     assert found == [(1.0, 6.0, 3), (7.0, 7.5, 1), (8.0, 9.0, 1)]
 
 
+def test_the_seconds_of_every_score_stay() -> None:
+    timeline = Timeline()
+    for start, end in ((2.0, 3.0), (1.0, 4.0), (3.5, 6.0)):
+        timeline.add(Interval("rewards", "score", start, end, 3, 1, calls=(end - start,)))
+    with timeline.during("rewards", "score", 4, 2):
+        pass
+    with timeline.during("engine 1", "generate", 4):
+        pass
+    joined, timed, other = timeline.taken()
+    assert (joined["end"], joined["calls"]) == (6.0, [1.0, 3.0, 2.5])
+    assert len(timed["calls"]) == 1 and 0 <= timed["calls"][0] < 1
+    assert "calls" not in other
+
+
 def test_others_and_other_versions_are_apart() -> None:
     timeline = Timeline()
     added(timeline, (1.0, 2.0))

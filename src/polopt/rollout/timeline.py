@@ -11,7 +11,7 @@ import time
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from itertools import accumulate, groupby, pairwise
+from itertools import accumulate, chain, groupby, pairwise
 from typing import Any
 
 from polopt.types import Group
@@ -37,6 +37,7 @@ class Interval:
     end: float
     version: int  # of the policy: that which the engine serves, or the trainer has
     tickets: int = 0  # groups that were finished in it
+    calls: tuple[float, ...] = ()  # seconds of each scoring in it: they overlap, and one may be long
 
 
 class Timeline:
@@ -73,7 +74,9 @@ class Timeline:
         finally:
             with self._lock:
                 del self._open[id(finished)]
-        self.add(Interval(who, what, start, clock(), version, tickets + len(finished)))
+        end = clock()
+        calls = (end - start,) if what == "score" else ()
+        self.add(Interval(who, what, start, end, version, tickets + len(finished), calls))
 
     def seconds(self, what: Iterable[str]) -> float:
         """Seconds of these kinds of work since the beginning, of everybody, until now."""
@@ -109,6 +112,7 @@ def _joined(intervals: Sequence[Interval]) -> Interval:
         start=min(one.start for one in intervals),
         end=max(one.end for one in intervals),
         tickets=sum(one.tickets for one in intervals),
+        calls=tuple(chain.from_iterable(one.calls for one in intervals)),
     )
 
 
@@ -125,4 +129,6 @@ def _fewer(intervals: list[Interval], most: int) -> list[Interval]:
 
 def _line(one: Interval) -> dict[str, Any]:
     """With times to a tenth of a millisecond."""
-    return {**asdict(one), "start": round(one.start, 4), "end": round(one.end, 4)}
+    line = {**asdict(one), "start": round(one.start, 4), "end": round(one.end, 4)}
+    calls = [round(seconds, 4) for seconds in line.pop("calls")]
+    return {**line, "calls": calls} if calls else line

@@ -50,15 +50,31 @@ def lognormal(mean: float, sigma: float) -> Distribution:
     )
 
 
-def recorded(values: Sequence[float], mean: float) -> Distribution:
-    """Numbers as they were measured, stretched so that their mean is ``mean``."""
-    table = np.asarray(values, dtype=np.float64)
+def recorded(values: Sequence[float], mean: float, of: int = 1) -> Distribution:
+    """Numbers as they were measured, stretched so that their mean is ``mean``.
+
+    Args:
+        values: measured; not all of them 0.
+        mean: of the values, not of the draws where ``of`` is more than 1.
+        of: every value was the largest of so many: the largest of so many draws is distributed as
+            the values are. With F the share of values up to x, a draw is up to x with F^(1/of).
+
+    Draws are stratified, one from each of as many parts of equal probability as are drawn together:
+    a rare value that is far from the others comes as often as it should, whatever the seed.
+    """
+    table = np.sort(np.asarray(values, dtype=np.float64))
     table = table * (mean / table.mean())
     return Distribution(
         f"recorded({len(table)} values of mean {mean:g})",
         mean,
-        lambda rng, shape: table[rng.integers(len(table), size=shape)],
+        lambda rng, shape: table[(_stratified(rng, shape) ** of * len(table)).astype(np.intp)],
     )
+
+
+def _stratified(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Uniform in [0, 1), one in each interval of a length of 1/n, in any order."""
+    count = math.prod(shape)
+    return ((rng.permutation(count) + rng.random(count)) / count).reshape(shape)
 
 
 KINDS: dict[str, tuple[int, Callable[..., Distribution]]] = {

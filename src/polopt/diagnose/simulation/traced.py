@@ -64,7 +64,7 @@ def traced(directory: Path) -> tuple[Parts, dict[str, Any]]:
         publish=means.publish / setting.engines,
         efficiency=EFFICIENCY,
     )
-    parts = Parts(length, constant(means.reward / calls), costs)
+    parts = Parts(length, _scoring(run, rows, means.reward / calls, setting.share), costs)
     for _ in range(ROUNDS):
         found = _again(parts, setting, stage)
         factor = means.rollout / calls / found.rollout_seconds if found.rollout_seconds else 1.0
@@ -108,6 +108,22 @@ def _lengths(run: read.RunRecord, rows: Sequence[read.Row]) -> Distribution:
     shown = [row for row in run.samples if row.get("stage") == stage and row["kind"] == "train"]
     lengths = [float(row["tokens"]) for row in shown if row.get("tokens")]
     return recorded(lengths, mean) if len(lengths) >= FEW else exponential(mean)
+
+
+def _scoring(
+    run: read.RunRecord, rows: Sequence[read.Row], mean: float, share: int
+) -> Distribution:
+    """Seconds of a group, of which a claim's share is scored side by side: the longest counts."""
+    steps, stage = {row["step"] for row in rows}, rows[0]["stage"]
+    seconds = [
+        float(each)
+        for one in run.timeline
+        if one["stage"] == stage and one["step"] in steps
+        for each in one.get("calls", ())
+    ]
+    if len(seconds) < FEW or not any(seconds):
+        return constant(mean)
+    return recorded(seconds, mean, of=share)
 
 
 def _again(parts: Parts, setting: Setting, stage: StageRecipe) -> Simulated:
