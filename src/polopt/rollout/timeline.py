@@ -37,7 +37,7 @@ class Interval:
     end: float
     version: int  # of the policy: that which the engine serves, or the trainer has
     tickets: int = 0  # groups that were finished in it
-    calls: tuple[float, ...] = ()  # seconds of each scoring in it: they overlap, and one may be long
+    calls: tuple[float, ...] = ()  # seconds of each scoring in it, which may overlap
 
 
 class Timeline:
