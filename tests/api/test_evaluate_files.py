@@ -111,16 +111,17 @@ def test_an_earlier_checkpoint_has_seen_less(of_task: Path, tmp_path: Path) -> N
     assert last.trained == set().union(*keys.values()) > first.trained
 
 
-def test_a_step_of_a_run_is_evaluated_as_its_checkpoint_is(of_task: Path) -> None:
+def test_a_step_of_a_run_is_evaluated_as_its_checkpoint_is(of_task: Path, tmp_path: Path) -> None:
     """Of five steps of grpo after three of sft: both are kept that end a stage."""
     found, named = (polopt.evaluate(f"{of_task}@{name}") for name in (3, "sft"))
     by_path = polopt.evaluate(of_task / "checkpoints" / "step_3")
     assert [one.entry for one in found] == [one.entry for one in by_path]
     assert [one.entry for one in named] == [one.entry for one in by_path]
     assert found[0].answers == by_path[0].answers != polopt.evaluate(of_task)[0].answers
-    directory = polopt.write_evaluation(found, f"{of_task}@3")
-    assert directory.parent == of_task / "evaluations"
-    assert json.loads((directory / "figures.json").read_text())["evaluated"] == f"{of_task}@3"
+    copy = shutil.copytree(of_task, tmp_path / "run", symlinks=True)
+    directory = polopt.write_evaluation(found, f"{copy}@3")
+    assert directory.parent == copy / "evaluations"
+    assert json.loads((directory / "figures.json").read_text())["evaluated"] == f"{copy}@3"
 
 
 @pytest.mark.parametrize("call", [polopt.evaluate, polopt.load, api.converse])
@@ -136,11 +137,15 @@ def test_a_step_without_a_checkpoint_gets_those_that_there_are(
 
 
 def test_every_command_that_asks_a_policy_takes_a_step(
-    of_task: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    of_task: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for words in (["generate", "@sft", "1+2-3="], ["eval", "@3", "--evaluation.prompts", "4"]):
+    for words in (["generate", "@sft", "1+2-3="], ["eval", "@3", "--output", str(tmp_path / "e")]):
         name, step, *rest = words
         assert main([name, f"{of_task}{step}", *rest]) == 0, capsys.readouterr().err
+        shutil.rmtree(tmp_path / "e", ignore_errors=True)
         assert main([name, f"{of_task}@9", *rest]) == 2
         assert "has no such checkpoint; there are: 3," in capsys.readouterr().err
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
