@@ -228,6 +228,17 @@ def test_where_every_training_fails_the_page_shows_them(
     assert json.loads(capsys.readouterr().out)["metric"] is None
 
 
+def test_a_training_that_an_alarm_stops_is_shown_with_its_line(tmp_path: Path) -> None:
+    """No answer of an untrained model is right, which an alarm says at step 12."""
+    longer = ONE | {"run": {"threads": 1, "steps": 14}}
+    tables = longer | {"alarms": {"policy": "stop"}}
+    found = polopt.compare([longer, tables], seeds=1, out=tmp_path / "c")
+    one, other = found["arms"]
+    assert (one["finished"], other["failed"]) == (1, 1)
+    line = "stopped by the alarm no_signal and saved at step 12; go on with: polopt resume "
+    assert other["runs"][0]["line"].startswith(line)
+
+
 def test_recipes_are_arms_by_their_names(tmp_path: Path) -> None:
     for name, rate in (("slow", "1e-5"), ("fast", "1e-3")):
         (tmp_path / f"{name}.toml").write_text(
