@@ -9,7 +9,7 @@ WITH_VLLM := $(VLLM)/.installed
 NEEDS_3_11 := import sys; sys.exit(sys.version_info < (3, 11) and "polopt needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; name another one: make PYTHON=python3.12 install")
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-control test-slow test-browser test-mutants test-gpu test-vllm test-cluster check docs clean
+.PHONY: help install quickstart test test-control test-slow test-browser test-mutants test-gpu test-vllm test-cluster check docs screenshots clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
@@ -72,6 +72,9 @@ check: $(INSTALLED) ## style, types, layers
 
 docs: $(INSTALLED) ## write the generated tables of README.md and docs/
 	@$(BIN)/python docs/generate.py
+
+screenshots: $(INSTALLED) ## take the pictures of the pages that docs/ shows; needs Chromium
+	@$(BIN)/python tests/docs/screenshots.py
 
 clean: ## remove .venv, .venv-vllm and caches; runs stay
 	@rm -rf .venv $(VLLM) build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -14,6 +14,7 @@ import polopt
 from polopt.api import trainings
 from polopt.cli import main
 from polopt.errors import RunDirectoryError, UserError
+from polopt.record.following import Owner
 from runs import BRIEF, from_step, lines, metrics, weights
 from trained_here import here
 
@@ -131,6 +132,24 @@ def test_what_is_not_finished_goes_on(
     assert [[run["score"] for run in arm["runs"]] for arm in after["arms"]] == scores
 
 
+def test_a_run_that_another_process_trains_is_waited_for_and_used(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As after the kill of a comparison, whose training saves before it ends."""
+    busy, looks = place / "rloo-1", list[Path]()
+
+    def owned(run: Path) -> Owner | None:
+        looks.append(run)
+        return Owner(77, "here", lives=True) if run == busy and looks.count(busy) < 4 else None
+
+    monkeypatch.setattr(trainings, "owner_of", owned)
+    monkeypatch.setattr(trainings, "PATIENCE", 0.0)
+    monkeypatch.setattr(trainings, "child", never)  # it was finished there
+    assert compared(place)["arms"][1]["finished"] == 2
+    assert looks.count(busy) == 4
+    assert f"{busy}: process 77 trains it; waiting for its end\n" in capsys.readouterr().err
+
+
 def test_another_recipe_is_not_mixed_in(place: Path) -> None:
     match = r"grpo-1: made with another recipe \(rollout.group_size: 4 there, 2 now\); --out"
     with pytest.raises(RunDirectoryError, match=match):
@@ -186,6 +205,38 @@ def test_a_training_that_fails_is_shown_and_the_others_go_on(tmp_path: Path) -> 
     assert "ValueError: no" in other["runs"][0]["line"] and other["score"]["value"] is None
     page = polopt.write_comparison(found).read_text()
     assert "Runs that failed" in page and "ValueError: no" in page
+
+
+def test_where_every_training_fails_the_page_shows_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What cannot be known before a run: a reward that fails on the first answers."""
+    monkeypatch.chdir(tmp_path)
+    Path("judge.py").write_text("def judge(completions):\n    raise ValueError('no')\n")
+    Path("a.toml").write_text(
+        'algorithm = "grpo"\nmodel.path = "builtin:tiny"\ndata.source = "task:reverse"\n'
+        'reward = { file = "judge.py", function = "judge" }\nevaluation.prompts = 2\n'
+        "rollout = { prompts_per_step = 2, group_size = 2 }\nrun = { steps = 2, threads = 1 }\n"
+    )
+    words = ["compare", "a.toml", "--algorithms", "grpo,rloo", "--seeds", "1"]
+    assert main(words) == 1
+    said = capsys.readouterr().out
+    assert said.startswith("Every run failed (2 of 2)") and "rloo, seed 1 failed: " in said
+    page = Path("comparisons/a/compare.html").read_text()
+    assert page.count("ValueError: no") == 2
+    assert main([*words, "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["metric"] is None
+
+
+def test_a_training_that_an_alarm_stops_is_shown_with_its_line(tmp_path: Path) -> None:
+    """No answer of an untrained model is right, which an alarm says at step 12."""
+    longer = ONE | {"run": {"threads": 1, "steps": 14}}
+    tables = longer | {"alarms": {"policy": "stop"}}
+    found = polopt.compare([longer, tables], seeds=1, out=tmp_path / "c")
+    one, other = found["arms"]
+    assert (one["finished"], other["failed"]) == (1, 1)
+    line = "stopped by the alarm no_signal and saved at step 12; go on with: polopt resume "
+    assert other["runs"][0]["line"].startswith(line)
 
 
 def test_recipes_are_arms_by_their_names(tmp_path: Path) -> None:

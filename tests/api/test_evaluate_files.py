@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +109,48 @@ def test_an_earlier_checkpoint_has_seen_less(of_task: Path, tmp_path: Path) -> N
     assert first is not None and last is not None
     assert first.trained == keys[1] | keys[2] | keys[3]
     assert last.trained == set().union(*keys.values()) > first.trained
+
+
+def test_a_step_of_a_run_is_evaluated_as_its_checkpoint_is(of_task: Path, tmp_path: Path) -> None:
+    """Of five steps of grpo after three of sft: both are kept that end a stage."""
+    found, named = (polopt.evaluate(f"{of_task}@{name}") for name in (3, "sft"))
+    by_path = polopt.evaluate(of_task / "checkpoints" / "step_3")
+    assert [one.entry for one in found] == [one.entry for one in by_path]
+    assert [one.entry for one in named] == [one.entry for one in by_path]
+    assert found[0].answers == by_path[0].answers != polopt.evaluate(of_task)[0].answers
+    copy = shutil.copytree(of_task, tmp_path / "run", symlinks=True)
+    directory = polopt.write_evaluation(found, f"{copy}@3")
+    assert directory.parent == copy / "evaluations"
+    assert json.loads((directory / "figures.json").read_text())["evaluated"] == f"{copy}@3"
+
+
+@pytest.mark.parametrize("call", [polopt.evaluate, polopt.load, api.converse])
+def test_a_step_without_a_checkpoint_gets_those_that_there_are(
+    of_task: Path, call: Callable[[str], Any]
+) -> None:
+    names = "3, 5, 7, 8, best, last, rl, sft"
+    wanted = re.escape(f"{of_task}@4: the run has no such checkpoint; there are: {names}")
+    with pytest.raises(polopt.errors.RunDirectoryError, match=f"^{wanted}$"):
+        call(f"{of_task}@4")
+    with pytest.raises(polopt.errors.ModelError, match="no such directory"):
+        call(f"{of_task}-elsewhere/a@4")
+
+
+def test_every_command_that_asks_a_policy_takes_a_step(
+    of_task: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for words in (["generate", "@sft", "1+2-3="], ["eval", "@3", "--output", str(tmp_path / "e")]):
+        name, step, *rest = words
+        assert main([name, f"{of_task}{step}", *rest]) == 0, capsys.readouterr().err
+        shutil.rmtree(tmp_path / "e", ignore_errors=True)
+        assert main([name, f"{of_task}@9", *rest]) == 2
+        assert "has no such checkpoint; there are: 3," in capsys.readouterr().err
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert main(["chat", f"{of_task}@sft"]) == 0
+    assert main(["chat", f"{of_task}@9"]) == 2
 
 
 def test_a_verifier_judges_files_with_its_columns(of_task: Path, tmp_path: Path) -> None:

@@ -262,7 +262,7 @@ def test_json_alone_is_printed_and_no_page_is_written(
 
 def test_a_wrong_name_ends_with_one_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["xray", str(run), "--json"]) == 2
-    line = "error: TRAINED: missing; the directory of a run, a checkpoint or a model, or a hub id\n"
-    assert capsys.readouterr() == ("", line)
+    line = "TRAINED: missing; a run, RUN@STEP, a checkpoint or model directory, or a hub id"
+    assert capsys.readouterr() == ("", f"error: {line}\n")
     assert main(["xray", str(run), str(run), "--out", "nowhere/x.html"]) == 2
     assert capsys.readouterr().err == "error: --out: 'nowhere': no such directory\n"

@@ -137,7 +137,7 @@ def test_without_a_command_there_is_help(capsys: pytest.CaptureFixture[str]) -> 
         (["report"], "RUN: missing; the directory of a run, or of several"),
         (
             ["xray", "runs/a"],
-            "TRAINED: missing; the directory of a run, a checkpoint or a model, or a hub id",
+            "TRAINED: missing; a run, RUN@STEP, a checkpoint or model directory, or a hub id",
         ),
         (["quickstart", "now"], "'now' is not a flag; a flag is --section.field value"),
     ],

@@ -109,11 +109,11 @@ NO_FILE = f"file: 'no.jsonl' does not exist: {Path.cwd()} has no no.jsonl"
     [
         (
             ["generate"],
-            "MODEL_OR_RUN: missing; the directory of a run, a checkpoint or a model, or a hub id",
+            "MODEL_OR_RUN: missing; a run, RUN@STEP, a checkpoint or model directory, or a hub id",
         ),
         (
             ["chat"],
-            "MODEL_OR_RUN: missing; the directory of a run, a checkpoint or a model, or a hub id",
+            "MODEL_OR_RUN: missing; a run, RUN@STEP, a checkpoint or model directory, or a hub id",
         ),
         (["generate", "m"], "PROMPT: missing; a text, or --file with a column of prompts"),
         (

@@ -7,7 +7,7 @@ longer arrive), never the metric. A simulation yields a step as it goes: ``{metr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -190,16 +190,49 @@ def loops(random: np.random.Generator) -> Iterator[Step]:
 
 
 def _answers(random: np.random.Generator, place: int, stays: float) -> Group:
-    samples = list[Sample]()
+    answers = list[NDArray[np.int64]]()
     for _ in range(4):
         tokens = random.integers(0, 50, 40)
         for i in range(1, 40):
             if random.random() < stays:
                 tokens[i] = tokens[i - 1]
+        answers.append(tokens)
+    return _group(place, answers)
+
+
+def _group(place: int, answers: Sequence[NDArray[np.int64]]) -> Group:
+    """Answers as those to a prompt of one token."""
+    samples = list[Sample]()
+    for tokens in answers:
         whole = np.concatenate([[100 + place], tokens])
-        mask = np.arange(41) > 0
-        samples.append(Sample(whole, mask, np.zeros(41, np.float32), prompt_length=1))
+        mask = np.arange(len(whole)) > 0
+        zeros = np.zeros(len(whole), np.float32)
+        samples.append(Sample(whole, mask, zeros, prompt_length=1))
     return Group(place, Prompt(place, str(place), (100 + place,)), tuple(samples))
+
+
+def first_choices_win(random: np.random.Generator) -> Iterator[Step]:
+    """Answers of 12 tokens, each place a softmax; from ONSET on what happens to be drawn wins.
+
+    The first token is right by chance, another one for each prompt. Up to ONSET the step is small;
+    then every answer is paid alike, the step is thousands of times as long, and what was drawn is
+    drawn again: the answers of a group become one and the same, and right as seldom as before.
+    """
+    logits = np.zeros((12, 20))  # of place and token
+    for step in range(10**6):
+        p, right = _softmax(logits), random.integers(0, 20, (8, 1))
+        drawn = np.array([[_drawn(random, p) for _ in range(8)] for _ in range(8)])
+        rewards = (drawn[:, :, 0] == right).astype(float)
+        groups = [_group(place, list(drawn[place])) for place in range(8)]
+        yield {**variety_metrics(groups), "reward/mean": float(rewards.mean())}, {}
+        paid = rewards - rewards.mean(1, keepdims=True) if step < ONSET else np.ones((8, 8))
+        gradient = (paid[:, :, None, None] * (np.eye(20)[drawn] - p)).mean((0, 1))
+        logits = logits + (0.05 if step < ONSET else 200.0) * gradient
+
+
+def _drawn(random: np.random.Generator, p: NDArray[np.float64]) -> NDArray[np.int64]:
+    """A token for each place."""
+    return (random.random((len(p), 1)) < p.cumsum(-1)).argmax(-1)
 
 
 SIMULATED: Mapping[Collapse, str] = {
@@ -212,4 +245,5 @@ SIMULATED: Mapping[Collapse, str] = {
     reward_is_gamed: "held_out",
     padding: "length",
     loops: "repetition",
+    first_choices_win: "diversity",
 }

@@ -43,7 +43,7 @@ def test_a_collapse_is_noticed_within_twenty_steps(
 
 
 def test_what_is_sound_does_not_ring() -> None:
-    """The same simulations up to their onset, with other seeds: eighteen of them."""
+    """The same simulations up to their onset, with other seeds: two of each."""
     for collapse in SIMULATED:
         for seed in (11, 12):
             assert rung(collapse, seed, ONSET) == [], collapse.__name__

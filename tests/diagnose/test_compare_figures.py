@@ -187,8 +187,9 @@ def test_what_cannot_be_compared_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"^reward: arms have different rewards"):
         compared([arm("a", rewards[0]), arm("b", rewards[1])])
     gone = write(tmp_path / "e", ended=False, warning="the run ended: NaN")
-    with pytest.raises(RecipeError, match=r"^every run failed; the first of x: the run ended: NaN"):
-        compared([arm("x", gone), arm("y", gone)])
+    found = compared([arm("x", gone), arm("y", gone)])  # there is nothing to judge, and it is said
+    assert found["metric"] is found["budget"] is None and found["improvement"] == []
+    assert {run["line"] for one in found["arms"] for run in one["runs"]} == {"the run ended: NaN"}
     alone = write(tmp_path / "f", ((0, 0.1),))
     with pytest.raises(RecipeError, match=r"f: eval/accuracy was not measured after training$"):
         compared([arm("a", other), arm("f", alone)])

@@ -61,6 +61,18 @@ def test_an_arm_that_failed_altogether() -> None:
     assert html.count("policy/loss is NaN") == 3
 
 
+def test_where_every_run_failed_the_page_says_why_and_nothing_else() -> None:
+    made = found(("grpo", "rloo"), seeds=2, failed=2)
+    made |= {"metric": None, "budget": None, "training": None, "improvement": []}
+    made["arms"][0] |= {"finished": 0, "failed": 2, "runs": made["arms"][1]["runs"]}
+    html = render(made)
+    assert "Every run failed (4 of 4), so there is nothing to compare." in html
+    assert html.count("policy/loss is NaN") == 4 and html.count('<b class="bad">failed</b>') == 4
+    sections = re.findall(r'<section id="(\w+)">', html)
+    assert sections == ["failed", "differences", "runs"]
+    assert [f"#{name}" for name in sections] == re.findall(r'<li><a href="(#\w+)">', html)
+
+
 def test_the_sentence_says_from_whom_the_first_cannot_be_told() -> None:
     made = found(failed=0)
     assert sentence(made).endswith(" These seeds put it ahead of every other arm.")

@@ -18,7 +18,7 @@ from polopt.api.beforehand import simulate as simulate
 from polopt.api.domains import IN_DOMAIN, domain_of_weights, of_evaluation
 from polopt.api.made import check_runnable, made
 from polopt.api.made import packaged as packaged
-from polopt.api.recorded import check_target, located, prompts_of, recorded
+from polopt.api.recorded import at_step, located, meant, prompts_of, recorded
 from polopt.api.resumed import adjust, flag_values, without
 from polopt.choices.domain import DOMAINS
 from polopt.choices.source import parse
@@ -138,8 +138,9 @@ def evaluate(
     the run's task, or its rewards, judge the answers.
 
     Args:
-        model_or_run: a run directory (its last weights and its data), a checkpoint in one (the
-            data of the run), or a model directory or a hub id (with ``data`` or ``data.source``).
+        model_or_run: a run directory (its last weights and its data), ``RUN@STEP`` or a checkpoint
+            in one (the data of the run), or a model directory or a hub id (with ``data`` or
+            ``data.source``).
         data: files or hub data sets, every row of which is evaluated on.
         flags: override fields of the recipe, such as ``data.source`` or ``evaluation.prompts``.
         k: answers to each prompt; 1 in control and of a reward model.
@@ -151,13 +152,14 @@ def evaluate(
     from polopt.api.examine import Asked, as_trained, examine
 
     arguments.check("rollout", {"group_size": k}, names={"group_size": "k"})
-    weights, sources = str(model_or_run), tuple(str(source) for source in data)
+    sources = tuple(str(source) for source in data)
     given = flag_values(flags)
     with_source = bool(sources) or "data.source" in given
-    check_target(weights, remote=with_source, hub_id="a hub id with --data or data.source")
+    hub_id = "a hub id with --data or data.source"
+    target = weights = meant(model_or_run, remote=with_source, hub_id=hub_id)
     came_from_python, trained = False, None
     tables: dict[str, Any] = {"model": {}, "data": {"source": sources[0]} if sources else {}}
-    if (found := located(Path(model_or_run))) is not None:
+    if (found := located(Path(target))) is not None:
         run, weights = found[0], str(found[1])
         config = record.open_existing(run).config
         trained = recorded(config).stages[-1]
@@ -176,7 +178,7 @@ def evaluate(
         raise RecipeError(
             "reward: the run's came from Python; polopt.evaluate(..., reward=), or name one"
         )
-    asked = Asked(k, sources, prompts_of(str(model_or_run)), reward)
+    asked = Asked(k, sources, prompts_of(target), reward)
     if trained is not None and not any(name.startswith("data.") for name in given):
         # Read as in training: rows that it could not use would move what is held out.
         stage, asked = stage.model_copy(update={"data": trained.data}), as_trained(asked, trained)
@@ -199,7 +201,8 @@ def write_evaluation(
     """
     from polopt.api import evaluations
 
-    target, run = Path(model_or_run), located(Path(model_or_run))
+    target = Path(at_step(str(model_or_run)))
+    run = located(target)
     if output:
         directory = Path(output)
     elif run is not None:
@@ -358,14 +361,13 @@ def load(model_or_run: str | Path, *, device: str = "auto") -> Any:  # noqa: ANN
     """A policy for use: a ``Policy`` of text, or a ``ControlPolicy``.
 
     Args:
-        model_or_run: a run directory, for its last weights, a checkpoint (``checkpoints/best``),
-            a model directory, or a hub id.
+        model_or_run: a run directory, for its last weights, ``RUN@STEP``, a checkpoint
+            (``checkpoints/best``), a model directory, or a hub id.
         device: auto, cpu, cuda, cuda:N or mps; a policy in control stays on the CPU.
     """
     from polopt.api.policy import load as load_policy
 
-    check_target(str(model_or_run))
-    return load_policy(str(model_or_run), device)
+    return load_policy(meant(model_or_run), device)
 
 
 def load_text(model_or_run: str | Path) -> Policy:

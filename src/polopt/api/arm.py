@@ -1,18 +1,22 @@
 """One training of a comparison, in a process of its own: ``python -m polopt.api.arm RUN [STAGE]``.
 
 So that its memory is its own, and what kills it does not kill the comparison. The last line on
-stdout is JSON, which says why it failed; everything else goes to stderr.
+stdout is JSON, which says why it failed; everything else goes to stderr. It ends, saved, with its
+input, which is how it sees the end of a comparison that was killed.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
+import threading
 from contextlib import redirect_stdout
 
 from polopt import api
 from polopt.coordination.stage import Event
-from polopt.errors import RunDirectoryError, Stopped, UserError, with_hints
+from polopt.errors import ALARMED, RunDirectoryError, Stopped, UserError, with_hints
 
 
 class _Begun(Exception):  # noqa: N818 - not an error: what was asked for is done
@@ -42,6 +46,10 @@ def go_on(directory: str, before: str | None = None) -> dict[str, str]:
         api.resume(directory, observers=[observe])
     except _Begun:
         return {}
+    except Stopped as stopped:
+        if stopped.exit_code != ALARMED:
+            raise
+        return {"failed": str(stopped)}
     except RunDirectoryError as error:
         return {"broken": with_hints(error)}
     except UserError as error:
@@ -49,8 +57,15 @@ def go_on(directory: str, before: str | None = None) -> dict[str, str]:
     return {}
 
 
+def _end_with_input() -> None:
+    """Ask this process to save and stop when nobody holds the other end of its input any more."""
+    os.read(sys.stdin.fileno(), 1)  # not sys.stdin, whose lock a waiting thread would keep
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def main(arguments: list[str]) -> int:
     """Exit code: 0, or that of the signal that stopped it."""
+    threading.Thread(target=_end_with_input, daemon=True).start()
     try:
         with redirect_stdout(sys.stderr):
             found = go_on(*arguments)

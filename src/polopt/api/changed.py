@@ -16,7 +16,7 @@ from polopt.api import arguments
 from polopt.api.device import device_of, use
 from polopt.api.domains import domain_of_weights, of_evaluation
 from polopt.api.policy import LONGEST
-from polopt.api.recorded import at_step, check_target, located, stage_at
+from polopt.api.recorded import located, meant, stage_at
 from polopt.assembly import StageInputs
 from polopt.assembly.context import StageContext, context_of, examination, examined_by
 from polopt.assembly.fits import check_reach, check_vocabulary
@@ -70,7 +70,7 @@ def named(field: str, target: str) -> Named:
     Raises:
         UserError: there is no such thing, or it is no language model.
     """
-    check_target(name := at_step(target))
+    name = meant(target)
     path = Path(name).expanduser()
     found = located(path.parent if is_adapter(path) else path)
     weights = name if found is None or is_adapter(path) else str(found[1])

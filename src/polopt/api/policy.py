@@ -14,11 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from polopt import record
 from polopt.algorithms import row
 from polopt.api.device import device_of
 from polopt.api.domains import IN_DOMAIN, domain_of_weights
-from polopt.api.recorded import located, recorded
+from polopt.api.recorded import located, stage_at
 from polopt.api.sampling import Settings, sampled
 from polopt.assembly.chosen import named
 from polopt.data import BadRowError, Row, Tokeniser, whole
@@ -262,7 +261,7 @@ def load(path: str, device: str = "auto") -> Policy | ControlPolicy:
     Raises:
         ModelError: a model that cannot be loaded.
         RecipeError: a device that is not there.
-        RunDirectoryError: a run without a checkpoint, or one that ends in a reward model.
+        RunDirectoryError: a run without a checkpoint, or the weights of a reward model.
     """
     weights = path
     if (found := located(Path(path).expanduser())) is not None:
@@ -275,15 +274,14 @@ def load(path: str, device: str = "auto") -> Policy | ControlPolicy:
 
 
 def _check_answers(run: Path, weights: Path) -> None:
-    """Refuse a run that ends in a reward model.
+    """Refuse the weights of a reward model; those of an earlier stage may be a policy.
 
     Raises:
         RunDirectoryError: the weights are those of a reward model.
     """
-    stage = recorded(record.open_existing(run).config).stages[-1]
-    if row(stage.algorithm).trains != "actor":
+    if row(stage_at(run, weights).algorithm).trains != "actor":
         raise RunDirectoryError(
-            f"{run}: the run ends in a reward model, which answers nothing; load {weights} with "
+            f"{weights}: a reward model, which answers nothing; load it with "
             "AutoModelForSequenceClassification.from_pretrained of transformers"
         )
 

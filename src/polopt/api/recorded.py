@@ -69,12 +69,16 @@ def stage_at(run: Path, checkpoint: Path) -> StageRecipe:
     return recorded(open_existing(run).config).stages[progress["stage"] - ended]
 
 
-def check_target(target: str, *, remote: bool = True, hub_id: str = "a hub id") -> None:
-    """Refuse a target that is no directory, unless it is a hub id and those are allowed.
+def meant(target: str | Path, *, remote: bool = True, hub_id: str = "a hub id") -> str:
+    """What a user names as a model, by the path or the id under which it is found.
+
+    ``RUN@STEP`` becomes the directory of that checkpoint; anything else stays as it is.
 
     Raises:
-        ModelError: names the allowed targets.
+        ModelError: no directory, and no hub id where those are allowed; names the allowed targets.
+        RunDirectoryError: the run has no such checkpoint.
     """
+    target = at_step(str(target))
     if Path(target).is_file():
         raise ModelError(f"{target}: a file; the directory of a run, a checkpoint or a model")
     elsewhere = target.startswith("builtin:") or re.fullmatch(HUB_ID, target)
@@ -83,6 +87,7 @@ def check_target(target: str, *, remote: bool = True, hub_id: str = "a hub id") 
         wanted = f"that of a run, a checkpoint or a model, or {hub_id}"
         hint = wanted if found is None else f"did you mean {found}?"
         raise ModelError(f"{target}: no such directory; {hint}")
+    return target
 
 
 def prompts_of(path: str) -> Prompts | None:

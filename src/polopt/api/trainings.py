@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,9 +27,11 @@ from polopt.recipe import Recipe, StageRecipe, load, shown, standalone
 from polopt.recipe.contradictions import ENDED
 from polopt.recipe.stages import ONLY
 from polopt.record.environment import environment
+from polopt.record.following import owner as owner_of
 from polopt.resolution import resolve, settings, stated_in_vain
 
 PREPARED = ("data", "evaluation")  # sections by which stages before the compared one hold out
+PATIENCE = 0.2  # seconds between two looks at a run that another process trains
 Told = Callable[[str], None]
 
 
@@ -128,7 +132,7 @@ def trained(asked: Sequence[Asked], seeds: Sequence[int], directory: Path, told:
             last = written.model_copy(update={"stages": written.stages[-1:]})
             _made(own, configured(arm.name, last, alone))
             told(f"{arm.name}, seed {seed}: {own}")
-            runs[arm.name].append((own, _ran(own)))
+            runs[arm.name].append((own, _ran(own, told)))
     return [
         Arm(name, [read(run, problem=problem) for run, problem in found])
         for name, found in runs.items()
@@ -168,6 +172,7 @@ def _started(
     written, resolved = arm.recipe(seed, own)
     _made(own, configured("start", written, resolved), before=names[-1])
     ends = {name: own / "checkpoints" / name for name in names}
+    _wait_for_owner(own, told)
     if not (ends[names[-1]] / MANIFEST).is_file():
         told(f"{', '.join(names)}, seed {seed}: {own}")
         if problem := child(own, resolved.stages[-1].name).get("failed"):
@@ -235,11 +240,25 @@ def _same(directory: Path, wanted: Mapping[str, Any], found: Mapping[str, Any]) 
             )
 
 
-def _ran(directory: Path) -> str:
+def _ran(directory: Path, told: Told) -> str:
     """Train a run to its end; why it failed, or nothing."""
+    _wait_for_owner(directory, told)
     if (directory / "summary.json").is_file():
         return ""
     return child(directory).get("failed", "")
+
+
+def _wait_for_owner(directory: Path, told: Told) -> None:
+    """Wait while another process trains a run: what it makes of it is used.
+
+    It may be the training of a comparison that was killed, which saves after its step and ends.
+    """
+    owner = owner_of(directory)
+    if owner is None or not owner.lives:
+        return
+    told(f"{directory}: process {owner.process} trains it; waiting for its end")
+    while (owner := owner_of(directory)) is not None and owner.lives:
+        time.sleep(PATIENCE)
 
 
 def child(directory: Path, before: str | None = None) -> dict[str, str]:
@@ -250,9 +269,12 @@ def child(directory: Path, before: str | None = None) -> dict[str, str]:
         Interrupted: by a signal, which the training has heard as well.
     """
     words = [sys.executable, "-m", "polopt.api.arm", str(directory), *([before] if before else [])]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
-    with process, _handed_on(process) as heard:
-        output = process.communicate()[0]
+    told, held = os.pipe()
+    with open(held, "wb"):  # closed by whatever ends this process, and then the training ends, too
+        process = subprocess.Popen(words, stdin=told, stdout=subprocess.PIPE, text=True)
+        os.close(told)
+        with process, _handed_on(process) as heard:
+            output = process.communicate()[0]
     code = process.returncode
     if heard or code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
         raise Interrupted(heard[0] if heard else code - 128)

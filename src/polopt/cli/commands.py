@@ -108,12 +108,13 @@ def evaluate(
 ) -> None:
     """Measure a policy on files, or on the prompts that its run held out.
 
-    Accuracy, pass@k, majority@k, reward and length, each with its 95 % interval, apart for prompts
-    that training has seen; in control, the return of episodes. Without --output the answers are
-    written to evaluations/ in the run directory, or here.
+    A run, RUN@STEP, a checkpoint or a model: accuracy, pass@k, majority@k, reward and length, each
+    with its 95 % interval, apart for prompts that training has seen; in control, the return of
+    episodes. Without --output the answers are written to evaluations/ in the run directory, or
+    here.
     """
     targets, flags = split(words)
-    target = one(targets, "MODEL_OR_RUN", "the directory of a model or a run")
+    target = one(targets, "MODEL_OR_RUN", MODEL)
     from polopt import api
     from polopt.cli import evaluation
     from polopt.cli.output import others_on_stderr
@@ -177,7 +178,7 @@ def generate(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Answer prompts with a run, a checkpoint or a model.
+    """Answer prompts with a run, RUN@STEP, a checkpoint or a model.
 
     A run is asked as in its training: the same template, stop strings and length.
     """
@@ -209,7 +210,7 @@ def generate(
 def chat(
     target: str | None, temperature: float | None, max_new_tokens: int | None, seed: int
 ) -> None:
-    """Talk with a run, a checkpoint or a model.
+    """Talk with a run, RUN@STEP, a checkpoint or a model.
 
     Each line is a turn, through the chat template. Ctrl-C stops an answer, Ctrl-D ends.
     """

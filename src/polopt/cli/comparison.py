@@ -28,13 +28,13 @@ def compare(
     stage: str | None,
     out: str | None,
     as_json: bool,
-) -> None:
+) -> int:
     """Compare rows, recipes or finished runs.
 
     Under the same prompts, seeds and budget: curves, interquartile mean, probability of
     improvement, time, memory. One recipe with --algorithms, or several recipes, are trained, each
     run in a process of its own; the same command goes on where it stopped. Runs that are finished
-    are arms by their recipes.
+    are arms by their recipes. Exit code 1 where every run failed.
     """
     targets, flags = split(words)
     if not targets:
@@ -54,6 +54,7 @@ def compare(
         output.write_json(found)
     else:
         _show(found, page)
+    return 0 if any(arm["finished"] for arm in found["arms"]) else 1
 
 
 def _show(found: Mapping[str, Any], page: Path | None) -> None:
@@ -62,7 +63,8 @@ def _show(found: Mapping[str, Any], page: Path | None) -> None:
     from polopt.report.text import duration
 
     print(f"{sentence(found)}\n")
-    head = ("arm", "runs", "failed", "before", found["metric"]["said"], "time")
+    judged = "score" if found["metric"] is None else found["metric"]["said"]
+    head = ("arm", "runs", "failed", "before", judged, "time")
     rows = [
         (
             arm["name"],

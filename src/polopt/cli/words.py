@@ -13,7 +13,7 @@ from polopt.errors import UserError
 if TYPE_CHECKING:
     from polopt.recipe.fields import Leaf
 
-MODEL = "the directory of a run, a checkpoint or a model, or a hub id"
+MODEL = "a run, RUN@STEP, a checkpoint or model directory, or a hub id"
 as_json_option = click.option("--json", "as_json", is_flag=True, help="print JSON and nothing else")
 
 

@@ -32,6 +32,7 @@ class Metric:
     """One metric on every data set, on one axis."""
 
     name: str
+    ends: tuple[str, str]  # of the axis
     cells: list[Cell]
 
 
@@ -49,6 +50,7 @@ def render(target: str, version: str, table: Sequence[Row], answers: list[Row]) 
     names = dict.fromkeys(name for entry in table for name in entry["figures"])
     return standalone(
         "evaluation.html.j2",
+        ("evaluation.css",),
         target=target,
         version=version,
         sets=[(_title(entry), entry["n"]) for entry in table],
@@ -81,7 +83,7 @@ def _metric(name: str, table: Sequence[Row]) -> Metric:
         ends = interval or (value, value)
         said = f"{number(ends[0])} to {number(ends[1])}" if interval else ""
         cells.append(Cell(_title(entry), number(value), said, at(value), at(ends[0]), at(ends[1])))
-    return Metric(name, cells)
+    return Metric(name, (number(low), number(high)), cells)
 
 
 def _axis(name: str, known: Sequence[Row]) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from polopt.diagnose.compare import arms as of_arms
 from polopt.diagnose.compare.arms import Arm
-from polopt.diagnose.compare.read import TRAINING, Trained
+from polopt.diagnose.compare.read import BATCHES, TRAINING, Trained
 from polopt.diagnose.compare.statistics import LEAST, better, estimate, interval, iqm
 from polopt.errors import RecipeError
 from polopt.record import HEADLINES, words_of
@@ -32,26 +32,31 @@ def compared(arms: Sequence[Arm]) -> dict[str, Any]:
     """All figures.
 
     Every run is cut at the smallest budget that all runs reached which did not fail: what an arm
-    made of more than that is not compared. Between evaluations curves are straight.
+    made of more than that is not compared. Between evaluations curves are straight. Where every run
+    failed, ``metric`` and ``budget`` are None, and the runs say why.
 
     Raises:
         RecipeError: what cannot be compared.
     """
     of_arms.check(arms)
-    metric, unit = of_arms.metric_of(arms), of_arms.unit_of(arms)
     finished = [run for arm in arms for run in arm.finished]
+    if not finished:
+        return _told(arms) | {
+            "metric": None,
+            "training": None,
+            "budget": None,
+            "arms": [_arm(arm, "", BATCHES, 0.0, np.array([]), "") for arm in arms],
+            "improvement": [],
+        }
+    metric, unit = of_arms.metric_of(arms), of_arms.unit_of(arms)
     ends = [_points(run, f"eval/{metric}", unit)[0][-1] for run in finished]
     budget, training = min(ends), _training(finished)
     if not budget:
         shortest = finished[ends.index(budget)].directory
         raise RecipeError(f"{shortest}: eval/{metric} was not measured after training")
     grid = _grid(finished, f"eval/{metric}", unit, budget)
-    first = arms[0].runs[0]
     rewarded = "" if training is None else training
-    return {
-        "task": first.settings.get("data.source"),
-        "domain": first.domain,
-        "stage": first.stage,
+    return _told(arms) | {
         "metric": {
             "name": metric,
             "said": words_of(metric),
@@ -64,7 +69,6 @@ def compared(arms: Sequence[Arm]) -> dict[str, Any]:
             "value": float(budget),
             "largest": float(max(ends)),
         },
-        "least_runs": LEAST,
         "arms": [_arm(arm, metric, unit, float(budget), grid, rewarded) for arm in arms],
         "improvement": [
             {
@@ -74,6 +78,17 @@ def compared(arms: Sequence[Arm]) -> dict[str, Any]:
             }
             for one, other in permutations(arms, 2)
         ],
+    }
+
+
+def _told(arms: Sequence[Arm]) -> dict[str, Any]:
+    """What is known of a comparison, whatever became of its runs."""
+    first = arms[0].runs[0]
+    return {
+        "task": first.settings.get("data.source"),
+        "domain": first.domain,
+        "stage": first.stage,
+        "least_runs": LEAST,
         "differences": of_arms.differences(arms),
     }
 

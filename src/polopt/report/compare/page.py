@@ -49,13 +49,8 @@ class Cost:
 
 def render(found: Json) -> str:
     """The page as HTML."""
-    arms, budget = found["arms"], found["budget"]
+    arms = found["arms"]
     names = [arm["name"] for arm in arms]
-    curves = drawing(arms, budget["value"], "curve")
-    training = None
-    if found["training"] is not None:
-        training = drawing(arms, budget["value"], "training_curve")
-    bars, scale = _bars(found)
     return standalone(
         "compare.html.j2",
         ("compare.css",),
@@ -64,12 +59,7 @@ def render(found: Json) -> str:
         names=names,
         looks=[look(place) for place in range(len(arms))],
         sentence=sentence(found),
-        curves=curves,
-        training=training,
-        bars=bars,
-        ends=(said(found, scale.low), said(found, scale.high)),
-        matrix=_matrix(found),
-        costs=[_cost(arm) for arm in arms],
+        **({} if found["metric"] is None else _judged(found)),
         differences=_differing(found),
         runs=[(arm["name"], run) for arm in arms for run in arm["runs"]],
         failed=[(arm["name"], r) for arm in arms for r in arm["runs"] if r["status"] == "failed"],
@@ -77,6 +67,21 @@ def render(found: Json) -> str:
         said=partial(said, found),
         number=number,
     )
+
+
+def _judged(found: Json) -> dict[str, Any]:
+    """What there is to see where a run ended: curves, scores, who is better, and what it took."""
+    arms, budget = found["arms"], found["budget"]["value"]
+    trained = found["training"] is not None
+    bars, scale = _bars(found)
+    return {
+        "curves": drawing(arms, budget, "curve"),
+        "training": drawing(arms, budget, "training_curve") if trained else None,
+        "bars": bars,
+        "ends": (said(found, scale.low), said(found, scale.high)),
+        "matrix": _matrix(found),
+        "costs": [_cost(arm) for arm in arms],
+    }
 
 
 def _bars(found: Json) -> tuple[list[Bar], Scale]:

@@ -28,6 +28,9 @@ def estimate(found: Json, one: Json) -> str:
 
 def sentence(found: Json) -> str:
     """Who is ahead, and from whom that cannot be told."""
+    failed = sum(arm["failed"] for arm in found["arms"])
+    if found["metric"] is None:
+        return f"Every run failed ({failed} of {failed}), so there is nothing to compare."
     judged = [arm for arm in found["arms"] if arm["score"]["value"] is not None]
     first = max(judged, key=lambda arm: arm["score"]["value"])
     budget = f"{found['budget']['value']:,.0f} {found['budget']['said']}"
@@ -43,7 +46,6 @@ def sentence(found: Json) -> str:
         text += f" It cannot be told from {', '.join(open_)}."
     else:
         text += " These seeds put it ahead of every other arm."
-    failed = sum(arm["failed"] for arm in found["arms"])
     return text + (f" {counted(failed, 'run')} failed." if failed else "")
 
 
