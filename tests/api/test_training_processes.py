@@ -59,6 +59,7 @@ def test_what_ends_all_of_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert stopped.value.exit_code == 143
 
 
+@pytest.mark.slow  # a kill is tested at every change: tests/end_to_end/test_compare_kill.py
 def test_a_comparison_that_is_stopped_goes_on(tmp_path: Path) -> None:
     (tmp_path / "r.toml").write_text(RECIPE)
     place = tmp_path / "c"
