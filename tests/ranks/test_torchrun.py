@@ -128,7 +128,7 @@ def test_a_killed_rank_ends_the_run_with_one_line(tmp_path: Path, whole: Path, s
     assert said == [
         f"error: rank {1 - rank}: rank {rank} is gone: its process was killed, or crashed; go on "
         f"from step_{step} with: polopt resume {run}"
-    ]
+    ], errors
     if rank:
         assert "rank 1 is gone" in lines(run, "warnings")[-1]["message"]
     assert_nobody_is_left(all_)
