@@ -125,6 +125,60 @@ def test_engines_that_decode_while_it_trains_have_copies_on_the_processor() -> N
     assert phases(work(engines=2), card(8), held) == phases(work(), card(8), held)
 
 
+def test_ranks_share_a_batch_and_layers_are_divided() -> None:
+    """4 prompts on 3 ranks: two for some. Embedding and head, 128,000, and a norm stay whole."""
+    device, held = card(8), Held(16, 256, False)
+    models = (Model("policy", SMALL, True), Model("reference", SMALL, False))
+    alone = {one.name: one.parts for one in phases(work(models=models), device, held)}
+    asked = work(models=models, ranks=3, sharded=True)
+    found = {one.name: one.parts for one in phases(asked, device, held)}
+    layer, whole = 36_992, 128_064
+    own = whole + layer  # a third of three layers
+    update = found["update of the policy"]
+    assert asked.tokens == 2 * (100 + 4 * 156)
+    assert update["weights"] == 4 * own
+    assert update["reference"] == 2 * own
+    assert update["optimiser"] == 8 * own
+    assert update["gradients"] == 4 * own
+    assert update["whole policy"] == 4 * SMALL.parameters
+    assert update["gathered"] == layer * (2 * 4 + 4)  # two layers, and the gradient of one
+    assert found["log-probs"]["gathered"] == layer * 2 * 4  # of the policy; the reference has less
+    assert "gathered" not in found["rollout"]
+    for name, parts in alone.items():
+        for part in ("kv", "logits", "activations", "copies"):
+            assert found[name].get(part) == parts.get(part)
+    assert work(models=models, ranks=3).held(models[0]) == SMALL.parameters, "nothing is divided"
+
+
+def test_engines_beside_the_trainers_decode_for_all_of_them() -> None:
+    assert plan(work(ranks=2), card(8)).held.rows == 8
+    assert plan(work(ranks=2, engines=1), card(8)).held.rows == 16
+
+
+def test_a_run_of_several_ranks_fits_where_one_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Qwen3-4B in full takes 64 GB of weights, gradients and moments."""
+    recipe = {
+        "algorithm": "grpo",
+        "model": {"path": str(SHAPES / "qwen3-4b")},
+        "data": {"source": "task:chain_sum"},
+        "reward": {"verifier": "task"},
+        "kl": {"coefficient": 0.0},
+        "coordination": {"mode": "cluster", "engines": 1, "trainers": 8},
+    }
+    resolved = resolve(load(recipe))
+    (made,) = planned(resolved, card(48))[1]
+    assert not isinstance(made, str) and made.fits
+    assert made.device.name == "a card of 48 GiB, for each of 8 ranks"
+    with pytest.raises(RecipeError, match=r"model\.path"):
+        planned(resolve(load(recipe, {"coordination.trainers": 1})), card(48))
+    for name, value in {"RANK": 1, "WORLD_SIZE": 2, "MASTER_ADDR": "a", "MASTER_PORT": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    shared = load(recipe | {"model": {"path": "builtin:tiny"}, "coordination": {}})
+    main = Device("cpu", 8 * GIB, "the processor")
+    (made,) = planned(resolve(shared), main)[1]
+    assert not isinstance(made, str) and made.device.memory == 4 * GIB
+
+
 def test_bytes_by_hand_on_cuda() -> None:
     """Copies in bfloat16 beside the weights; frozen weights in bfloat16; a cache of 2 bytes."""
     models = (Model("policy", SMALL, True), Model("reference", SMALL, False))

@@ -21,9 +21,11 @@ from polopt.errors import RankError
 from polopt.math.divergence import k3
 from polopt.math.reduce import AGGREGATIONS, token_mean
 from polopt.math.surrogates import clipped
+from polopt.memory.shapes import shape_at
+from polopt.memory.work import Model, Work
 from polopt.models import LanguageModel, ScalarModel, builtin
 from polopt.models.load import each_weight
-from polopt.models.sharded import shard, whole
+from polopt.models.sharded import is_sharded, shard, whole
 from polopt.objective import (
     TOKEN,
     KLTerm,
@@ -195,6 +197,15 @@ def gradients(ranks: Ranks) -> dict[str, Any]:
     """The gradients of every case, in both precisions, sharded and not."""
     settings = product(CASES, (torch.float32, torch.float64), (False, True))
     return dict(_compared(ranks, *one) for one in settings)
+
+
+def shares(ranks: Ranks) -> list[int]:
+    """The weights that this rank holds of the small built-in model, and those of the plan."""
+    model = builtin_model("small").model
+    shard(model, ranks, torch.device("cpu"))
+    held = sum((one.to_local() if is_sharded(one) else one).numel() for one in model.parameters())
+    planned = Model("policy", shape_at("builtin:small"), trained=True)
+    return [held, Work((planned,), 1, 1, 1, 1, ranks=ranks.size, sharded=True).held(planned)]
 
 
 def a_gradient(ranks: Ranks) -> dict[str, Any]:

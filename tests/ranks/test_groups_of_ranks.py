@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 HERE = Path(__file__).parent
-SHORT = "collectives,generation,relayed,differing,outputs,odd_passes,a_gradient"
+SHORT = "collectives,generation,relayed,differing,outputs,odd_passes,shares,a_gradient"
 LONG = "few_rows,gradients"
 
 Found = list[dict[str, Any]]
@@ -52,6 +52,12 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
 @pytest.fixture(scope="module")
 def found_at_length(tmp_path_factory: pytest.TempPathFactory) -> Found:
     return computed(LONG, tmp_path_factory.mktemp("ranks") / "found")
+
+
+def test_a_rank_holds_what_its_plan_says(found: Found) -> None:
+    for one in found:
+        held, planned = one["shares"]
+        assert held == planned
 
 
 def test_what_ranks_say_to_each_other(found: Found) -> None:

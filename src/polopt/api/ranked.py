@@ -12,7 +12,8 @@ from polopt import record
 from polopt.algorithms import row
 from polopt.choices.domain import TEXT
 from polopt.cluster.gpus import name_of
-from polopt.cluster.trainers import led, trainers
+from polopt.cluster.placement import trainers
+from polopt.cluster.trainers import led
 from polopt.errors import RecipeError
 from polopt.ranks import Ranks, joined
 from polopt.recipe import Recipe

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,6 +27,11 @@ class Part:
 def clustered(stage: StageRecipe) -> bool:
     """Whether a stage generates in actors of Ray."""
     return stage.coordination.mode == "cluster"
+
+
+def trainers(stages: Sequence[StageRecipe]) -> int:
+    """How many ranks a run has that Ray starts; they share the updates of all of its stages."""
+    return max((one.coordination.trainers for one in stages if clustered(one)), default=1)
 
 
 def placement(stage: StageRecipe, *, cuda: bool) -> list[dict[str, Any]]:

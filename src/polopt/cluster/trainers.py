@@ -14,7 +14,7 @@ from importlib import import_module
 from operator import attrgetter
 from typing import Any
 
-from polopt.cluster.placement import clustered
+from polopt.cluster.placement import trainers
 from polopt.cluster.session import connected, free_port
 from polopt.errors import EngineError
 from polopt.ranks import Ranks, joined
@@ -87,11 +87,6 @@ def led(
             yield ranks
         with suppress(RayError):  # what went wrong in one was told to all
             ray.wait(ended, num_returns=len(ended), timeout=END)
-
-
-def trainers(stages: Sequence[StageRecipe]) -> int:
-    """How many ranks a run has."""
-    return max((one.coordination.trainers for one in stages if clustered(one)), default=1)
 
 
 @contextmanager

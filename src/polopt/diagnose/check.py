@@ -11,7 +11,7 @@ from polopt.algorithms import row
 from polopt.cluster.placement import clustered, placement
 from polopt.diagnose.layout import Layout, layout
 from polopt.diagnose.machine import found, told
-from polopt.diagnose.planning import UNPLANNED
+from polopt.diagnose.planning import UNPLANNED, device_of_each, ranks_of
 from polopt.diagnose.requirements import check_requirements
 from polopt.errors import ModelError
 from polopt.memory.plan import plan
@@ -85,8 +85,10 @@ def _memory(recipe: Recipe, index: int, card: Device | None) -> dict[str, Any] |
     device = card or found(stage.run.device, stage.run.threads)
     if device is None:
         return f"this machine has no {stage.run.device}; --device-memory plans for a card"
+    ranks = ranks_of(recipe)
+    device = device_of_each(device, ranks)
     try:
-        asked = stated(recipe, index)
+        asked = stated(recipe, index, ranks)
     except ModelError as error:  # no configuration: the rest of the check stands
         return str(error)
     made = plan(asked.work, device, assumed=asked.assumed)

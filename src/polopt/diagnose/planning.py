@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from polopt.choices.section import Section
+from polopt.cluster.placement import trainers
 from polopt.errors import ModelError
 from polopt.memory.plan import Plan, plan
 from polopt.memory.stage import stated
 from polopt.memory.ways import require
 from polopt.memory.work import Device
+from polopt.ranks import place
 from polopt.recipe import Recipe, StageRecipe
 
 UNPLANNED = "networks in control are too small for a plan"
 
 
+def ranks_of(recipe: Recipe) -> int:
+    """How many ranks a run has: those that torchrun started, or the trainers of mode cluster."""
+    return max(place().size, trainers(recipe.stages))
+
+
+def device_of_each(device: Device, ranks: int) -> Device:
+    """What each of several ranks has: a device like this one, or its part of the main memory."""
+    if ranks == 1:
+        return device
+    here = min(ranks, place().local_size) if place().size > 1 else ranks
+    memory = device.memory // here if device.kind == "cpu" else device.memory
+    return replace(device, memory=memory, name=f"{device.name}, for each of {ranks} ranks")
+
+
 def planned(recipe: Recipe, device: Device) -> tuple[Recipe, list[Plan | str]]:
     """The recipe with what its plans decide, and the plan of each stage, or why it has none.
+
+    Args:
+        recipe: resolved.
+        device: that a run would use; each of its ranks has one.
 
     A configuration that says too little is no obstacle: what cannot be loaded is told by whatever
     loads it.
@@ -22,6 +44,8 @@ def planned(recipe: Recipe, device: Device) -> tuple[Recipe, list[Plan | str]]:
     Raises:
         RecipeError: a stage cannot fit, in one line, with the two cheapest ways out.
     """
+    ranks = ranks_of(recipe)
+    device = device_of_each(device, ranks)
     plans = list[Plan | str]()
     stages = list[StageRecipe]()
     for index, stage in enumerate(recipe.stages):
@@ -30,7 +54,7 @@ def planned(recipe: Recipe, device: Device) -> tuple[Recipe, list[Plan | str]]:
             stages.append(stage)
             continue
         try:
-            asked = stated(recipe, index)
+            asked = stated(recipe, index, ranks)
         except ModelError as error:
             plans.append(str(error))
             stages.append(stage)

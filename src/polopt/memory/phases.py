@@ -1,9 +1,11 @@
 """Bytes that a run holds in each phase, part by part.
 
-fixed      weights of all models, and the moments of those that are trained
+fixed      weights of all models, and the moments of those that are trained; of layers that ranks
+           divide a share, and a whole policy to decode with
 rollout    fixed + copies for decoding + keys and values + logits + prompts being read
-log-probs  fixed + copies + one layer of a micro-batch + a chunk of logits
+log-probs  fixed + copies + one layer of a micro-batch + a chunk of logits + layers gathered
 update     fixed + gradients + copies + activations + a chunk of logits + probabilities kept
+           + layers gathered
 evaluation as rollout, every row with a prompt of its own
 save       fixed + one layer with its adapter
 
@@ -157,6 +159,7 @@ def _scoring(work: Work, device: Device, held: Held) -> Phase:
             copies=max(_copies(one, at) for one in work.models),
             activations=layers,
             logits=_head(work.policy, work.states(held.tokens), device),
+            gathered=max(_gathered(work, one, at) for one in work.models),
         ),
     )
 
@@ -198,10 +201,11 @@ def _pass(work: Work, device: Device, held: Held, model: Model) -> Phase:
         f"update of the {model.role}",
         _some(
             **_fixed(work, device),
-            gradients=4 * model.taught,
+            gradients=4 * _taught(work, model),
             copies=copies,
             activations=kept + max(below, backward - head, last),
             logits=head + table,
+            gathered=_gathered(work, model, at, gradient=4),
         ),
     )
 
@@ -211,16 +215,36 @@ def _fixed(work: Work, device: Device) -> dict[str, int]:
     at, found = work.precision(device), dict[str, int]()
     for model in work.models:
         name = "weights" if model is work.policy else model.role
-        found[name] = found.get(name, 0) + weights_of(model, at)
-    found["optimiser"] = sum(int(_moments(work, model) * model.taught) for model in work.models)
+        absent = _bytes(model, at) * (model.weights - work.held(model))  # on other ranks
+        found[name] = found.get(name, 0) + weights_of(model, at) - absent
+    found["optimiser"] = sum(
+        int(_moments(work, model) * _taught(work, model)) for model in work.models
+    )
+    if work.sharded and work.samples:  # one does not decode with layers that are divided
+        found["whole_policy"] = 4 * work.policy.weights
     return found
+
+
+def _taught(work: Work, model: Model) -> int:
+    """The trained weights that a rank holds."""
+    return min(model.taught, work.held(model))
+
+
+def _gathered(work: Work, model: Model, at: Precision, gradient: int = 0) -> int:
+    """Two layers of those that are divided, the one at work and the next; a gradient of one."""
+    layer = (model.weights - work.whole(model)) // model.shape.layers
+    return layer * (2 * _bytes(model, at) + gradient)
 
 
 def weights_of(model: Model, at: Precision) -> int:
     """Trained weights in float32, frozen ones as they are computed with."""
-    if model.trained and model.lora is None:
-        return 4 * model.weights
-    return at.frozen * model.weights + 4 * model.taught
+    adapter = 4 * model.taught if model.lora is not None else 0
+    return _bytes(model, at) * model.weights + adapter
+
+
+def _bytes(model: Model, at: Precision) -> int:
+    """Of a weight; those of an adapter have 4."""
+    return 4 if model.trained and model.lora is None else at.frozen
 
 
 def _moments(work: Work, model: Model) -> float:

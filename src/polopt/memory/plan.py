@@ -181,7 +181,8 @@ def _of(field: str, value: Any, stated: Any, why: str, binds: bool = False) -> C
 
 def _wanted(work: Work) -> int:
     """Rows that could be decoded together."""
-    return max(work.prompts * work.group_size if work.samples else 1, work.evaluation)
+    prompts = work.prompts if work.engines else work.share  # engines decode for all ranks
+    return max(prompts * work.group_size if work.samples else 1, work.evaluation)
 
 
 def _why_rows(work: Work, device: Device, held: Held) -> str:

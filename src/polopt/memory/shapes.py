@@ -66,9 +66,13 @@ class Shape:
     def parameters(self) -> int:
         """All weights; tied embeddings count once."""
         tables = (1 if self.tied else 2) * self.embedding + self.positions * self.hidden
+        return tables + self.in_layers + self.last_norm
+
+    @property
+    def in_layers(self) -> int:
+        """The weights of all layers: neither embeddings nor the last norm."""
         dense, sparse = self.layers - self.sparse_layers, self.sparse_layers
-        norms = self.layers * self.norms + self.last_norm
-        return tables + norms + dense * _sum(self.linears) + sparse * self._sparse
+        return self.layers * self.norms + dense * _sum(self.linears) + sparse * self._sparse
 
     @property
     def backbone(self) -> int:

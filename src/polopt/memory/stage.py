@@ -9,7 +9,7 @@ from polopt import hub
 from polopt.algorithms import row
 from polopt.choices.roles import reads_process, reads_values
 from polopt.memory.shapes import Shape, shape_at
-from polopt.memory.work import Model, Work
+from polopt.memory.work import REWARDS, Model, Work
 from polopt.places import BUILT_IN, model_directory
 from polopt.recipe import Recipe, StageRecipe
 from polopt.recipe.contradictions import ENDED, rewards_by_field
@@ -35,8 +35,8 @@ class Stated:
         return all(model.shape.known for model in self.work.models)
 
 
-def stated(recipe: Recipe, index: int) -> Stated:
-    """The work of a stage of text in a resolved recipe.
+def stated(recipe: Recipe, index: int, ranks: int = 1) -> Stated:
+    """The work of a stage of text in a resolved recipe, for each of so many ranks.
 
     Raises:
         ModelError: the ``config.json`` of a model cannot be read, in one line.
@@ -68,6 +68,8 @@ def stated(recipe: Recipe, index: int) -> Stated:
         nucleus=rollout.top_p < 1,
         evaluation=stage.evaluation.prompts if _answers(stage) else 0,
         engines=0 if stage.coordination.mode == "alternate" else stage.coordination.engines,
+        ranks=ranks,
+        sharded=ranks > 1 and update.shard and stage.model.lora is None,
         dtype=stage.model.dtype,
         optimiser="natural_step" if natural else update.optimiser,
         rows=rollout.rows,
@@ -128,7 +130,7 @@ def _models(stage: StageRecipe, shape_of: ShapeOf) -> Iterator[Model]:
         if reward.model is not None:
             learns = bool(reward.refresh_every)
             shape = shape_of(f"{where}.model", reward.model)
-            yield Model("reward models", shape, learns, speaks=False)
+            yield Model(REWARDS, shape, learns, speaks=False)
 
 
 def _lengths(stage: StageRecipe, shape: Shape) -> tuple[int, int, list[str]]:

@@ -12,6 +12,7 @@ GIB = 2**30
 CONTEXT = GIB * 6 // 10
 """Of a CUDA device: context, kernels and workspaces of the libraries, which torch does not count.
 On the CPU: Python, torch and transformers, before a model is there."""
+REWARDS = "reward models"
 SLACK = 0.05
 """Share of the memory that the allocator cannot use: blocks that do not fit together."""
 
@@ -89,6 +90,8 @@ class Work:
     nucleus: bool = False  # tokens are drawn from the likeliest: all are sorted
     evaluation: int = 0  # prompts that are answered in an evaluation; 0: none are
     engines: int = 0  # that decode with copies of the policy while it trains; 0: it does so itself
+    ranks: int = 1  # that share a batch, each on a device of its own
+    sharded: bool = False  # and divide the layers of their models
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     optimiser: Literal["adamw", "adamw_8bit", "natural_step"] = "adamw"
     rows: int | None = None  # decoded together; None: the plan decides
@@ -108,6 +111,11 @@ class Work:
         return self.models[0]
 
     @property
+    def share(self) -> int:
+        """Prompts of a rank in a batch, at most."""
+        return -(-self.prompts // self.ranks)
+
+    @property
     def row(self) -> int:
         """Tokens of the longest row: a prompt with an answer, or with all that are compared."""
         answers = self.group_size if self.whole_groups else 1
@@ -115,9 +123,21 @@ class Work:
 
     @property
     def tokens(self) -> int:
-        """Tokens of a minibatch at most, where a prompt stands once before its answers."""
-        whole = self.prompts * (self.prompt_tokens + self.group_size * self.answer_tokens)
+        """Tokens of a rank's minibatch at most, where a prompt stands once before its answers."""
+        whole = self.share * (self.prompt_tokens + self.group_size * self.answer_tokens)
         return max(self.row, -(-whole // self.minibatches))
+
+    def whole(self, model: Model) -> int:
+        """The weights of a model that every rank holds all of."""
+        return model.weights - self._divided(model)
+
+    def held(self, model: Model) -> int:
+        """The weights of a model that a rank holds: of layers that are divided, its share."""
+        return self.whole(model) + -(-self._divided(model) // self.ranks)
+
+    def _divided(self, model: Model) -> int:
+        """The weights of the layers where they are divided; models of rewards are whole."""
+        return model.shape.in_layers if self.sharded and model.role != REWARDS else 0
 
     def states(self, tokens: int) -> int:
         """Of a pass of so many tokens, those that predict a token of an answer."""
