@@ -1,4 +1,4 @@
-"""What estimators of ``KL(p‖q)`` are worth, exactly: averages over the vocabulary, nothing is drawn.
+"""What estimators of ``KL(p‖q)`` are worth: averages over the vocabulary, nothing is drawn.
 
     p = softmax(z),   d_a = log p_a - log q_a,   ∇_z log p_a = e_a - p
     E_p[w·∇_z log p] = p·(w - E_p[w])
@@ -18,7 +18,7 @@ from polopt.math.divergence import Estimator, importance_corrected, k1
 from polopt.math.ratios import MAX_LOG_RATIO
 
 Weight: TypeAlias = Callable[[Tensor], Tensor]
-"""``d[..., V] -> w[..., V]``, what the gradient of log p is multiplied by where a token is drawn."""
+"""``d[..., V] -> w[..., V]``, what ∇log p is multiplied by where a token is drawn."""
 
 
 def in_reward(estimator: Estimator) -> Weight:
@@ -50,7 +50,7 @@ PLACES: dict[str, Callable[[Estimator], Weight]] = {
 def log_ratios(
     log_p: Float[Tensor, "*batch V"], log_q: Float[Tensor, "*batch V"]
 ) -> Float[Tensor, "*batch V"]:
-    """``d = log p - log q`` of whole distributions; 0 where p = 0, for such a token is not drawn."""
+    """``d = log p - log q`` of whole distributions; 0 where p = 0: no such token is drawn."""
     possible = log_p > -torch.inf
     return torch.where(possible, torch.where(possible, log_p, 0.0) - log_q, 0.0)
 

@@ -121,9 +121,7 @@ def _pass(before: LanguageModel, after: LanguageModel, rows: TokenRows, drawn: D
         in_parts(one.model, rows, places, stop_ids=one.stop_ids, how=PLAIN)
         for one in (before, after)
     )
-    parts = [
-        measured(p(cut), q(cut), tokens[cut]) for cut in _cuts(len(places), before, after)
-    ]
+    parts = [measured(p(cut), q(cut), tokens[cut]) for cut in _cuts(len(places), before, after)]
     return torch.cat(parts, dim=1)
 
 
