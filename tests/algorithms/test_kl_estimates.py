@@ -126,11 +126,11 @@ def three_tokens(kl: float = 0.3) -> Estimates:
     """Two tokens of row 0, one of row 2; k1 is 0.1, 0.3 and 0.8 there."""
     values = torch.tensor([0.1, 0.3, 0.8], dtype=torch.float64)
     rest = torch.tensor([[0.2] * 3, [0.0, 0.0, 1.0], [0.5] * 3], dtype=torch.float64)
-    one = torch.cat([values[None], rest])
     return Estimates(
         row=torch.tensor([0, 0, 2]),
         kl=torch.full((3,), kl, dtype=torch.float64),
-        of=dict.fromkeys(ESTIMATORS, one),
+        taken=dict.fromkeys(ESTIMATORS, values),
+        of={"k3": rest},
         exact=torch.full((3,), 4.0, dtype=torch.float64),
         pulls={("k3", "loss"): torch.tensor([[1.0] * 3, [1.0] * 3], dtype=torch.float64)},
     )
@@ -157,4 +157,4 @@ def test_numbers_are_finite() -> None:
     assert "kl/exact" not in found and not PULL & set(found)
     assert all(map(math.isfinite, found.values()))
     nothing = torch.zeros(0)
-    assert said(Estimates(nothing.long(), nothing, {}, nothing, {}), ("k3", "loss")) == {}
+    assert said(Estimates(nothing.long(), nothing, nothing, {}, {}, {}), ("k3", "loss")) == {}

@@ -10,12 +10,10 @@ from polopt.math.estimation import (
     PLACES,
     average,
     average_gradient,
-    estimated,
     in_dead_zone,
     in_loss,
     in_reward,
     log_ratios,
-    pulled,
 )
 
 
@@ -23,8 +21,16 @@ def logs(*p: float) -> torch.Tensor:
     return torch.tensor([p], dtype=torch.float64).log()
 
 
+def of(log_p, log_q, token, estimator) -> list[float]:
+    """In one state: k at the token, its average, whether that is dead, what q gives to such."""
+    d = log_ratios(log_p, log_q)
+    dead, taken = in_dead_zone(estimator, d)[0], estimator(d)[0, token]
+    mean, missed = average(log_p.exp(), estimator(d)), log_q.exp()[0, dead].sum()
+    return [float(x) for x in (taken, mean, dead[token], missed)]
+
+
 HALF, QUARTER = logs(1 / 2, 1 / 2), logs(1 / 4, 3 / 4)
-SECOND = torch.tensor([1])
+SECOND = 1
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +50,9 @@ def test_values_by_hand():
     """
     wanted = {"k1": (-0.405465, 0.143841), "k2": (0.082201, 0.161214), "k3": (0.094535, 0.143841)}
     for name, values in wanted.items():
-        found = estimated(HALF, QUARTER, SECOND, ESTIMATORS[name])[:, 0].tolist()
-        assert found == pytest.approx([*values, 0.0, 0.0], abs=1e-6)
+        assert of(HALF, QUARTER, SECOND, ESTIMATORS[name]) == pytest.approx(
+            [*values, 0.0, 0.0], abs=1e-6
+        )
 
 
 @pytest.mark.parametrize(
@@ -65,10 +72,8 @@ def test_values_by_hand():
 def test_gradients_by_hand(name: str, place: str, first: float):
     weight = PLACES[place](ESTIMATORS[name])
     d = log_ratios(HALF, QUARTER)
-    found = average_gradient(HALF, weight(d))
+    found = average_gradient(HALF.exp(), weight(d))
     assert found[0].tolist() == pytest.approx([first, -first], abs=1e-6)
-    squares = pulled(HALF, QUARTER, weight)[:, 0].tolist()
-    assert squares == pytest.approx([2 * first**2, 2 * first * 0.274653], abs=1e-6)
 
 
 def test_identities_of_any_two_distributions(pair):
@@ -80,11 +85,11 @@ def test_identities_of_any_two_distributions(pair):
     forward = p - q  # of KL(q‖p)
 
     def gradient(estimator, place):
-        return average_gradient(log_p, PLACES[place](estimator)(d))
+        return average_gradient(log_p.exp(), PLACES[place](estimator)(d))
 
-    assert torch.allclose(average(log_p, k1(d)), kl)
-    assert torch.allclose(average(log_p, k3(d)), kl)
-    assert (average(log_p, k2(d)) - kl).abs().min() > 1e-3
+    assert torch.allclose(average(p, k1(d)), kl)
+    assert torch.allclose(average(p, k3(d)), kl)
+    assert (average(p, k2(d)) - kl).abs().min() > 1e-3
     for estimator, place in ((k1, "reward"), (k2, "loss"), (k1, "corrected loss")):
         assert torch.allclose(gradient(estimator, place), exact)
     assert torch.allclose(gradient(k3, "corrected loss"), exact)
@@ -103,14 +108,13 @@ def test_the_average_gradient_is_that_of_the_loss_of_drawn_tokens(pair):
     for name, estimator in ESTIMATORS.items():
         values = estimator(d)[0, tokens]
         error = values.std() / math.sqrt(len(tokens))
-        taken = estimated(log_p, log_q, tokens[:1], estimator)
-        assert abs(values.mean() - taken[1, 0]) < 4 * error, name
+        assert abs(values.mean() - average(log_p.exp(), estimator(d))[0]) < 4 * error, name
         z = log_p[0].clone().requires_grad_()
         logp = z.log_softmax(-1)[tokens]
         k = estimator(logp - log_q[0, tokens])
         for place, loss in (("loss", k), ("reward", k.detach() * logp)):
             (drawn,) = torch.autograd.grad(loss.mean(), z, retain_graph=True)
-            exact = average_gradient(log_p, PLACES[place](estimator)(d))[0]
+            exact = average_gradient(log_p.exp(), PLACES[place](estimator)(d))[0]
             assert torch.allclose(drawn, exact, atol=0.02), (name, place)
 
 
@@ -132,45 +136,55 @@ def test_what_a_clamp_hides_of_the_reference():
     log_p, log_q = logs(1 - low, low), HALF
     kl = float(kl_divergence_of_logs(log_p, log_q))
     assert kl == pytest.approx(math.log(2), abs=1e-9)
-    taken, mean, dead, missed = estimated(log_p, log_q, torch.tensor([0]), k3)[:, 0].tolist()
+    taken, mean, dead, missed = of(log_p, log_q, 0, k3)
     assert taken == pytest.approx(math.exp(-math.log(2)) - 1 + math.log(2))
     assert mean == pytest.approx(kl - 0.5 + math.exp(-10), abs=1e-9)
     assert (dead, missed) == (0.0, 0.5)
-    assert estimated(log_p, log_q, SECOND, k3)[2, 0] == 1.0
-    assert average_gradient(log_p, in_loss(k3)(log_ratios(log_p, log_q))).abs().max() < 1e-9
+    assert of(log_p, log_q, SECOND, k3)[2] == 1.0
+    pull = average_gradient(log_p.exp(), in_loss(k3)(log_ratios(log_p, log_q)))
+    assert pull.abs().max() < 1e-9
 
 
 def test_a_token_that_neither_can_draw_changes_nothing(pair):
-    log_p, log_q = pair
     closed = torch.full((5, 1), -torch.inf, dtype=torch.float64)
     more = [torch.cat([each, closed], dim=-1) for each in pair]
-    tokens = torch.arange(5)
+    d, wider = log_ratios(*pair), log_ratios(*more)
+    p, q = (logs[0].exp() for logs in (pair, more))
     for estimator in ESTIMATORS.values():
-        found, wanted = (estimated(*logs_, tokens, estimator) for logs_ in (more, pair))
-        assert torch.allclose(found, wanted)
+        assert torch.allclose(average(q, estimator(wider)), average(p, estimator(d)))
         for place in PLACES.values():
-            weight = place(estimator)
-            assert torch.allclose(pulled(*more, weight), pulled(log_p, log_q, weight))
+            own, found = average_gradient(p, place(estimator)(d)), place(estimator)(wider)
+            assert torch.allclose(average_gradient(q, found)[:, :-1], own)
+            assert average_gradient(q, found)[:, -1].tolist() == [0.0] * 5
 
 
 def test_a_token_that_only_the_reference_could_draw_has_no_weight():
     log_p, log_q = logs(1.0, 0.0), HALF
-    assert log_ratios(log_p, log_q).tolist() == [[pytest.approx(math.log(2)), 0.0]]
-    assert estimated(log_p, log_q, torch.tensor([0]), k1)[1, 0] == pytest.approx(math.log(2))
-    assert pulled(log_p, log_q, in_reward(k1)).tolist() == [[0.0], [0.0]]
+    d = log_ratios(log_p, log_q)
+    assert d.tolist() == [[pytest.approx(math.log(2)), 0.0]]
+    assert average(log_p.exp(), k1(d)).item() == pytest.approx(math.log(2))
+    assert average_gradient(log_p.exp(), in_reward(k1)(d)).tolist() == [[0.0, 0.0]]
 
 
 def test_an_infinite_divergence_is_infinite_and_no_nan():
-    taken, mean, *_ = estimated(HALF, logs(1.0, 0.0), SECOND, k1)[:, 0].tolist()
+    log_q = logs(1.0, 0.0)
+    taken, mean, *_ = of(HALF, log_q, SECOND, k1)
     assert taken == mean == math.inf
-    _, mean, dead, missed = estimated(HALF, logs(1.0, 0.0), SECOND, k3)[:, 0].tolist()
+    _, mean, dead, missed = of(HALF, log_q, SECOND, k3)
     assert math.isfinite(mean) and (dead, missed) == (1.0, 0.0)
 
 
+def test_no_probability_times_infinity_is_nothing():
+    p, x = torch.tensor([[1.0, 0.0]]), torch.tensor([[2.0, math.inf]])
+    assert average(p, x).tolist() == [2.0]
+    assert average_gradient(p, x).tolist() == [[0.0, 0.0]]
+
+
 def test_no_states_at_all():
-    empty, tokens = torch.zeros(0, 3, dtype=torch.float64), torch.zeros(0, dtype=torch.long)
-    assert estimated(empty, empty, tokens, k3).shape == (4, 0)
-    assert pulled(empty, empty, in_loss(k3)).shape == (2, 0)
+    empty = torch.zeros(0, 3, dtype=torch.float64)
+    assert average(empty, k3(empty)).shape == (0,)
+    assert average_gradient(empty, in_loss(k3)(empty)).shape == (0, 3)
+    assert in_dead_zone(k3, empty).shape == (0, 3)
 
 
 def test_weights_are_known_where_nothing_is_differentiated():

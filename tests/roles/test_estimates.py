@@ -17,10 +17,10 @@ from polopt.models.adapter import attach
 from polopt.recipe import Model
 from polopt.roles import Actor, Computing, WithoutAdapter
 from polopt.roles import estimates as module
-from polopt.roles.estimates import EVERYWHERE, Estimates, estimates, gradient, is_known
+from polopt.roles.estimates import EVERYWHERE, Estimates, estimates, gradient, is_known, most
 from polopt.roles.policies import proven
 from polopt.types import TokenRows
-from random_models import STOP, absolute_positions, builtin_model
+from random_models import STOP, VOCABULARY, absolute_positions, builtin_model
 
 ROWS = rows_of([[5], [9, 8, 7, 6], [4, 4]], [[10, 11, 12], [13, 14], [15, 16, 17, 18, 19]])
 MASK = ROWS.attention[:, ROWS.prompt_width :]
@@ -102,8 +102,8 @@ def twin(pair: Pair, rows: TokenRows = ROWS, mask: Tensor = MASK) -> dict[str, f
 def sums(found: Estimates) -> dict[str, float]:
     """The same sums of what was found."""
     of = {"kl": found.kl.sum(), "exact": found.exact.sum()}
-    for name, (value, average, *_) in found.of.items():
-        of |= {f"{name} taken": value.sum(), f"{name} average": average.sum()}
+    of |= {f"{name} taken": value.sum() for name, value in found.taken.items()}
+    of |= {f"{name} average": average.sum() for name, (average, *_) in found.of.items()}
     for (name, where), (square, along) in found.pulls.items():
         of |= {f"{name} {where} square": square.sum(), f"{name} {where} along": along.sum()}
     return {name: float(value) for name, value in of.items()}
@@ -118,7 +118,8 @@ def test_every_sum_is_that_of_a_slow_twin(pair: Pair) -> None:
     check(found, twin(pair))
     assert list(found.pulls) == list(EVERYWHERE) and len(EVERYWHERE) == 9
     assert found.row.tolist() == [0, 0, 0, 1, 1, 2, 2, 2, 2, 2]
-    assert {x.dtype for x in (found.kl, found.exact, *found.of.values())} == {torch.float64}
+    columns = (found.kl, *found.taken.values(), *found.of.values())
+    assert {column.dtype for column in columns} == {torch.float64}
 
 
 @pytest.mark.parametrize("fields", [{"temperature": 0.7}, {"min_new_tokens": 2}])
@@ -129,7 +130,8 @@ def test_the_distribution_is_that_of_the_sampler(pair: Pair, fields: dict[str, f
 
 def test_a_few_tokens_at_a_time_change_nothing(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = sums(taken(pair))
-    monkeypatch.setattr(module, "AT_ONCE", 2 * 300)
+    monkeypatch.setattr(module, "IN_CACHE", 2 * VOCABULARY)
+    monkeypatch.setattr(module, "at_once", lambda *_: 3)
     check(taken(pair), wanted)
 
 
@@ -159,7 +161,7 @@ def test_models_whose_head_is_more_than_a_matrix_and_rows_that_are_not_packed(
     mask[2, 1:3] = False
     wanted = twin(two, mask=mask)
     check(taken(two, mask=mask), wanted)
-    monkeypatch.setattr(module, "AT_ONCE", 2 * 300)
+    monkeypatch.setattr(module, "at_once", lambda *_: 2)
     for one in two:
         proven._known[one.model] = proven.Proven(None, "asked for by its own pass")
     check(taken(two, mask=mask), wanted)
@@ -189,10 +191,15 @@ def test_long_samples_are_thinned_evenly(pair: Pair, monkeypatch: pytest.MonkeyP
     assert found.row.tolist() == [0, 1, 2, 2]
 
 
+def test_fewer_tokens_where_they_would_take_long() -> None:
+    assert (most(259, "cpu"), most(151_936, "cpu"), most(10**6, "cpu")) == (2048, 441, 256)
+    assert most(151_936, "cuda") == 2048
+
+
 def test_the_same_weights_are_exactly_nothing_and_have_no_direction(pair: Pair) -> None:
     found = taken((pair[0], pair[0]))
     assert found.kl.tolist() == [0.0] * 10 and not is_known(found)
-    assert {value.abs().max().item() for value, *_ in found.of.values()} == {0.0}
+    assert {x.abs().max().item() for x in (*found.taken.values(), *found.of.values())} == {0.0}
     assert [gradient(found, place) for place in EVERYWHERE] == [None] * 9
 
 
@@ -214,14 +221,14 @@ def test_products_in_bfloat16_are_near(pair: Pair) -> None:
     policy, reference = (Actor(one, Computing(autocast=True)) for one in pair)
     found = estimates(policy, reference, ROWS, MASK, ())
     assert float(found.kl.mean()) == pytest.approx(float(taken(pair).kl.mean()), rel=0.2)
-    assert found.pulls == {}
+    assert found.pulls == found.of == {}
 
 
 def a_token(square: float, along: float, kl: float = 0.1) -> Estimates:
     """One token whose ‖∇KL‖ is 2."""
     one, row = (lambda *x: torch.tensor([[v] for v in x], dtype=torch.float64)), torch.zeros(1)
     pulls = {("k3", "loss"): one(square, along)}
-    return Estimates(row.long(), one(kl)[0], {}, one(4.0)[0], pulls)
+    return Estimates(row.long(), one(kl)[0], one(4.0)[0], {}, {}, pulls)
 
 
 @pytest.mark.parametrize(

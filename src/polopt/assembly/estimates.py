@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from polopt.assembly.context import StageContext
-from polopt.math.divergence import ESTIMATORS
 from polopt.recipe import StageRecipe
 from polopt.roles import Actor, WithoutAdapter
 from polopt.roles.estimates import Estimates, Place, estimates, gradient
@@ -52,15 +51,14 @@ def said(found: Estimates, place: Place) -> Metrics:
     """The metrics of a sample, one answer to a prompt; those that are not finite are left out."""
     if not len(found.kl):
         return {}
-    _, average, dead, missed = found.of[place[0]].mean(-1).tolist()
+    average, dead, missed = found.of[place[0]].mean(-1).tolist()
     metrics = {
         "kl/exact": float(found.kl.mean()),
         "kl/average": average,
         "kl/dead_tokens": dead,
         "kl/dead_reference": missed,
     }
-    for name in ESTIMATORS:
-        taken = found.of[name][0]
+    for name, taken in found.taken.items():
         ends = mean_interval(_of_rows(taken, found.row))
         metrics[f"kl/{name}"] = float(taken.mean())
         metrics |= zip((f"kl/{name}_low", f"kl/{name}_high"), ends, strict=True)

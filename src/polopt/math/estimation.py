@@ -11,10 +11,10 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from polopt.math.divergence import Estimator, importance_corrected, k1
+from polopt.math.divergence import Estimator, importance_corrected
 from polopt.math.ratios import MAX_LOG_RATIO
 
 Weight: TypeAlias = Callable[[Tensor], Tensor]
@@ -51,63 +51,24 @@ def log_ratios(
     log_p: Float[Tensor, "*batch V"], log_q: Float[Tensor, "*batch V"]
 ) -> Float[Tensor, "*batch V"]:
     """``d = log p - log q`` of whole distributions; 0 where p = 0: no such token is drawn."""
-    possible = log_p > -torch.inf
-    return torch.where(possible, torch.where(possible, log_p, 0.0) - log_q, 0.0)
+    return torch.where(log_p > -torch.inf, log_p - log_q, 0.0)
 
 
-def average(
-    log_p: Float[Tensor, "*batch V"], x: Float[Tensor, "*batch V"]
-) -> Float[Tensor, "*batch"]:
+def average(p: Float[Tensor, "*batch V"], x: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch"]:
     """``E_p[x] = Σ p·x``; a term with p = 0 is 0, whatever x is."""
-    p = log_p.exp()
     return torch.where(p > 0, p * x, 0.0).sum(-1)
 
 
 def average_gradient(
-    log_p: Float[Tensor, "*batch V"], weight: Float[Tensor, "*batch V"]
+    p: Float[Tensor, "*batch V"], weight: Float[Tensor, "*batch V"]
 ) -> Float[Tensor, "*batch V"]:
     """``E_p[w·∇_z log p] = p·(w - E_p[w])``, the expected gradient in the logits."""
-    p = log_p.exp()
-    return torch.where(p > 0, p * (weight - average(log_p, weight)[..., None]), 0.0)
+    return torch.where(p > 0, p * (weight - average(p, weight)[..., None]), 0.0)
 
 
 def in_dead_zone(
     estimator: Estimator, log_ratio: Float[Tensor, "*shape"]
-) -> Float[Tensor, "*shape"]:
-    """1 where a clamp holds the estimator: |d| is beyond 20 and its slope is 0; else 0."""
+) -> Bool[Tensor, "*shape"]:
+    """Where a clamp holds the estimator: |d| is beyond 20 and its slope is 0."""
     beyond = log_ratio.abs() >= MAX_LOG_RATIO
-    return (beyond & (in_loss(estimator)(log_ratio) == 0)).to(log_ratio.dtype)
-
-
-def estimated(
-    log_p: Float[Tensor, "n V"],
-    log_q: Float[Tensor, "n V"],
-    tokens: Int[Tensor, "n"],
-    estimator: Estimator,
-) -> Float[Tensor, "4 n"]:
-    """What an estimator makes of n states, in each of which a token of p was drawn.
-
-    Returns:
-        ``k(d)`` at the token; ``E_p[k]``; 1 where the token stands in the dead zone of a clamp; the
-        probability that q gives to tokens in a dead zone, which the estimator does not see.
-    """
-    d = log_ratios(log_p, log_q)
-    k, dead = estimator(d), in_dead_zone(estimator, d)
-    at = tokens[:, None]
-    return torch.stack(
-        [
-            k.gather(-1, at)[:, 0],
-            average(log_p, k),
-            dead.gather(-1, at)[:, 0],
-            average(log_q, dead),
-        ]
-    )
-
-
-def pulled(
-    log_p: Float[Tensor, "n V"], log_q: Float[Tensor, "n V"], weight: Weight
-) -> Float[Tensor, "2 n"]:
-    """``‖g‖²`` and ``g·∇KL(p‖q)`` in n states, with ``g = E_p[w·∇_z log p]`` by a weight w."""
-    d = log_ratios(log_p, log_q)
-    exact, own = (average_gradient(log_p, w) for w in (k1(d), weight(d)))
-    return torch.stack([own.square().sum(-1), (own * exact).sum(-1)])
+    return beyond & (in_loss(estimator)(log_ratio) == 0) if beyond.any() else beyond

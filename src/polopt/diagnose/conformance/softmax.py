@@ -40,12 +40,11 @@ def expected_estimator(
         ``E_p[k]``; the gradient in z when k is a loss, ``E_p[k′(d)·∇log p]``; and the gradient when
         k is a (detached) reward penalty, ``E_p[k·∇log p]``, where ``∇_z log p_a = e_a - p``.
     """
-    log_p = p.log()
-    d = log_ratios(log_p, q.log())
+    d = log_ratios(p.log(), q.log())
     return (
-        average(log_p, estimator(d)),
-        average_gradient(log_p, in_loss(estimator)(d)),
-        average_gradient(log_p, in_reward(estimator)(d)),
+        average(p, estimator(d)),
+        average_gradient(p, in_loss(estimator)(d)),
+        average_gradient(p, in_reward(estimator)(d)),
     )
 
 

@@ -54,12 +54,12 @@ def estimators(
 
 def _of(name: str, found: Estimates) -> dict[str, Any]:
     """An estimator; its bias is the share of the KL by which its average is off."""
-    taken, average, dead, missed = found.of[name]
+    average, dead, missed = found.of[name]
     mean = float(average.mean())
     pulls = {place: gradient(found, (name, place)) for place in PLACES}
     return {
         "name": name,
-        "sampled": _mean(taken, found),
+        "sampled": _mean(found.taken[name], found),
         "average": _finite(mean),
         "bias": _finite(mean / float(found.kl.mean()) - 1.0) if is_known(found) else None,
         "dead": float(dead.mean()),
