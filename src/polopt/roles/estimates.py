@@ -10,13 +10,7 @@ import torch
 from torch import Tensor
 
 from polopt.math.divergence import ESTIMATORS
-from polopt.math.estimation import (
-    PLACES,
-    average,
-    average_gradient,
-    in_dead_zone,
-    log_ratios,
-)
+from polopt.math.estimation import PLACES, average, average_gradient, in_dead_zone, log_ratios
 from polopt.memory.logits import at_once
 from polopt.roles.actor import Actor
 from polopt.roles.reference import WithoutAdapter
