@@ -49,6 +49,8 @@ def test_a_copy_has_not_changed(run: Path, tmp_path: Path) -> None:
         assert {row["of_kl"]["value"] for row in (*one["classes"], *one["positions"])} == {0.0}
         assert one["entropy_before"] == one["entropy_after"]
     assert found["figures"]["before"] == found["figures"]["after"]
+    assert found["estimators"]["kl"] == {"value": 0.0, "interval": [0.0, 0.0]}
+    assert {g for e in found["estimators"]["estimators"] for g in e["gradients"].values()} == {None}
     assert found["breaks"]["before"] == found["breaks"]["after"]
     texts = {name: [t["completion"] for t in found["texts"] if t["of"] == name]
              for name in ("before", "after")}  # fmt: skip
@@ -90,6 +92,28 @@ def test_the_figures_hang_together(run: Path) -> None:
             assert all(0 < p <= 1 for p in (*columns["p_before"], *columns["p_after"]))
     low, high = of(found, "after")["log_ratio_answer"]["interval"]
     assert low <= of(found, "after")["kl_answer"]["value"] <= high  # its mean is this KL
+
+
+def test_estimators_of_the_kl_beside_the_exact_one(run: Path) -> None:
+    """On the first answer to each prompt, with the base as the reference."""
+    found = polopt.xray(run / "checkpoints" / "sft", run, prompts=8, k=3)
+    own = found["estimators"]
+    first = [t["tokens"]["kl"] for t in found["texts"] if (t["of"], t["draw"]) == ("after", 0)]
+    assert (own["answers"], own["tokens"]) == (8, sum(map(len, first)))
+    assert own["kl"]["value"] == pytest.approx(sum(map(sum, first)) / own["tokens"], rel=1e-3)
+    k1, k2, k3 = own["estimators"]
+    assert [one["name"] for one in (k1, k2, k3)] == ["k1", "k2", "k3"]
+    for one in (k1, k3):
+        assert one["average"] == pytest.approx(own["kl"]["value"], rel=1e-6)
+        assert one["bias"] == pytest.approx(0.0, abs=1e-6)
+    assert k2["bias"] == pytest.approx(k2["average"] / own["kl"]["value"] - 1, rel=1e-6)
+    assert k1["gradients"]["loss"] == {"length": 0.0, "angle": None}
+    for exact in (k1["gradients"]["reward"], k2["gradients"]["loss"]):
+        assert exact["length"] == pytest.approx(1.0) and exact["angle"] < 0.01
+    assert k3["gradients"]["loss"]["angle"] > 0.1
+    assert {one["dead"] for one in own["estimators"]} == {0.0}
+    assert found["trained"]["kl"] == {"estimator": "k3", "place": "loss"}
+    assert found["base"]["kl"] is None
 
 
 def test_answers_are_asked_as_training_evaluates(run: Path) -> None:
@@ -243,6 +267,7 @@ def test_the_command_prints_a_table_and_writes_a_page(
     assert main([*words, "--out", str(tmp_path / "x.html")]) == 0
     out, err = capsys.readouterr()
     assert "KL of an answer, nats" in out and "share in: first token" in out
+    assert "\nThe run had k3 in the loss, which points " in out
     assert out.splitlines()[-1] == f"page: {tmp_path / 'x.html'}"
     assert "2 answers to each of 4 prompts" in err and "reading" in err
     assert (tmp_path / "x.html").read_text().startswith("<!doctype html>")

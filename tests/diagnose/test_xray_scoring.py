@@ -9,7 +9,7 @@ import torch
 from polopt.diagnose.xray import scoring
 from polopt.diagnose.xray.scoring import Compared, Drawn, compared
 from polopt.models import LanguageModel
-from polopt.roles.policies import proven
+from polopt.roles.policies import parts, proven
 from polopt.types import Sample
 from random_models import STOP, VOCABULARY, builtin_model, peaked
 
@@ -73,11 +73,12 @@ def test_a_model_whose_head_is_more_than_a_matrix(pair, samples, monkeypatch) ->
     """Its own logits are taken, a few columns of a row at a time."""
     monkeypatch.setattr(scoring, "at_once", lambda *_: 3)
     headless = proven.Proven(None, None)
-    monkeypatch.setattr(
-        scoring,
-        "proven",
-        lambda model: headless if model is pair[0].model else proven.proven(model),
-    )
+    for module in (scoring, parts):
+        monkeypatch.setattr(
+            module,
+            "proven",
+            lambda model: headless if model is pair[0].model else proven.proven(model),
+        )
     check(compared(*pair, samples, Drawn()), pair, samples)
 
 

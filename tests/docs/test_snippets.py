@@ -139,6 +139,7 @@ SHORTER = {
             " --run.directory runs/one",
             " --run.directory runs/two",
             " --run.directory runs/x",
+            " --rl.kl.estimator k2 --run.directory runs/k2",
             " --run.seed 7 --run.directory runs/a",
         )
     },

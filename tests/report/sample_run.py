@@ -124,6 +124,8 @@ def _config(name: str, sft_steps: int, rl_steps: int) -> dict[str, Any]:
                     "rollout.prompts_per_step": 16,
                     "objective.clip_low": 0.2,
                     "kl.coefficient": 0.02,
+                    "kl.estimator": "k3",
+                    "kl.placement": "loss",
                     "update.learning_rate": 1e-4,
                     "update.max_grad_norm": 1.0,
                     "run.steps": rl_steps,
@@ -256,8 +258,20 @@ def _rl(chance: random.Random, offset: int, step: int, steps: int) -> dict[str, 
     }
     if step % max(1, steps // 4) == 0:
         row |= {**_evaluation(level, 0.9), "time/evaluate": 1.0, "time/checkpoint": 0.3}
+        row |= _estimates(0.09 * share**1.3, chance)
     row["time/step"] = sum(v for k, v in row.items() if k.startswith("time/"))
     return row
+
+
+def _estimates(exact: float, chance: random.Random) -> dict[str, float]:
+    """The KL of a token and its estimators; k3 in the loss turns away as the policy moves."""
+    found = {"kl/exact": exact, "kl/average": 0.998 * exact, "kl/dead_tokens": 0.0}
+    found |= {"kl/dead_reference": exact / 50}
+    for name, spread in (("k1", 0.6), ("k2", 0.2), ("k3", 0.1)):
+        value = exact * (1 + spread * chance.gauss(0, 0.5))
+        found |= {f"kl/{name}": value, f"kl/{name}_low": value - spread * exact}
+        found |= {f"kl/{name}_high": value + spread * exact}
+    return found | {"kl/gradient_angle": 300 * exact, "kl/gradient_length": 1 - 3 * exact}
 
 
 def _samples(

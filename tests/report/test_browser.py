@@ -128,7 +128,7 @@ def test_every_plot_is_drawn_and_tells_its_values_where_one_points(opened: Opene
     page = opened.page
     unfold(page)
     figures = page.locator("figure.plot").all()
-    assert len(figures) == 16
+    assert len(figures) == 20
     for figure in figures:
         title = figure.locator("h3").inner_text()
         assert figure.locator("canvas").count() == 1, title
@@ -193,7 +193,7 @@ def test_a_stage_can_be_shown_alone(opened: Opened) -> None:
     assert loss.locator(".at").inner_text().endswith(", rl")
     assert page.locator("[aria-pressed=true]").all_inner_texts() == ["rl"]
     page.get_by_role("button", name="All stages").click()
-    assert page.locator("figure.plot canvas:visible").count() == 12
+    assert page.locator("figure.plot canvas:visible").count() == 16
 
 
 def test_training_samples_are_browsed_by_step(opened: Opened) -> None:
@@ -423,7 +423,7 @@ def test_hostile_text_does_nothing(opened: Opened, tmp_path: Path) -> None:
         inject(run, text)
         opened.open(write(run))
         unfold(opened.page)
-        assert opened.page.locator("figure.plot canvas").count() == 3, text
+        assert opened.page.locator("figure.plot canvas").count() == 4, text
         opened.page.locator(".u-over").first.hover()
         opened.check()
 
@@ -443,7 +443,7 @@ def test_long_words_and_many_stages_do_not_widen_the_page(browser: Browser, tmp_
 def test_an_unfinished_run_opens(browser: Browser, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", sft_steps=4, rl_steps=3, finished=False)
     opened = show(browser, write(run))
-    assert opened.page.locator("figure.plot canvas:visible").count() == 12
+    assert opened.page.locator("figure.plot canvas:visible").count() == 16
     (run / "metrics.jsonl").write_text("")
     (run / "samples.jsonl").write_text("")
     empty = show(browser, write(run))
@@ -458,7 +458,7 @@ def test_a_long_run_opens_quickly(browser: Browser, tmp_path: Path) -> None:
     milliseconds = opened.page.evaluate(
         "performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd"
     )
-    assert opened.page.locator("figure.plot canvas:visible").count() == 12
+    assert opened.page.locator("figure.plot canvas:visible").count() == 16
     assert milliseconds < 5_000
     opened.check()
 

@@ -8,6 +8,7 @@ import pytest
 from polopt.report.arrange import PARTS, UNKNOWN_METRIC, arrange
 from polopt.report.columns import COLUMNS
 from polopt.report.explain import FOLDED, IN_CONTROL, PLOTS
+from polopt.report.kl import KL
 from polopt.report.turns import TURNS
 
 CONTRACT = [
@@ -45,6 +46,15 @@ CONTRACT = [
     "time/rollout",
     "kl/measured",
     "kl/coefficient",
+    "kl/exact",
+    "kl/average",
+    "kl/k1",
+    "kl/k2",
+    "kl/k3",
+    "kl/gradient_length",
+    "kl/gradient_angle",
+    "kl/dead_tokens",
+    "kl/dead_reference",
     "kept/share",
     "kept/reward",
     "reward/greedy",
@@ -170,12 +180,13 @@ def test_the_main_plots_come_in_the_order_of_the_table() -> None:
 
 
 def test_every_plot_has_a_sentence_that_ends() -> None:
-    for plot in (*PLOTS, *FOLDED, *TURNS):
+    for plot in (*PLOTS, *FOLDED, *TURNS, *KL):
         assert plot.sentence.endswith(".") and len(plot.sentence) < 240, plot.title
 
 
 def test_a_per_cent_sign_stays_with_its_number() -> None:
-    sentences = [plot.sentence for plot in (*PLOTS, *FOLDED, *TURNS)] + list(IN_CONTROL.values())
+    plots = (*PLOTS, *FOLDED, *TURNS, *KL)
+    sentences = [plot.sentence for plot in plots] + list(IN_CONTROL.values())
     assert any("95\u202f%" in sentence for sentence in sentences)
     assert not [sentence for sentence in sentences if re.search(r"\d %", sentence)]
 
@@ -186,7 +197,7 @@ def test_the_parts_of_the_time_are_told_in_words() -> None:
 
 @pytest.mark.parametrize("domain", ["text", "control"])
 def test_no_metric_is_named_twice_in_the_table(domain: str) -> None:
-    plots = [plot for plot in (*PLOTS, *FOLDED, *TURNS) if plot.only in (None, domain)]
+    plots = [plot for plot in (*PLOTS, *FOLDED, *TURNS, *KL) if plot.only in (None, domain)]
     names = Counter(name for plot in plots for name in plot.lines)
     assert max(names.values()) == 1
 

@@ -53,13 +53,14 @@ def inject(run: Path, text: str) -> None:
     stage["summary"] = stage["algorithm"] = stage["name"] = text
     stage["row"] = [{"column": text, "choice": text, "equation": text, "file": text}]
     stage["row"][0]["settings"] = {text: text}
-    stage["settings"] = {text: text}
+    stage["settings"] = {text: text, "kl.estimator": text, "kl.placement": text}
     (run / "config.json").write_text(json.dumps(config))
     (run / "environment.json").write_text(
         json.dumps({text: text, "git": {"revision": text}, "packages": {text: text}})
     )
     metrics = [
         {"step": s, "stage": text, f"xss/{text}": 1.0, f"task/{text}": 2.0, "accuracy": 0.5}
+        | {"kl/exact": 0.5}
         for s in range(1, 4)
     ]
     lines(run / "metrics.jsonl", metrics)
@@ -254,7 +255,7 @@ def test_the_figures_are_explained_as_far_as_they_are_there(tmp_path: Path) -> N
 
 def test_results_come_before_how_they_were_made(tmp_path: Path) -> None:
     html = page(write_run(tmp_path / "run", **SMALL))
-    order = ["changed", "curves", "side-by-side", "training", "warnings", "what", "again"]
+    order = ["changed", "curves", "kl", "side-by-side", "training", "warnings", "what", "again"]
     assert re.findall('<section id="([^"]*)"', html) == [*order, "settings"]
     assert re.findall('<a href="#([^"]*)">', html.split("<nav")[1].split("</nav>")[0]) == [
         *order,

@@ -19,6 +19,7 @@ from polopt.errors import RunDirectoryError
 from polopt.report.xray import render, write
 from polopt.report.xray.answers import answers
 from polopt.report.xray.curves import curves, top
+from polopt.report.xray.estimators import estimators
 from polopt.report.xray.page import quoted
 from polopt.report.xray.words import estimate, sentence
 
@@ -139,3 +140,36 @@ def test_lines_of_pass_at_k_by_hand() -> None:
 def test_a_page_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(RunDirectoryError, match=r"^--out: .*: Is a directory$"):
         write(found(), tmp_path)
+
+
+def test_estimators_of_the_kl_beside_the_exact_one() -> None:
+    shown = estimators(found())
+    assert shown is not None and shown.exact == "0.12 (0.02 to 0.22)"
+    assert shown.sentence == (
+        "The run had k3 in the loss, which points 12° away from the gradient of the exact KL, "
+        "0.8 times as long."
+    )
+    loss, corrected, reward = zip(*(one.gradients for one in shown.rows), strict=True)
+    away = "12°, 0.80×"
+    assert loss == (("none on average", False), ("exact", False), (away, True))
+    assert corrected == (("exact", False), (away, False), ("exact", False))
+    assert reward == (("exact", False), (away, False), (away, False))
+    assert [one.bias for one in shown.rows] == ["none", "+3.1\u202f%", "none"]
+    assert [one.dead for one in shown.rows] == ["none", "none", "0.0\u202f%, 2.0\u202f%"]
+    assert '<b class="used">12°, 0.80×</b>' in render(found())
+
+
+def test_estimators_that_could_not_be_compared() -> None:
+    made = found()
+    made["trained"]["kl"] = None
+    for one in made["estimators"]["estimators"]:
+        nothing = {"value": None, "interval": None}
+        one |= {"sampled": nothing, "average": None, "bias": None}
+        one["gradients"] = dict.fromkeys(one["gradients"])
+    shown = estimators(made)
+    assert shown is not None and shown.sentence == ""
+    row = shown.rows[0]
+    assert (row.sampled, row.average, row.bias) == ("–", "–", "–")
+    assert row.gradients == [("–", False)] * 3
+    made["estimators"] = None
+    assert estimators(made) is None and 'id="estimators"' not in render(made)

@@ -58,6 +58,31 @@ def texts_of(name: str, *, changed: bool = True) -> dict[str, Any]:
     }
 
 
+def estimators() -> dict[str, Any]:
+    """Of KL estimators; those that have the gradient of the KL where they have it."""
+    exact, nothing, away = (
+        {"length": length, "angle": angle} for length, angle in ((1.0, 0.0), (0.0, None), (0.8, 12))
+    )
+    pulls = {"k1": (exact, nothing, exact), "k2": (away, exact, away), "k3": (away, away, exact)}
+    return {
+        "answers": 4,
+        "tokens": 1040,
+        "kl": estimate(0.12),
+        "estimators": [
+            {
+                "name": name,
+                "sampled": estimate(0.13),
+                "average": 0.12,
+                "bias": 0.031 if name == "k2" else 0.0,
+                "dead": 0.0,
+                "dead_reference": 0.02 if name == "k3" else 0.0,
+                "gradients": dict(zip(("reward", "loss", "corrected loss"), own, strict=True)),
+            }
+            for name, own in pulls.items()
+        ],
+    }
+
+
 def columns(text: str, draw: random.Random, pieces: list[str] | None = None) -> dict[str, Any]:
     """The tokens of an answer, one a character."""
     own = pieces or list(text)
@@ -85,6 +110,7 @@ def found(
     draw = random.Random(0)
     sets = ["before", "after", *(["given"] if given else [])]
     side = {"name": "runs/a@30", "run": "runs/a", "step": 30, "stage": "sft", "algorithm": "sft"}
+    side["kl"] = None
     share = {"value": 0.25, "interval": [0.1, 0.4]}
     broken = {
         **dict.fromkeys(("cut", "repeats", "runs_on", "broken"), share),
@@ -100,7 +126,8 @@ def found(
     return {
         "polopt": "0.1.0",
         "base": side,
-        "trained": {**side, "name": "runs/a", "step": 42, "stage": "rl", "algorithm": "grpo"},
+        "trained": {**side, "name": "runs/a", "step": 42, "stage": "rl", "algorithm": "grpo"}
+        | {"kl": {"estimator": "k3", "place": "loss"}},
         "settings": {
             "source": "task:chain_sum",
             "prompts": prompts,
@@ -109,6 +136,7 @@ def found(
             "max_new_tokens": 20,
             "seed": 1,
         },
+        "estimators": estimators(),
         "sets": [texts_of(name, changed=changed) for name in sets],
         "figures": {"before": figures, "after": figures},
         "breaks": {"before": {**broken, "begins": None}, "after": broken},
@@ -153,6 +181,9 @@ def inject(text: str) -> dict[str, Any]:
     made = found(prompts=2)
     for side in ("base", "trained"):
         made[side] |= {"name": text, "run": text, "stage": text, "algorithm": text + "2"}
+    made["trained"]["kl"] = {"estimator": text, "place": "loss"}
+    for one in made["estimators"]["estimators"]:
+        one["name"] = text
     made["polopt"] = made["settings"]["source"] = text
     for one in made["sets"]:
         one["swaps"] = [{"before": text, "after": text, "count": 1, "first": 1, "prompts": 1}]

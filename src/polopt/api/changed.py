@@ -19,6 +19,7 @@ from polopt.api.policy import LONGEST
 from polopt.api.recorded import located, meant, stage_at
 from polopt.assembly import StageInputs
 from polopt.assembly.context import StageContext, context_of, examination, examined_by
+from polopt.assembly.estimates import place_of
 from polopt.assembly.fits import check_reach, check_vocabulary
 from polopt.choices.domain import TEXT
 from polopt.coordination.checkpoint import step_of
@@ -61,7 +62,16 @@ class Named:
             "step": self.step,
             "stage": None if self.stage is None else self.stage.name,
             "algorithm": None if self.stage is None else self.stage.algorithm,
+            "kl": None if self.stage is None else _kl(self.stage),
         }
+
+
+def _kl(stage: StageRecipe) -> dict[str, str] | None:
+    """The estimator of a stage and where it acts; None: it has no KL term."""
+    if not stage.kl.coefficient:
+        return None
+    estimator, place = place_of(stage)
+    return {"estimator": estimator, "place": place}
 
 
 def named(field: str, target: str) -> Named:

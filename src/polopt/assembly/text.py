@@ -20,6 +20,7 @@ from polopt.assembly.context import (
 )
 from polopt.assembly.critic import Valued, critic_learner, valued
 from polopt.assembly.drift import drifts_of
+from polopt.assembly.estimates import measuring
 from polopt.assembly.extras import companions
 from polopt.assembly.inputs import StageInputs
 from polopt.assembly.lag import answered
@@ -80,15 +81,18 @@ def policy_stage(inputs: StageInputs) -> Stage:
     )
 
 
-def _evaluated(of: StageContext, reference: Scorer | None) -> Callable[[bool], Evaluation] | None:
+def _evaluated(
+    of: StageContext, reference: Actor | WithoutAdapter | None
+) -> Callable[[bool], Evaluation] | None:
     """Evaluate by answers; before and after, where there is a reference, also by the KL to it.
 
     ``Σₜ log π - log π_ref`` of a sampled answer, a mean over those to a prompt: ``kl/measured`` of
-    training, on prompts that were held out.
+    training, on prompts that were held out. Every time, by what the KL term makes of some answers.
     """
     found = examination(of)
     if found is None or reference is None:
         return examiner(of)
+    measure = measuring(of, reference)
 
     def divergences(groups: Sequence[Group]) -> list[float]:
         tensors = of.tensors(Batch(tuple(groups), taken_at=0))
@@ -99,7 +103,7 @@ def _evaluated(of: StageContext, reference: Scorer | None) -> Callable[[bool], E
 
     def evaluate(greedy: bool) -> Evaluation:
         given = answers(found, greedy=greedy)
-        evaluation = figures(found, given)
+        evaluation = replace(figures(found, given), beside=measure(given.sampled))
         if not greedy:
             return evaluation
         kl = divergences(given.sampled)
@@ -154,14 +158,14 @@ def resampled(rollout: Rollout) -> dict[str, Any]:
     return {"keep": informative(least, most), "rounds": rollout.resample_rounds}
 
 
-def reference_of(of: StageContext) -> Scorer | None:
+def reference_of(of: StageContext) -> Actor | WithoutAdapter | None:
     """The reference policy, where a KL or a log-ratio to it is computed; else None."""
     if not of.recipe.kl.coefficient and not reads_process(flat(of.recipe)):
         return None
     return frozen_start(of)
 
 
-def frozen_start(of: StageContext) -> Scorer:
+def frozen_start(of: StageContext) -> Actor | WithoutAdapter:
     """The frozen initial policy of the stage: a second model, or the adapter switched off."""
     if of.recipe.model.lora is not None:
         return WithoutAdapter(of.actor)

@@ -10,6 +10,7 @@ from polopt import record
 from polopt.cli import output
 from polopt.errors import RunDirectoryError
 from polopt.places import is_run
+from polopt.report.xray.estimators import estimators
 from polopt.report.xray.words import SETS, estimate, sentence
 
 
@@ -63,6 +64,9 @@ def _show(found: Mapping[str, Any], page: Path | None) -> None:
     output.table(("", *(SETS[one["name"]] for one in sets)), rows)
     broken = [estimate(found["breaks"][side]["broken"], share=True) for side in ("before", "after")]
     print(f"\ncut or repeating answers: {broken[0]} of the base, {broken[1]} of the trained model")
+    estimated = estimators(found)
+    if estimated is not None and estimated.sentence:
+        print(estimated.sentence)
     print(f"page: {page}")
 
 

@@ -325,11 +325,11 @@ def restore(stage: Stage, path: Path, state: dict[str, Any]) -> None:
 
 
 def _named(evaluation: Evaluation) -> Metrics:
-    """The figures of an evaluation by metric name, and the ends of their intervals."""
+    """The figures of an evaluation by metric name, the ends of their intervals, and the rest."""
     named = {f"eval/{name}": value for name, value in evaluation.metrics.items()}
     for name, (low, high) in evaluation.intervals.items():
         named |= {f"eval/{name}_low": low, f"eval/{name}_high": high}
-    return named
+    return named | evaluation.beside
 
 
 def _write_line(stage: Stage, progress: Progress, context: RunContext, line: Metrics) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from polopt.report.explain import FOLDED, IN_CONTROL, PLOTS, Domain, Plot
+from polopt.report.kl import KL
 from polopt.report.turns import TURNS
 from polopt.report.variety import VARIETY
 
@@ -25,7 +26,7 @@ def arrange(metrics: list[str], *, in_control: bool = False) -> tuple[list[Plot]
     """
     left = [name for name in metrics if name not in _BOOKKEEPING and not _is_end(name, metrics)]
     here: Domain = "control" if in_control else "text"
-    tables = ((*PLOTS, *VARIETY), (*FOLDED, *TURNS))
+    tables = ((*PLOTS, *VARIETY), (*FOLDED, *TURNS, *KL))
     plots, others = ([p for p in table if p.only in (None, here)] for table in tables)
     spared = {name for plot in (*plots, *others) for name in plot.lines}
     main, folded = ([_take(plot, left, spared) for plot in some] for some in (plots, others))

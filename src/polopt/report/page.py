@@ -26,6 +26,7 @@ from polopt.report.changes import changed
 from polopt.report.columns import COLUMNS, COLUMNS_IN_CONTROL
 from polopt.report.episodes import watched
 from polopt.report.headline import headline
+from polopt.report.kl_terms import kl_terms
 from polopt.report.plots import draw
 from polopt.report.read import Row, RunRecord
 from polopt.report.samples import common_system, compare, judged, training
@@ -87,6 +88,7 @@ def render(record: RunRecord, *, renewed: float | None = None) -> str:
             parts=PARTS,
             curves=curves,
             turns=took_turns,
+            kl_terms=kl_terms(record),
             changed=changed(record),
             system=system,
             judged=judged(record.samples),

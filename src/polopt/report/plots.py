@@ -12,6 +12,7 @@ from typing import Any, TypeGuard
 
 from polopt.report.arrange import arrange
 from polopt.report.explain import Plot
+from polopt.report.kl import KL, MEASURED
 from polopt.report.read import Row
 from polopt.report.rung import Mark, marks
 from polopt.report.text import with_unit
@@ -42,6 +43,7 @@ class Curves:
     main: list[Figure]
     folded: list[Figure]
     turns: list[Figure]  # about who waits for whom, and lag
+    kl: list[Figure]  # about whether the KL term tells the truth
     data: dict[str, Any]  # for the script: stages, steps, stage of each, plots
     steps_per_point: int  # 1: every step is a point
     not_finite: list[str]  # "policy/loss at step 12"
@@ -89,13 +91,13 @@ def draw(
         _figure(index, plot, columns, found)
         for index, (plot, found) in enumerate(zip(plots, rung, strict=True))
     ]
-    order_of_turns = [plot.title for plot in TURNS] if turns else []
     others = figures[len(main) :]
-    apart = [figure for figure in others if figure.title in order_of_turns]
+    of_turns, of_kl = _those(others, TURNS if turns else ()), _those(others, KL)
     return Curves(
         main=figures[: len(main)],
-        folded=[figure for figure in others if figure not in apart],
-        turns=sorted(apart, key=lambda figure: order_of_turns.index(figure.title)),
+        folded=[figure for figure in others if figure not in (*of_turns, *of_kl)],
+        turns=of_turns,
+        kl=of_kl,
         data={
             "stages": stages,
             "steps": [row["step"] for row in points],
@@ -115,6 +117,13 @@ def draw(
             if isinstance(value, float) and not math.isfinite(value)
         ],
     )
+
+
+def _those(figures: Sequence[Figure], plots: Sequence[Plot]) -> list[Figure]:
+    """The figures of some plots, in the order of the plots."""
+    order = [plot.title for plot in plots]
+    own = [figure for figure in figures if figure.title in order]
+    return sorted(own, key=lambda figure: order.index(figure.title))
 
 
 def is_number(value: object) -> TypeGuard[float]:
@@ -246,7 +255,7 @@ def _runs_on(one: Column, other: Column, near: float) -> bool:
 
 def _in_points(name: str) -> bool:
     """Whether a metric is measured only at some steps, and drawn as points."""
-    return name.startswith("eval/")
+    return name.startswith("eval/") or name in MEASURED
 
 
 def _numbers(plot: Plot, columns: dict[str, Column], stages: Sequence[str]) -> dict[str, Any]:

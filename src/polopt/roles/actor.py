@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from polopt.models import LanguageModel
+from polopt.roles.policies.parts import Parts, in_parts
 from polopt.roles.policies.token import PLAIN, Outputs, Quantity, score
 from polopt.roles.policies.trunk import Computing
 from polopt.roles.scorer import measured, trainable
@@ -33,6 +34,11 @@ class Actor:
             how=self.how,
             value_head=self.value_head,
         )
+
+    def logits(self, rows: TokenRows, places: torch.Tensor) -> Parts:
+        """The logits of the response tokens at some places of [B, T], as :func:`in_parts`."""
+        model = self.language_model
+        return in_parts(model.model, rows, places, stop_ids=model.stop_ids, how=self.how)
 
     @property
     def parameters(self) -> Mapping[str, torch.nn.Parameter]:

@@ -11,6 +11,7 @@ import torch
 from polopt.models import LanguageModel
 from polopt.models.adapter import switched_off
 from polopt.roles.actor import Actor
+from polopt.roles.policies.parts import Parts
 from polopt.roles.policies.token import PLAIN, Outputs, Quantity
 from polopt.roles.policies.trunk import Computing
 from polopt.types import TokenRows
@@ -32,6 +33,17 @@ class WithoutAdapter:
         """The outputs of one forward pass of the frozen weights."""
         with switched_off(self.actor.language_model.model):
             return self.actor.score(rows, want)
+
+    def logits(self, rows: TokenRows, places: torch.Tensor) -> Parts:
+        """The logits of the response tokens at some places, of the frozen weights."""
+        with switched_off(self.actor.language_model.model):
+            own = self.actor.logits(rows, places)
+
+        def logits(part: slice) -> torch.Tensor:
+            with switched_off(self.actor.language_model.model):  # what has no head runs again
+                return own(part)
+
+        return logits
 
     @property
     def how(self) -> Computing:

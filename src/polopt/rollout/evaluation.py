@@ -6,7 +6,7 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from scipy.stats import binomtest, sem, t
@@ -25,6 +25,7 @@ class Evaluation:
     metrics: Metrics  # accuracy, accuracy_greedy, and the task's own, by plain name
     intervals: Mapping[str, tuple[float, float]]  # 95 % confidence, by the same names
     samples: Sequence[Mapping[str, Any]]  # lines for samples.jsonl
+    beside: Metrics = field(default_factory=dict[str, float])  # by full name, for the record alone
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,10 @@ def figures(examination: Examination, given: Answers) -> Evaluation:
 def both(one: Evaluation, other: Evaluation) -> Evaluation:
     """The figures of two evaluations together, with the samples of the first."""
     return Evaluation(
-        {**one.metrics, **other.metrics}, {**one.intervals, **other.intervals}, one.samples
+        {**one.metrics, **other.metrics},
+        {**one.intervals, **other.intervals},
+        one.samples,
+        {**one.beside, **other.beside},
     )
 
 

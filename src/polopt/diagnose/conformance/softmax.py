@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from polopt.math.divergence import Estimator
+from polopt.math.estimation import average, average_gradient, in_loss, in_reward, log_ratios
 
 
 def kl_divergence(
@@ -39,13 +40,12 @@ def expected_estimator(
         ``E_p[k]``; the gradient in z when k is a loss, ``E_p[k′(d)·∇log p]``; and the gradient when
         k is a (detached) reward penalty, ``E_p[k·∇log p]``, where ``∇_z log p_a = e_a - p``.
     """
-    d = (p.log() - q.log()).detach().requires_grad_()
-    with torch.enable_grad():
-        k = estimator(d)
-        (slope,) = torch.autograd.grad(k.sum(), d)
-    k = k.detach()
-    as_loss, as_reward = p * slope, p * k
-    return (p * k).sum(), as_loss - p * as_loss.sum(), as_reward - p * as_reward.sum()
+    d = log_ratios(p.log(), q.log())
+    return (
+        average(p, estimator(d)),
+        average_gradient(p, in_loss(estimator)(d)),
+        average_gradient(p, in_reward(estimator)(d)),
+    )
 
 
 def scores_of(p: Float[Tensor, "V"]) -> Float[Tensor, "V V"]:

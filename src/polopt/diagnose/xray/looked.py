@@ -13,6 +13,7 @@ from polopt.diagnose.xray.breaks import breaks, loop
 from polopt.diagnose.xray.change import change
 from polopt.diagnose.xray.classes import classes
 from polopt.diagnose.xray.diversity import diversity, passes
+from polopt.diagnose.xray.estimators import estimators
 from polopt.diagnose.xray.pieces import pieces
 from polopt.diagnose.xray.read import Answer
 from polopt.diagnose.xray.scoring import Compared, Drawn, compared
@@ -83,6 +84,7 @@ def looked(
         "pass": passes(
             *([marks(group.samples) for group in side.groups] for side in sides.values())
         ),
+        "estimators": estimators(before.model, after.model, after.groups),
         "prompts": [_prompt(group.prompt) for group in after.groups],
         "texts": [one.as_json(names) for own in read.values() for one in own],
     }

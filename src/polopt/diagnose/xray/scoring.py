@@ -18,20 +18,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from polopt.math.divergence import entropy_of_logs, kl_divergence_of_logs
-from polopt.math.reduce import widen
 from polopt.memory.logits import at_once
 from polopt.models import LanguageModel
 from polopt.roles import micro_batches, padded
-from polopt.roles.policies.head import Sampled
-from polopt.roles.policies.proven import proven, states
-from polopt.roles.policies.trunk import Computing, logits_of
+from polopt.roles.policies.parts import in_parts
+from polopt.roles.policies.proven import proven
+from polopt.roles.policies.trunk import Computing
 from polopt.types import RowIndex, Sample, TokenRows
 
 TOKENS = 4096  # in one pass; hidden states of all of them are held, logits of a few
 PLAIN = Computing()  # float32: a difference of two models must not be one of rounding
 Numbers = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Logits = Callable[[slice], Tensor]  # of some of n tokens, [m, V]
 
 
 @dataclass(frozen=True)
@@ -118,15 +116,12 @@ def _pass(before: LanguageModel, after: LanguageModel, rows: TokenRows, drawn: D
     real = rows.attention[:, rows.prompt_width :]
     places = real.flatten().nonzero()[:, 0]
     tokens = rows.tokens[:, rows.prompt_width :].flatten()[places]
-    closed = places % rows.width < drawn.min_new_tokens if drawn.min_new_tokens else None
-    (p, of_p), (q, of_q) = (
-        (_logits(one, rows, places), Sampled(drawn.temperature, closed, one.stop_ids))
+    rows = replace(rows, temperature=drawn.temperature, min_new_tokens=drawn.min_new_tokens)
+    p, q = (
+        in_parts(one.model, rows, places, stop_ids=one.stop_ids, how=PLAIN)
         for one in (before, after)
     )
-    parts = [
-        measured(of_p.of(widen(p(cut)), cut), of_q.of(widen(q(cut)), cut), tokens[cut])
-        for cut in _cuts(len(places), before, after)
-    ]
+    parts = [measured(p(cut), q(cut), tokens[cut]) for cut in _cuts(len(places), before, after)]
     return torch.cat(parts, dim=1)
 
 
@@ -135,27 +130,6 @@ def _cuts(count: int, before: LanguageModel, after: LanguageModel) -> Iterator[s
     vocabulary = max(one.model.config.get_text_config().vocab_size for one in (before, after))
     size = at_once(vocabulary, after.model.device.type)
     return (slice(start, min(start + size, count)) for start in range(0, count, size))
-
-
-def _logits(language_model: LanguageModel, rows: TokenRows, places: Tensor) -> Logits:
-    """The logits of the response tokens at some places, a part of them at a time."""
-    model = language_model.model
-    head = proven(model).head
-    if head is None:  # one row: its tokens before the end of the part are read anew for each part
-        return lambda cut: logits_of(model, _until(rows, cut), PLAIN)[0]
-    found = states(model, rows, PLAIN, ends=False)
-    at = places.new_zeros(rows.shape[0] * rows.width)
-    at[found.cells.places] = torch.arange(len(found.cells.places), device=at.device)
-    hidden = found.before[at[places]]
-    return lambda cut: head.logits(hidden[cut])
-
-
-def _until(rows: TokenRows, cut: slice) -> TokenRows:
-    """A row up to the end of a part of its response, which is the response."""
-    end = rows.prompt_width + cut.stop
-    tokens, attention = rows.tokens[:, :end], rows.attention[:, :end]
-    start = rows.prompt_width + cut.start
-    return replace(rows, tokens=tokens, attention=attention, prompt_width=start)
 
 
 def measured(before: Tensor, after: Tensor, tokens: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from polopt.report.page import embedded, standalone
 from polopt.report.text import percent
 from polopt.report.xray.answers import answers
 from polopt.report.xray.curves import curves, top
+from polopt.report.xray.estimators import estimators
 from polopt.report.xray.words import CLASSES, SETS, described, estimate, is_share, sentence
 
 Json = Mapping[str, Any]
@@ -72,6 +73,7 @@ def render(found: Json) -> str:
         breaks=found["breaks"],
         figures=_figures(found["figures"]),
         diversity=_diversity(found["diversity"]),
+        estimators=estimators(found),
         passed=passed,
         curves=curves(passed["rows"]) if passed else [],
         top=percent(top(passed["rows"])) if passed else "",

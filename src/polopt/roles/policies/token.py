@@ -81,16 +81,16 @@ def score(
     head = proven(model).head
     found = None if head is None else states(model, rows, how, ends=bool(want & AFTER))
     of = every_cell(rows) if found is None else found.cells
-    sampled = _sampled(rows, stop_ids, of.places)
+    drawn = sampled(rows, stop_ids, of.places)
     if head is None or found is None:
         logits = logits_of(model, rows, how).flatten(0, 1)
-        said = _of_logits(sampled.of(widen(logits)), of, want)
+        said = _of_logits(drawn.of(widen(logits)), of, want)
     elif "distribution" in want:
         with torch.autocast(rows.tokens.device.type, dtype=torch.bfloat16, enabled=how.autocast):
             logits = head.logits(found.before)
-        said = _of_logits(sampled.of(widen(logits)), of, want)
+        said = _of_logits(drawn.of(widen(logits)), of, want)
     else:
-        said = _of_head(head, sampled, found, want, how)
+        said = _of_head(head, drawn, found, want, how)
     if value_head is None or want.isdisjoint({"values", *AFTER}):
         return said
     found = found or padded_states(model, rows, how, ends=bool(want & AFTER))
@@ -159,7 +159,7 @@ def values(head: torch.nn.Module, of: States, want: AbstractSet[Quantity]) -> Ou
     )
 
 
-def _sampled(rows: TokenRows, stop_ids: tuple[int, ...], places: Tensor) -> Sampled:
+def sampled(rows: TokenRows, stop_ids: tuple[int, ...], places: Tensor) -> Sampled:
     """How the sampler changed the logits of response tokens at the given places of [B, T]."""
     if not (rows.min_new_tokens and stop_ids):
         return Sampled(rows.temperature)
