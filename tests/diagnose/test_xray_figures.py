@@ -16,7 +16,7 @@ from polopt.diagnose.xray.change import change, position
 from polopt.diagnose.xray.classes import classes
 from polopt.diagnose.xray.diversity import bleu, distinct, diversity, pass_at, passes, self_bleu
 from polopt.diagnose.xray.intervals import ratio, ratios
-from polopt.diagnose.xray.pieces import pieces
+from polopt.rollout.pieces import pieces
 from polopt.diagnose.xray.read import Answer
 from polopt.diagnose.xray.scoring import Compared, measured
 from polopt.diagnose.xray.swaps import swaps

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from polopt.roles import padded
-from polopt.types import Batch, Experience, Finish, Group, Metrics, Outcome, Sample
+from polopt.types import Batch, Experience, Finish, Group, Metrics, Outcome, Recorded, Sample
 
 S = TypeVar("S", np.bool_, np.float32, np.int64)
 BUCKETS = 9  # of lags: 0 to 7, and 8 or more
@@ -65,6 +65,15 @@ def experience(batch: Batch, *, pad_id: int, device: torch.device) -> Experience
             tokens, temperature=sampling.temperature, min_new_tokens=sampling.min_new_tokens
         ),
     )
+
+
+def recorded(batch: Batch, most: int, device: torch.device) -> Recorded:
+    """The first responses, at most so many, to prompts that the batch did not take from before."""
+    fresh = [g.ticket not in batch.reused for g in batch.groups for _ in g.samples]
+    count = min(most, sum(fresh))
+    place = np.cumsum(fresh) - 1  # of those that are fresh
+    slot = np.where(np.array(fresh) & (place < count), place, count)
+    return Recorded(torch.from_numpy(slot).to(device, non_blocking=True), count)
 
 
 def token_lags(batch: Batch) -> list[NDArray[np.int64]]:

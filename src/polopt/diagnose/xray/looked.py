@@ -13,7 +13,7 @@ from polopt.diagnose.xray.breaks import breaks, loop
 from polopt.diagnose.xray.change import change
 from polopt.diagnose.xray.classes import classes
 from polopt.diagnose.xray.diversity import diversity, passes
-from polopt.diagnose.xray.pieces import pieces
+from polopt.rollout.pieces import pieces
 from polopt.diagnose.xray.read import Answer
 from polopt.diagnose.xray.scoring import Compared, Drawn, compared
 from polopt.models import LanguageModel
