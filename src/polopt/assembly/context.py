@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
@@ -30,7 +31,15 @@ from polopt.rollout import usage
 from polopt.rollout.divided import agreeing, divided
 from polopt.rollout.engines import Engine
 from polopt.rollout.evaluation import Examination, evaluate, means, sample_line
-from polopt.rollout.groups import asked, earned, experience, lag_metrics, marks, rollout_metrics
+from polopt.rollout.groups import (
+    asked,
+    earned,
+    experience,
+    introduced,
+    lag_metrics,
+    marks,
+    rollout_metrics,
+)
 from polopt.rollout.noted import token_fields
 from polopt.rollout.rewarding import Judge, judge, specs, text_of
 from polopt.rollout.text import TextSource, text_source
@@ -270,6 +279,9 @@ def staged(
         held_out=() if text is None else [prompt.keys for prompt in text.evaluation],
         asked=asked if text is not None else lambda _: (),
         earned=earned if text is not None else lambda _: {},
+        introduced=(
+            partial(introduced, size=text.rows.size) if text is not None else lambda _: {}
+        ),
         batches_per_step=batches_per_step,
         evaluate_every=recipe.evaluation.every,
         checkpoint_every=recipe.run.checkpoint_every or max(1, steps // 10),
@@ -372,7 +384,10 @@ def _sample_lines(
 ) -> list[dict[str, Any]]:
     """Answers as lines of samples.jsonl, with what the update made of their tokens."""
     text, tokenizer, names = text_of(of.text), of.text.tokeniser.tokenizer, list(SIDES.values())
-    lines = [{"kind": "train", **sample_line(group, sample, text)} for group, sample in pairs]
+    lines = [
+        {"kind": "train", **_keyed(group), **sample_line(group, sample, text)}
+        for group, sample in pairs
+    ]
     for place, (line, (_, sample)) in enumerate(zip(lines, pairs, strict=True)):
         if noted is not None:
             sides = None if noted.sides is None else noted.sides[place]
@@ -380,6 +395,10 @@ def _sample_lines(
                 sample, line["completion"], noted.advantages[place], sides, names, tokenizer
             )
     return lines
+
+
+def _keyed(group: Group) -> dict[str, str]:
+    return {"key": group.prompt.keys[0]} if group.prompt.keys else {}
 
 
 def given_responses(batch: Batch) -> tuple[Metrics, Sequence[Mapping[str, Any]]]:

@@ -19,6 +19,7 @@ from polopt.types import Batch, Experience, Finish, Group, Metrics, Outcome, Rec
 
 S = TypeVar("S", np.bool_, np.float32, np.int64)
 BUCKETS = 9  # of lags: 0 to 7, and 8 or more
+BEGINNING = 200  # characters of a prompt by which a reader knows it again
 UNTRAINED = {Finish.ABORTED, Finish.ERROR}
 JUDGED = {Outcome.OK, Outcome.WRONG}
 
@@ -125,6 +126,24 @@ def earned(batch: Batch) -> dict[str, float]:
         if group.prompt.keys and rewards:
             found[group.prompt.keys[0]] = statistics.fmean(rewards)
     return found
+
+
+def introduced(batch: Batch, size: int | None) -> dict[str, str]:
+    """How the prompts begin that are asked for the first time and will be again, by that key.
+
+    Args:
+        batch: of sampled groups.
+        size: rows of the data; None: endless, and no prompt is asked twice.
+    """
+    rewarded = earned(batch)
+    asked_for = {
+        group.prompt.keys[0]: group.prompt.messages[-1]["content"]
+        if group.prompt.messages
+        else group.prompt.text
+        for group in batch.fresh.groups
+        if group.prompt.keys and size is not None and group.ticket < size
+    }
+    return {key: text[:BEGINNING] for key, text in asked_for.items() if key in rewarded}
 
 
 def reward_names(samples: Sequence[Sample]) -> list[str]:

@@ -4,6 +4,7 @@
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const DEEP = [0.01, 0.05, 0.2, 1]; // nats, from which on the colour is deeper
+  const HELD = { low: "clipped below", high: "clipped above", dual: "clipped far above", stale: "left out as stale" };
   const place = document.getElementById("pairs");
   const told = document.getElementById("told");
   let shown = 0;
@@ -26,7 +27,16 @@
   function looks(tokens, at, loop) {
     const level = DEEP.filter((least) => tokens.kl[at] >= least).length;
     const way = tokens.p_after[at] >= tokens.p_before[at] ? "up" : "down";
-    return `tok ${way} u${level}${loop !== null && at >= loop ? " again" : ""}`;
+    const held = tokens.clipped?.[at] ? " held" : "";
+    return `tok ${way} u${level}${loop !== null && at >= loop ? " again" : ""}${held}`;
+  }
+
+  // Of an answer of the training: what its update made of the token.
+  function inTraining(t, at) {
+    if (!t.advantage) return "";
+    if (t.advantage[at] === null) return "; took no part in the update";
+    const held = t.clipped?.[at];
+    return `; advantage ${number(t.advantage[at])}${held ? `, ${HELD[held] ?? held}` : t.clipped ? ", not clipped" : ""}`;
   }
 
   function tell(answer, at) {
@@ -38,7 +48,7 @@
       `token ${at + 1}, `, word("text"), ` (${data.words[t.class[at]]}): probability `,
       made("b", "", `${number(t.p_before[at])} → ${number(t.p_after[at])}`),
       `, rank ${t.rank_before[at]} → ${t.rank_after[at]}, entropy ${number(t.entropy_before[at])} → ${number(t.entropy_after[at])}, KL ${number(t.kl[at])} nats${share}; likeliest `,
-      word("top_before"), " → ", word("top_after"),
+      word("top_before"), " → ", word("top_after"), inTraining(t, at),
     );
     told.hidden = false;
   }

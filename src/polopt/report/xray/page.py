@@ -14,7 +14,7 @@ from polopt.report.xray.curves import curves, top
 from polopt.report.xray.words import CLASSES, SETS, described, estimate, is_share, sentence
 
 Json = Mapping[str, Any]
-ORDER = ("after", "before", "given", "chosen", "rejected")  # of the texts
+ORDER = ("after", "before", "given", "chosen", "rejected", "recorded")  # of the texts
 FIRST_FIGURES = ("accuracy", "reward", "length", "truncated")
 MEANINGS = {
     "distinct_1": "different tokens, of all tokens in the answers to a prompt",
@@ -67,6 +67,7 @@ def render(found: Json) -> str:
         settings=found["settings"],
         own=sets.get("after"),
         texts=[_texts(sets[name]) for name in ORDER if name in sets],
+        of_training="recorded" in sets,
         certain=sets.get("before"),
         swapped=sets.get("after"),
         breaks=found["breaks"],
