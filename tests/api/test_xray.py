@@ -288,7 +288,8 @@ def test_json_alone_is_printed_and_no_page_is_written(
     pages = sorted(run.glob("xray-*"))
     assert main(["xray", str(run), str(run), "--prompts", "2", "--k", "1", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["settings"]["prompts"] == 2 and len(found["texts"]) == 4
+    assert found["settings"]["prompts"] == 2
+    assert [one["answers"] for one in found["sets"]] == [2, 2, 8]
     assert sorted(run.glob("xray-*")) == pages
 
 

@@ -70,7 +70,7 @@ def test_wide_tables_scroll_by_keys(browser: Browser, page_file: Path) -> None: 
     region = opened.page.get_by_role("region", name="Probability of improvement")
     region.focus()
     opened.page.keyboard.press("ArrowRight")
-    opened.page.wait_for_function("document.querySelector('#improvement .scroll').scrollLeft > 0")
+    opened.wait_for("() => document.querySelector('#improvement .scroll').scrollLeft > 0")
     opened.check()
     opened.page.context.close()
 

@@ -57,7 +57,7 @@ def render(found: Json) -> str:
     base, trained = found["base"], found["trained"]
     return standalone(
         "xray.html.j2",
-        ("xray.css", "xray.js"),
+        ("xray.css", "tokens.js", "xray.js"),
         version=found["polopt"],
         base=base,
         trained=trained,
