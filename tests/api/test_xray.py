@@ -122,8 +122,8 @@ def test_answers_of_the_training_have_what_its_updates_made_of_them(run: Path) -
         for place, side in enumerate(columns["clipped"]):
             assert [s for a, b, s in held if a <= place < b] == ([side] if side else [])
     earlier = polopt.xray(f"{run}@sft", f"{run}@7", prompts=2, k=1)
-    shown = {found["prompts"][text["prompt"]]["text"]
-             for found in [earlier] for text in found["texts"] if text["of"] == "recorded"}  # fmt: skip
+    shown = {earlier["prompts"][text["prompt"]]["text"]
+             for text in earlier["texts"] if text["of"] == "recorded"}  # fmt: skip
     assert shown == {line["prompt"] for line in map(json.loads, (run / "samples.jsonl").open())
                      if line["kind"] == "train" and line["step"] == 7}  # fmt: skip
 

@@ -8,10 +8,11 @@ from typing import Any
 
 from sample_run import lines
 
-WORDS = (
+TEXT = (
     "so the sum of both is then carried over because we add twelve and seven first wait that is "
     "not right therefore let me check once more and the answer must be"
-).split()
+)
+WORDS = TEXT.split()
 GROUP = 8  # answers to a prompt
 
 

@@ -314,7 +314,9 @@ def test_a_wrong_answer_is_never_green(tmp_path: Path) -> None:
     green = '<span class="reward right">'
     outcomes = ("wrong", "scored", "error", "timeout", "unscorable", None)
     for outcome in outcomes:
-        seen = samples(run, {"kind": "before", "reward": 3.5, "outcome": outcome}).split("<article")[-1]
+        seen = samples(run, {"kind": "before", "reward": 3.5, "outcome": outcome}).split(
+            "<article"
+        )[-1]
         assert green not in seen.split('class="answers"')[1], outcome
     (wrong,) = re.findall(
         '<span class="reward wrong">(.*?)</span>3.5',

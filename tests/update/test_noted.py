@@ -21,8 +21,8 @@ from polopt.objective import (
     step_terms,
 )
 from polopt.objective.policy_gradient import RatioLevel
-from polopt.rollout.groups import recorded
 from polopt.roles import measured
+from polopt.rollout.groups import recorded
 from polopt.rollout.noted import token_fields
 from polopt.types import Advantages, Batch, Experience, Group, Noted, Prompt, Recorded, Sample
 from polopt.update.minibatch import Loss
@@ -122,9 +122,7 @@ def test_it_is_the_last_epoch() -> None:
 
     def clipped_of(epochs: int) -> bool:
         experience, advantages = batch()
-        one = learner(
-            builtin_model(), UPDATE.model_copy(update={"epochs": epochs}), loss=bounded()
-        )
+        one = learner(builtin_model(), UPDATE.model_copy(update={"epochs": epochs}), loss=bounded())
         old = measured(one.scorer, experience.inputs, "logp")
         everyone = Recorded(torch.arange(len(old)), len(old))
         one.update(replace(experience, logp_old=old, recorded=everyone), advantages, 0)

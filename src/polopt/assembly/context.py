@@ -279,9 +279,7 @@ def staged(
         held_out=() if text is None else [prompt.keys for prompt in text.evaluation],
         asked=asked if text is not None else lambda _: (),
         earned=earned if text is not None else lambda _: {},
-        introduced=(
-            partial(introduced, size=text.rows.size) if text is not None else lambda _: {}
-        ),
+        introduced=(partial(introduced, size=text.rows.size) if text is not None else lambda _: {}),
         batches_per_step=batches_per_step,
         evaluate_every=recipe.evaluation.every,
         checkpoint_every=recipe.run.checkpoint_every or max(1, steps // 10),

@@ -182,6 +182,9 @@ def both(first: Loss[Any], second: Loss[Any], weight: float) -> Loss[Terms]:
         more, others = second.value(outputs, terms.second)
         return loss + weight * more, metrics | others
 
+    def sides(outputs: Outputs, terms: Any) -> torch.Tensor | None:  # noqa: ANN401
+        return first.sides(outputs, terms.first)
+
     return Loss(
         {*first.want, *second.want},
         lambda e, c: Both(first.terms(e, c), second.terms(e, c)),
@@ -189,5 +192,5 @@ def both(first: Loss[Any], second: Loss[Any], weight: float) -> Loss[Terms]:
         first.needs_logp or second.needs_logp,
         first.whole_groups or second.whole_groups,
         watch=first.watch,
-        sides=lambda outputs, terms: first.sides(outputs, terms.first),
+        sides=sides,
     )

@@ -17,7 +17,6 @@ from polopt.report.read import Row
 from polopt.report.samples import (
     MAX_TEXT,
     Prompt,
-    Text,
     Turn,
     marks_of,
     prompt_of,
@@ -105,7 +104,11 @@ def _data(rows: Sequence[Row], system: Turn | None) -> dict[str, Any]:
 def _asked(prompt: Prompt, key: object) -> dict[str, Any]:
     turns = [(turn.role, turn.content) for turn in prompt.turns] or [("", prompt.text)]
     told = [[visible(role), visible(text.shown), text.cut] for role, text in turns]
-    return {"turns": told, "more": prompt.left_out, "key": visible(key) if isinstance(key, str) else None}
+    return {
+        "turns": told,
+        "more": prompt.left_out,
+        "key": visible(key) if isinstance(key, str) else None,
+    }
 
 
 def _answer(row: Row, prompt: int) -> dict[str, Any]:

@@ -76,6 +76,4 @@ def _widths(
 ) -> list[int]:
     """The characters of each token; special tokens are not in the text."""
     special = {i: len(str(tokenizer.decode([i]))) for i in {*ids} & {*tokenizer.all_special_ids}}
-    return [
-        len(text) - special.get(token, 0) for token, text in zip(ids, found, strict=True)
-    ]
+    return [len(text) - special.get(token, 0) for token, text in zip(ids, found, strict=True)]

@@ -1,4 +1,4 @@
-"""What an update makes of the tokens of recorded rows, on the device until a step is read anyway."""
+"""What an update makes of the tokens of recorded rows, on the device until the step is read."""
 
 from __future__ import annotations
 

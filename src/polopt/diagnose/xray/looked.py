@@ -13,12 +13,12 @@ from polopt.diagnose.xray.breaks import breaks, loop
 from polopt.diagnose.xray.change import change
 from polopt.diagnose.xray.classes import classes
 from polopt.diagnose.xray.diversity import diversity, passes
-from polopt.rollout.pieces import pieces
 from polopt.diagnose.xray.read import Answer, Marked
 from polopt.diagnose.xray.scoring import Compared, Drawn, compared
 from polopt.models import LanguageModel
 from polopt.rollout.evaluation import Answers, Examination, figures
 from polopt.rollout.groups import marks
+from polopt.rollout.pieces import pieces
 from polopt.types import Group, Prompt, Sample
 
 if TYPE_CHECKING:
