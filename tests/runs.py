@@ -110,7 +110,7 @@ def summary(run: Path) -> Mapping[str, Any]:
 def assert_same(run: Path, expected: Path) -> None:
     """The same bits, the same record without gap or double, the same figures."""
     assert metrics(run) == metrics(expected)
-    for name in ("samples", "warnings"):
+    for name in ("samples", "warnings", "prompts"):
         assert lines(run, name) == lines(expected, name)
     assert weights(run) == weights(expected)
     assert summary(run) == summary(expected)

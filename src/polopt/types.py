@@ -216,6 +216,26 @@ class Transitions:
 
 
 @dataclass(frozen=True)
+class Recorded:
+    """The rows of a batch that the record of the run shows, where rows are cut and shuffled."""
+
+    slot: torch.Tensor  # [B] int64, place among those rows; ``count`` for all others
+    count: int
+
+    def rows(self, index: RowIndex) -> Recorded:
+        """The same for some of the rows."""
+        return cut(self, index)
+
+
+@dataclass(frozen=True)
+class Noted:
+    """What an update made of the tokens of the recorded rows; on the host."""
+
+    advantages: NDArray[np.float64]  # [R, T]; NaN where a token took no part
+    sides: NDArray[np.int64] | None  # [R, T] of the bound (``objective.SIDES``); None: no bound
+
+
+@dataclass(frozen=True)
 class Experience:
     """One batch as tensors for credit and losses. A field never changes meaning.
 
@@ -247,6 +267,7 @@ class Experience:
     tokens: TokenRows | None = None  # for the actors; the mathematics never reads it
     steps: StepRows | None = None  # the same in control
     transitions: Transitions | None = None  # of methods with a replay buffer
+    recorded: Recorded | None = None  # which of the rows the record of the run shows
 
     @property
     def inputs(self) -> TokenRows | StepRows:

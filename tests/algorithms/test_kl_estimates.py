@@ -11,13 +11,14 @@ import pytest
 import torch
 
 import polopt
+from letters import variety
 from polopt.assembly import text
 from polopt.assembly.estimates import measuring, place_of, said
 from polopt.math.divergence import ESTIMATORS
 from polopt.recipe import load
 from polopt.resolution import resolve
 from polopt.roles.estimates import Estimates
-from runs import metrics, unexplained, variety, weights
+from runs import metrics, unexplained, weights
 
 BASE: dict[str, Any] = {
     "algorithm": "grpo",

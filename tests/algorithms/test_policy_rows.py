@@ -509,3 +509,10 @@ def test_a_row_trains_a_step(name: str, tmp_path: Path) -> None:
     assert metrics["policy/grad_norm"] > 0
     assert metrics["reward/std"] > 0
     assert unexplained(metrics) == []
+    samples = [json.loads(line) for line in (tmp_path / "run" / "samples.jsonl").open()]
+    told = [set(line) for line in samples if line["kind"] == "train"]
+    is_bounded = stage(name).objective.bound in ("clip", "opsm", "gmpo", "cispo")
+    learns_by_advantage = name != "rejection_sampling"
+    assert [("advantages" in one, "clipped" in one) for one in told] == [
+        (learns_by_advantage, is_bounded)
+    ] * 16

@@ -29,7 +29,7 @@ from polopt.types import Experience, TokenRows
 from polopt.update import FirstOrder
 from polopt.update.natural_step import NaturalStep
 from random_models import builtin_model, of_architecture
-from runs import Crash, assert_same, metrics, unexplained
+from runs import Crash, assert_same, lines, metrics, unexplained
 
 BASE: dict[str, Any] = {
     "algorithm": "trpo",
@@ -274,6 +274,9 @@ def test_every_step_stays_inside_the_region(tmp_path: Path, flags: dict[str, Any
         assert line["policy/grad_norm"] > 0
         assert unexplained(line) == []
     assert ("critic/value_loss" in steps[0]) == (not flags)
+    told = [line for line in lines(tmp_path / "run", "samples") if line["kind"] == "train"]
+    assert len(told) == 24
+    assert all("advantages" in line and "clipped" not in line for line in told)
 
 
 @pytest.mark.parametrize("last", [1, 2])

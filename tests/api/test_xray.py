@@ -82,10 +82,10 @@ def test_the_figures_hang_together(run: Path) -> None:
     for one in found["sets"]:
         own = [text for text in found["texts"] if text["of"] == one["name"]]
         tokens = [text["tokens"] for text in own]
-        assert one["answers"] == len(own) == 24
+        assert one["answers"] == len(own) == (32 if one["name"] == "recorded" else 24)
         assert one["tokens"] == sum(len(columns["kl"]) for columns in tokens)
         total = sum(sum(columns["kl"]) for columns in tokens)
-        assert one["kl_answer"]["value"] == pytest.approx(total / 24, rel=1e-4)
+        assert one["kl_answer"]["value"] == pytest.approx(total / len(own), rel=1e-4)
         assert sum(row["of_kl"]["value"] for row in one["classes"]) == pytest.approx(1.0)
         for columns in tokens:
             assert len({len(column) for column in columns.values()}) == 1
@@ -127,6 +127,38 @@ def test_answers_are_asked_as_training_evaluates(run: Path) -> None:
         text = asked[line["ticket"]]
         assert found["prompts"][line["ticket"]]["text"] == line["prompt"]
         assert (text["completion"], text["reward"]) == (line["completion"], line["reward"])
+
+
+def test_answers_of_the_training_have_what_its_updates_made_of_them(run: Path) -> None:
+    """The newest of them up to the step, word by word as the run recorded them."""
+    found = polopt.xray(run / "checkpoints" / "sft", run, prompts=8, k=3)
+    texts = [text for text in found["texts"] if text["of"] == "recorded"]
+    lines = [line for line in map(json.loads, (run / "samples.jsonl").open())
+             if line["kind"] == "train"][-len(texts):]  # fmt: skip
+    assert len(texts) == 32
+    for text, line in zip(texts, lines, strict=True):
+        assert found["prompts"][text["prompt"]]["text"] == line["prompt"]
+        assert (text["completion"], text["reward"]) == (line["completion"], line["reward"])
+        columns, advantages = text["tokens"], line["advantages"]
+        assert len(columns["kl"]) == len(line["ids"])
+        assert columns["advantage"] == [advantages] * len(line["ids"])
+        held = [(start, end, side) for start, end, side in line["clipped"]]
+        for place, side in enumerate(columns["clipped"]):
+            assert [s for a, b, s in held if a <= place < b] == ([side] if side else [])
+    earlier = polopt.xray(f"{run}@sft", f"{run}@7", prompts=2, k=1)
+    shown = {earlier["prompts"][text["prompt"]]["text"]
+             for text in earlier["texts"] if text["of"] == "recorded"}  # fmt: skip
+    assert shown == {line["prompt"] for line in map(json.loads, (run / "samples.jsonl").open())
+                     if line["kind"] == "train" and line["step"] == 7}  # fmt: skip
+
+
+def test_a_record_of_an_older_version_has_none_of_them(run: Path, tmp_path: Path) -> None:
+    old = shutil.copytree(run, tmp_path / "old", symlinks=True)
+    lines = [json.loads(line) for line in (old / "samples.jsonl").open()]
+    new = ("ids", "widths", "advantages", "clipped", "key")
+    write(old / "samples.jsonl", [{k: v for k, v in x.items() if k not in new} for x in lines])
+    found = polopt.xray(old / "checkpoints" / "sft", old, **FEW)
+    assert [one["name"] for one in found["sets"]] == ["before", "after"]
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -281,7 +313,8 @@ def test_json_alone_is_printed_and_no_page_is_written(
     pages = sorted(run.glob("xray-*"))
     assert main(["xray", str(run), str(run), "--prompts", "2", "--k", "1", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["settings"]["prompts"] == 2 and len(found["texts"]) == 4
+    assert found["settings"]["prompts"] == 2
+    assert [one["answers"] for one in found["sets"]] == [2, 2, 8]
     assert sorted(run.glob("xray-*")) == pages
 
 

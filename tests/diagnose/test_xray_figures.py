@@ -16,12 +16,12 @@ from polopt.diagnose.xray.change import change, position
 from polopt.diagnose.xray.classes import classes
 from polopt.diagnose.xray.diversity import bleu, distinct, diversity, pass_at, passes, self_bleu
 from polopt.diagnose.xray.intervals import ratio, ratios
-from polopt.diagnose.xray.pieces import pieces
 from polopt.diagnose.xray.read import Answer
 from polopt.diagnose.xray.scoring import Compared, measured
 from polopt.diagnose.xray.swaps import swaps
 from polopt.models import builtin
 from polopt.report.xray.words import CLASSES
+from polopt.rollout.pieces import pieces
 
 TOKENIZER = builtin.tokenizer()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -14,11 +15,19 @@ from polopt.math.reduce import AGGREGATIONS
 from polopt.math.surrogates import clipped
 from polopt.memory import logits
 from polopt.models import LanguageModel
-from polopt.objective import TOKEN, PolicyObjective, policy_loss, step_terms
+from polopt.objective import TOKEN, PolicyObjective, policy_loss, sides, step_terms
 from polopt.recipe import Update
 from polopt.roles import Actor
 from polopt.rollout.engines import LocalEngine, Request, decode, local
-from polopt.types import Advantages, Experience, Group, Prompt, Sampling, TokenRows
+from polopt.types import (
+    Advantages,
+    Experience,
+    Group,
+    Prompt,
+    Recorded,
+    Sampling,
+    TokenRows,
+)
 from polopt.update import FirstOrder
 from polopt.update.minibatch import Loss
 from random_models import (
@@ -200,8 +209,8 @@ def batch(rows: int, length: int) -> tuple[Experience, Advantages]:
     return experience, Advantages(advantages, mask, valid)
 
 
-def of_update(layers: int, length: int, passes: int) -> Syncs:
-    """Of one optimiser step on so many micro-batches of two rows."""
+def of_update(layers: int, length: int, passes: int, shown: int = 0, **update: int) -> Syncs:
+    """Of an update on so many micro-batches of two rows, some rows of which the record shows."""
     objective = PolicyObjective(
         TOKEN, partial(clipped, low=0.2, high=0.2), AGGREGATIONS["seq_mean_token_mean"]
     )
@@ -209,14 +218,23 @@ def of_update(layers: int, length: int, passes: int) -> Syncs:
         {"logp", "entropy_told"},
         lambda experience, advantages: step_terms(experience, advantages, objective),
         lambda outputs, terms: policy_loss(outputs.logp, outputs.entropy, terms, objective),
+        sides=lambda outputs, terms: sides(outputs.logp, terms, objective),
     )
-    settings = Update(learning_rate=1e-3, micro_batch_tokens=2 * (4 + length))
+    settings = Update(learning_rate=1e-3, micro_batch_tokens=2 * (4 + length), **update)
     actor = Actor(moved(deep(layers)))
     learner = FirstOrder(actor, loss, settings, steps=10, seed=7, name="policy")
-    given = batch(2 * passes, length)
-    learner.update(*given, 0)  # the first one also looks at what is exact for the model
+    experience, advantages = batch(2 * passes, length)
+    if shown:
+        slot = torch.arange(2 * passes).clamp(max=shown)
+        experience = replace(experience, recorded=Recorded(slot.to(DEVICE), shown))
+    learner.update(experience, advantages, 0)  # it also looks at what is exact for the model
     with syncs() as found:
-        learner.update(*given, 1)
+        learner.update(experience, advantages, 1)
+    noted = learner.taken()
+    assert (noted is None) is (not shown)
+    if noted is not None:
+        assert noted.sides is not None and noted.sides.any(), "the ratio is far from 1"
+        assert (noted.advantages[:, 0] == 1).all()
     return found
 
 
@@ -231,6 +249,13 @@ def test_the_syncs_of_an_update_grow_with_micro_batches_alone(
     three, four = of_update(1, 8, 3).total, of_update(1, 8, 4).total
     assert four - three == three - few.total, "the same for each micro-batch"
     assert four - three <= 4, str(few)
+
+
+@pytest.mark.parametrize("update", [{}, {"epochs": 2}, {"epochs": 2, "minibatches": 2}])
+def test_what_is_recorded_of_tokens_waits_for_nothing(update: dict[str, int]) -> None:
+    plain, noted = (of_update(1, 8, 2, shown, **update) for shown in (0, 3))
+    assert noted.reads.total() == plain.reads.total(), f"{noted}\n\n{plain}"
+    assert noted.writes == plain.writes, f"{noted}\n\n{plain}"
 
 
 def test_prompts_are_moved_together() -> None:

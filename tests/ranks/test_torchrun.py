@@ -85,6 +85,7 @@ def test_two_ranks_give_the_same_bits_twice(tmp_path: Path, shard: str) -> None:
         assert errors.count("rl: grpo, 6 steps") == 1
     assert weights(tmp_path / "one") == weights(tmp_path / "two")
     assert metrics(tmp_path / "one") == metrics(tmp_path / "two")
+    assert lines(tmp_path / "one", "samples") == lines(tmp_path / "two", "samples")
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 2)])

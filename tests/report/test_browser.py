@@ -196,19 +196,6 @@ def test_a_stage_can_be_shown_alone(opened: Opened) -> None:
     assert page.locator("figure.plot canvas:visible").count() == 16
 
 
-def test_training_samples_are_browsed_by_step(opened: Opened) -> None:
-    page = opened.page
-    headings = page.locator(".training-step:visible h3")
-    assert headings.all_inner_texts() == ["Step 181 rl"]
-    page.get_by_role("button", name="Later step").click()
-    assert headings.all_inner_texts() == ["Step 182 rl"]
-    slider = page.get_by_role("slider", name="Training step")
-    slider.press("End")
-    assert headings.all_inner_texts() == ["Step 220 rl"]
-    assert slider.get_attribute("aria-valuetext") == "step 220"
-    assert page.get_by_role("button", name="Later step").is_disabled()
-
-
 def test_before_and_after_stand_side_by_side_and_below_each_other_on_a_phone(
     opened: Opened,
 ) -> None:

@@ -103,7 +103,7 @@ def test_there_are_at_least_thirty_hostile_strings() -> None:
 def test_text_arrives_unchanged(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", **SMALL)
     text = "\n  two  spaces\n\tand a tab <b>&amp;</b>\u202e \x1b[0m \ud800\n"
-    rows = [{"step": 1, "kind": "train", "prompt": "p", "completion": text, "ticket": 0}]
+    rows = [{"step": 1, "kind": "before", "prompt": "p", "completion": text, "ticket": 0}]
     lines(run / "samples.jsonl", rows)
     shown = "\n  two  spaces\n\tand a tab <b>&amp;</b>‹U+202E› ‹U+001B›[0m ‹U+D800›\n"
     assert shown in Skeleton(page(run)).text
@@ -111,7 +111,7 @@ def test_text_arrives_unchanged(tmp_path: Path) -> None:
 
 def test_an_empty_response_is_said_to_be_empty(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", **SMALL)
-    rows = [{"step": 1, "kind": "train", "prompt": "p", "completion": "", "ticket": 0}]
+    rows = [{"step": 1, "kind": "before", "prompt": "p", "completion": "", "ticket": 0}]
     lines(run / "samples.jsonl", rows)
     assert "(empty)" in page(run)
 
@@ -225,7 +225,7 @@ def test_an_unfinished_run_has_a_page(tmp_path: Path, missing: str) -> None:
     assert f"polopt resume {run}" in text
     if missing == "everything":
         assert "No step has been recorded yet." in text and "None: nothing in this run" in text
-        assert "No responses were recorded during training." in text
+        assert "No responses were recorded." in text
 
 
 def test_answers_after_training_are_not_promised_before_it_ends(tmp_path: Path) -> None:
@@ -255,7 +255,7 @@ def test_the_figures_are_explained_as_far_as_they_are_there(tmp_path: Path) -> N
 
 def test_results_come_before_how_they_were_made(tmp_path: Path) -> None:
     html = page(write_run(tmp_path / "run", **SMALL))
-    order = ["changed", "curves", "kl", "side-by-side", "training", "warnings", "what", "again"]
+    order = ["changed", "curves", "kl", "side-by-side", "answers", "warnings", "what", "again"]
     assert re.findall('<section id="([^"]*)"', html) == [*order, "settings"]
     assert re.findall('<a href="#([^"]*)">', html.split("<nav")[1].split("</nav>")[0]) == [
         *order,
@@ -303,9 +303,9 @@ def test_a_conversation_is_shown_as_messages_and_its_system_message_once(tmp_pat
     seen = samples(run, *rows)
     assert seen.count("Answer briefly.") == 1 and "begins with the same system message" in seen
     assert seen.index("Answer briefly.") < seen.index("0+1?") and "&lt;|0|&gt;" not in seen
-    assert seen.count('<span class="role">user</span>') == 9
+    assert seen.count('<span class="role">user</span>') == 6
     asked[1]["messages"][0] = {"role": "system", "content": "Answer at length."}
-    seen = samples(run, *[{**one, "kind": "train"} for one in asked])
+    seen = samples(run, *[{**one, "kind": "before"} for one in asked])
     assert seen.count("Answer briefly.") == 2 and "same system message" not in seen
 
 
@@ -315,14 +315,16 @@ def test_a_wrong_answer_is_never_green(tmp_path: Path) -> None:
     green = '<span class="reward right">'
     outcomes = ("wrong", "scored", "error", "timeout", "unscorable", None)
     for outcome in outcomes:
-        seen = samples(run, {"reward": 3.5, "outcome": outcome}).split("<article")[-1]
+        seen = samples(run, {"kind": "before", "reward": 3.5, "outcome": outcome}).split(
+            "<article"
+        )[-1]
         assert green not in seen.split('class="answers"')[1], outcome
     (wrong,) = re.findall(
         '<span class="reward wrong">(.*?)</span>3.5',
-        samples(run, {"reward": 3.5, "outcome": "wrong"}),
+        samples(run, {"kind": "before", "reward": 3.5, "outcome": "wrong"}),
     )
     assert "✗" in wrong and "wrong, " in wrong
-    right = samples(run, {"reward": -1.0, "outcome": "ok"})
+    right = samples(run, {"kind": "before", "reward": -1.0, "outcome": "ok"})
     assert "✓" in right.split('class="answers"')[1] and green in right.split('class="answers"')[1]
     assert "that it is wrong" not in samples(run, {"reward": 3.5, "outcome": "scored"})
 
@@ -368,8 +370,8 @@ def test_a_long_run_makes_a_small_page_quickly(tmp_path: Path) -> None:
     started = time.process_time()
     path = write(run)
     assert time.process_time() - started < 10
-    assert path.stat().st_size < 1_500_000
-    assert "all of them are in" in path.read_text(encoding="utf-8")
+    assert path.stat().st_size < 4_000_000
+    assert "12,096 answers" in path.read_text(encoding="utf-8")
 
 
 def test_a_page_of_long_hostile_responses_stays_small(tmp_path: Path) -> None:
@@ -382,7 +384,7 @@ def test_a_page_of_long_hostile_responses_stays_small(tmp_path: Path) -> None:
     ]
     lines(run / "samples.jsonl", rows)
     path = write(run)
-    assert path.stat().st_size < 2_000_000
+    assert path.stat().st_size < 6_000_000
     text = path.read_text(encoding="utf-8")
     assert "more characters" in text and "more prompts are in" in text
 

@@ -1,17 +1,12 @@
 """Which responses are shown, and what is said about those that are not."""
 
-from itertools import pairwise
-
 import pytest
 
 from polopt.report.samples import (
-    MAX_TEXT,
-    MAX_TRAINING,
     MAX_TURNS,
     common_system,
     compare,
     judged,
-    training,
 )
 
 
@@ -87,35 +82,6 @@ def test_what_is_said_about_a_response(fields, reward, verdict, marks) -> None:
     (comparison,) = compare([row("before", 0, "x", **fields)])
     (answer,) = comparison.pairs[0].before.answers
     assert (answer.reward, answer.verdict, answer.marks) == (reward, verdict, marks)
-
-
-def test_training_samples_stand_by_step() -> None:
-    shown = training([row("train", 2, "b"), row("train", 1, "a"), row("before", 0, "no")])
-    assert [step.step for step in shown.steps] == [1, 2]
-    assert (shown.shown, shown.all_samples, shown.all_steps) == (2, 2, 2)
-
-
-def test_long_texts_are_cut_and_counted() -> None:
-    shown = training([row("train", 1, "x" * (MAX_TEXT + 5))])
-    text = shown.steps[0].prompts[0][1].answers[0].text
-    assert (len(text.shown), text.cut) == (MAX_TEXT, 5)
-
-
-def test_too_many_steps_are_thinned_evenly_and_the_last_one_stays() -> None:
-    text = "y" * 1_000
-    steps = 3 * MAX_TRAINING // len(text)
-    shown = training([row("train", step, f"{text}{step}") for step in range(1, steps + 1)])
-    kept = [step.step for step in shown.steps]
-    assert kept[-1] == steps and len(kept) > steps // 6
-    assert len({b - a for a, b in pairwise(kept)}) == 1
-    assert shown.all_samples == steps and shown.shown == len(kept)
-
-
-def test_a_huge_step_keeps_some_of_its_prompts() -> None:
-    shown = training(
-        [row("train", 1, "<" * MAX_TEXT, ticket=t, prompt=str(t)) for t in range(1_000)]
-    )
-    assert 0 < shown.shown < 50 and shown.all_samples == 1_000
 
 
 def chat(*turns: tuple[str, str], **fields: object):

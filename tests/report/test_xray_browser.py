@@ -147,3 +147,27 @@ def test_five_thousand_answers_open_in_two_seconds(browser: Browser, tmp_path: P
     assert opened.page.locator(".read").count() == 16
     assert opened.page.evaluate(loaded) < 2_000
     opened.check()
+
+
+def test_answers_of_the_training_tell_advantage_and_bound(
+    browser: Browser,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    data = found()
+    for text in [text for text in data["texts"] if text["of"] == "given"]:
+        count = len(text["tokens"]["kl"])
+        sides = ["", "high", *[""] * (count - 2)]
+        text["tokens"] |= {"advantage": [0.5] * (count - 1) + [None], "clipped": sides}
+    opened = show(browser, write(data, tmp_path / "x.html"))
+    page = opened.page
+    page.locator(".read", has=page.locator(".held")).focus()
+    told = page.locator("#told")
+    assert told.inner_text().endswith("; advantage 0.5, not clipped")
+    page.keyboard.press("ArrowRight")
+    assert told.inner_text().endswith("; advantage 0.5, clipped above")
+    page.keyboard.press("End")
+    assert told.inner_text().endswith("; took no part in the update")
+    page.locator(".read").first.focus()
+    assert "advantage" not in told.inner_text()
+    opened.check()
+    page.context.close()

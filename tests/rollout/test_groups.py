@@ -9,7 +9,7 @@ import torch
 
 from polopt.data import Demonstration
 from polopt.rollout.dataset import demonstrated
-from polopt.rollout.groups import experience, lag_metrics, rollout_metrics
+from polopt.rollout.groups import BEGINNING, experience, introduced, lag_metrics, rollout_metrics
 from polopt.types import Batch, Finish, Group, Outcome, Prompt, Sample, Sampling, Span
 
 CPU = torch.device("cpu")
@@ -181,3 +181,22 @@ def test_right_is_what_the_outcome_says() -> None:
     aborted = sample([5, 3], 1, 1.0, finish=Finish.ABORTED, outcome=Outcome.OK)
     tensors = experience(Batch((group(1, aborted),), 0), pad_id=9, device=CPU)
     assert tensors.right.isnan().all()
+
+
+def test_prompts_are_introduced_where_they_will_be_asked_again() -> None:
+    """In the first pass over the rows, each with its first key; endless rows never are."""
+    turns = ({"role": "system", "content": "Briefly."}, {"role": "user", "content": "1+1?"})
+    prompts = (
+        Prompt(0, "x" * 500, (5,), keys=("a", "a2")),
+        Prompt(1, "<rendered>", (5,), keys=("b",), messages=turns),
+        Prompt(2, "unscored", (5,), keys=("c",)),
+        Prompt(3, "again", (5,), keys=("a",)),
+    )
+    rewards = (1.0, 0.0, NAN, 1.0)
+    groups = tuple(
+        Group(ticket, prompt, (sample([5, 6], 1, reward),))
+        for ticket, (prompt, reward) in enumerate(zip(prompts, rewards, strict=True))
+    )
+    assert introduced(Batch(groups, 0), 3) == {"a": "x" * BEGINNING, "b": "1+1?"}
+    assert introduced(Batch(groups, 0, frozenset({0})), 3) == {"b": "1+1?"}
+    assert introduced(Batch(groups, 0), None) == {}

@@ -27,6 +27,7 @@ from polopt.coordination.progress import progress
 from polopt.coordination.stage import Event, Observer
 from polopt.data import BadRowError, Wanted
 from polopt.diagnose.xray.looked import Given, Side, looked
+from polopt.diagnose.xray.recorded import recorded
 from polopt.errors import ModelError, UserError, counted
 from polopt.models import LanguageModel, Reader, reader_of
 from polopt.models.adapter import is_adapter, put_on
@@ -134,6 +135,8 @@ def xray(
             _side(context_of(inputs, model, text), count, prompts, of, observe)
             for inputs, model, of in zip((one, other), models, (base, trained), strict=True)
         ]
+        if data is None:
+            texts += _of_training(trained, text, len(sides[1].groups), prompts)
         found = looked(
             sides[0], sides[1], texts, count, _shown(observe, "reading", "teacher forcing")
         )
@@ -284,6 +287,21 @@ def _given(text: TextSource, prompts: int) -> Iterator[Given]:
     groups = [ranked(one.prompt.id, one) for one in text.unseen if one.prompt.id < prompts]
     for name, best in (("chosen", True), ("rejected", False)) if groups else ():
         yield Given(name, [_part(group, best=best) for group in groups])
+
+
+def _of_training(trained: Named, text: TextSource, asked: int, prompts: int) -> list[Given]:
+    """The newest answers of training that the run of the trained model recorded with tokens."""
+    if trained.run is None or trained.stage is None or trained.step is None:
+        return []
+    found = recorded(
+        trained.run,
+        trained.stage.name,
+        trained.step,
+        text.tokeniser,
+        prompts=prompts,
+        first=asked,
+    )
+    return [] if found is None else [found]
 
 
 def _part(group: Group, *, best: bool) -> Group:

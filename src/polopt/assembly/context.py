@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
@@ -20,6 +21,7 @@ from polopt.data import Wanted
 from polopt.errors import RewardError
 from polopt.math.divergence import kl_divergence_of_logs
 from polopt.models import LanguageModel, reader_of, save, weights
+from polopt.objective import SIDES
 from polopt.recipe import StageRecipe
 from polopt.recipe.fields import flat
 from polopt.rewards import RewardSpec, Scored, first_batch_report
@@ -29,19 +31,43 @@ from polopt.rollout import usage
 from polopt.rollout.divided import agreeing, divided
 from polopt.rollout.engines import Engine
 from polopt.rollout.evaluation import Examination, evaluate, means, sample_line
-from polopt.rollout.groups import asked, earned, experience, lag_metrics, marks, rollout_metrics
+from polopt.rollout.groups import (
+    asked,
+    earned,
+    experience,
+    introduced,
+    lag_metrics,
+    marks,
+    rollout_metrics,
+)
+from polopt.rollout.noted import token_fields
 from polopt.rollout.rewarding import Judge, judge, specs, text_of
 from polopt.rollout.text import TextSource, text_source
 from polopt.rollout.usage import Usage
 from polopt.rollout.variety import variety_metrics
 from polopt.seeding import derive
-from polopt.types import Advantages, Batch, Experience, Group, Metrics, Outcome, Sampling
+from polopt.types import (
+    Advantages,
+    Batch,
+    Experience,
+    Group,
+    Metrics,
+    Noted,
+    Outcome,
+    Sample,
+    Sampling,
+)
 from polopt.update import AdaptiveNumber, FirstOrder
 from polopt.update.minibatch import Loss
 from polopt.update.natural_step import Divergence
 
 SAMPLES_A_STEP = 8  # training responses recorded of each step
 B = TypeVar("B")  # the batch type of a source
+
+
+def unnoted() -> Noted | None:
+    """Of learners that keep nothing of the tokens that they learn from."""
+    return None
 
 
 class PolicyContext(Protocol):
@@ -198,6 +224,7 @@ def assembled(
     learners: Sequence[Learner],
     evaluate: Callable[[bool], Evaluation] | None = None,
     react: Callable[[Metrics], Metrics] = lambda _: {},
+    noted: Callable[[], Noted | None] = unnoted,
 ) -> Stage:
     """The stage of a language model, evaluated by its responses unless ``evaluate`` is given."""
     return staged(
@@ -207,7 +234,7 @@ def assembled(
         credit=credit,
         learners=learners,
         save_model=lambda path: _save(of, path),
-        describe=_describer(of),
+        describe=_describer(of, noted),
         evaluate=evaluate or examiner(of),
         text=of.text,
         react=react,
@@ -252,6 +279,7 @@ def staged(
         held_out=() if text is None else [prompt.keys for prompt in text.evaluation],
         asked=asked if text is not None else lambda _: (),
         earned=earned if text is not None else lambda _: {},
+        introduced=(partial(introduced, size=text.rows.size) if text is not None else lambda _: {}),
         batches_per_step=batches_per_step,
         evaluate_every=recipe.evaluation.every,
         checkpoint_every=recipe.run.checkpoint_every or max(1, steps // 10),
@@ -323,7 +351,7 @@ def _marked_by(verify: Judge, reward: Judge) -> Judge:
 
 
 def _describer(
-    of: StageContext,
+    of: StageContext, noted: Callable[[], Noted | None]
 ) -> Callable[[Batch], tuple[Metrics, Sequence[Mapping[str, Any]]]]:
     """The function that gives the metrics of a batch and the responses that are recorded."""
     text = text_of(of.text)
@@ -344,13 +372,31 @@ def _describer(
         if not verified:
             metrics.pop("accuracy", None)
         metrics |= {f"task/{name}": value for name, value in own.items()}
-        samples = [
-            {"kind": "train", **sample_line(group, sample, text)}
-            for group, sample in pairs[:SAMPLES_A_STEP]
-        ]
-        return metrics, samples
+        return metrics, _sample_lines(of, pairs[:SAMPLES_A_STEP], noted())
 
     return describe
+
+
+def _sample_lines(
+    of: StageContext, pairs: Sequence[tuple[Group, Sample]], noted: Noted | None
+) -> list[dict[str, Any]]:
+    """Answers as lines of samples.jsonl, with what the update made of their tokens."""
+    text, tokenizer, names = text_of(of.text), of.text.tokeniser.tokenizer, list(SIDES.values())
+    lines = [
+        {"kind": "train", **_keyed(group), **sample_line(group, sample, text)}
+        for group, sample in pairs
+    ]
+    for place, (line, (_, sample)) in enumerate(zip(lines, pairs, strict=True)):
+        if noted is not None:
+            sides = None if noted.sides is None else noted.sides[place]
+            line |= token_fields(
+                sample, line["completion"], noted.advantages[place], sides, names, tokenizer
+            )
+    return lines
+
+
+def _keyed(group: Group) -> dict[str, str]:
+    return {"key": group.prompt.keys[0]} if group.prompt.keys else {}
 
 
 def given_responses(batch: Batch) -> tuple[Metrics, Sequence[Mapping[str, Any]]]:

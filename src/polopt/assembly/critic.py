@@ -154,8 +154,11 @@ def with_action_correction(loss: Loss[Any], critic: Scorer, recipe: StageRecipe)
         correction = terms.reduction.loss(action_correction(outputs.distribution, q))
         return total - correction, metrics | {"baseline_correction": correction.detach()}
 
+    def sides(outputs: Outputs, terms: Corrected) -> torch.Tensor | None:
+        return loss.sides(outputs, terms.policy)
+
     want: set[Quantity] = {*loss.want, "distribution"}
-    return replace(loss, want=want, terms=terms, value=value, idle=None)
+    return replace(loss, want=want, terms=terms, value=value, idle=None, sides=sides)
 
 
 @dataclass(frozen=True)
@@ -179,6 +182,9 @@ def both(first: Loss[Any], second: Loss[Any], weight: float) -> Loss[Terms]:
         more, others = second.value(outputs, terms.second)
         return loss + weight * more, metrics | others
 
+    def sides(outputs: Outputs, terms: Any) -> torch.Tensor | None:  # noqa: ANN401
+        return first.sides(outputs, terms.first)
+
     return Loss(
         {*first.want, *second.want},
         lambda e, c: Both(first.terms(e, c), second.terms(e, c)),
@@ -186,4 +192,5 @@ def both(first: Loss[Any], second: Loss[Any], weight: float) -> Loss[Terms]:
         first.needs_logp or second.needs_logp,
         first.whole_groups or second.whole_groups,
         watch=first.watch,
+        sides=sides,
     )

@@ -16,6 +16,7 @@ from polopt.objective import (
     StepTerms,
     idle_rows,
     policy_loss,
+    sides,
     step_terms,
 )
 from polopt.recipe import StageRecipe
@@ -86,6 +87,7 @@ def policy_gradient(
         ),
         needs_logp=objective.mask_edit is not None,
         idle=idle_rows if objective.vanishes else None,
+        sides=lambda outputs, terms: sides(given(outputs.logp), terms, objective),
     )
 
 

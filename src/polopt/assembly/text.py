@@ -9,14 +9,17 @@ from statistics import fmean
 from typing import Any
 
 from polopt.assembly.adaptive import adaptive_numbers
+from polopt.assembly.around import core
 from polopt.assembly.chosen import chosen, number
 from polopt.assembly.context import (
+    SAMPLES_A_STEP,
     StageContext,
     assembled,
     examination,
     examiner,
     reporting_once,
     stage_context,
+    unnoted,
 )
 from polopt.assembly.critic import Valued, critic_learner, valued
 from polopt.assembly.drift import drifts_of
@@ -53,9 +56,9 @@ from polopt.recipe import Rollout, StageRecipe
 from polopt.recipe.fields import flat
 from polopt.roles import Actor, Scorer, WithoutAdapter, frozen, measured
 from polopt.rollout.evaluation import answers, both, figures, mean_interval
-from polopt.rollout.groups import informative
+from polopt.rollout.groups import informative, recorded
 from polopt.rollout.rewarding import judge
-from polopt.types import Advantages, Batch, Experience, Group
+from polopt.types import Advantages, Batch, Experience, Group, Noted
 from polopt.update import AdaptiveNumber, Lagged
 
 
@@ -78,6 +81,7 @@ def policy_stage(inputs: StageInputs) -> Stage:
         credit=credit,
         learners=learners,
         evaluate=_evaluated(of, reference),
+        noted=getattr(core(policy)[0], "taken", unnoted),
     )
 
 
@@ -119,8 +123,12 @@ def sampled_stage(
     credit: Callable[[Experience], Advantages],
     learners: Sequence[Learner],
     evaluate: Callable[[bool], Evaluation] | None = None,
+    noted: Callable[[], Noted | None] = unnoted,
 ) -> Stage:
-    """A stage that samples groups, computes advantages and trains its learners on them."""
+    """A stage that samples groups, computes advantages and trains its learners on them.
+
+    ``noted`` says after an update what it made of the tokens of recorded answers.
+    """
     rollout = of.recipe.rollout
     assert rollout.group_size is not None, "resolved by the row"
     # Threads of one rank score beside the trainers, who get what came of it.
@@ -145,6 +153,7 @@ def sampled_stage(
         learners=[*learners, *refreshed(of), *supply.learners],
         evaluate=evaluate,
         react=supply.react,
+        noted=noted,
     )
     return replace(stage, timeline=of.inputs.serving.timeline)
 
@@ -205,7 +214,8 @@ def prepared(
         logp_old = tensors.logp_rollout if stale else None
         if not (stale or of_gradient):
             logp_old = of.actor.log_probs(tensors.tokens)
-        tensors = replace(tensors, logp_old=logp_old, logp_ref=logp_ref)
+        shown = recorded(batch, SAMPLES_A_STEP, of.inputs.device)
+        tensors = replace(tensors, logp_old=logp_old, logp_ref=logp_ref, recorded=shown)
         tensors = tensors if critic is None else critic.of(tensors)
         return tensors if process is None else process.rewarded(tensors)
 

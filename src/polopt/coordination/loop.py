@@ -101,7 +101,7 @@ def _step(stage: Stage, progress: Progress, context: RunContext) -> None:
     start = time.perf_counter()
     batch: Any = None
     learned, line, asked = list[Measured](), Metrics(), list[str]()
-    earned = dict[str, float]()
+    earned, introduced = dict[str, float](), dict[str, str]()
     for turn in range(1, stage.batches_per_step + 1):
         with memory.told("rollout", context.run.path):
             batch = stage.source.next_batch()
@@ -118,9 +118,12 @@ def _step(stage: Stage, progress: Progress, context: RunContext) -> None:
                 stage.source.publish(progress.step)
         asked.extend(stage.asked(batch))
         earned |= stage.earned(batch)
+        introduced |= stage.introduced(batch)
         stage.source.ack(batch)  # after the new weights are served: no ticket starts stale
     if asked:
-        _write_prompts(stage, progress, context, trained=asked, earned=earned)
+        _write_prompts(
+            stage, progress, context, trained=asked, earned=earned, introduced=introduced
+        )
     metrics, samples = stage.describe(batch)
     for sample in samples:
         context.run.append("samples", {"step": progress.step, "stage": stage.name, **sample})
@@ -349,9 +352,12 @@ def _write_prompts(
     stage: Stage,
     progress: Progress,
     context: RunContext,
-    **keys: Sequence[str] | Mapping[str, float],
+    **keys: Sequence[str] | Mapping[str, float | str],
 ) -> None:
-    """One line of the prompts, by their keys: held out, or trained on, with what they earned."""
+    """One line of the prompts, by their keys: held out, or trained on, with what they earned.
+
+    Of those that are asked for the first time, and will be again, it has the beginning.
+    """
     line = {"step": progress.step, "stage": stage.name, **{k: v for k, v in keys.items() if v}}
     context.run.append("prompts", line)
     context.observe(Event("prompts", line))

@@ -61,6 +61,7 @@ class Stage:
     held_out: Sequence[tuple[str, ...]] = ()  # keys of each prompt that it is evaluated on
     asked: Callable[[Any], Sequence[str]] = lambda _: ()  # keys of the prompts of a batch
     earned: Callable[[Any], Mapping[str, float]] = lambda _: {}  # by the first key of each of them
+    introduced: Callable[[Any], Mapping[str, str]] = lambda _: {}  # how new ones begin, by that key
     # To the metrics of a step, which it adds to; what it changes is in force from the next one.
     react: Callable[[Metrics], Metrics] = lambda _: {}
     batches_per_step: int = 1  # consumed in one recorded step, whose metrics are means

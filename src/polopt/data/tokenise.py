@@ -85,6 +85,10 @@ class Tokeniser:
         messages = () if isinstance(row.prompt, str) else row.prompt
         return Prompt(id, text, tuple(tokens), row.columns, keys, messages)
 
+    def again(self, text: str, *, rendered: bool) -> tuple[int, ...]:
+        """The tokens of the text of a :meth:`prompt`; ``rendered``: it was messages."""
+        return tuple(self._ids(text, special=False) if rendered else self._prompt_ids(text))
+
     def demonstration(self, row: Row, id: int) -> Demonstration:
         """Prompt, completion and end of sequence; for messages, the whole conversation.
 

@@ -4,6 +4,7 @@ from polopt.objective.policy_gradient import (
     NONE,
     SEQUENCE_MEAN,
     SEQUENCE_SUM,
+    SIDES,
     TOKEN,
     Correction,
     KLTerm,
@@ -14,6 +15,7 @@ from polopt.objective.policy_gradient import (
     StepTerms,
     idle_rows,
     policy_loss,
+    sides,
     step_terms,
 )
 from polopt.objective.preference import (
@@ -32,6 +34,7 @@ __all__ = [
     "NONE",
     "SEQUENCE_MEAN",
     "SEQUENCE_SUM",
+    "SIDES",
     "TOKEN",
     "Correction",
     "KLTerm",
@@ -54,6 +57,7 @@ __all__ = [
     "process_terms",
     "reduction",
     "reward_model_loss",
+    "sides",
     "step_terms",
     "supervised_loss",
     "value_loss",

@@ -38,6 +38,13 @@ MaskEdit = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 UNCORRECTED: Correction | None = None  # w = 1
 EVERY_TOKEN: MaskEdit | None = None  # the mask stays as it is
 
+SIDES = {  # what holds a token back, by the event of the surrogate; the last one of several counts
+    "clip_fraction_low": "low",
+    "clip_fraction_high": "high",
+    "dual_clip_fraction": "dual",
+    "stale_fraction": "stale",
+}
+
 
 @dataclass(frozen=True)
 class RatioLevel:
@@ -215,6 +222,31 @@ def policy_loss(
         bonus = reduce.loss(_read("entropy", entropy))
         total = total - objective.entropy_coefficient * bonus
     return total, {"policy_loss": policy, **reduce.means(seen)}
+
+
+@torch.no_grad()
+def sides(logp: Tensor, terms: StepTerms, objective: PolicyObjective) -> Tensor | None:
+    """What the bound made of each token, [B, T] int8: 0 nothing, n the n-th of :data:`SIDES`.
+
+    Args:
+        logp: ``[B, T]`` of the current policy.
+        terms: The same rows of ``step_terms``.
+        objective: The choices.
+
+    Returns:
+        None where the surrogate has no bound that could hold a token back.
+    """
+    mask = terms.reduction.mask
+    logp = masked(logp.detach(), mask)
+    old = logp if terms.logp_old is None else terms.logp_old
+    log_ratio = objective.ratio.log_ratio(logp, old, mask)
+    _, events = objective.surrogate(logp, log_ratio, terms.advantages, mask)
+    found = None
+    for number, event in enumerate(SIDES, start=1):
+        if event in events:
+            found = torch.zeros_like(mask, dtype=torch.int8) if found is None else found
+            found = found.masked_fill(events[event] & mask, number)
+    return found
 
 
 def _kl(logp: Tensor, terms: StepTerms, kl: KLTerm) -> Tensor:

@@ -10,7 +10,12 @@ from polopt.record.directory import (
 )
 from polopt.record.files import disk_errors, write_json
 from polopt.record.headlines import HEADLINES, LESS_IS_BETTER, headline_of, words_of
-from polopt.record.prompts import NOTHING_KNOWN, Prompts, recorded_prompts
+from polopt.record.prompts import (
+    NOTHING_KNOWN,
+    Prompts,
+    recorded_prompts,
+    share_of_top,
+)
 
 __all__ = [
     "HEADLINES",
@@ -26,6 +31,7 @@ __all__ = [
     "next_free",
     "open_existing",
     "recorded_prompts",
+    "share_of_top",
     "words_of",
     "write_json",
 ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +26,15 @@ class Prompts:
         if not self.trained.isdisjoint(keys):
             return "trained"
         return "held out" if self.is_whole else "unknown"
+
+
+def share_of_top(gains: Sequence[float]) -> float | None:
+    """The share that the best tenth of the prompts has of all that was gained; None: nothing was.
+
+    Of what prompts lost nothing is taken off.
+    """
+    positive = sorted((gain for gain in gains if gain > 0), reverse=True)
+    return sum(positive[: math.ceil(len(gains) / 10)]) / sum(positive) if positive else None
 
 
 NOTHING_KNOWN = Prompts(frozenset(), frozenset(), is_whole=False)

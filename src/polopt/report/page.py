@@ -21,15 +21,17 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
 from polopt.memory.plan import gib
+from polopt.report.answers import browser
 from polopt.report.arrange import PARTS
 from polopt.report.changes import changed
 from polopt.report.columns import COLUMNS, COLUMNS_IN_CONTROL
 from polopt.report.episodes import watched
 from polopt.report.headline import headline
 from polopt.report.kl_terms import kl_terms
+from polopt.report.learned import ranked
 from polopt.report.plots import draw
 from polopt.report.read import Row, RunRecord
-from polopt.report.samples import common_system, compare, judged, training
+from polopt.report.samples import common_system, compare, judged
 from polopt.report.text import duration, number, percent, setting, visible, with_unit
 from polopt.report.timeline import lanes
 from polopt.resolution import did_nothing_in
@@ -62,6 +64,7 @@ def render(record: RunRecord, *, renewed: float | None = None) -> str:
     )
     episodes = watched(record.episodes)
     system = common_system(record.samples)
+    answers = browser(record.samples, system)
     return (
         _environment()
         .get_template("report.html.j2")
@@ -75,6 +78,7 @@ def render(record: RunRecord, *, renewed: float | None = None) -> str:
                 curves.data
                 | {
                     "watched": episodes.data if episodes else None,
+                    "answers": None if in_control else answers.data,
                     "renew": renewed and {"seconds": renewed, "written": time.time()},
                 }
             ),
@@ -93,7 +97,9 @@ def render(record: RunRecord, *, renewed: float | None = None) -> str:
             system=system,
             judged=judged(record.samples),
             comparisons=compare(record.samples, system),
-            training=training(record.samples, system),
+            browsed=answers,
+            advantages=any("advantage" in row for row in answers.data["rows"]),
+            learned=[] if in_control else ranked(record),
             warnings=_warnings(record.warnings),
             did_nothing=did_nothing_in(record.config, record.metrics),
             unreadable=record.unreadable,
@@ -157,7 +163,15 @@ def _asset(name: str) -> str:
 def _script() -> str:
     licence = _asset("uPlot.LICENSE.txt")
     own = "\n".join(
-        _asset(name) for name in ("uPlot.iife.min.js", "episodes.js", "report.js", "renew.js")
+        _asset(name)
+        for name in (
+            "uPlot.iife.min.js",
+            "tokens.js",
+            "episodes.js",
+            "report.js",
+            "answers.js",
+            "renew.js",
+        )
     )
     return f"\n/*\n{licence}\n*/\n{own}"
 

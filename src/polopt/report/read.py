@@ -20,6 +20,7 @@ RESPONSE = {"step": int, "kind": str, "prompt": str, "completion": str}
 INTERVAL = {"step": int, "who": str, "what": str, "start": float, "end": float}
 EPISODE = {"step": int, "kind": str, "rewards": list}
 ALARM = {"step": int, "alarm": str}
+EARNED = {"step": int, "earned": dict}
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class RunRecord:
     unreadable: list[str] = field(default_factory=list[str])  # "metrics.jsonl line 12"
     timeline: list[Row] = field(default_factory=list[Row])  # in the order of the file
     alarms: list[Row] = field(default_factory=list[Row])  # in the order of the file
+    earned: list[Row] = field(default_factory=list[Row])  # of prompts.jsonl, by step
 
     @property
     def in_control(self) -> bool:
@@ -68,6 +70,8 @@ def load(run_directory: Path) -> RunRecord:
     warnings, torn_warnings = _rows(directory / "warnings.jsonl", {"message": str})
     timeline, torn_timeline = _rows(directory / "timeline.jsonl", INTERVAL)
     alarms, torn_alarms = _rows(directory / "alarms.jsonl", ALARM)
+    # Lines of what was held out are of another kind, and no torn ones.
+    earned, _ = _rows(directory / "prompts.jsonl", EARNED)
     return RunRecord(
         directory=directory,
         config=config,
@@ -80,6 +84,7 @@ def load(run_directory: Path) -> RunRecord:
         unreadable=torn_metrics + torn_samples + torn_warnings + torn_timeline + torn_alarms,
         timeline=timeline,
         alarms=alarms,
+        earned=earned,
     )
 
 

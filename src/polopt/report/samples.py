@@ -1,10 +1,10 @@
-"""Which responses the page shows, and how: before and after side by side, training by step.
+"""Which responses a page shows without a script: those before and after side by side.
 
 A prompt that was chat messages (``messages`` of its line) is shown as these; a system message that
 all of them have is shown once.
 
-The page has to open at once, so long texts are cut and steps are left out evenly; what was left
-out is counted, so that the page can say it.
+The page has to open at once, so long texts are cut; what was left out is counted, so that the page
+can say it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from itertools import groupby
 
 from markupsafe import escape
 
@@ -22,8 +21,7 @@ from polopt.report.text import number, visible
 
 MAX_TEXT = 3_000  # characters of one prompt or response
 MAX_SIDE_BY_SIDE = 400_000  # bytes of HTML for one comparison
-MAX_TRAINING = 500_000  # bytes of HTML for all training samples
-MAX_STEP = 60_000  # bytes of HTML for one training step
+MAX_FIRST = 60_000  # bytes of HTML for the first prompts
 MAX_TURNS = 20  # messages of one prompt
 MARKUP = 250  # bytes of HTML around one response or message, about
 VERDICTS = {"ok": "right", "wrong": "wrong"}  # by outcome; a reward alone says neither
@@ -101,25 +99,6 @@ class Comparison:
     awaits_after: bool  # no response after the stage is recorded yet
 
 
-@dataclass(frozen=True)
-class Step:
-    """The responses of one training step, by prompt."""
-
-    step: int
-    stage: str
-    prompts: list[tuple[Prompt, Answers]]
-
-
-@dataclass(frozen=True)
-class Training:
-    """The training steps that are shown, out of all that were recorded."""
-
-    steps: list[Step]
-    all_steps: int
-    shown: int  # samples
-    all_samples: int
-
-
 def common_system(samples: list[Row]) -> Turn | None:
     """The system message with which every conversation begins; None: there is no such message."""
     firsts = {messages[0] for row in samples if (messages := _messages(row))}
@@ -154,25 +133,14 @@ def compare(samples: list[Row], system: Turn | None = None) -> list[Comparison]:
     return [_comparison(*each, system) for each in found]
 
 
-def training(samples: list[Row], system: Turn | None = None) -> Training:
-    """Training samples by step; where there are too many, every n-th step and the last one."""
-    rows = sorted((r for r in samples if r["kind"] == "train"), key=lambda row: row["step"])
-    steps = [
-        _step(step, stage, list(group), system)
-        for (step, stage), group in groupby(rows, key=lambda r: (r["step"], str(r.get("stage"))))
-    ]
-    costs = [_cost(*step.prompts) for step in steps]
-    every = 1
-    while len(steps) > every and sum(costs[::-every]) > MAX_TRAINING:
-        every += 1
-    kept = steps[::-every][::-1]
-    shown = sum(answers.count for step in kept for _, answers in step.prompts)
-    return Training(kept, len(steps), shown, len(rows))
-
-
 def first(samples: list[Row], system: Turn | None = None) -> list[tuple[Prompt, Answers]]:
-    """The first prompts with their responses, as many as a step shows."""
-    return _step(0, "", samples, system).prompts
+    """The first prompts with their responses, as many as fit."""
+    prompts: list[tuple[Prompt, Answers]] = []
+    for prompt, group in _by_prompt(samples, system):
+        prompts.append((prompt, _answers(group)))
+        if _cost(*prompts) > MAX_FIRST:
+            break
+    return prompts
 
 
 def _comparison(stage: str, before: list[Row], after: list[Row], system: Turn | None) -> Comparison:
@@ -189,21 +157,12 @@ def _comparison(stage: str, before: list[Row], after: list[Row], system: Turn | 
     return Comparison(stage, _mean_reward(before), _mean_reward(after), pairs, left_out, not after)
 
 
-def _step(step: int, stage: str, rows: list[Row], system: Turn | None) -> Step:
-    prompts: list[tuple[Prompt, Answers]] = []
-    for prompt, group in _by_prompt(rows, system):
-        prompts.append((prompt, _answers(group)))
-        if _cost(*prompts) > MAX_STEP:
-            break
-    return Step(step, stage, prompts)
-
-
 def _by_prompt(rows: list[Row], system: Turn | None) -> list[tuple[Prompt, list[Row]]]:
     """Rows of the same ticket and prompt together, in the order in which prompts appear."""
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((str(row.get("ticket")), row["prompt"]), []).append(row)
-    return [(_prompt(group[0], system), group) for group in groups.values()]
+    return [(prompt_of(group[0], system), group) for group in groups.values()]
 
 
 def _messages(row: Row) -> list[tuple[str, str]]:
@@ -218,7 +177,8 @@ def _messages(row: Row) -> list[tuple[str, str]]:
     return messages
 
 
-def _prompt(row: Row, system: Turn | None) -> Prompt:
+def prompt_of(row: Row, system: Turn | None) -> Prompt:
+    """The prompt of a row; ``system`` is shown elsewhere."""
     messages = _messages(row)
     own = messages[1:] if system is not None else messages
     turns = [Turn(role, _text(content)) for role, content in own[:MAX_TURNS]]
@@ -233,17 +193,23 @@ def _answers(rows: Iterable[Row]) -> Answers:
 
 
 def _answer(row: Row) -> Answer:
-    reward, outcome = row.get("reward"), row.get("outcome")
-    verdict = VERDICTS.get(outcome, "") if isinstance(outcome, str) else ""
+    reward = row.get("reward")
     return Answer(
         _text(row["completion"]),
         number(reward) if is_number(reward) else "none",
-        verdict,
-        _marks(row),
+        verdict_of(row),
+        marks_of(row),
     )
 
 
-def _marks(row: Row) -> tuple[str, ...]:
+def verdict_of(row: Row) -> str:
+    """Whether a response is ``right`` or ``wrong``; empty: nothing says which."""
+    outcome = row.get("outcome")
+    return VERDICTS.get(outcome, "") if isinstance(outcome, str) else ""
+
+
+def marks_of(row: Row) -> tuple[str, ...]:
+    """What else is to be said of a response: failures, why it ended, the parts of its reward."""
     marks: list[str] = []
     if row.get("outcome") not in (*VERDICTS, "scored", None):
         marks.append(str(row["outcome"]).replace("_", " "))

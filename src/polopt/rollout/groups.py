@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from polopt.roles import padded
-from polopt.types import Batch, Experience, Finish, Group, Metrics, Outcome, Sample
+from polopt.types import Batch, Experience, Finish, Group, Metrics, Outcome, Recorded, Sample
 
 S = TypeVar("S", np.bool_, np.float32, np.int64)
 BUCKETS = 9  # of lags: 0 to 7, and 8 or more
+BEGINNING = 200  # characters of a prompt by which a reader knows it again
 UNTRAINED = {Finish.ABORTED, Finish.ERROR}
 JUDGED = {Outcome.OK, Outcome.WRONG}
 
@@ -65,6 +66,15 @@ def experience(batch: Batch, *, pad_id: int, device: torch.device) -> Experience
             tokens, temperature=sampling.temperature, min_new_tokens=sampling.min_new_tokens
         ),
     )
+
+
+def recorded(batch: Batch, most: int, device: torch.device) -> Recorded:
+    """The first responses, at most so many, to prompts that the batch did not take from before."""
+    fresh = [g.ticket not in batch.reused for g in batch.groups for _ in g.samples]
+    count = min(most, sum(fresh))
+    place = np.cumsum(fresh) - 1  # of those that are fresh
+    slot = np.where(np.array(fresh) & (place < count), place, count)
+    return Recorded(torch.from_numpy(slot).to(device, non_blocking=True), count)
 
 
 def token_lags(batch: Batch) -> list[NDArray[np.int64]]:
@@ -116,6 +126,24 @@ def earned(batch: Batch) -> dict[str, float]:
         if group.prompt.keys and rewards:
             found[group.prompt.keys[0]] = statistics.fmean(rewards)
     return found
+
+
+def introduced(batch: Batch, size: int | None) -> dict[str, str]:
+    """How the prompts begin that are asked for the first time and will be again, by that key.
+
+    Args:
+        batch: of sampled groups.
+        size: rows of the data; None: endless, and no prompt is asked twice.
+    """
+    rewarded = earned(batch)
+    asked_for = {
+        group.prompt.keys[0]: group.prompt.messages[-1]["content"]
+        if group.prompt.messages
+        else group.prompt.text
+        for group in batch.fresh.groups
+        if group.prompt.keys and size is not None and group.ticket < size
+    }
+    return {key: text[:BEGINNING] for key, text in asked_for.items() if key in rewarded}
 
 
 def reward_names(samples: Sequence[Sample]) -> list[str]:

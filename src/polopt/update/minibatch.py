@@ -23,8 +23,9 @@ from polopt.recipe import Update
 from polopt.roles import Scorer, halved_once, joined, measured, micro_batches
 from polopt.roles.policies.token import Outputs, Quantity
 from polopt.seeding import derive
-from polopt.types import Advantages, Experience, Metrics, RowIndex
+from polopt.types import Advantages, Experience, Metrics, Noted, RowIndex
 from polopt.update import gradients
+from polopt.update.noted import Notes, begun
 from polopt.update.optimisers import adamw, set_rate
 from polopt.update.optimizer_state import (
     load_optimiser,
@@ -59,6 +60,8 @@ class Loss(Generic[T]):
     idle: Callable[[T], Tensor] | None = None  # rows [B] that add nothing, if there are any
     # Before the first optimiser step on a batch, of its rows with their logp as logp_old.
     watch: Callable[[Experience], Metrics] | None = None
+    # What a bound makes of each token [b, T], for the record; None: nothing is bounded.
+    sides: Callable[[Outputs, T], Tensor | None] = lambda outputs, terms: None
 
 
 Companion = Callable[[int], tuple[Tensor, dict[str, Tensor]]]
@@ -88,13 +91,18 @@ class FirstOrder(Generic[T]):
         self.peak = peak  # learning rate, read at each batch; None: that of the settings
         self.optimiser_steps = 0
         self._watched = Metrics()
+        self._notes: Notes | None = None  # in the last epoch on a batch
+        self._noted: Noted | None = None
         self._tokens = settings.micro_batch_tokens
         self._named = dict(scorer.parameters)
         self._weights = list(self._named.values())
         self._optimiser = adamw(settings, self._weights)
 
     def update(self, experience: Experience, advantages: Advantages, step: int) -> Metrics:
-        """Update on one batch; ``step`` batches came before it."""
+        """Update on one batch; ``step`` batches came before it.
+
+        Of rows that are ``recorded`` it keeps what the last epoch made of them, for :meth:`taken`.
+        """
         rate = learning_rate(self.settings, step, self.steps, self.peak)
         set_rate(self._optimiser, rate)
         if self.settings.reset_optimiser:
@@ -102,13 +110,22 @@ class FirstOrder(Generic[T]):
         totals: Metrics = {}
         self._watched = Metrics()
         epochs = list(self._epochs(experience, step))
-        count = sum(map(len, epochs))
+        count, left = sum(map(len, epochs)), sum(map(len, epochs))
         for parts in epochs:
+            if parts is epochs[-1]:
+                self._notes = begun(experience, advantages)
             for one, its in _cut(experience, advantages, parts):
-                for name, value in self._optimise(one, its, step).items():
+                left -= 1
+                for name, value in self._optimise(one, its, step, last=not left).items():
                     totals[name] = totals.get(name, 0.0) + value / count
+        self._notes = None
         totals["learning_rate"] = rate
         return {f"{self.name}/{name}": value for name, value in totals.items()} | self._watched
+
+    def taken(self) -> Noted | None:
+        """What the update made of the recorded rows; None: there were none since the last call."""
+        noted, self._noted = self._noted, None
+        return noted
 
     def _epochs(self, experience: Experience, step: int) -> Iterator[Sequence[Tensor]]:
         """Row indices of the minibatches of each epoch, shuffled by epoch."""
@@ -150,16 +167,27 @@ class FirstOrder(Generic[T]):
             self._tokens = own
             self._free()
 
-    def _optimise(self, experience: Experience, advantages: Advantages, step: int) -> Metrics:
-        """One optimiser step on all of the rows."""
+    def _optimise(
+        self, experience: Experience, advantages: Advantages, step: int, *, last: bool
+    ) -> Metrics:
+        """One optimiser step on all of the rows; the ``last`` one on a batch reads the notes."""
         totals, watched = self._accumulate(experience, advantages)
         totals["grad_norm"] = gradients.norm(self._weights)
-        # One read for all: each one waits for the accelerator.
-        values = dict(zip(totals, torch.stack([*totals.values()]).tolist(), strict=True))
+        values = dict(zip(totals, self._numbers([*totals.values()], last=last), strict=True))
         if self.loss.watch is not None and watched is not None and not self._watched:
             self._watched = self.loss.watch(watched)
         self._move(values["grad_norm"], totals["grad_norm"], step)
         return {"loss": 0.0} | values
+
+    def _numbers(self, totals: Sequence[Tensor], *, last: bool) -> list[float]:
+        """The totals on the host. One read for all: each one waits for the accelerator."""
+        stacked = torch.stack(list(totals))
+        if self._notes is None or not last:
+            return stacked.tolist()
+        notes = self._notes.whole(self.scorer.how.ranks)
+        found = torch.cat([stacked, notes.to(stacked.dtype)]).tolist()
+        self._noted = self._notes.read(found[len(totals) :])
+        return found[: len(totals)]
 
     def _accumulate(
         self, experience: Experience, advantages: Advantages
@@ -188,13 +216,17 @@ class FirstOrder(Generic[T]):
         """
         self._free()
         totals, logp = dict[str, Tensor](), dict[int, Tensor]()
+        bounded = dict[int, Tensor | None]()
         parts, ranks = self._micro_batches(experience, tokens), self.scorer.how.ranks
 
         def of_rows(place: int) -> tuple[Tensor, dict[str, Tensor]]:
             outputs = self.scorer.score(experience.inputs.rows(parts[place]), self.loss.want)
             if outputs.logp is not None:
                 logp[place] = outputs.logp.detach()
-            return self.loss.value(outputs, terms.rows(parts[place]))
+            its = terms.rows(parts[place])
+            if self._notes is not None:
+                bounded[place] = self.loss.sides(outputs, its)
+            return self.loss.value(outputs, its)
 
         work = [partial(of_rows, place) for place in range(len(parts))]
         work += [partial(companion, self.optimiser_steps) for companion in self.companions]
@@ -204,6 +236,10 @@ class FirstOrder(Generic[T]):
             else:  # every rank has as many passes
                 (0.0 * work[place]()[0]).backward()
                 logp.pop(place, None)
+                bounded.pop(place, None)
+        if self._notes is not None and experience.recorded is not None:
+            for place, sides in bounded.items():
+                self._notes.add(experience.recorded.rows(parts[place]), sides)
         gradients.summed(ranks, self._weights, totals)
         if self.loss.watch is None or not parts or "logp" not in self.loss.want:
             return totals, None
@@ -228,7 +264,7 @@ class FirstOrder(Generic[T]):
         if self.loss.idle is None:
             return experience, terms
         idle = self.loss.idle(terms)
-        rows = (~idle).nonzero()[:, 0].cpu()
+        rows = (~idle).nonzero()[:, 0]
         if len(rows) == len(idle):
             return experience, terms
         return experience.rows(rows), terms.rows(rows)
@@ -288,7 +324,9 @@ def _cut(
     if len(parts) == 1:
         yield experience, advantages
         return
-    order, end = torch.cat(list(parts)), 0
+    # Every field is cut by the order, and would copy one of the host once more.
+    order = torch.cat(list(parts)).to(experience.mask.device, non_blocking=True)
+    end = 0
     experience, advantages = experience.rows(order), advantages.rows(order)
     for size in map(len, parts):
         part, end = slice(end, end + size), end + size

@@ -10,7 +10,7 @@ its split, its padding and the order of its rows leave the step unchanged.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -31,8 +31,9 @@ from polopt.math.reduce import token_mean, weighted_sum
 from polopt.roles import Scorer, measured, micro_batches
 from polopt.roles.policies.token import Outputs, Quantity
 from polopt.seeding import derive
-from polopt.types import Advantages, Experience, Metrics, RowIndex, StepRows, TokenRows
+from polopt.types import Advantages, Experience, Metrics, Noted, RowIndex, StepRows, TokenRows
 from polopt.update.minibatch import Loss, Terms
+from polopt.update.noted import Notes, begun
 
 T = TypeVar("T", bound=Terms)
 Rows = TokenRows | StepRows
@@ -71,6 +72,7 @@ class NaturalStep(Generic[T]):
         self.divergence = divergence
         self.micro_batch_tokens, self.seed, self.name = micro_batch_tokens, seed, name
         self.optimiser_steps = 0
+        self._noted: Noted | None = None
         self._weights = list(scorer.parameters.values())
 
     def update(self, experience: Experience, advantages: Advantages, step: int) -> Metrics:
@@ -85,7 +87,7 @@ class NaturalStep(Generic[T]):
         Raises:
             NonFiniteError: Surrogate, gradient or curvature; the weights are left as they are.
         """
-        one = self.settings
+        one, notes = self.settings, begun(experience, advantages)
         experience, terms, gradient, metrics = self._slope(experience, advantages)
         self._require_finite("gradient", gradient, step)
         states, chosen = self._states(experience, advantages), self._chosen(advantages, step)
@@ -105,7 +107,24 @@ class NaturalStep(Generic[T]):
             self._move(taken.parameters)
             self.optimiser_steps += 1
         found = metrics | _facts(taken, gradient, -metrics["loss"])
-        return {f"{self.name}/{name}": float(value) for name, value in found.items()}
+        return {f"{self.name}/{name}": value for name, value in self._read(found, notes).items()}
+
+    def _read(self, found: Mapping[str, Tensor | int], notes: Notes | None) -> Metrics:
+        """All figures, and the notes, on the host: it waits for the accelerator once."""
+        tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)}
+        columns = [torch.stack([value.double() for value in tensors.values()])]
+        if notes is not None:
+            columns.append(notes.whole(self.scorer.how.ranks).double())
+        numbers = torch.cat(columns).tolist()
+        if notes is not None:
+            self._noted = notes.read(numbers[len(tensors) :])
+        read = dict(zip(tensors, numbers[: len(tensors)], strict=True))
+        return {name: read[name] if name in read else float(found[name]) for name in found}
+
+    def taken(self) -> Noted | None:
+        """What the update made of the recorded rows; None: there were none since the last call."""
+        noted, self._noted = self._noted, None
+        return noted
 
     def gradient(
         self, experience: Experience, advantages: Advantages, tokens: int | None
@@ -244,12 +263,13 @@ class NaturalStep(Generic[T]):
 
     def _chosen(self, advantages: Advantages, step: int) -> Tensor:
         """Rows for the Fisher matrix: a share of those in the loss, drawn for every step."""
-        rows = advantages.mask.any(-1).nonzero()[:, 0].cpu()
+        rows = advantages.mask.any(-1).nonzero()[:, 0]
         if self.settings.fisher_share == 1.0:
             return rows
         generator = torch.Generator().manual_seed(derive(self.seed, "fisher", step))
         count = ceil(self.settings.fisher_share * len(rows))
-        return rows[torch.randperm(len(rows), generator=generator)[:count].sort().values]
+        some = torch.randperm(len(rows), generator=generator)[:count].sort().values
+        return rows[some.to(rows.device, non_blocking=True)]  # every field is cut by them
 
     def _micro_batches(self, rows: Rows) -> Sequence[RowIndex]:
         """Row indices of each forward pass, at most ``micro_batch_tokens`` tokens."""

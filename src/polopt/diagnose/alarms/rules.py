@@ -20,7 +20,7 @@ from polopt.diagnose.alarms.history import (
     History,
     error_of_difference,
 )
-from polopt.record import LESS_IS_BETTER, headline_of, words_of
+from polopt.record import LESS_IS_BETTER, headline_of, share_of_top, words_of
 
 LOOKS_BACK = (10, RECENT, 50, 100, 200, 500, 1000)  # steps over which answers may have grown
 PACE = 50  # steps of which a gradient is compared with the median
@@ -208,10 +208,9 @@ def hogging(history: History, threshold: float) -> Reading | None:
     gains, held = _gains(history), _held_out_gain(history)
     if gains is None or held is None:
         return None
-    positive = sorted((gain for gain in gains if gain > 0), reverse=True)
     if fmean(gains) <= NOISE * pstdev(gains) / math.sqrt(len(gains)):
         return Reading(False, 0.0)
-    share = sum(positive[: math.ceil(len(gains) / 10)]) / sum(positive)
+    share = share_of_top(gains) or 0.0
     return Reading(share > threshold and held[0] <= NOISE * held[1], share)
 
 

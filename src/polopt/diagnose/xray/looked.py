@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -14,18 +14,19 @@ from polopt.diagnose.xray.change import change
 from polopt.diagnose.xray.classes import classes
 from polopt.diagnose.xray.diversity import diversity, passes
 from polopt.diagnose.xray.estimators import estimators
-from polopt.diagnose.xray.pieces import pieces
-from polopt.diagnose.xray.read import Answer
+from polopt.diagnose.xray.read import Answer, Marked
 from polopt.diagnose.xray.scoring import Compared, Drawn, compared
 from polopt.models import LanguageModel
 from polopt.rollout.evaluation import Answers, Examination, figures
 from polopt.rollout.groups import marks
+from polopt.rollout.pieces import pieces
 from polopt.types import Group, Prompt, Sample
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SIDES = ("before", "after")
+SAMPLED = (*SIDES, "recorded")  # with rewards, and under the settings of the sampler
 Told = Callable[[int, int], None]
 
 
@@ -40,10 +41,12 @@ class Side:
 
 @dataclass(frozen=True)
 class Given:
-    """Answers that stand in the data, by what they are called there."""
+    """Answers that stand in the data or in the record of a run, by what they are called there."""
 
-    name: str  # "completion", "chosen", "rejected"
+    name: str  # "given", "chosen", "rejected", "recorded"
     groups: Sequence[Group]
+    # By prompt and number among its answers.
+    marked: Mapping[tuple[int, int], Marked] = field(default_factory=dict[tuple[int, int], Marked])
 
 
 def looked(
@@ -61,7 +64,8 @@ def looked(
     sides = dict(zip(SIDES, (before, after), strict=True))
     sets = {name: _pairs(side.groups) for name, side in sides.items()}
     sets |= {one.name: _pairs(one.groups) for one in given}
-    read = _read(before, after, sets, done)
+    marked = {one.name: one.marked for one in given}
+    read = _read(before, after, sets, marked, done)
     tokens = {t for own in read.values() for one in own for t in _likeliest(one.numbers)}
     names = _names(after.model.tokenizer, tokens)
     told = {
@@ -85,7 +89,7 @@ def looked(
             *([marks(group.samples) for group in side.groups] for side in sides.values())
         ),
         "estimators": estimators(before.model, after.model, after.groups),
-        "prompts": [_prompt(group.prompt) for group in after.groups],
+        "prompts": [_prompt(prompt) for prompt in _prompts(after, given)],
         "texts": [one.as_json(names) for own in read.values() for one in own],
     }
 
@@ -101,14 +105,18 @@ def _pairs(groups: Sequence[Group]) -> list[tuple[Group, int, Sample]]:
 
 
 def _read(
-    before: Side, after: Side, sets: Mapping[str, list[tuple[Group, int, Sample]]], done: Told
+    before: Side,
+    after: Side,
+    sets: Mapping[str, list[tuple[Group, int, Sample]]],
+    marked: Mapping[str, Mapping[tuple[int, int], Marked]],
+    done: Told,
 ) -> dict[str, list[Answer]]:
     """The answers of all sets as both models read them, set by set."""
     sampling = after.examination.sampling
     passes = [(name, own, Drawn(sampling.temperature)) for name, own in sets.items() if own]
     found: dict[str, list[Answer]] = {name: [] for name in sets}
     for place, (name, own, drawn) in enumerate(passes):
-        if name in SIDES:  # the sampler held the end back; who wrote what is given did not
+        if name in SAMPLED:  # the sampler held the end back; who wrote what is given did not
             drawn = replace(drawn, min_new_tokens=sampling.min_new_tokens)
 
         def told(number: int, of: int, place: int = place) -> None:
@@ -117,7 +125,11 @@ def _read(
         samples = [sample for *_, sample in own]
         numbers = compared(before.model, after.model, samples, drawn, told)
         text = _texts(after.model)
-        found[name] = [_answer(name, *one, of, text) for one, of in zip(own, numbers, strict=True)]
+        known = marked.get(name, {})
+        found[name] = [
+            _answer(name, *one, of, text, known.get((one[0].ticket, one[1])))
+            for one, of in zip(own, numbers, strict=True)
+        ]
     return found
 
 
@@ -151,6 +163,7 @@ def _answer(
     sample: Sample,
     numbers: Compared,
     text: Callable[[Sample], Text],
+    marked: Marked | None,
 ) -> Answer:
     completion, ids, found, kinds = text(sample)
     return Answer(
@@ -158,7 +171,7 @@ def _answer(
         prompt=group.ticket,
         draw=draw,
         completion=completion,
-        reward=None if math.isnan(sample.reward) or name not in SIDES else sample.reward,
+        reward=None if math.isnan(sample.reward) or name not in SAMPLED else sample.reward,
         outcome=sample.outcome.value,
         finish=sample.finish.value,
         loop=loop(ids),
@@ -166,7 +179,15 @@ def _answer(
         pieces=found,
         classes=kinds,
         numbers=numbers,
+        marked=marked,
     )
+
+
+def _prompts(after: Side, given: Sequence[Given]) -> list[Prompt]:
+    """All prompts in the order of their numbers; what a run recorded has further ones."""
+    asked = {group.ticket: group.prompt for one in given for group in one.groups}
+    asked |= {group.ticket: group.prompt for group in after.groups}
+    return [asked[number] for number in sorted(asked)]
 
 
 def _ids(groups: Sequence[Group]) -> list[list[list[int]]]:

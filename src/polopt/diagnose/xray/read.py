@@ -17,6 +17,19 @@ DIGITS = 6  # significant digits of a number in JSON
 
 
 @dataclass(frozen=True)
+class Marked:
+    """What an update made of the tokens of an answer, as the record of its run has it."""
+
+    advantages: Sequence[float | None]  # None: the token took no part
+    sides: Sequence[str] | None  # of the bound that held the token back, or ""; None: no bound
+
+    def as_json(self) -> dict[str, Any]:
+        """As columns of tokens."""
+        bounded = {} if self.sides is None else {"clipped": list(self.sides)}
+        return {"advantage": list(self.advantages), **bounded}
+
+
+@dataclass(frozen=True)
 class Answer:
     """One answer of one model, or one that was given, with T tokens."""
 
@@ -32,6 +45,7 @@ class Answer:
     pieces: Sequence[str]
     classes: Sequence[str]
     numbers: Compared
+    marked: Marked | None = None
 
     @property
     def groups(self) -> list[str]:
@@ -62,6 +76,7 @@ class Answer:
                 "kl": rounded(n.kl),
                 "top_before": [names[token] for token in n.top_before.tolist()],
                 "top_after": [names[token] for token in n.top_after.tolist()],
+                **({} if self.marked is None else self.marked.as_json()),
             },
         }
 

@@ -9,18 +9,17 @@
   const button = document.getElementById("renew");
   const name = (details) => details.querySelector("summary")?.textContent.trim();
   const pressed = (attribute) => document.querySelector(`button[data-${attribute}][aria-pressed="true"]`)?.dataset[attribute];
-  const slider = () => document.getElementById("slider");
+  const fields = () => [...document.querySelectorAll("[data-kept]")]; // of the search in answers
   let paused = false;
 
   function keep() {
-    const steps = slider();
     history.replaceState({
       paused,
       top: scrollY,
       open: [...document.querySelectorAll("details[open]")].map(name),
       stage: pressed("stage"),
       axis: pressed("axis"),
-      step: steps && Number(steps.value) < Number(steps.max) ? steps.value : null,
+      fields: fields().map((field) => [field.id, field.value]),
     }, "");
   }
 
@@ -32,9 +31,11 @@
       const buttons = [...document.querySelectorAll(`button[data-${attribute}]`)];
       buttons.find((each) => each.dataset[attribute] === kept[attribute])?.click();
     }
-    if (kept.step !== null && slider()) {
-      slider().value = kept.step;
-      slider().dispatchEvent(new Event("input"));
+    for (const [id, value] of kept.fields ?? []) {
+      const field = document.getElementById(id);
+      if (!field || field.value === value) continue;
+      field.value = value;
+      field.dispatchEvent(new Event("input"));
     }
     paused = kept.paused;
     scrollTo({ top: kept.top, behavior: "instant" });
@@ -44,8 +45,9 @@
     button.textContent = paused ? "Renew again" : "Do not renew";
   }
 
-  // Whoever marks text or has another window in front is not disturbed.
-  const busy = () => paused || document.hidden || !getSelection().isCollapsed;
+  // Whoever marks text, fills in a field or has another window in front is not disturbed.
+  const fills = () => document.activeElement?.matches("input:not([type=range]), select") ?? false;
+  const busy = () => paused || document.hidden || fills() || !getSelection().isCollapsed;
 
   function look() {
     if (busy()) return setTimeout(look, 1000);

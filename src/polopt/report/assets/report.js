@@ -1,5 +1,5 @@
 "use strict";
-// Draws the plots and lets the reader walk through the training samples.
+// Draws the plots.
 // All text is set by textContent; the numbers come from the JSON block of the page.
 
 (() => {
@@ -273,26 +273,6 @@
     }
   }
 
-  function watchSamples() {
-    const steps = [...document.querySelectorAll(".training-step")];
-    if (steps.length < 2) return;
-    const slider = document.getElementById("slider");
-    const show = (position) => {
-      const at = Math.min(Math.max(position, 0), steps.length - 1);
-      slider.value = String(at);
-      slider.setAttribute("aria-valuetext", `step ${steps[at].dataset.step}`);
-      steps.forEach((step, i) => { step.hidden = i !== at; });
-      document.getElementById("previous").disabled = at === 0;
-      document.getElementById("next").disabled = at === steps.length - 1;
-    };
-    document.getElementById("controls").hidden = false;
-    slider.addEventListener("input", () => show(Number(slider.value)));
-    document.getElementById("previous").addEventListener("click", () => show(Number(slider.value) - 1));
-    document.getElementById("next").addEventListener("click", () => show(Number(slider.value) + 1));
-    show(0);
-  }
-
   watchPlots();
-  watchSamples();
   if (data.watched) watchEpisodes(data.watched, { choice, colour, css, dash, number });
 })();

@@ -2,31 +2,18 @@
 // Shows the answers to one prompt at a time, token by token. All text is set by textContent.
 
 (() => {
+  const { made, number, seen } = tokens;
   const data = JSON.parse(document.getElementById("data").textContent);
   const DEEP = [0.01, 0.05, 0.2, 1]; // nats, from which on the colour is deeper
   const place = document.getElementById("pairs");
   const told = document.getElementById("told");
   let shown = 0;
 
-  function made(name, kind, text) {
-    const element = document.createElement(name);
-    if (kind) element.className = kind;
-    if (text !== undefined) element.textContent = text;
-    return element;
-  }
-
-  function number(value) {
-    return String(Number(value.toPrecision(3)));
-  }
-
-  function seen(text) { // what would not be seen is written out
-    return text.replaceAll("\n", "↵").replaceAll("\t", "⇥").replaceAll(" ", "␣") || "(part of a character)";
-  }
-
-  function looks(tokens, at, loop) {
-    const level = DEEP.filter((least) => tokens.kl[at] >= least).length;
-    const way = tokens.p_after[at] >= tokens.p_before[at] ? "up" : "down";
-    return `tok ${way} u${level}${loop !== null && at >= loop ? " again" : ""}`;
+  function looks(t, at, loop) {
+    const level = DEEP.filter((least) => t.kl[at] >= least).length;
+    const way = t.p_after[at] >= t.p_before[at] ? "up" : "down";
+    const held = t.clipped?.[at] ? " held" : "";
+    return `tok ${way} u${level}${loop !== null && at >= loop ? " again" : ""}${held}`;
   }
 
   function tell(answer, at) {
@@ -39,56 +26,24 @@
       made("b", "", `${number(t.p_before[at])} → ${number(t.p_after[at])}`),
       `, rank ${t.rank_before[at]} → ${t.rank_after[at]}, entropy ${number(t.entropy_before[at])} → ${number(t.entropy_after[at])}, KL ${number(t.kl[at])} nats${share}; likeliest `,
       word("top_before"), " → ", word("top_after"),
+      t.advantage ? `; ${tokens.inTraining(t.advantage[at], t.clipped?.[at], t.clipped)}` : "",
     );
     told.hidden = false;
   }
 
-  // An answer is one stop of the tab key; arrows go through its tokens.
   function read(answer, title) {
-    const box = made("p", "read");
-    box.tabIndex = 0;
-    box.setAttribute("role", "group");
-    box.setAttribute("aria-label", `${title}; arrow keys go through its tokens`);
-    answer.tokens.text.forEach((word, at) => {
+    const pieces = answer.tokens.text.map((word, at) => {
       const text = data.words[word];
-      const shown = text === "" ? "▯" : text.replaceAll("\n", "↵\n");
-      box.append(made("span", looks(answer.tokens, at, answer.loop), shown));
+      return [text === "" ? "▯" : text.replaceAll("\n", "↵\n"), looks(answer.tokens, at, answer.loop)];
     });
-    let at = -1;
-    const go = (to) => {
-      box.children[at]?.classList.remove("here");
-      at = to;
-      if (at < 0) return;
-      box.children[at].classList.add("here");
-      tell(answer, at);
-    };
-    box.addEventListener("mouseover", (event) => {
-      const index = [...box.children].indexOf(event.target);
-      if (index >= 0) go(index);
-    });
-    box.addEventListener("mouseleave", () => go(-1));
-    box.addEventListener("focus", () => { if (at < 0 && box.children.length) go(0); });
-    box.addEventListener("blur", () => go(-1));
-    box.addEventListener("keydown", (event) => {
-      const steps = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 1, ArrowUp: -1, Home: -at, End: box.children.length - 1 - at };
-      if (!(event.key in steps)) return;
-      event.preventDefault();
-      go(Math.min(Math.max(at + steps[event.key], 0), box.children.length - 1));
-    });
-    return box;
+    return tokens.read(pieces, title, (at) => { if (at >= 0) tell(answer, at); });
   }
 
   function column(answer, title) {
     const column = made("div");
     const head = made("h4", "", title);
     if (answer) {
-      if (answer.reward !== null) {
-        const mark = { right: "✓ ", wrong: "✗ " }[answer.verdict] ?? "";
-        const reward = made("span", `reward ${answer.verdict || "none"}`, mark + number(answer.reward));
-        reward.setAttribute("aria-label", `${answer.verdict ? `${answer.verdict}, ` : ""}reward ${number(answer.reward)}`);
-        reward.setAttribute("role", "img");
-        head.append(reward);
-      }
+      if (answer.reward !== null) head.append(tokens.reward(answer));
       for (const mark of answer.marks) head.append(made("span", "mark", mark));
       column.append(head, read(answer, title));
     } else {

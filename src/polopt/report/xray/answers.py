@@ -14,6 +14,7 @@ A_TOKEN, AN_ANSWER = 75, 200  # bytes of them, about
 DIGITS = 3  # significant digits of a number at a token
 NUMBERS = ("p_before", "p_after", "entropy_before", "entropy_after", "kl")
 COUNTS = ("rank_before", "rank_after")
+OF_TRAINING = ("advantage", "clipped")  # of answers that a run recorded
 TEXTS = ("text", "top_before", "top_after")
 
 
@@ -64,6 +65,7 @@ def _answer(one: Json, words: dict[str, int]) -> dict[str, Any]:
     tokens = one["tokens"]
     columns = {name: [float(f"{v:.{DIGITS}g}") for v in tokens[name]] for name in NUMBERS}
     columns |= {name: tokens[name] for name in COUNTS}
+    columns |= {name: tokens[name] for name in OF_TRAINING if name in tokens}
     columns |= {
         name: [words.setdefault(text, len(words)) for text in tokens[name]]
         for name in (*TEXTS, "class")

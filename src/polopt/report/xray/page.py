@@ -15,7 +15,7 @@ from polopt.report.xray.estimators import estimators
 from polopt.report.xray.words import CLASSES, SETS, described, estimate, is_share, sentence
 
 Json = Mapping[str, Any]
-ORDER = ("after", "before", "given", "chosen", "rejected")  # of the texts
+ORDER = ("after", "before", "given", "chosen", "rejected", "recorded")  # of the texts
 FIRST_FIGURES = ("accuracy", "reward", "length", "truncated")
 MEANINGS = {
     "distinct_1": "different tokens, of all tokens in the answers to a prompt",
@@ -58,7 +58,7 @@ def render(found: Json) -> str:
     base, trained = found["base"], found["trained"]
     return standalone(
         "xray.html.j2",
-        ("xray.css", "xray.js"),
+        ("xray.css", "tokens.js", "xray.js"),
         version=found["polopt"],
         base=base,
         trained=trained,
@@ -68,6 +68,7 @@ def render(found: Json) -> str:
         settings=found["settings"],
         own=sets.get("after"),
         texts=[_texts(sets[name]) for name in ORDER if name in sets],
+        of_training="recorded" in sets,
         certain=sets.get("before"),
         swapped=sets.get("after"),
         breaks=found["breaks"],

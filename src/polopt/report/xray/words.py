@@ -14,6 +14,7 @@ SETS = {
     "given": "given completions",
     "chosen": "chosen answers",
     "rejected": "rejected answers",
+    "recorded": "answers of the training",
 }
 CLASSES = {  # of tokens, in the order of the page
     "first token": "how an answer begins, whatever it is",
