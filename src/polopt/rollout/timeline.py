@@ -130,5 +130,7 @@ def _fewer(intervals: list[Interval], most: int) -> list[Interval]:
 def _line(one: Interval) -> dict[str, Any]:
     """With times to a tenth of a millisecond."""
     line = {**asdict(one), "start": round(one.start, 4), "end": round(one.end, 4)}
-    calls = [round(seconds, 4) for seconds in line.pop("calls")]
-    return {**line, "calls": calls} if calls else line
+    line["calls"] = [round(seconds, 4) for seconds in one.calls]
+    if not one.calls:
+        del line["calls"]
+    return line
