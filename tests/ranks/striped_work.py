@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from kept_gradients import in_one, kept
 from polopt.coordination.ledger import Ledger
@@ -24,6 +25,7 @@ from polopt.math.surrogates import clipped
 from polopt.memory.shapes import shape_at
 from polopt.memory.work import Model, Work
 from polopt.models import LanguageModel, ScalarModel, builtin
+from polopt.models.adapter import attach
 from polopt.models.load import each_weight
 from polopt.models.sharded import is_sharded, shard, whole
 from polopt.objective import (
@@ -44,7 +46,9 @@ from polopt.objective import (
 from polopt.objective.preference import sigmoid
 from polopt.ranks import ALONE, Ranks
 from polopt.recipe import Update
+from polopt.recipe.schema import Model as ModelSettings
 from polopt.roles import Actor, Computing, Critic, measured
+from polopt.roles.scorer import trainable
 from polopt.rollout.divided import DividedEngine, agreeing, divided
 from polopt.rollout.engines import LocalEngine, Weights, answered
 from polopt.types import Advantages, Batch, Experience, Group, Sampling, TokenRows
@@ -54,9 +58,11 @@ from queued_engine import Queued, stamped
 from random_models import (
     STOP,
     TOKENIZER,
+    VOCABULARY,
     assert_same_groups,
     builtin_model,
     generated,
+    of_architecture,
     peaked,
     prompt,
     request,
@@ -120,16 +126,42 @@ def supervised(experience: Experience, advantages: Advantages) -> Any:
     return reduction(advantages.mask, experience.group, token_mean, None)
 
 
+def small() -> PreTrainedModel:
+    return peaked(builtin.model(builtin.BUILTIN["tiny"], 0))
+
+
+def experts() -> PreTrainedModel:
+    """Two of four experts answer each token: those that a rank's tokens do not ask have no part."""
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    routed = {"num_local_experts": 4, "num_experts_per_tok": 2}
+    made = of_architecture("mixtral", **sizes, **heads, **routed, vocab_size=VOCABULARY).model
+    made.set_experts_implementation("eager")  # the product of all experts at once knows no float64
+    return made
+
+
+def adapted() -> PreTrainedModel:
+    made = small()
+    attach(made, ModelSettings(path="builtin:tiny", lora=4), seed=1)
+    generator = torch.Generator().manual_seed(2)
+    for weight in trainable(made).values():  # an adapter begins with a product of 0
+        torch.nn.init.normal_(weight, std=0.05, generator=generator)
+    return made
+
+
 @dataclass(frozen=True)
 class Case:
     loss: Loss[Any]
     role: Callable[[Any, Computing], Any] = Actor
+    model: Callable[[], PreTrainedModel] = small
+    shards: bool = True  # where it is asked for
 
 
+GRPO = Loss({"logp", "entropy"}, lambda e, a: step_terms(e, a, POLICY), policy, watch=seen)
 CASES = {
-    "grpo": Case(
-        Loss({"logp", "entropy"}, lambda e, a: step_terms(e, a, POLICY), policy, watch=seen)
-    ),
+    "grpo": Case(GRPO),
+    "grpo, experts": Case(GRPO, model=experts),
+    "grpo, adapter": Case(GRPO, model=adapted, shards=False),
     "critic": Case(
         Loss(
             {"values"},
@@ -153,13 +185,13 @@ CASES = {
 
 
 def role_of(case: Case, ranks: Ranks, dtype: torch.dtype, *, sharded: bool) -> Any:
-    made = peaked(builtin.model(builtin.BUILTIN["tiny"], 0))
+    made = case.model()
     if case.role is Critic:
         made = builtin.classifier(made, 1)
         made.config.pad_token_id = TOKENIZER.pad_token_id
         torch.nn.init.normal_(made.score.weight, generator=torch.Generator().manual_seed(0))
     model = made.eval().to(dtype)
-    if sharded:
+    if sharded and case.shards:
         shard(model, ranks, CPU)
     kind = ScalarModel if case.role is Critic else LanguageModel
     return case.role(kind(model, TOKENIZER, (STOP,)), Computing(ranks=ranks, checkpointing=sharded))
@@ -258,7 +290,7 @@ def distance(one: Tensor, other: Tensor) -> float:
 def few_rows(ranks: Ranks) -> dict[str, Any]:
     """Fewer rows, or groups, than ranks: one has nothing to do, and takes part all the same."""
     found = {}
-    for name, rows in (("grpo", 1), ("dpo", 2)):
+    for name, rows in (("grpo", 1), ("grpo, experts", 1), ("dpo", 2)):
         expected, _ = learnt(CASES[name], ALONE, torch.float64, rows)
         for sharded in (False, True):
             own, _ = learnt(CASES[name], ranks, torch.float64, rows, sharded=sharded)

@@ -125,14 +125,15 @@ def test_the_gradient_of_sharded_weights_is_that_of_one_rank(found: Found) -> No
 
 @pytest.mark.cluster
 def test_every_gradient_of_two_ranks_is_that_of_one(found_at_length: Found) -> None:
-    """GRPO with a KL, a critic, SFT and DPO; in float32 and float64; sharded and not; clipped."""
-    assert_same_gradients([one["gradients"] for one in found_at_length], 4 * 2 * 2)
+    """GRPO with a KL, of experts and of an adapter too, a critic, SFT and DPO; in float32 and
+    float64; sharded and not; clipped."""
+    assert_same_gradients([one["gradients"] for one in found_at_length], 6 * 2 * 2)
 
 
 @pytest.mark.cluster
 def test_fewer_rows_than_ranks(found_at_length: Found) -> None:
     for one in found_at_length:
-        assert len(one["few_rows"]) == 4 and max(one["few_rows"].values()) <= 1e-10
+        assert len(one["few_rows"]) == 6 and max(one["few_rows"].values()) <= 1e-10
 
 
 def assert_same_gradients(of_ranks: Found, count: int) -> None:
