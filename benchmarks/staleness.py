@@ -279,6 +279,7 @@ def lines_of(staleness: int, answer: str, seed: int) -> tuple[list[Metrics], lis
     inputs = SimpleNamespace(
         steps=STEPS,
         recipe=recipe,
+        device=torch.device("cpu"),
         engine_threads=lambda _: [],
         serving=MagicMock(),
         tell=lambda text, **_: said.append(text),
