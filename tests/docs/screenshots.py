@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "report"))
 import compare_sample
 import evaluation_sample
 import xray_sample
+from answers_sample import write_answers
 from playwright.sync_api import Browser, sync_playwright
 from rich.console import Console
 from sample_run import write_run
@@ -61,6 +62,9 @@ def _evaluation(directory: Path) -> Path:
 PAGES: Mapping[str, Page] = {
     "run.png": Page(_run, 820),
     "run_curves.png": Page(_run, 590, "#curves"),
+    "answers.png": Page(
+        lambda place: write(write_answers(write_run(place / "run"), 400)), 860, "#answers"
+    ),
     "compare.png": Page(lambda place: compare.write(compare_sample.found(failed=0), place), 910),
     "xray.png": Page(_xray, 850, "#where"),
     "xray_answers.png": Page(_xray, 620, "#answers"),
