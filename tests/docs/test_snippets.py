@@ -74,6 +74,15 @@ SHORTER = {
             "--rl.update.learning_rate 2e-3 --run.directory runs/too-far",
         )
     },
+    **{
+        f"polopt xray {words}": f"polopt xray {words} --prompts 8 --k 2"
+        for words in (
+            "runs/x/checkpoints/sft runs/x --out xray.html",
+            "runs/x@sft runs/x --json",
+            "runs/healthy/checkpoints/sft runs/healthy --out healthy.html",
+            "runs/too-far/checkpoints/sft runs/too-far --out too-far.html",
+        )
+    },
     **{  # without the second rank, which takes seconds to start
         f"polopt check {of} --selfcheck": "polopt check recipes/cartpole_ppo.toml --selfcheck"
         for of in ("recipes/smoke.toml", "my_recipe.toml")

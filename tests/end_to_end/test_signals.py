@@ -76,6 +76,7 @@ run = {{ directory = "{run}", checkpoint_every = 1, threads = 1 }}
 """
 
 
+@pytest.mark.slow
 def test_the_second_sigterm_ends_it_at_once(tmp_path: Path) -> None:
     run, reward, recipe = (tmp_path / name for name in ("run", "slow.py", "slow.toml"))
     reward.write_text(SLOW_REWARD)
