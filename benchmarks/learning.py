@@ -1,43 +1,39 @@
 """Every online row on one small task: the same start, the same budget, the same questions.
 
     python benchmarks/learning.py                            # all rows on three seeds
-    python benchmarks/learning.py --rows grpo,ppo --write    # into results, page and plots
+    python benchmarks/learning.py --rows grpo,ppo            # some of them, and the control
+    python benchmarks/learning.py --write                    # into results, page and plots
     python benchmarks/learning.py --search                   # which learning rate, and so on?
 
 A policy imitates until half of its answers are right (benchmarks/majority.py is the task). Each
-row goes on from there and may generate as many responses as the others. Ends with 1 where a row
-does not get as far as it must. --write needs matplotlib, which is in the dev extra.
+row goes on from there and may generate as many responses as the others. polopt.compare trains and
+judges; what it trained stays in comparisons/, and the same command goes on with it. Ends with 1
+where a row does not get as far as it must. --write needs matplotlib, which is in the dev extra.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
-import os
 import runpy
-import statistics
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import majority
-from scipy.stats import t
 
 import polopt
 from polopt.algorithms import ROWS as METHODS
 from polopt.algorithms import row as row_of
-from polopt.api import Run
+from polopt.errors import Stopped, UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "learning.json"
 PAGE = ROOT / "docs" / "learning.md"
 TASK = Path(__file__).with_name("majority.py")
+PLACE = ROOT / "comparisons"
 
 Flags = Mapping[str, Any]  # dotted field: value
 Result = dict[str, Any]
@@ -56,8 +52,8 @@ SHARED: Flags = {
     "update.beta2": 0.99,
     "evaluation.prompts": 512,
     "run.threads": 1,
-    "run.checkpoint_every": 10_000,
 }
+REWARD = {"file": str(TASK), "function": "majority", "is_accuracy": True}
 WARM: Flags = {
     "algorithm": "sft",
     "update.batch_size": 32,
@@ -78,6 +74,8 @@ ONLINE: Flags = {
 SINGLE = {"rollout.prompts_per_step": STEP, "rollout.group_size": 1}
 # Groups that say nothing give way once, so that a step generates twice as much at most.
 AGAIN = {"rollout.resample_rounds": 1, "run.steps": BUDGET // STEP // 2}
+# Rows with four minibatches take four steps where others take one.
+OFTEN = {RATE: 1e-3}
 # A critic starts from nothing: it takes larger steps than the policy, and more of them.
 CRITIC = {"critic.learning_rate": 4e-3, "critic.epochs": 2, "critic.warmup_steps": 8}
 # With targets of one step all credit but the last comes from the critic: it must stay ahead of the
@@ -116,30 +114,34 @@ ROWS: Mapping[str, Flags] = {
     "reinforce_pp_baseline": {},
     "grpo": {},
     "dr_grpo": {},
-    "dapo": AGAIN,
+    "dapo": {**AGAIN, **OFTEN},
     "lite_ppo": {},
-    "gspo": {},
-    "gmpo": {},
-    "cispo": {},
-    "sapo": {},
+    "gspo": OFTEN,
+    "gmpo": OFTEN,
+    "cispo": OFTEN,
+    "sapo": OFTEN,
     "opo": {},
     "maxrl": {},
-    "kimi_opmd": {},
-    "m2po": {},
-    "dsv32_grpo": {},
+    "kimi_opmd": OFTEN,
+    "m2po": OFTEN,
+    "dsv32_grpo": OFTEN,
     "prime": {
         **AGAIN,
-        RATE: 1e-3,
+        **OFTEN,
         "update.minibatches": 4,  # as dapo, in half as many batches
         "process.beta": 0.5,
         "process.learning_rate": 1e-3,
     },
 }
+# On other draws of the same seeds these were not always right; no setting is found yet with which
+# they are.
+UNSETTLED = ("td_actor_critic", "m2po", "prime")
 # --search: with the value in use every seed of SEARCH_SEEDS arrives.
 SEARCHES: Mapping[str, tuple[str, Sequence[float | str]]] = {
     "grpo": (RATE, (1e-3, 2e-3, 4e-3)),
     "q_actor_critic": ("kl.coefficient", (0.01, 0.05)),
     "td_actor_critic": (RATE, (1e-3, 2e-3)),
+    "cispo": (RATE, (5e-4, 1e-3, 2e-3)),
     "prime": (RATE, (1e-3, 2e-3)),
 }
 # Nothing is learnt from a coin: if this rose, the benchmark would measure something else.
@@ -148,7 +150,7 @@ COIN: Flags = {
     "algorithm": "grpo",
     **ROWS["grpo"],
     "rewards": [
-        {"file": str(TASK), "function": "majority", "weight": 0.0},  # tells right from wrong
+        {**REWARD, "weight": 0.0},  # tells right from wrong
         {"file": str(TASK), "function": "coin"},
     ],
 }
@@ -174,56 +176,17 @@ def settings(name: str) -> Flags:
     return {**common, "algorithm": name, **ROWS[name]}
 
 
-class Bench:
-    """The files of the task and a warm start for each seed, in a directory."""
+def recipe(changes: Flags, files: Flags, steps: int | None) -> dict[str, Any]:
+    """Imitation, the same for all, and the stage that is compared.
 
-    def __init__(self, directory: Path, trial: Flags) -> None:
-        self.directory, self.trial = directory, trial
-        self._runs = 0
-        self._files = {
-            "data.source": str(directory / "train.jsonl"),
-            "data.evaluation_source": str(directory / "test.jsonl"),
-        }
-        for place, (field, count) in enumerate(zip(self._files, (BUDGET, 512), strict=True)):
-            majority.write(Path(self._files[field]), place, count)
-
-    def train(self, flags: Flags, seed: int) -> Run:
-        """A finished run."""
-        self._runs += 1
-        own = {"run.seed": seed, "run.directory": str(self.directory / f"run-{self._runs}")}
-        reward = {"rewards": [{"file": str(TASK), "function": "majority", "is_accuracy": True}]}
-        stage = {**reward, **SHARED, **flags, **self.trial, **self._files, **own}
-        return polopt.train(nested(stage))
-
-    def start(self, seed: int) -> str:
-        """The policy that every row of a seed starts from."""
-        link = self.directory / f"start-{seed}"
-        if not link.exists():
-            run = self.train(WARM, seed)
-            accuracy = run.summary["accuracy_after"]
-            if not self.trial and not 0.4 <= accuracy <= 0.6:
-                raise SystemExit(
-                    f"seed {seed} starts at {accuracy:.3f}, which is not near one half"
-                )
-            link.symlink_to(run.directory / "checkpoints" / "last")
-        return str(link.resolve())
-
-    def measure(self, flags: Flags, seed: int) -> Result:
-        """What a row makes of the start of a seed."""
-        start, began = self.start(seed), time.perf_counter()
-        run = self.train({**flags, "model.path": start}, seed)
-        seconds, summary = time.perf_counter() - began, run.summary
-        curve = list(accuracies(run.directory))
-        return {
-            "seeds": seed,
-            "accuracy_before": summary["accuracy_before"],
-            "accuracy_after": summary["accuracy_after"],
-            "before_intervals": rounded(summary["accuracy_before_interval"]),
-            "after_intervals": rounded(summary["accuracy_after_interval"]),
-            "responses": curve[-1][0],
-            "seconds": round(seconds, 1),
-            "curves": curve,
-        }
+    Args:
+        changes: what a run is told, by dotted field.
+        files: of the task.
+        steps: of either stage, where it is only tried.
+    """
+    tried = {"run.steps": steps} if steps else {}
+    stages = {"sft": nested({**WARM, **tried}), "rl": nested({**changes, **tried})}
+    return {**nested({**SHARED, **files}), "rewards": [REWARD], "stage": stages}
 
 
 def nested(flags: Flags) -> dict[str, Any]:
@@ -235,19 +198,63 @@ def nested(flags: Flags) -> dict[str, Any]:
     return tables
 
 
-def accuracies(run: Path) -> Iterator[tuple[int, float]]:
-    """Responses generated to train on so far, and accuracy on unseen prompts."""
-    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
-    stage = config["stages"][0]["settings"]
-    prompts = stage["rollout.prompts_per_step"]
-    each = stage["rollout.group_size"] + (stage.get("credit.baseline") == "greedy")
-    responses = 0
-    for text in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-        line = json.loads(text)
-        if line["step"]:
-            responses += int((prompts + line.get("resampled_groups", 0)) * each)
-        if "eval/accuracy" in line:
-            yield responses, rounded(line["eval/accuracy"])
+def compared(
+    arms: Mapping[str, Flags], seeds: Sequence[int], out: Path, steps: int | None
+) -> dict[str, Any]:
+    """What polopt.compare says of arms; it trains what is not in ``out`` yet."""
+    files = {
+        "data.source": str(out / "train.jsonl"),
+        "data.evaluation_source": str(out / "test.jsonl"),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    for place, (field, count) in enumerate(zip(files, (BUDGET, 512), strict=True)):
+        majority.write(Path(files[field]), place, count)
+    recipes = [recipe(changes, files, steps) for changes in arms.values()]
+    found = polopt.compare(recipes, names=[*arms], seeds=seeds, stage="rl", out=out)
+    sys.stderr.write(f"page: {polopt.write_comparison(found)}\n")
+    return found
+
+
+def check_starts(found: Mapping[str, Any]) -> None:
+    """Every seed must start where half of the answers are right.
+
+    Raises:
+        SystemExit: one does not.
+    """
+    for run in found["arms"][0]["runs"]:
+        if run["before"] is not None and not 0.4 <= run["before"] <= 0.6:
+            raise SystemExit(
+                f"seed {run['seed']} starts at {run['before']:.3f}, which is not near one half"
+            )
+
+
+def result(arm: Mapping[str, Any]) -> Result:
+    """What a comparison says of a row, and what follows from it."""
+    row, runs = arm["name"], arm["runs"]
+    directories = [Path(run["directory"]) for run in runs]
+    measured = {
+        "seeds": [run["seed"] for run in runs],
+        "failed": [run["line"] for run in runs if run["line"]],
+        "accuracy_before": rounded([run["before"] for run in runs]),
+        "accuracy_after": rounded([run["score"] for run in runs]),
+        "intervals": [intervals(directory) for directory in directories],
+        "score": {name: rounded(value) for name, value in arm["score"].items()},
+        "tokens": arm["spent"],
+        "seconds": rounded(arm["seconds"]),
+        "memory": arm["memory"],
+        "curves": rounded([run["curve"] for run in runs]),
+    }
+    own = {"own": dict(ROWS.get(row, {})), "settings": fixed(row)}
+    return {"row": row, **measured, **judged(row, measured), **own, **circumstances(directories)}
+
+
+def intervals(run: Path) -> list[list[float]]:
+    """Wilson's 95 % of the accuracy before and after, as the run has them; none: it failed."""
+    file = run / "summary.json"
+    if not file.is_file():
+        return []
+    summary = json.loads(file.read_text(encoding="utf-8"))
+    return rounded([summary[f"accuracy_{when}_interval"] for when in ("before", "after")])
 
 
 def rounded(value: Any) -> Any:
@@ -257,50 +264,28 @@ def rounded(value: Any) -> Any:
     return [*map(rounded, value)]
 
 
-def together(name: str, measured: Sequence[Result]) -> Result:
-    """The seeds of a row, and what they say of it."""
-    result = {field: [one[field] for one in measured] for field in measured[0]}
-    return {"row": name, **result, **judged(name, result), **circumstances(name)}
+def judged(name: str, measured: Result) -> Result:
+    """Whether a row improved, and got as far as it must.
 
-
-def judged(name: str, result: Result) -> Result:
-    """Mean and interval over the seeds; whether the row improved and got as far as it must.
-
-    The interval is Student's, 95 %, for the mean of seeds; with three it is wide. A seed improved
-    if the Wilson intervals of its answers before and after do not overlap.
+    A seed improved if the Wilson intervals of its answers before and after do not overlap. The bar
+    is held against what compare gives of every seed: accuracy at the budget that all runs reached.
     """
-    after = result["accuracy_after"]
-    pairs = zip(result["before_intervals"], result["after_intervals"], strict=True)
-    rose = [low > high for (_, high), (low, _) in pairs]
-    within = max(result["responses"]) <= BUDGET
+    rose = [len(ends) == 2 and ends[0][1] < ends[1][0] for ends in measured["intervals"]]
     return {
-        "mean": rounded(statistics.fmean(after)),
-        "interval": rounded(interval(after)),
         "improved": all(rose) if name != CONTROL else any(rose),
-        "reached": min(after) >= BAR and within,
+        "reached": all((after or 0.0) >= BAR for after in measured["accuracy_after"]),
     }
 
 
-def interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Student's 95 % interval of the mean, between 0 and 1; None of a single value."""
-    if len(values) < 2:
-        return None
-    mean, error = statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values))
-    reach = float(t.ppf(0.975, len(values) - 1)) * error
-    return max(0.0, mean - reach), min(1.0, mean + reach)
-
-
-def circumstances(name: str) -> Result:
-    """What was run, when and with what."""
+def circumstances(runs: Sequence[Path]) -> Result:
+    """When and with what the runs were made, by their directories."""
+    there = json.loads((runs[-1] / "environment.json").read_text(encoding="utf-8"))
+    last = max((run / "environment.json").stat().st_mtime for run in runs)
     names = ("polopt", "torch", "transformers")
     return {
-        "own": dict(ROWS.get(name, {})),
-        "settings": fixed(name),
-        "budget": BUDGET,
-        "bar": BAR,
-        "cores": os.cpu_count(),
-        "date": datetime.now(UTC).date().isoformat(),
-        "versions": {package: version(package) for package in names},
+        "cores": there["processors"],
+        "date": datetime.fromtimestamp(last, UTC).date().isoformat(),
+        "versions": {package: there["packages"][package] for package in names},
     }
 
 
@@ -309,105 +294,128 @@ def fixed(name: str) -> Result:
     return {field: v for field, v in {**SHARED, **settings(name)}.items() if field != "rewards"}
 
 
-def passed(result: Result) -> bool:
+def passed(one: Result) -> bool:
     """Whether a row learnt, and the control did not."""
-    if result["row"] == CONTROL:
-        return not result["improved"]
-    return result["improved"] and result["reached"]
+    if one["row"] == CONTROL:
+        return not one["improved"] and not one["failed"]
+    return one["improved"] and one["reached"]
 
 
-def searched(bench: Bench, name: str) -> Result:
-    """Accuracy at the end for every value of the field that is searched."""
-    field, values = SEARCHES[name]
-    found = {
-        str(value): [
-            bench.measure({**settings(name), field: value}, seed)["accuracy_after"]
-            for seed in SEARCH_SEEDS
-        ]
+def searches(names: Sequence[str]) -> dict[str, Flags]:
+    """An arm for every value of the fields that are searched."""
+    return {
+        f"{name}-{value}": {**settings(name), field: value}
+        for name in names
+        for field, values in [SEARCHES[name]]
         for value in values
     }
+
+
+def searched(name: str, found: Mapping[str, Any]) -> Result:
+    """Accuracy of every seed for every value of the field that is searched."""
+    arms = {arm["name"]: arm for arm in found["arms"]}
+    field, values = SEARCHES[name]
+    tried = {str(value): arms[f"{name}-{value}"]["runs"] for value in values}
+    directories = [Path(run["directory"]) for runs in tried.values() for run in runs]
     return {
         "row": name,
         "field": field,
-        "seeds": [*SEARCH_SEEDS],
-        "accuracy_after": {value: rounded(ends) for value, ends in found.items()},
+        "seeds": [run["seed"] for run in next(iter(tried.values()))],
+        "accuracy_after": {
+            value: rounded([run["score"] for run in runs]) for value, runs in tried.items()
+        },
         "settings": fixed(name),
+        "date": circumstances(directories)["date"],
     }
 
 
-def recorded() -> dict[str, list[Result]]:
+def common(found: Mapping[str, Any]) -> Result:
+    """What holds for all rows of a comparison."""
+    budget = found["budget"] or {"said": None, "value": None, "largest": None}
+    return {**{name: budget[name] for name in ("said", "value", "largest")}, "bar": BAR}
+
+
+def recorded() -> dict[str, Any]:
     """The committed results."""
-    if not RESULTS.exists():
-        return {"rows": [], "searches": []}
-    return json.loads(RESULTS.read_text(encoding="utf-8"))
+    return json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
 
 
-def merged(kind: str, new: Sequence[Result]) -> dict[str, list[Result]]:
-    """The committed results with new ones in their place, in the order of the index."""
-    results = recorded()
-    rows = {one["row"]: one for one in (*results[kind], *new)}
-    order = [name for name in (*online(), CONTROL) if name in rows]
-    return {**results, kind: [rows[name] for name in order]}
-
-
-def save(results: Mapping[str, list[Result]]) -> None:
-    """Write the results, a line for each, and what follows from them: the plots and the page."""
+def save(changes: Mapping[str, Any]) -> None:
+    """Write results, a line for each, and what follows from them: the plots and the page."""
     from learning_plot import draw
 
-    for one in results["rows"]:  # BAR and BUDGET may be others than when it was measured
-        one.update(judged(one["row"], one), bar=BAR, budget=BUDGET)
-    parts = [
-        f'"{kind}": [\n' + ",\n".join(json.dumps(one) for one in ones) + "\n]"
-        for kind, ones in results.items()
-    ]
+    results = {"budget": None, "rows": [], "searches": [], **recorded(), **changes}
     RESULTS.parent.mkdir(exist_ok=True)
+    parts = [f'"{name}": {lines(value)}' for name, value in results.items()]
     RESULTS.write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8")
     draw(results["rows"], bar=BAR)
     updated = runpy.run_path(str(ROOT / "docs" / "generate.py"))["updated"]
     PAGE.write_text(updated(PAGE), encoding="utf-8")
 
 
-def line(result: Result) -> str:
+def lines(value: Any) -> str:
+    """JSON, with a line for each item of a list."""
+    if not isinstance(value, list):
+        return json.dumps(value)
+    return "[\n" + ",\n".join(map(json.dumps, value)) + "\n]"
+
+
+def line(one: Result) -> str:
     """A result for people."""
-    if "field" in result:
-        return f"{result['row']:24} {result['field']}: {result['accuracy_after']}"
+    if "field" in one:
+        return f"{one['row']:24} {one['field']}: {one['accuracy_after']}"
     before, after = (
-        " ".join(f"{value:.3f}" for value in result[f"accuracy_{when}"])
+        " ".join("failed" if value is None else f"{value:.3f}" for value in one[f"accuracy_{when}"])
         for when in ("before", "after")
     )
-    verdict = "" if passed(result) else "  FAILED"
-    return f"{result['row']:24} {before} -> {after}  {sum(result['seconds']):.0f} s{verdict}"
+    verdict = "" if passed(one) else "  FAILED"
+    return f"{one['row']:24} {before} -> {after}  {one['seconds'] or 0:.0f} s{verdict}"
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Every online row on one small task.")
+    parser.add_argument("--rows", help="with commas, the control is added; default: all")
+    parser.add_argument("--seeds", help="with commas; default: 1,2,3, to search 11,12,13")
+    parser.add_argument("--steps", type=int, help="fewer of them: to try the command")
+    parser.add_argument("--out", type=Path, help="the runs; default: comparisons/learning")
+    parser.add_argument("--json", action="store_true", help="print results as JSON alone")
+    parser.add_argument("--write", action="store_true", help="into results, page and plots")
+    parser.add_argument("--search", action="store_true", help="try the values of SEARCHES")
+    return parser
 
 
 def main() -> None:
     """Measure, print, and fail if a row does."""
-    parser = argparse.ArgumentParser(description="Every online row on one small task.")
-    parser.add_argument("--rows", help="with commas; default: all, and the control")
-    parser.add_argument("--seeds", default=",".join(map(str, SEEDS)), help="with commas")
-    parser.add_argument("--steps", type=int, help="fewer of them: to try the command")
-    parser.add_argument("--json", action="store_true", help="print results as JSON alone")
-    parser.add_argument("--write", action="store_true", help="into results, page and plots")
-    parser.add_argument("--search", action="store_true", help="try the values of SEARCHES")
+    parser = arguments()
     given = parser.parse_args()
-    seeds = [int(seed) for seed in given.seeds.split(",")]
-    known = [*online(), CONTROL]
-    names = given.rows.split(",") if given.rows else [*SEARCHES] if given.search else known
-    if odd := sorted({*names} - {*known}):
+    known = [*SEARCHES] if given.search else [*online(), CONTROL]
+    asked = given.rows.split(",") if given.rows else known
+    if odd := sorted({*asked} - {*known}):
         parser.error(f"--rows: {', '.join(odd)} unknown; there are {', '.join(known)}")
-    if given.write and (given.steps or tuple(seeds) != SEEDS):
-        parser.error("--write needs the whole budget and all seeds")
-    trial = {"run.steps": given.steps} if given.steps else {}
-    with TemporaryDirectory() as directory:
-        bench = Bench(Path(directory), trial)
-        if given.search:
-            results = [searched(bench, name) for name in names]
-        else:
-            results = [
-                together(name, [bench.measure(settings(name), seed) for seed in seeds])
-                for name in names
-            ]
+    if given.write and (given.steps or given.seeds or given.rows):
+        parser.error("--write needs all rows, the whole budget and all seeds")
+    usual = SEARCH_SEEDS if given.search else SEEDS
+    seeds = [int(seed) for seed in given.seeds.split(",")] if given.seeds else usual
+    names = [name for name in known if name in asked or name == CONTROL]
+    arms = searches(names) if given.search else {name: settings(name) for name in names}
+    out = given.out or PLACE / ("learning-search" if given.search else "learning")
+    try:
+        found = compared(arms, seeds, out.resolve(), given.steps)
+    except UserError as error:
+        parser.error(str(error))
+    except Stopped as stopped:
+        parser.exit(stopped.exit_code, f"{stopped}\n")
+    if not given.steps:
+        check_starts(found)
+    if given.search:
+        results = [searched(name, found) for name in names]
+        kept = {"searches": results}
+    else:
+        results = [result(arm) for arm in found["arms"]]
+        kept = {"budget": common(found), "rows": results}
     if given.write:
-        save(merged("searches" if given.search else "rows", results))
+        save(kept)
     print(json.dumps(results, indent=2) if given.json else "\n".join(map(line, results)))
     sys.exit(not (given.search or all(map(passed, results))))
 

@@ -41,12 +41,12 @@ def draw(results: Sequence[Result], *, bar: float, images: Path = IMAGES) -> Non
 
 def fingerprint(results: Sequence[Result]) -> str:
     """A hash of what is drawn; it stands in the plots."""
-    drawn = [(one["row"], one["accuracy_before"], one["curves"]) for one in results]
+    drawn = [(one["row"], one["accuracy_before"], one["score"], one["curves"]) for one in results]
     return hashlib.sha256(json.dumps(drawn).encode()).hexdigest()
 
 
 def rows(results: Sequence[Result], bar: float) -> Figure:
-    """A line for each row: dots are seeds, the bar is the interval of their mean; twice."""
+    """A line for each row: dots are seeds, the bar is the interval of their IQM; twice."""
     figure, (whole, top) = pyplot.subplots(
         1, 2, figsize=(8.2, 0.9 + 0.22 * len(results)), sharey=True, width_ratios=(3, 2)
     )
@@ -69,23 +69,23 @@ def rows(results: Sequence[Result], bar: float) -> Figure:
 def _row(axis: Axes, place: int, one: Result) -> None:
     lines = [place] * len(one["seeds"])
     axis.plot(one["accuracy_before"], lines, "o", color=BEFORE, markersize=3.5)
-    axis.plot(one["interval"], [place] * 2, **INTERVAL)
+    axis.plot(one["score"]["interval"], [place] * 2, **INTERVAL)
     axis.plot(one["accuracy_after"], lines, "o", color=AFTER, markersize=3.5)
-    axis.plot([one["mean"]], [place], **MEAN)
+    axis.plot([one["score"]["value"]], [place], **MEAN)
 
 
 def _legend() -> list[Line2D]:
     return [
         Line2D([], [], marker="o", ls="", ms=3.5, color=BEFORE, label="a seed before"),
         Line2D([], [], marker="o", ls="", ms=3.5, color=AFTER, label="a seed after"),
-        Line2D([], [], **MEAN, label="mean of the seeds"),
-        Line2D([], [], **INTERVAL, label="its 95 % interval"),
+        Line2D([], [], **MEAN, label="interquartile mean"),
+        Line2D([], [], **INTERVAL, label="its 95 % bootstrap"),
         Line2D([], [], lw=0.8, ls="--", color="black", label="to be reached"),
     ]
 
 
 def curves(results: Sequence[Result], bar: float) -> Figure:
-    """A small panel for each row: accuracy against responses generated, a line for each seed."""
+    """A small panel for each row: accuracy against tokens generated, a line for each seed."""
     lines = -(-len(results) // COLUMNS)
     figure, axes = pyplot.subplots(
         lines, COLUMNS, figsize=(8.2, 1.25 * lines + 0.5), sharex=True, sharey=True, squeeze=False
@@ -97,12 +97,12 @@ def curves(results: Sequence[Result], bar: float) -> Figure:
         axis.axhline(bar, color="black", linewidth=0.6, linestyle="--")
         axis.set_title(one["row"], fontsize=8, pad=3)
         axis.set_ylim(0, 1.02)
-        axis.set_xticks((0, 4000, 8000))
+        axis.set_xticks((0, 10_000, 20_000))
     for axis in panels[len(results) :]:
         axis.set_visible(False)
     for place in range(len(results) - COLUMNS, len(results)):  # the last panel of each column
         panels[place].tick_params(labelbottom=True)
-    figure.supxlabel("responses generated to train on", fontsize=9)
+    figure.supxlabel("tokens generated to train on", fontsize=9)
     figure.supylabel("accuracy on 512 unseen prompts", fontsize=9)
     figure.tight_layout()
     return figure

@@ -218,7 +218,8 @@ def _peers(page: Path, _: str) -> str:
 def _learning(_: Path, __: str) -> str:
     """What benchmarks/learning.py measured of every row."""
     file = ROOT / "benchmarks" / "results" / "learning.json"
-    measured = json.loads(file.read_text(encoding="utf-8"))["rows"]
+    found = json.loads(file.read_text(encoding="utf-8"))
+    measured, budget = found["rows"], found["budget"]
     one = measured[0]
     lines = [
         (
@@ -226,33 +227,41 @@ def _learning(_: Path, __: str) -> str:
             "<br>".join(_code(f"{field} = {shown(value)}") for field, value in one["own"].items()),
             ", ".join(f"{value:.3f}" for value in one["accuracy_before"]),
             ", ".join(f"{value:.3f}" for value in one["accuracy_after"]),
-            "{:.3f} ({:.3f} to {:.3f})".format(one["mean"], *one["interval"]),
+            "{:.3f} ({:.3f} to {:.3f})".format(one["score"]["value"], *one["score"]["interval"]),
             "yes" if one["improved"] else "no",
             "yes" if one["reached"] else "no",
-            f"{max(one['responses']):,}",
-            f"{max(one['seconds']):.0f}",
+            f"{one['tokens']:,.0f}",
+            f"{one['seconds']:.0f}",
         )
         for one in measured
     ]
     facts = (
-        f"Seeds {_each(one['seeds'])}. A run generates at most {one['budget']:,} responses; every "
-        f"seed must reach {one['bar']}. Measured on {_each(one['date'] for one in measured)} with "
+        f"Seeds {_each(one['seeds'])}, compared at {budget['value']:,.0f} {budget['said']}, which "
+        f"every run reached; every seed must reach {budget['bar']} by then. Measured on "
+        f"{_each(one['date'] for one in measured)} with "
         f"{_each(f'{k} {v}' for one in measured for k, v in one['versions'].items())}, on one "
         f"thread of a processor with {_each(one['cores'] for one in measured)} cores."
     )
-    columns = ("row", "own settings", "before", "after", "mean after (95 %)")
-    return f"{facts}\n\n" + _table((*columns, "improved", "reached", "responses", "seconds"), lines)
+    columns = ("row", "own settings", "before", "after", "interquartile mean (95 %)")
+    return f"{facts}\n\n" + _table((*columns, "improved", "reached", "tokens", "seconds"), lines)
 
 
 def _searches(_: Path, __: str) -> str:
     """What benchmarks/learning.py --search measured."""
     file = ROOT / "benchmarks" / "results" / "learning.json"
     lines = [
-        (_code(one["row"]), _code(one["field"]), value, ", ".join(f"{x:.3f}" for x in found))
+        (
+            _code(one["row"]),
+            _code(one["field"]),
+            value,
+            ", ".join(f"{x:.3f}" for x in found),
+            one["date"],
+        )
         for one in json.loads(file.read_text(encoding="utf-8"))["searches"]
         for value, found in one["accuracy_after"].items()
     ]
-    return _table(("row", "field", "value", "accuracy of seeds 11, 12, 13"), lines)
+    columns = ("row", "field", "value", "accuracy of seeds 11, 12, 13", "measured")
+    return _table(columns, lines)
 
 
 def _staleness(_: Path, __: str) -> str:

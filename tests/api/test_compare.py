@@ -268,6 +268,56 @@ def test_finished_runs_by_the_command_line(
     assert (tmp_path / "comparisons" / "compare-1" / "compare.json").is_file()
 
 
+def test_mappings_have_the_names_and_seeds_that_are_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two recipes of one method, whose start is the same, on seeds of their own."""
+    other = json.loads(json.dumps(TWO))
+    other["stage"]["rl"]["update"]["learning_rate"] = 2e-3
+    coin = {"file": str(tmp_path / "coin.py"), "function": "coin"}
+    (tmp_path / "coin.py").write_text("def coin(completions):\n    return [0.5] * len(completions)")
+    other["stage"]["rl"]["rewards"] = [coin]
+    out = tmp_path / "c"
+    found = polopt.compare([TWO, other], names=["as it is", "coin"], seeds=[7, 5], out=out)
+    assert [(arm["name"], arm["finished"]) for arm in found["arms"]] == [
+        ("as it is", 2),
+        ("coin", 2),
+    ]
+    assert [run["seed"] for run in found["arms"][0]["runs"]] == [7, 5]
+    assert sorted(path.name for path in (out / "starts").iterdir()) == ["start-5", "start-7"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "line"),
+    [
+        ({"names": ["a"]}, "names: 1 of 2 recipes; one for each"),
+        ({"names": ["a", "a"]}, 'names: "a" stands there twice'),
+        ({"names": ["a", "b/c"]}, 'names: "b/c"; a run directory is called by it'),
+        ({"names": ["a", ""]}, 'names: ""; a run directory is called by it'),
+        ({"seeds": 0}, "--seeds: none; a number N for 1 to N, or seeds with commas"),
+        ({"seeds": []}, "--seeds: none; "),
+        ({"seeds": [3, 4, 3]}, "--seeds: 3 stands there twice; a seed counts once"),
+        ({"seeds": [0, 0]}, "--seeds: 0 stands there twice"),
+        ({"seeds": [-1]}, "run.seed: -1 "),
+    ],
+)
+def test_names_and_seeds_that_say_nothing_are_one_line(
+    asked: dict[str, Any], line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainings, "child", never)
+    with pytest.raises(UserError) as refused:
+        polopt.compare([TWO, TWO], **(asked | {"out": tmp_path / "c"}))
+    assert str(refused.value).startswith(line)
+
+
+def test_names_are_not_for_methods_nor_runs(place: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="names: no effect on methods, which have names"):
+        compared(tmp_path / "c", names=["a", "b"])
+    runs = [place / f"{name}-1" for name in ("grpo", "rloo")]
+    with pytest.raises(UserError, match="names: no effect on runs that are finished"):
+        polopt.compare(runs, names=["a", "b"])
+
+
 ALONE = "one arm alone; several recipes, or --algorithms A,B of one"
 
 
@@ -292,6 +342,12 @@ ALONE = "one arm alone; several recipes, or --algorithms A,B of one"
         (["compare", "a.toml", "nothing"], "nothing: does not exist"),
         (["compare", "a.toml", "."], ".: a directory, but that of no run"),
         (["compare", "a.toml", "RUN"], "a.toml: a recipe beside finished runs"),
+        (
+            ["compare", "a.toml", "b.toml", "--seeds", "2,x"],
+            '--seeds: "2,x"; a number N for 1 to N, or seeds with commas',
+        ),
+        (["compare", "a.toml", "b.toml", "--seeds", "-2"], '--seeds: "-2"; a number N'),
+        (["compare", "a.toml", "b.toml", "--seeds", "2,2"], "--seeds: 2 stands there twice"),
         (["compare", "RUN", "RUN2", "--seeds", "2"], "--seeds: no effect on runs that are"),
         (["compare", "RUN"], "one arm alone (grpo, 1 run); name several recipes"),
         (["compare", "RUN", "RUN"], "RUN: the same recipe and seed (1) as RUN; a seed counts"),

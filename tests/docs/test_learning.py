@@ -17,14 +17,19 @@ import learning
 import learning_plot
 import majority
 
-RESULTS: dict[str, list[dict[str, Any]]] = learning.recorded()
-MEASURED = RESULTS["rows"]
+from polopt.algorithms import row
+from polopt.api import trainings
+from polopt.diagnose.compare.statistics import estimate
+from trained_here import here
+
+RESULTS: dict[str, Any] = learning.recorded()
+MEASURED: list[dict[str, Any]] = RESULTS["rows"]
 
 
-def command(*words: str) -> tuple[int, str, str]:
+def command(*words: str, out: Path) -> tuple[int, str, str]:
     """Exit code, output and errors."""
     done = subprocess.run(
-        [sys.executable, "benchmarks/learning.py", *words],
+        [sys.executable, "benchmarks/learning.py", *words, "--out", str(out)],
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -73,38 +78,44 @@ def test_a_row_without_an_entry_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
         learning.online()
 
 
-# the statistics
+@pytest.mark.parametrize("name", [*learning.ROWS, learning.CONTROL])
+def test_no_row_may_generate_more_than_the_budget(name: str) -> None:
+    told = learning.settings(name)
+    greedy = row(told["algorithm"]).values.get("credit.baseline") == "greedy"
+    each = told["rollout.group_size"] + greedy
+    rounds = 1 + told.get("rollout.resample_rounds", 0)
+    most = told["run.steps"] * rounds * told["rollout.prompts_per_step"] * each
+    assert most == learning.BUDGET
 
 
-def test_the_interval_of_the_mean_is_students() -> None:
-    # mean 0.8, s = 0.1, t(0.975, 2) = 4.3027: 0.8 ± 4.3027 * 0.1 / sqrt(3) = 0.8 ± 0.2484
-    assert learning.interval([0.7, 0.8, 0.9]) == pytest.approx((0.5516, 1.0), abs=1e-4)
-    assert learning.interval([0.5, 0.5, 0.6]) == pytest.approx((0.3899, 0.6768), abs=1e-4)
-    assert learning.interval([0.5]) is None
+# the verdict
 
 
 @pytest.mark.parametrize(
-    ("after", "intervals", "responses", "improved", "reached"),
+    ("after", "intervals", "improved", "reached"),
     [
-        ([0.95, 0.91], [[0.9, 0.97], [0.9, 0.96]], learning.BUDGET, True, True),
-        ([0.95, 0.79], [[0.9, 0.97], [0.7, 0.86]], learning.BUDGET, True, False),  # below the bar
-        ([0.95, 0.91], [[0.9, 0.97], [0.5, 0.96]], learning.BUDGET, False, True),  # overlaps
-        ([0.95, 0.91], [[0.9, 0.97], [0.9, 0.96]], learning.BUDGET + 1, True, False),  # too dear
+        ([0.95, 0.91], [[[0.45, 0.55], [0.9, 0.97]], [[0.42, 0.52], [0.9, 0.96]]], True, True),
+        ([0.95, 0.79], [[[0.45, 0.55], [0.9, 0.97]], [[0.42, 0.52], [0.7, 0.86]]], True, False),
+        ([0.95, 0.91], [[[0.45, 0.55], [0.9, 0.97]], [[0.42, 0.52], [0.5, 0.96]]], False, True),
+        ([0.95, None], [[[0.45, 0.55], [0.9, 0.97]], []], False, False),  # a run that failed
     ],
 )
-def test_every_seed_must_improve_and_arrive_within_the_budget(
-    after: list[float], intervals: list[list[float]], responses: int, improved: bool, reached: bool
+def test_every_seed_must_improve_and_arrive(
+    after: list[float | None],
+    intervals: list[list[list[float]]],
+    improved: bool,
+    reached: bool,
 ) -> None:
-    found = learning.judged(
-        "grpo",
-        {
-            "accuracy_after": after,
-            "before_intervals": [[0.45, 0.55], [0.42, 0.52]],
-            "after_intervals": intervals,
-            "responses": [responses, 100],
-        },
-    )
+    found = learning.judged("grpo", {"accuracy_after": after, "intervals": intervals})
     assert (found["improved"], found["reached"]) == (improved, reached)
+
+
+def test_a_control_improves_where_one_seed_does() -> None:
+    one = {"accuracy_after": [0.9, 0.4], "intervals": [[[0.4, 0.5], [0.8, 0.9]], [[0, 1], [0, 1]]]}
+    control = {"row": learning.CONTROL, "failed": [], **learning.judged(learning.CONTROL, one)}
+    assert control["improved"] and not learning.passed(control)
+    still = {**control, "improved": False}
+    assert learning.passed(still) and not learning.passed({**still, "failed": ["killed"]})
 
 
 # the committed results
@@ -118,13 +129,16 @@ def test_every_online_row_and_the_control_are_measured() -> None:
 def test_a_result_is_that_of_the_row_as_it_stands(one: dict[str, Any]) -> None:
     again = learning.judged(one["row"], one)
     assert {field: one[field] for field in again} == again
-    assert one["settings"] == learning.circumstances(one["row"])["settings"]
-    assert tuple(one["seeds"]) == learning.SEEDS
+    assert one["settings"] == learning.fixed(one["row"])
+    assert tuple(one["seeds"]) == learning.SEEDS and not one["failed"]
     assert one["accuracy_before"] == MEASURED[0]["accuracy_before"], "rows start alike"
-    assert [curve[-1][1] for curve in one["curves"]] == pytest.approx(
-        one["accuracy_after"], abs=1e-4
-    )
-    assert learning.passed(one)
+    ends = [curve[-1] for curve in one["curves"]]
+    assert ends == [[RESULTS["budget"]["value"], after] for after in one["accuracy_after"]]
+    assert one["tokens"] >= RESULTS["budget"]["value"]
+    score = estimate(one["accuracy_after"])
+    assert one["score"]["value"] == pytest.approx(score["value"], abs=1e-4)
+    assert one["score"]["interval"] == pytest.approx(score["interval"], abs=1e-4)
+    assert learning.passed(one) == (one["row"] not in learning.UNSETTLED)
 
 
 @pytest.mark.parametrize("name", [*learning.SEARCHES])
@@ -132,7 +146,7 @@ def test_with_the_values_in_use_every_seed_of_the_search_arrived(name: str) -> N
     (one,) = (found for found in RESULTS["searches"] if found["row"] == name)
     field, values = learning.SEARCHES[name]
     assert (one["field"], [*one["accuracy_after"]]) == (field, [*map(str, values)])
-    assert one["settings"] == learning.circumstances(name)["settings"]
+    assert learning.fixed(name).items() <= one["settings"].items()
     used = learning.settings(name)[field]
     assert min(one["accuracy_after"][str(used)]) >= learning.BAR
 
@@ -153,23 +167,66 @@ def test_the_plots_are_those_of_the_results(plot: str) -> None:
 # the command
 
 
-def test_the_command_prints_json_alone_and_fails_where_nothing_was_learnt(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """From a policy that has hardly imitated, judged on a few prompts: a sixth of the seconds."""
-    monkeypatch.setitem(learning.WARM, "run.steps", 5)
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """The command with hardly any imitation, a few prompts, and trainings in this process."""
+    monkeypatch.setattr(trainings, "child", here)
     monkeypatch.setitem(learning.SHARED, "evaluation.prompts", 64)
-    words = "learning.py --rows grpo --seeds 1 --steps 1 --json"
-    monkeypatch.setattr(sys, "argv", words.split())
-    with pytest.raises(SystemExit) as ended:
+    return ["learning.py", "--steps", "1", "--json", "--out", str(tmp_path / "runs")]
+
+
+def ended(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> tuple[object, list[dict[str, Any]]]:
+    """Exit code and results."""
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as stopped:
         learning.main()
     output, errors = capfd.readouterr()
-    assert ended.value.code == 1, errors
-    (one,) = json.loads(output)
-    assert (one["row"], one["seeds"], one["responses"]) == ("grpo", [1], [learning.STEP])
-    assert one["interval"] is None
-    assert not one["improved"]
-    assert not one["reached"]
+    assert output, errors
+    return stopped.value.code, json.loads(output)
+
+
+def test_the_command_prints_json_alone_and_fails_where_nothing_was_learnt(
+    quick: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    words = [*quick, "--rows", "grpo", "--seeds", "1"]
+    code, (grpo, control) = ended(words, monkeypatch, capfd)
+    assert code == 1
+    assert (grpo["row"], control["row"], grpo["seeds"]) == ("grpo", learning.CONTROL, [1])
+    assert grpo["score"]["interval"] is None and grpo["tokens"] > learning.STEP
+    assert not grpo["improved"] and not grpo["reached"] and not grpo["failed"]
+    runs = tmp_path / "runs"
+    assert (runs / "compare.html").is_file()
+    assert [path.name for path in (runs / "starts").iterdir()] == ["start-1"]  # of both
+    monkeypatch.setattr(trainings, "child", None)  # nothing is trained again
+    assert ended(words, monkeypatch, capfd) == (1, [grpo, control])
+
+
+def test_the_command_searches_on_seeds_of_its_own(
+    quick: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = [*quick, "--search", "--rows", "td_actor_critic", "--seeds", "11"]
+    monkeypatch.setitem(learning.SEARCHES, "td_actor_critic", (learning.RATE, (1e-3, 2e-3)))
+    code, (one,) = ended(words, monkeypatch, capfd)
+    assert code == 0 and one["seeds"] == [11]
+    assert [*one["accuracy_after"]] == ["0.001", "0.002"]
+
+
+def test_a_directory_of_other_settings_is_one_line(
+    quick: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = [*quick, "--rows", "grpo", "--seeds", "1"]
+    ended(words, monkeypatch, capfd)
+    monkeypatch.setitem(learning.ONLINE, "rollout.group_size", 4)
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as stopped:
+        learning.main()
+    assert stopped.value.code == 2
+    assert "grpo-1: made with another recipe (rollout.group_size: 8" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -177,8 +234,8 @@ def test_the_command_prints_json_alone_and_fails_where_nothing_was_learnt(
     [
         (["--rows", "gpro,sft"], "--rows: gpro, sft unknown; there are "),
         (
-            ["--rows", "grpo", "--seeds", "1", "--write"],
-            "--write needs the whole budget and all seeds",
+            ["--rows", "grpo", "--write"],
+            "--write needs all rows, the whole budget and all seeds",
         ),
     ],
 )
@@ -197,12 +254,13 @@ def test_unknown_rows_and_half_results_are_refused(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_some_rows_learn_and_the_control_does_not() -> None:
-    code, output, errors = command("--rows", "grpo,ppo,rejection_sampling,control", "--json")
+def test_some_rows_learn_and_the_control_does_not(tmp_path: Path) -> None:
+    words = ("--rows", "rejection_sampling,ppo,grpo", "--json")
+    code, output, errors = command(*words, out=tmp_path / "runs")
     assert code == 0, errors
     assert [one["row"] for one in json.loads(output)] == [
-        "grpo",
-        "ppo",
         "rejection_sampling",
+        "ppo",
+        "grpo",
         "control",
     ]

@@ -299,7 +299,8 @@ def compare(
     targets: RecipeSource | Sequence[RecipeSource],
     *,
     algorithms: Sequence[str] = (),
-    seeds: int | None = None,
+    names: Sequence[str] = (),
+    seeds: int | Sequence[int] | None = None,
     stage: str | None = None,
     flags: Flags = (),
     out: str | Path | None = None,
@@ -314,7 +315,8 @@ def compare(
             which those that differ in their seed alone are one arm.
         algorithms: rows in the place of the recipe's own; settings that have no effect in one of
             them are dropped there.
-        seeds: of each arm, 1 to that number; default: 3. With fewer there are no intervals.
+        names: of the arms of several recipes; default: of their files, of a mapping its method.
+        seeds: of each arm, 1 to a number, or these; default: 3. With fewer are no intervals.
         stage: of the recipe or the runs, the one that is compared; default: the last. A criterion
             that would end it early is left out.
         flags: as in :func:`train`, for all arms.
@@ -333,6 +335,7 @@ def compare(
     return comparison.compare(
         several,
         algorithms=algorithms,
+        names=names,
         seeds=seeds,
         stage=stage,
         flags=flags,

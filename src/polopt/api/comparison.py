@@ -15,10 +15,10 @@ from polopt.api.trainings import Asked, trained
 from polopt.diagnose.compare.arms import Arm, grouped
 from polopt.diagnose.compare.compared import compared
 from polopt.diagnose.compare.read import read
-from polopt.errors import RecipeError, RunDirectoryError
+from polopt.errors import RecipeError, RunDirectoryError, counted
 from polopt.places import is_run, missing
 from polopt.ranks import place
-from polopt.recipe import load
+from polopt.recipe import load, shown
 
 SEEDS = 3
 PLACE = Path("comparisons")
@@ -29,7 +29,8 @@ def compare(
     targets: Sequence[RecipeSource],
     *,
     algorithms: Sequence[str],
-    seeds: int | None,
+    names: Sequence[str],
+    seeds: int | Sequence[int] | None,
     stage: str | None,
     flags: Flags,
     out: Path | None,
@@ -37,13 +38,18 @@ def compare(
     """See :func:`polopt.api.compare`."""
     runs = [Path(one) for one in targets if not isinstance(one, Mapping) and _is_run(Path(one))]
     if not runs:
-        asked = _arms(targets, algorithms, stage, flags)
-        directory = out or PLACE / _joined([*dict.fromkeys(_named(one) for one in targets)])
+        asked, own = _arms(targets, algorithms, names, stage, flags), _seeds(seeds)
+        called = names or [*dict.fromkeys(_named(one) for one in targets)]
+        directory = out or PLACE / _joined(called)
         _check_alone()
-        count = SEEDS if seeds is None else seeds
-        arms = trained(asked, range(1, count + 1), directory, _told)
+        arms = trained(asked, own, directory, _told)
         return _told_of(arms, directory)
-    for name, given in (("--algorithms", algorithms), ("--seeds", seeds), ("--FIELD", flags)):
+    for name, given in (
+        ("--algorithms", algorithms),
+        ("names", names),
+        ("--seeds", seeds),
+        ("--FIELD", flags),
+    ):
         if given:
             raise RecipeError(f"{name}: no effect on runs that are finished; remove it")
     if len(runs) < len(targets):
@@ -66,17 +72,41 @@ def free(found: Mapping[str, Any]) -> Path:
     return record.next_free("compare", PLACE) if directory is None else Path(directory)
 
 
+def _seeds(given: int | Sequence[int] | None) -> Sequence[int]:
+    """Those of every arm: 1 to a number, or as they are named.
+
+    Raises:
+        RecipeError: none, or one of them twice.
+    """
+    seeds = range(1, given + 1) if isinstance(given, int) else given
+    if seeds is None:
+        return range(1, SEEDS + 1)
+    if not seeds:
+        raise RecipeError("--seeds: none; a number N for 1 to N, or seeds with commas")
+    for seed in seeds:
+        if seeds.count(seed) > 1:
+            raise RecipeError(f"--seeds: {seed} stands there twice; a seed counts once")
+    return seeds
+
+
 def _arms(
-    targets: Sequence[RecipeSource], algorithms: Sequence[str], stage: str | None, flags: Flags
+    targets: Sequence[RecipeSource],
+    algorithms: Sequence[str],
+    names: Sequence[str],
+    stage: str | None,
+    flags: Flags,
 ) -> list[Asked]:
     """One for each method of one recipe, or one for each recipe.
 
     Raises:
-        RecipeError: a single arm, methods of several recipes, a method twice.
+        RecipeError: a single arm, methods of several recipes, a method twice, names that do not
+            tell arms apart.
     """
     for name in flag_values(flags):
         if name.endswith(OWN):
             raise RecipeError(f"{name}: each training has its own; --seeds N, --out DIRECTORY")
+    if names:
+        _check_names(names, len(targets), algorithms)
     if algorithms:
         if len(targets) > 1:
             raise RecipeError("--algorithms: methods of one recipe; with several recipes remove it")
@@ -86,15 +116,32 @@ def _arms(
             raise RecipeError(f"--algorithms: {twice} stands there twice")
         arms = [Asked(name, targets[0], flags, name, stage) for name in algorithms]
     else:
-        names = _told_apart([_named(one) for one in targets])
+        called = names or _told_apart([_named(one) for one in targets])
         arms = [
-            Asked(name, one, flags, None, stage) for name, one in zip(names, targets, strict=True)
+            Asked(name, one, flags, None, stage) for name, one in zip(called, targets, strict=True)
         ]
     if len(arms) < 2:
         raise RecipeError(
             f"{arms[0].name}: one arm alone; several recipes, or --algorithms A,B of one"
         )
     return arms
+
+
+def _check_names(names: Sequence[str], targets: int, algorithms: Sequence[str]) -> None:
+    """Refuse names that are none: each is a part of the name of a directory.
+
+    Raises:
+        RecipeError: says which.
+    """
+    if algorithms:
+        raise RecipeError("names: no effect on methods, which have names; remove it")
+    if len(names) != targets:
+        raise RecipeError(f"names: {len(names)} of {counted(targets, 'recipe')}; one for each")
+    for name in names:
+        if names.count(name) > 1:
+            raise RecipeError(f"names: {shown(name)} stands there twice")
+        if not name or "/" in name or "\0" in name:
+            raise RecipeError(f"names: {shown(name)}; a run directory is called by it")
 
 
 def _is_run(path: Path) -> bool:

@@ -17,14 +17,14 @@ from polopt.errors import UserError
     "words", nargs=-1, type=click.UNPROCESSED, metavar="RECIPE... | RUN... [--FIELD VALUE]..."
 )
 @click.option("--algorithms", metavar="A,B", help="rows in the place of the recipe's own")
-@click.option("--seeds", type=click.IntRange(min=1), metavar="N", help="1 to N [default: 3]")
+@click.option("--seeds", metavar="N | A,B", help="1 to N, or these [default: 3]")
 @click.option("--stage", metavar="NAME", help="that is compared [default: the last]")
 @click.option("--out", metavar="DIRECTORY", help="of the runs and the page; what is there goes on")
 @click.option("--json", "as_json", is_flag=True, help="print JSON and nothing else")
 def compare(
     words: tuple[str, ...],
     algorithms: str | None,
-    seeds: int | None,
+    seeds: str | None,
     stage: str | None,
     out: str | None,
     as_json: bool,
@@ -43,9 +43,10 @@ def compare(
     from polopt.cli import output
 
     named = [name.strip() for name in algorithms.split(",")] if algorithms else []
+    asked = None if seeds is None else _seeds(seeds)
     with output.others_on_stderr(as_json):
         found = api.compare(
-            targets, algorithms=named, seeds=seeds, stage=stage, flags=flags, out=out
+            targets, algorithms=named, seeds=asked, stage=stage, flags=flags, out=out
         )
         page = None
         if found["directory"] is not None or not as_json:
@@ -55,6 +56,21 @@ def compare(
     else:
         _show(found, page)
     return 0 if any(arm["finished"] for arm in found["arms"]) else 1
+
+
+def _seeds(text: str) -> int | list[int]:
+    """A number of seeds, or the seeds.
+
+    Raises:
+        UserError: neither.
+    """
+    try:
+        numbers = [int(word) for word in text.split(",")]
+    except ValueError:
+        numbers = [-1]
+    if min(numbers) < 0:
+        raise UserError(f'--seeds: "{text}"; a number N for 1 to N, or seeds with commas')
+    return numbers if "," in text else numbers[0]
 
 
 def _show(found: Mapping[str, Any], page: Path | None) -> None:
