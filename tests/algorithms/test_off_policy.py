@@ -494,6 +494,7 @@ def test_sac_finds_the_best_distribution_of_a_bandit(tmp_path: Path) -> None:
     assert line["policy/entropy"] == pytest.approx(expected, abs=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("known")
 def test_the_temperature_of_sac_gives_the_entropy_that_is_asked_for(tmp_path: Path) -> None:
     own = {"target_entropy": -0.5, "learning_rate": 1e-2}

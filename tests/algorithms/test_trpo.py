@@ -325,7 +325,13 @@ LEARNS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("flags", [{}, NO_CRITIC], ids=["critic", "no critic"])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        pytest.param({}, id="critic"),
+        pytest.param(NO_CRITIC, id="no critic", marks=pytest.mark.slow),
+    ],
+)
 def test_it_learns_in_seconds(tmp_path: Path, flags: dict[str, Any]) -> None:
     recipe = {**LEARNS, "stage": {**LEARNS["stage"], "rl": dict(LEARNS["stage"]["rl"])}}
     if flags:
