@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,17 @@ def test_estimators_of_the_kl_beside_the_exact_one(run: Path) -> None:
     assert {one["dead"] for one in own["estimators"]} == {0.0}
     assert found["trained"]["kl"] == {"estimator": "k3", "place": "loss"}
     assert found["base"]["kl"] is None
+
+
+def test_it_tells_how_far_it_is_and_never_beyond(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = polopt.xray(run / "checkpoints" / "sft", run, prompts=8, k=3)
+    told = capsys.readouterr().err
+    (steps,) = re.findall(r"teacher forcing, (\d+) steps", told)
+    read = [tuple(map(int, one)) for one in re.findall(r"reading (\d+)/(\d+)", told)]
+    assert read[-1] == (len(found["texts"]), len(found["texts"])) == (int(steps), int(steps))
+    assert all(number <= of for number, of in read)
 
 
 def test_answers_are_asked_as_training_evaluates(run: Path) -> None:

@@ -14,7 +14,7 @@ from polopt.errors import ALARMED
 from runs import ROOT, command, lines, metrics, steps_taken, wait_for, weights
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
-REWARD = {"file": str(ROOT / "tests/cluster/rewards_of_letters.py"), "function": "variety"}
+REWARD = {"file": str(ROOT / "tests/letters.py"), "function": "variety"}
 # Answers of the untrained model never end: truncation rings as soon as it can, at step 12.
 CUT: dict[str, Any] = {
     "algorithm": "grpo",

@@ -115,12 +115,13 @@ def _read(
     sampling = after.examination.sampling
     passes = [(name, own, Drawn(sampling.temperature)) for name, own in sets.items() if own]
     found: dict[str, list[Answer]] = {name: [] for name in sets}
-    for place, (name, own, drawn) in enumerate(passes):
+    count = sum(map(len, sets.values()))
+    for name, own, drawn in passes:
         if name in SAMPLED:  # the sampler held the end back; who wrote what is given did not
             drawn = replace(drawn, min_new_tokens=sampling.min_new_tokens)
 
-        def told(number: int, of: int, place: int = place) -> None:
-            done(place * of + number, len(passes) * of)
+        def told(number: int, _: int, behind: int = sum(map(len, found.values()))) -> None:
+            done(behind + number, count)
 
         samples = [sample for *_, sample in own]
         numbers = compared(before.model, after.model, samples, drawn, told)

@@ -74,7 +74,7 @@ def compared(
         after: the trained model, with the same vocabulary, on the same device.
         samples: answers to prompts; each has a token.
         drawn: how both turn logits into probabilities.
-        done: told of every pass, and of how many there are.
+        done: told after every pass how many answers are read, and of how many.
     """
     ids = [(one.tokens[: one.prompt_length], one.tokens[one.prompt_length :]) for one in samples]
     prompts, responses = zip(*ids, strict=True)
@@ -82,14 +82,13 @@ def compared(
     rows = padded(prompts, responses, pad_id=pad_id, device=device)
     headless = any(proven(one.model).head is None for one in (before, after))
     found = dict[int, Compared]()
-    passes = micro_batches(rows, 1 if headless else TOKENS)
-    for number, part in enumerate(passes, 1):
+    for part in micro_batches(rows, 1 if headless else TOKENS):
         numbers = torch.arange(len(samples))[_on_host(part)].tolist()
         columns = _pass(before, after, rows.rows(part), drawn).cpu().numpy()
         lengths = [len(samples[n].tokens) - samples[n].prompt_length for n in numbers]
         for n, own in zip(numbers, np.split(columns, np.cumsum(lengths)[:-1], axis=1), strict=True):
             found[n] = _of(own[:, samples[n].mask[samples[n].prompt_length :]])
-        done(number, len(passes))
+        done(len(found), len(samples))
     return [found[n] for n in range(len(samples))]
 
 
