@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from polopt.api import ranked
 from polopt.api.several import Several
+from polopt.cli import main
 from polopt.coordination.stage import Event, Request
 from polopt.errors import EngineError, RecipeError
 from polopt.ranks import ALONE, Ranks, joined, place
@@ -165,3 +167,20 @@ def test_ranks_stop_together_and_their_warnings_are_told_once() -> None:
 
     assert several.stop(observe) == Request(signal=15)  # before an alarm of this rank
     assert heard == [{"step": 4, "stage": "rl", "message": "rank 1: memory is short"}]
+
+
+def test_a_program_that_was_a_rank_ends_without_taking_python_apart(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended, last = list[int](), list[str]()
+    monkeypatch.setattr("os._exit", ended.append)
+    monkeypatch.setattr("atexit._run_exitfuncs", lambda: last.append("exit functions"))
+    monkeypatch.setattr("sys.argv", ["polopt", "--version"])
+    assert (main(), ended) == (0, []), "alone"
+    monkeypatch.setattr(sys.modules["polopt.cli.main"], "met", lambda: True)
+    assert main(["--version"]) == 0 and not ended, "called from Python"
+    main()
+    assert (ended, last) == ([0], ["exit functions"])
+    monkeypatch.setattr("sys.argv", ["polopt", "train", "no.toml"])
+    main()
+    assert ended == [0, 2] and capsys.readouterr().err.startswith("error: ")

@@ -62,6 +62,7 @@ def execute(
     Several ranks call this with the same run, and the first one records it.
     """
     config = run.config
+    ranks.wait()  # the first one takes the directory away where it fails before a step
     recipe = recorded(config)
     with ExitStack() as stack:
         signalled = stack.enter_context(_signals())

@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import sys
 from collections.abc import Sequence
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 import click
 
 from polopt.cli.commands import polopt
 from polopt.errors import Stopped, UserError, with_hints
-from polopt.ranks import place
+from polopt.ranks import met, place
 
 DONE, FIXABLE, INTERRUPTED = 0, 2, 130  # a command returns 1 itself where a check failed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; bugs raise as they are."""
+    code = _done(arguments)
+    if arguments is None and met():
+        _end(code)
+    return code
+
+
+def _end(code: int) -> NoReturn:
+    """End a program that trained with others, and leave the interpreter as it is.
+
+    Threads of gloo hold the last tensors for a moment. Where the interpreter is taken apart before
+    they let go, the process aborts after a run that was done (PyTorch #179291).
+    """
+    atexit._run_exitfuncs()  # pyright: ignore[reportPrivateUsage]
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
+
+
+def _done(arguments: Sequence[str] | None) -> int:
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         _tolerate(stream)
     try:

@@ -41,6 +41,14 @@ def place(environment: Mapping[str, str] = os.environ) -> Place:
     return Place(rank, size, *local)
 
 
+_MET = threading.Event()
+
+
+def met() -> bool:
+    """Whether this process has been one of several ranks."""
+    return _MET.is_set()
+
+
 @contextmanager
 def joined(
     rank: int | None = None,
@@ -79,6 +87,7 @@ def joined(
             f"rank {rank}: the group of {size} ranks did not meet: {one_line(error)}"
         ) from error
     ranks = Ranks(rank, size)
+    _MET.set()
     try:
         with told_of_peers(ranks):
             ranks = replace(
