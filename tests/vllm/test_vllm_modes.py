@@ -46,21 +46,23 @@ def test_it_generates_in_a_thread(mode: str, staleness: int, tmp_path: Path) -> 
 
 
 def test_it_generates_in_an_actor_and_is_replaced_there(tmp_path: Path) -> None:
-    """Killed after each step but the last, at some moment of the next one."""
-    killed, rng = list[int](), random.Random(1)
+    """Killed after a step, at some moment of the next one, as soon as another has taken over."""
+    killed, rng, kills = list[int](), random.Random(1), list[threading.Thread]()
 
     def kill(engine: psutil.Process) -> None:
         time.sleep(rng.random())
         engine.kill()
 
     def harm(event: Event) -> None:
-        if event.kind == "metrics" and 1 <= event.values["step"] < STEPS:
+        going = any(one.is_alive() for one in kills)
+        if event.kind == "metrics" and 1 <= event.values["step"] < STEPS and not going:
             (engine,) = (one for one in computing() if "EngineCore" in one.cmdline()[0])
             killed.append(engine.pid)
-            threading.Thread(target=kill, args=(engine,)).start()
+            kills.append(threading.Thread(target=kill, args=(engine,)))
+            kills[-1].start()
 
     said = trained(tmp_path / "run", "cluster", 0, observers=[harm])
-    assert len(set(killed)) == STEPS - 1 == 5 and all(map(gone, killed))
+    assert len(set(killed)) == len(killed) >= 3 and all(map(gone, killed))
     losses = [one for one in said if "another actor takes over" in one]
     assert len(losses) == len(killed)
     for line in losses:
