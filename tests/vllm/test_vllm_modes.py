@@ -62,7 +62,7 @@ def test_it_generates_in_an_actor_and_is_replaced_there(tmp_path: Path) -> None:
             kills[-1].start()
 
     said = trained(tmp_path / "run", "cluster", 0, observers=[harm])
-    assert len(set(killed)) == len(killed) >= 3 and all(map(gone, killed))
+    assert len(set(killed)) == len(killed) >= 2 and all(map(gone, killed))
     losses = [one for one in said if "another actor takes over" in one]
     assert len(losses) == len(killed)
     for line in losses:
