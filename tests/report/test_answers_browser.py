@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import hostile
 import pytest
 from answers_sample import write_answers
+from opened_pages import Opened, assert_fits, assert_outline, show, until
 from playwright.sync_api import Browser, Page
 from sample_run import write_run
-from test_browser import Opened, assert_fits, assert_outline, browser, show, until  # noqa: F401
 
 from polopt.report import write
 
@@ -22,14 +21,6 @@ COUNT = 240  # answers, of 30 steps and 30 prompts
 def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = write_run(tmp_path_factory.mktemp("answers") / "run", sft_steps=2, rl_steps=2)
     return write(write_answers(run, COUNT))
-
-
-@pytest.fixture
-def opened(browser: Browser, page_file: Path) -> Iterator[Opened]:  # noqa: F811
-    opened = show(browser, page_file)
-    yield opened
-    opened.check()
-    opened.page.context.close()
 
 
 def found(page: Page) -> int:
@@ -192,7 +183,7 @@ def test_it_works_by_keys_alone(opened: Opened) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
-def test_it_fits(browser: Browser, page_file: Path, width: int, scheme: str) -> None:  # noqa: F811
+def test_it_fits(browser: Browser, page_file: Path, width: int, scheme: str) -> None:
     assert_fits(browser, page_file, width, scheme)
 
 
@@ -207,7 +198,7 @@ def test_the_page_has_an_outline_and_fields_have_names(opened: Opened) -> None:
 
 
 def test_five_thousand_answers_open_in_two_seconds(
-    browser: Browser,  # noqa: F811
+    browser: Browser,
     tmp_path: Path,
 ) -> None:
     run = write_run(tmp_path / "run", sft_steps=2, rl_steps=2)
@@ -231,7 +222,7 @@ def test_five_thousand_answers_open_in_two_seconds(
 HOSTILE_FIELDS = ("prompt", "completion", "stage", "kind", "outcome", "finish", "key")
 
 
-def test_what_a_model_wrote_is_never_run(browser: Browser, tmp_path: Path) -> None:  # noqa: F811
+def test_what_a_model_wrote_is_never_run(browser: Browser, tmp_path: Path) -> None:
     """As answer, prompt, message, name of a part, stage, reason, side of a bound and key."""
     from answers_sample import answers, earned
     from sample_run import lines
@@ -273,7 +264,7 @@ def test_what_a_model_wrote_is_never_run(browser: Browser, tmp_path: Path) -> No
 
 
 def test_what_was_searched_stays_while_the_page_reads_itself_anew(
-    browser: Browser,  # noqa: F811
+    browser: Browser,
     tmp_path: Path,
 ) -> None:
     run = write_answers(write_run(tmp_path / "run", finished=False), 80)

@@ -2,17 +2,14 @@
 
 import json
 import re
-import shutil
-from collections.abc import Iterator
-from contextlib import suppress
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import hostile
 import pytest
 from control_run import cartpole, write_control_run
-from playwright.sync_api import Browser, Error, Page, sync_playwright
+from opened_pages import BROKEN, Opened, assert_outline, show, unfold, until
+from playwright.sync_api import Browser, Page
 from sample_run import lines, write_run
 from test_page import inject
 
@@ -20,108 +17,10 @@ from polopt.report import write
 
 pytestmark = pytest.mark.browser
 
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-WATCH = """
-window.ran = [];
-for (const name of ["alert", "confirm", "prompt", "open"]) {
-  window[name] = () => { window.ran.push(name); };
-}
-window.violations = [];
-document.addEventListener("securitypolicyviolation", (event) => {
-  window.violations.push(`${event.violatedDirective} ${event.blockedURI} ${event.sample}`);
-});
-"""
-
-
-class Opened:
-    """A page that notes everything it should not do."""
-
-    def __init__(self, page: Page, path: Path) -> None:
-        self.page = page
-        page.add_init_script(WATCH)
-        page.on("console", lambda m: self.problems.append(f"{m.type}: {m.text}"))
-        page.on("pageerror", lambda error: self.problems.append(f"error: {error}"))
-        page.on("dialog", lambda dialog: (self.problems.append("dialog"), dialog.dismiss()))
-        page.on("request", lambda request: self.requests.append(request.url))
-        self.open(path)
-
-    def open(self, path: Path) -> None:
-        """Go to a report with a clean record."""
-        self.problems: list[str] = []
-        self.requests: list[str] = []
-        self.uri = path.as_uri()
-        self.page.goto(self.uri)
-
-    def check(self) -> None:
-        """Nothing was said, blocked, fetched or run."""
-        assert self.problems == []
-        assert self.page.evaluate("window.violations") == []
-        assert self.page.evaluate("window.ran") == []
-        assert [url for url in self.requests if not url.startswith("data:")] == [self.uri]
-        assert self.page.url.split("#")[0] == self.uri
-
-    def fits(self) -> bool:
-        """Whether nothing reaches beyond the right edge of the window."""
-        return self.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-
-    def wait_for(self, condition: str, arg: object = None) -> None:
-        """Look at every frame until `condition`, a function, holds.
-
-        Playwright's `wait_for_function` compiles its text in the page at every look, which the
-        page's policy forbids from the second look on: it passes only where it need not wait.
-        """
-        self.page.evaluate(
-            f"""given => Promise.race([
-                new Promise((_, fail) => setTimeout(() => fail("waited 10 s in vain"), 10000)),
-                new Promise(done => {{
-                    const look = () => ({condition})(given) ? done() : requestAnimationFrame(look);
-                    look();
-                }}),
-            ])""",
-            arg,
-        )
-
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    executable = shutil.which("chromium")
-    if executable is None:
-        pytest.fail("the browser tests need chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(write_run(tmp_path_factory.mktemp("report") / "quickstart-1"))
-
-
-def show(browser: Browser, path: Path, **context: Any) -> Opened:
-    settings = {"viewport": {"width": 1280, "height": 900}, "color_scheme": "light", **context}
-    return Opened(browser.new_context(**settings).new_page(), path)
-
-
-@pytest.fixture
-def opened(browser: Browser, report: Path) -> Iterator[Opened]:
-    opened = show(browser, report)
-    yield opened
-    opened.check()
-    opened.page.context.close()
-
-
-def unfold(page: Page) -> None:
-    for summary in page.locator("details > summary").all():
-        summary.click()
 
 
 def test_every_plot_is_drawn_and_tells_its_values_where_one_points(opened: Opened) -> None:
@@ -214,9 +113,9 @@ def test_before_and_after_stand_side_by_side_and_below_each_other_on_a_phone(
 @pytest.mark.parametrize("width", [1280, 768, 390, 320])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_needs_horizontal_scrolling(
-    browser: Browser, report: Path, width: int, scheme: str
+    browser: Browser, page_file: Path, width: int, scheme: str
 ) -> None:
-    opened = show(browser, report, viewport={"width": width, "height": 844}, color_scheme=scheme)
+    opened = show(browser, page_file, viewport={"width": width, "height": 844}, color_scheme=scheme)
     assert opened.fits()
     unfold(opened.page)
     assert opened.fits()
@@ -224,32 +123,12 @@ def test_nothing_needs_horizontal_scrolling(
     opened.page.context.close()
 
 
-BROKEN = """
-() => {
-  const broken = [];
-  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  while (walker.nextNode()) {
-    const node = walker.currentNode, parent = node.parentElement;
-    if (parent.closest("script, style, code, .model, .equation, .hidden")) continue;
-    for (const word of node.data.matchAll(/[^\\s-]{2,18}/g)) {
-      const range = document.createRange();
-      range.setStart(node, word.index);
-      range.setEnd(node, word.index + word[0].length);
-      const lines = new Set([...range.getClientRects()].map((box) => Math.round(box.top)));
-      if (lines.size > 1) broken.push(word[0]);
-    }
-  }
-  return broken;
-}
-"""
-
-
 @pytest.mark.parametrize("width", [400, 360])
 @pytest.mark.parametrize("domain", ["text", "control"])
 def test_no_word_is_broken_on_a_phone(
-    browser: Browser, tmp_path: Path, report: Path, domain: str, width: int
+    browser: Browser, tmp_path: Path, page_file: Path, domain: str, width: int
 ) -> None:
-    path = report
+    path = page_file
     if domain == "control":
         path = write(write_control_run(tmp_path / "run", cartpole(False), cartpole(True)))
     opened = show(browser, path, viewport={"width": width, "height": 800})
@@ -355,7 +234,7 @@ def test_only_right_answers_are_green(opened: Opened) -> None:
 def test_plots_follow_the_width_of_the_window(opened: Opened) -> None:
     page = opened.page
     page.set_viewport_size({"width": 390, "height": 844})
-    opened.wait_for("() => document.querySelector('canvas').clientWidth < 390")
+    until(page, "document.querySelector('canvas').clientWidth < 390")
     assert opened.fits()
 
 
@@ -370,34 +249,11 @@ def test_dark_mode_has_other_colours_also_in_the_plots(opened: Opened) -> None:
 
     light = colours()
     opened.page.emulate_media(color_scheme="dark")
-    opened.wait_for(  # plots are drawn again when the browser says so
-        "light => document.querySelector('canvas').toDataURL() !== light", light[2]
+    until(  # plots are drawn again when the browser says so
+        opened.page, f"document.querySelector('canvas').toDataURL() !== {json.dumps(light[2])}"
     )
     dark = colours()
     assert all(one != other for one, other in zip(light, dark, strict=True))
-
-
-def assert_fits(browser: Browser, file: Path, width: int, scheme: str) -> None:
-    """A page with all details open needs no scrolling to the side, and breaks no word."""
-    opened = show(browser, file, viewport={"width": width, "height": 844}, color_scheme=scheme)
-    unfold(opened.page)
-    assert opened.fits()
-    if width == 390:
-        assert opened.page.evaluate(BROKEN) == []
-    opened.check()
-    opened.page.context.close()
-
-
-def assert_outline(page: Page) -> None:
-    """Headings skip no level, links lead somewhere, tables and pictures are named."""
-    assert page.locator("h1").count() == 1
-    levels = page.locator("h1, h2, h3, h4").evaluate_all("all => all.map(h => +h.tagName[1])")
-    for above, below in pairwise(levels):
-        assert below <= above + 1
-    for link in page.locator("nav a").all():
-        assert page.locator(link.get_attribute("href") or "").count() == 1
-    assert page.locator("th:not([scope])").count() == 0
-    assert page.locator("[role=img]:not([aria-label])").count() == 0
 
 
 def test_the_page_has_an_outline(opened: Opened) -> None:
@@ -448,16 +304,6 @@ def test_a_long_run_opens_quickly(browser: Browser, tmp_path: Path) -> None:
     assert opened.page.locator("figure.plot canvas:visible").count() == 16
     assert milliseconds < 5_000
     opened.check()
-
-
-def until(page: Page, condition: str) -> None:
-    """Wait for a condition; the policy of the page lets nobody wait inside of it."""
-    for _ in range(200):
-        with suppress(Error):  # the page is being read anew
-            if page.evaluate(condition):
-                return
-        page.wait_for_timeout(50)
-    pytest.fail(f"never: {condition}")
 
 
 def test_a_page_of_a_run_that_goes_on_reads_itself_anew_and_keeps_what_is_open(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import hostile
 import pytest
 from compare_sample import found, inject
+from opened_pages import Opened, assert_fits, assert_outline, show, unfold, until
 from playwright.sync_api import Browser
-from test_browser import Opened, assert_fits, assert_outline, browser, show, unfold  # noqa: F401
 
 from polopt.report.compare import write
 
@@ -19,14 +18,6 @@ pytestmark = pytest.mark.browser
 @pytest.fixture(scope="module")
 def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(found(), tmp_path_factory.mktemp("compare"))
-
-
-@pytest.fixture
-def opened(browser: Browser, page_file: Path) -> Iterator[Opened]:  # noqa: F811
-    opened = show(browser, page_file)
-    yield opened
-    opened.check()
-    opened.page.context.close()
 
 
 def test_arms_have_lines_bands_and_colours_of_their_own(opened: Opened) -> None:
@@ -40,7 +31,7 @@ def test_arms_have_lines_bands_and_colours_of_their_own(opened: Opened) -> None:
         assert box is not None and box["width"] > 300
 
 
-def test_many_arms_are_told_apart_by_dashes(browser: Browser, tmp_path: Path) -> None:  # noqa: F811
+def test_many_arms_are_told_apart_by_dashes(browser: Browser, tmp_path: Path) -> None:
     opened = show(browser, write(found(tuple("abcdefghijklmnop")), tmp_path))
     looks = (
         opened.page.locator("#curves figure")
@@ -57,7 +48,7 @@ def test_many_arms_are_told_apart_by_dashes(browser: Browser, tmp_path: Path) ->
 
 @pytest.mark.parametrize("width", [1280, 390, 320])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_fits_every_width(browser: Browser, page_file: Path, width: int, scheme: str) -> None:  # noqa: F811
+def test_it_fits_every_width(browser: Browser, page_file: Path, width: int, scheme: str) -> None:
     assert_fits(browser, page_file, width, scheme)
 
 
@@ -65,12 +56,12 @@ def test_the_page_has_an_outline(opened: Opened) -> None:
     assert_outline(opened.page)
 
 
-def test_wide_tables_scroll_by_keys(browser: Browser, page_file: Path) -> None:  # noqa: F811
+def test_wide_tables_scroll_by_keys(browser: Browser, page_file: Path) -> None:
     opened = show(browser, page_file, viewport={"width": 390, "height": 844})
     region = opened.page.get_by_role("region", name="Probability of improvement")
     region.focus()
     opened.page.keyboard.press("ArrowRight")
-    opened.wait_for("() => document.querySelector('#improvement .scroll').scrollLeft > 0")
+    until(opened.page, "document.querySelector('#improvement .scroll').scrollLeft > 0")
     opened.check()
     opened.page.context.close()
 
@@ -83,7 +74,7 @@ def test_hostile_text_does_nothing(opened: Opened, tmp_path: Path) -> None:
         opened.check()
 
 
-def test_long_names_do_not_widen_the_page(browser: Browser, tmp_path: Path) -> None:  # noqa: F811
+def test_long_names_do_not_widen_the_page(browser: Browser, tmp_path: Path) -> None:
     file = write(inject("w" * 300), tmp_path)
     opened = show(browser, file, viewport={"width": 390, "height": 844})
     unfold(opened.page)

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 from control_run import cartpole, write_control_run
+from opened_pages import Opened, show, unfold
 from playwright.sync_api import Browser
 from sample_run import lines
-from test_browser import Opened, browser, show, unfold  # noqa: F401
 
 from polopt.report import write
 
@@ -24,7 +24,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def opened(browser: Browser, report: Path) -> Iterator[Opened]:  # noqa: F811
+def opened(browser: Browser, report: Path) -> Iterator[Opened]:
     opened = show(browser, report, reduced_motion="reduce")
     yield opened
     opened.check()
@@ -94,7 +94,7 @@ def test_the_keyboard_is_enough(opened: Opened) -> None:
 
 
 def test_it_begins_by_itself_where_motion_is_welcome(
-    browser: Browser,  # noqa: F811
+    browser: Browser,
     report: Path,
 ) -> None:
     opened = show(browser, report, viewport={"width": 1280, "height": 1400})
@@ -122,7 +122,7 @@ def test_every_series_is_drawn_and_follows_the_pictures(opened: Opened) -> None:
 
 
 def test_every_one_of_many_terms_is_drawn_in_its_own_way(
-    browser: Browser,  # noqa: F811
+    browser: Browser,
     tmp_path: Path,
 ) -> None:
     terms = {f"term {i}": [float(i)] * 500 for i in range(23)}
@@ -167,7 +167,7 @@ def test_curves_are_over_environment_steps_or_batches(opened: Opened) -> None:
 
 
 @pytest.mark.parametrize("width", [1280, 390, 320])
-def test_it_fits_any_screen(browser: Browser, report: Path, width: int) -> None:  # noqa: F811
+def test_it_fits_any_screen(browser: Browser, report: Path, width: int) -> None:
     opened = show(browser, report, viewport={"width": width, "height": 844})
     assert opened.fits()
     unfold(opened.page)
@@ -185,7 +185,7 @@ def test_dark_mode_has_other_colours_in_the_picture(opened: Opened) -> None:
     opened.page.wait_for_function(f"light => {PICTURE} !== light", arg=light)
 
 
-def test_pictures_of_an_environment_are_played(browser: Browser, tmp_path: Path) -> None:  # noqa: F811
+def test_pictures_of_an_environment_are_played(browser: Browser, tmp_path: Path) -> None:
     image = pytest.importorskip("PIL.Image")
     import numpy as np
 
@@ -216,7 +216,7 @@ def test_pictures_of_an_environment_are_played(browser: Browser, tmp_path: Path)
     assert all("willReadFrequently" in problem for problem in opened.problems)  # ours here
 
 
-def test_an_environment_without_pictures_says_why(browser: Browser, tmp_path: Path) -> None:  # noqa: F811
+def test_an_environment_without_pictures_says_why(browser: Browser, tmp_path: Path) -> None:
     rest = {"rewards": [1.0], "return": 1.0, "observations": [[0.0]] * 2, "actions": [0]}
     episode = {**rest, "ending": "terminated", "no_frames": "pygame <b>is</b> not installed"}
     opened = show(browser, write(write_control_run(tmp_path / "run", episode, episode)))
@@ -245,7 +245,7 @@ KEPT = """
 """
 
 
-def plotted(browser: Browser, directory: Path, rows: list[dict[str, Any]]) -> Any:  # noqa: F811
+def plotted(browser: Browser, directory: Path, rows: list[dict[str, Any]]) -> Any:
     """The page of a run in control that recorded these lines."""
     run = write_control_run(directory / "run", cartpole(False), cartpole(True))
     lines(
@@ -271,7 +271,7 @@ SPARSE: list[dict[str, Any]] = [
 ]
 
 
-def test_all_curves_are_over_the_same_steps(browser: Browser, tmp_path: Path) -> None:  # noqa: F811
+def test_all_curves_are_over_the_same_steps(browser: Browser, tmp_path: Path) -> None:
     page = plotted(browser, tmp_path, SPARSE)
     titles = ["Return", "Loss", "Episodes that reached the time limit"]
     spans = [span(page, title, "x") for title in titles]
@@ -285,7 +285,7 @@ def test_all_curves_are_over_the_same_steps(browser: Browser, tmp_path: Path) ->
     page.context.close()
 
 
-def test_points_and_bars_lie_inside_their_plot(browser: Browser, tmp_path: Path) -> None:  # noqa: F811
+def test_points_and_bars_lie_inside_their_plot(browser: Browser, tmp_path: Path) -> None:
     page = plotted(browser, tmp_path, SPARSE)
     low, high = span(page, "Return", "y")
     assert -60 < low < -33 and 83 < high < 120
@@ -294,7 +294,7 @@ def test_points_and_bars_lie_inside_their_plot(browser: Browser, tmp_path: Path)
     page.context.close()
 
 
-def test_a_line_is_seen_under_its_points(browser: Browser, tmp_path: Path) -> None:  # noqa: F811
+def test_a_line_is_seen_under_its_points(browser: Browser, tmp_path: Path) -> None:
     """As many points as the plot is wide, each on the line."""
     both = {"episode/length": 30.0, "eval/length": 30.0, "steps": 1}
     page = plotted(browser, tmp_path, [{"step": step, **both} for step in range(1, 401)])

@@ -7,8 +7,8 @@ from pathlib import Path
 import evaluation_sample
 import hostile
 import pytest
+from opened_pages import assert_fits, assert_outline, show
 from playwright.sync_api import Browser
-from test_browser import assert_fits, assert_outline, browser, show  # noqa: F401
 
 pytestmark = pytest.mark.browser
 
@@ -21,7 +21,7 @@ def written(directory: Path, *text: str) -> Path:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_dot_is_seen_on_its_bar_and_the_bar_on_its_axis(
-    browser: Browser,  # noqa: F811
+    browser: Browser,
     tmp_path: Path,
     scheme: str,
 ) -> None:
@@ -38,18 +38,18 @@ def test_the_dot_is_seen_on_its_bar_and_the_bar_on_its_axis(
 
 @pytest.mark.parametrize("width", [1280, 390, 320])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_fits_every_width(browser: Browser, tmp_path: Path, width: int, scheme: str) -> None:  # noqa: F811
+def test_it_fits_every_width(browser: Browser, tmp_path: Path, width: int, scheme: str) -> None:
     assert_fits(browser, written(tmp_path), width, scheme)
 
 
-def test_long_names_do_not_widen_the_page(browser: Browser, tmp_path: Path) -> None:  # noqa: F811
+def test_long_names_do_not_widen_the_page(browser: Browser, tmp_path: Path) -> None:
     opened = show(browser, written(tmp_path, "w" * 300), viewport={"width": 390, "height": 844})
     assert opened.fits()
     opened.check()
     opened.page.context.close()
 
 
-def test_hostile_text_does_nothing(browser: Browser, tmp_path: Path) -> None:  # noqa: F811
+def test_hostile_text_does_nothing(browser: Browser, tmp_path: Path) -> None:
     opened = show(browser, written(tmp_path))
     for text in hostile.STRINGS:
         opened.open(written(tmp_path, text))

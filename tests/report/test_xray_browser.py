@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import hostile
 import pytest
+from opened_pages import Opened, assert_fits, assert_outline, show, unfold
 from playwright.sync_api import Browser
-from test_browser import Opened, assert_fits, assert_outline, browser, show, unfold  # noqa: F401
 from xray_sample import found, inject
 
 from polopt.report.xray import write
@@ -19,14 +18,6 @@ pytestmark = pytest.mark.browser
 @pytest.fixture(scope="module")
 def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(found(), tmp_path_factory.mktemp("xray") / "x.html")
-
-
-@pytest.fixture
-def opened(browser: Browser, page_file: Path) -> Iterator[Opened]:  # noqa: F811
-    opened = show(browser, page_file)
-    yield opened
-    opened.check()
-    opened.page.context.close()
 
 
 def test_a_token_tells_its_numbers_where_one_points(opened: Opened) -> None:
@@ -64,7 +55,7 @@ def test_a_token_is_reached_by_keys_alone(opened: Opened) -> None:
     assert page.locator("[aria-live]").count() == 1
 
 
-def test_colour_and_line_say_which_way_and_how_far(browser: Browser, tmp_path: Path) -> None:  # noqa: F811
+def test_colour_and_line_say_which_way_and_how_far(browser: Browser, tmp_path: Path) -> None:
     made = found(prompts=1, draws=1, text="abc", given=False)
     for one in made["texts"]:
         one["tokens"] |= {
@@ -112,7 +103,7 @@ def test_where_repetition_begins_is_marked(opened: Opened) -> None:
 
 @pytest.mark.parametrize("width", [1280, 390, 320])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_fits_every_width(browser: Browser, page_file: Path, width: int, scheme: str) -> None:  # noqa: F811
+def test_it_fits_every_width(browser: Browser, page_file: Path, width: int, scheme: str) -> None:
     assert_fits(browser, page_file, width, scheme)
 
 
@@ -131,7 +122,7 @@ def test_hostile_text_does_nothing(opened: Opened, tmp_path: Path) -> None:
         opened.check()
 
 
-def test_long_words_do_not_widen_the_page(browser: Browser, tmp_path: Path) -> None:  # noqa: F811
+def test_long_words_do_not_widen_the_page(browser: Browser, tmp_path: Path) -> None:
     file = write(inject("w" * 500), tmp_path / "x.html")
     opened = show(browser, file, viewport={"width": 390, "height": 844})
     unfold(opened.page)
@@ -140,7 +131,7 @@ def test_long_words_do_not_widen_the_page(browser: Browser, tmp_path: Path) -> N
     opened.check()
 
 
-def test_five_thousand_answers_open_in_two_seconds(browser: Browser, tmp_path: Path) -> None:  # noqa: F811
+def test_five_thousand_answers_open_in_two_seconds(browser: Browser, tmp_path: Path) -> None:
     file = write(found(prompts=312, draws=8, given=False), tmp_path / "x.html")
     opened = show(browser, file)
     loaded = "performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd"
@@ -150,7 +141,7 @@ def test_five_thousand_answers_open_in_two_seconds(browser: Browser, tmp_path: P
 
 
 def test_answers_of_the_training_tell_advantage_and_bound(
-    browser: Browser,  # noqa: F811
+    browser: Browser,
     tmp_path: Path,
 ) -> None:
     data = found()

@@ -110,7 +110,7 @@ class FirstOrder(Generic[T]):
         totals: Metrics = {}
         self._watched = Metrics()
         epochs = list(self._epochs(experience, step))
-        count, left = sum(map(len, epochs)), sum(map(len, epochs))
+        count = left = sum(map(len, epochs))
         for parts in epochs:
             if parts is epochs[-1]:
                 self._notes = begun(experience, advantages)

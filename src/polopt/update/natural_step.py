@@ -112,9 +112,9 @@ class NaturalStep(Generic[T]):
     def _read(self, found: Mapping[str, Tensor | int], notes: Notes | None) -> Metrics:
         """All figures, and the notes, on the host: it waits for the accelerator once."""
         tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)}
-        columns = [torch.stack([value.double() for value in tensors.values()])]
+        columns = [value.reshape(1) for value in tensors.values()]
         if notes is not None:
-            columns.append(notes.whole(self.scorer.how.ranks).double())
+            columns.append(notes.whole(self.scorer.how.ranks))
         numbers = torch.cat(columns).tolist()
         if notes is not None:
             self._noted = notes.read(numbers[len(tensors) :])
