@@ -10,8 +10,9 @@ import torch
 
 pytest.importorskip("ray")
 
-from polopt.cluster.weights import _arrays, checksum, copied, filled, skeleton
+from polopt.cluster.weights import _arrays, checksum, copied, filled
 from polopt.models import load
+from polopt.models.skeleton import skeleton
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

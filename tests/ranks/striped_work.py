@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from defective_engine import Defective, proof_of, step
 from kept_gradients import in_one, kept
 from polopt.coordination.ledger import Ledger
 from polopt.coordination.relayed import RelayedSource
 from polopt.coordination.rollouter import Rollouter, Sampled
 from polopt.coordination.sources import InlineSource
-from polopt.errors import RankError
+from polopt.errors import EngineError, RankError
 from polopt.math.divergence import k3
 from polopt.math.reduce import AGGREGATIONS, token_mean
 from polopt.math.surrogates import clipped
@@ -28,6 +29,7 @@ from polopt.models import LanguageModel, ScalarModel, builtin
 from polopt.models.adapter import attach
 from polopt.models.load import each_weight
 from polopt.models.sharded import is_sharded, shard, whole
+from polopt.models.skeleton import clothed, skeleton
 from polopt.objective import (
     TOKEN,
     KLTerm,
@@ -48,9 +50,11 @@ from polopt.ranks import ALONE, Ranks
 from polopt.recipe import Update
 from polopt.recipe.schema import Model as ModelSettings
 from polopt.roles import Actor, Computing, Critic, measured
+from polopt.roles.estimates import Estimates, estimates
 from polopt.roles.scorer import trainable
 from polopt.rollout.divided import DividedEngine, agreeing, divided
 from polopt.rollout.engines import LocalEngine, Weights, answered
+from polopt.rollout.engines.arrival import Proof, Proven
 from polopt.types import Advantages, Batch, Experience, Group, Sampling, TokenRows
 from polopt.update import FirstOrder
 from polopt.update.minibatch import Loss
@@ -314,6 +318,26 @@ def outputs(ranks: Ranks) -> dict[str, float]:
     return found
 
 
+def kl_terms(ranks: Ranks) -> dict[str, float]:
+    """What is measured of a KL term where the layers of both models are divided, and alone."""
+    experience, _ = batch(2 * GROUPS)
+    tokens, mask, case = experience.tokens, experience.mask, CASES["grpo"]
+    assert tokens is not None
+
+    def measured_by(ranks: Ranks) -> Estimates:
+        policy, reference = (role_of(case, ranks, torch.float64, sharded=True) for _ in range(2))
+        step(reference.language_model)
+        return estimates(policy, reference, tokens, mask)
+
+    alone, own = measured_by(ALONE), measured_by(ranks)
+    pulls = {
+        f"{name} {place}": (alone.pulls[name, place], own.pulls[name, place])
+        for name, place in alone.pulls
+    }
+    pairs = {"kl": (alone.kl, own.kl), "exact": (alone.exact, own.exact), **pulls}
+    return {name: distance(other, one) for name, (one, other) in pairs.items()}
+
+
 def collectives(ranks: Ranks) -> dict[str, Any]:
     """Sums, vectors of different lengths, JSON, a decision of the first rank, a disagreement."""
     a, b = torch.full((3,), float(ranks.rank + 1)), torch.ones(2, 2, dtype=torch.float64)
@@ -405,3 +429,46 @@ def differing(ranks: Ranks) -> str:
     except RankError as error:
         return str(error)
     return ""
+
+
+def arrivals(ranks: Ranks) -> dict[str, Any]:
+    """What ranks tell of engines that follow a policy whose layers are divided."""
+    return {
+        "together": [proved(ranks, *defect) for defect in (("", 0), ("old version", 1))],
+        "together, twice": proved(ranks, "one tensor", 2),
+        "alone": [proved_alone(ranks, *defect) for defect in (("", 0), ("old weights", 1))],
+        "alone, twice": proved_alone(ranks, "log-probs", 2),
+    }
+
+
+def proved(ranks: Ranks, defect: str, times: int) -> list[str]:
+    """All ranks publish to engines of their own; that of the second one has a defect."""
+    trained, told = builtin_model(), list[str]()
+    shard(trained.model, ranks, CPU)
+    engine = Defective(trained, "" if ranks.first else defect, times, copy=builtin_model())
+    step(trained)
+    return published(engine, proof_of(trained, told, agreed=ranks.any_said), told, dict)
+
+
+def proved_alone(ranks: Ranks, defect: str, times: int) -> list[str]:
+    """The first rank publishes to the one engine, with weights that all have gathered."""
+    trained, same, told = builtin_model(), builtin_model(), list[str]()
+    shard(trained.model, ranks, CPU)
+    step(trained)
+    gathered = dict(each_weight(trained))
+    if ranks.first:
+        empty, engine = skeleton(same), Defective(same, defect, times)
+        step(same)
+        proof = proof_of(trained, told, whole=lambda weights: clothed(empty, weights()))
+        published(engine, proof, told, lambda: gathered)
+    ranks.wait()
+    return told
+
+
+def published(engine: Defective, proof: Proof, told: list[str], weights: Weights) -> list[str]:
+    """What is told, and what ends the run."""
+    try:
+        Proven(engine, proof, "engine 1").publish(weights, 1)
+    except EngineError as error:
+        told.append(str(error))
+    return told

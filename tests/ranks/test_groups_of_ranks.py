@@ -14,7 +14,10 @@ from typing import Any
 import pytest
 
 HERE = Path(__file__).parent
-SHORT = "collectives,generation,relayed,differing,outputs,odd_passes,shares,a_gradient"
+SHORT = (
+    "collectives,generation,relayed,differing,outputs,odd_passes,shares,arrivals,kl_terms,"
+    "a_gradient"
+)
 LONG = "few_rows,gradients"
 
 Found = list[dict[str, Any]]
@@ -100,6 +103,22 @@ def test_one_rank_relays_its_batches(found: Found) -> None:
     assert first["state"] and not second["state"]
 
 
+def test_the_weights_of_divided_layers_are_proved_to_have_arrived(found: Found) -> None:
+    first, second = (one["arrivals"] for one in found)
+    start = "rollout.engine: engine 1 did not hold the weights of version 1, sent again: "
+    end = "rollout.engine: engine 1 does not hold the weights of version 1, sent twice: "
+    for one in (first, second):  # what one rank finds all say, and do
+        assert one["together"] == [[], [start + "rank 1: it serves version 0"]]
+        again, ended = one["together, twice"]
+        assert again.startswith(start + "rank 1: 1 of 20 tensors differ, first ")
+        assert ended.startswith(end + "rank 1: 1 of 20 tensors differ, first ")
+    well, (again,) = first["alone"]
+    assert well == [] and again.startswith(start + "20 of 20 tensors differ")
+    off = "its log-probs differ from those of the policy by 0.1 on average"
+    assert first["alone, twice"] == [start + off, end + off]
+    assert second["alone"] == [[], []] and second["alone, twice"] == []
+
+
 def test_a_batch_that_differs_ends_the_run_with_one_line(found: Found) -> None:
     assert [one["differing"] for one in found] == [
         "the batch of rank 1 is not that of rank 0: the ranks need the same data, models and "
@@ -110,6 +129,11 @@ def test_a_batch_that_differs_ends_the_run_with_one_line(found: Found) -> None:
 def test_log_probs_of_a_batch_are_those_of_one_rank(found: Found) -> None:
     for one in found:
         assert max(one["outputs"].values()) <= 1e-12
+
+
+def test_what_a_kl_term_says_is_that_of_one_rank(found: Found) -> None:
+    for one in found:
+        assert len(one["kl_terms"]) > 10 and max(one["kl_terms"].values()) <= 1e-12
 
 
 def test_a_rank_without_a_pass_takes_part(found: Found) -> None:

@@ -32,9 +32,9 @@ def measuring(
 ) -> Callable[[Sequence[Group]], Metrics]:
     """What the policy's answers say of the KL term of the stage, as metrics by their full names.
 
-    Nothing where there is no such term, and among several ranks, which divide the two models.
+    Nothing where there is no such term. All ranks measure all of these few answers, pass by pass.
     """
-    if not (of.recipe.kl.coefficient and of.inputs.ranks.alone):
+    if not of.recipe.kl.coefficient:
         return lambda _: {}
     place = place_of(of.recipe)
 

@@ -18,13 +18,14 @@ from polopt.errors import ModelError
 from polopt.models import LanguageModel, ScalarModel, context_length, load, load_scalar
 from polopt.models.adapter import DIRECTORY, attach, load_adapter
 from polopt.models.sharded import shard
+from polopt.models.skeleton import clothed, skeleton
 from polopt.ranks import ALONE, Ranks
 from polopt.recipe import StageRecipe, Update
 from polopt.recipe.contradictions import ENDED
 from polopt.roles import Actor, Computing
 from polopt.roles.scorer import trainable
 from polopt.rollout.divided import DividedEngine
-from polopt.rollout.engines import Engine
+from polopt.rollout.engines import Engine, Weights
 from polopt.rollout.engines.arrival import Proof, Proven
 from polopt.rollout.engines.choose import check_divides, chosen, made
 from polopt.rollout.engines.interface import Arriving
@@ -77,6 +78,12 @@ def halve(model: torch.nn.Module, device: torch.device, how: Computing) -> None:
         for weight in model.parameters():
             if not weight.requires_grad and weight.is_floating_point():
                 weight.data = weight.data.to(torch.bfloat16)
+
+
+def _clothing(whole: LanguageModel) -> Callable[[Weights], LanguageModel]:
+    """The same model with the weights that are published, and none of its own."""
+    empty = skeleton(whole)
+    return lambda weights: clothed(empty, weights())
 
 
 @dataclass(frozen=True)
@@ -188,8 +195,8 @@ class StageInputs:
             name = self._chosen()
             served, follow = (actor, None) if not self.shards else self._followed(actor)
             engine: Engine = self._made(name, served, follow)
-            if name != "local":  # which decodes with the modules that are trained, or their values
-                engine = self._proven(actor)(engine, "engine 1")
+            if name != "local" or follow is not None:  # else it decodes with what is trained
+                engine = self._proven(actor, agreed=self.ranks.any_said)(engine, "engine 1")
             alone = self.ranks.alone
             self.serving.engine = engine if alone else DividedEngine(engine, self.ranks)
         return self.serving.engine
@@ -203,21 +210,22 @@ class StageInputs:
             ModelError: an architecture that it cannot decode.
         """
         if not self.serving.threads:
-            # One rank alone cannot take a plain pass of layers that are divided.
-            proven = None if self.shards else self._proven(actor)
-            for number, raw in enumerate(self._engines(actor), start=1):
-                title = f"engine {number}"
-                engine = raw if proven is None else proven(raw, title)
+            whole = None
+            if self.shards:  # one rank alone cannot take a pass of layers that are divided
+                whole = self._trained(self.language_model)
+            proven = self._proven(actor, whole=None if whole is None else _clothing(whole))
+            for number, raw in enumerate(self._engines(actor, whole), start=1):
+                engine = proven(raw, title := f"engine {number}")
                 self.serving.threads.append(EngineThread(engine, title, self.serving.timeline))
         return self.serving.threads
 
-    def _engines(self, actor: Actor) -> Iterator[Arriving]:
+    def _engines(self, actor: Actor, whole: LanguageModel | None) -> Iterator[Arriving]:
         """The engines that generate beside the trainer: here, or in actors of Ray."""
         name, settings = self._chosen(), self.recipe.coordination
         if settings.mode == "cluster":
             from polopt.cluster.engines import Made, remote_engines  # imports Ray
 
-            served = self._trained(self.language_model) if self.shards else actor.language_model
+            served = whole or actor.language_model
             rows, devices = self.recipe.rollout.rows, settings.engine_devices
             check_divides(actor.language_model, devices)
             how = Made(name, actor.how.autocast, rows, devices)
@@ -227,14 +235,21 @@ class StageInputs:
             served, follow = (actor, None) if name == "vllm" else followed(actor, device)
             yield self._made(name, served, follow)
 
-    def _proven(self, actor: Actor) -> Callable[[Arriving, str], Engine]:
+    def _proven(
+        self,
+        actor: Actor,
+        *,
+        whole: Callable[[Weights], LanguageModel] | None = None,
+        agreed: Callable[[str | None], str | None] = lambda own: own,
+    ) -> Callable[[Arriving, str], Engine]:
         """What has an engine of some name prove that it serves the weights of the policy."""
         proof = Proof(
             actor.language_model,
-            lambda _: dict(actor.language_model.model.named_parameters()),
             autocast=actor.how.autocast,
             tell=actor.how.tell,
             timeline=self.serving.timeline,
+            whole=whole,
+            agreed=agreed,
         )
         return lambda engine, name: Proven(engine, proof, name)
 

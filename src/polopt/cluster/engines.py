@@ -17,9 +17,10 @@ import torch
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from polopt.cluster.hosting import Done, EngineHost, Hosted, Made, Served
-from polopt.cluster.weights import Parcel, Parcels, skeleton
+from polopt.cluster.weights import Parcel, Parcels
 from polopt.errors import EngineError, UserError, counted, one_line
 from polopt.models import LanguageModel
+from polopt.models.skeleton import skeleton
 from polopt.recipe.schema import Coordination
 from polopt.rollout.engines import Request, Weights
 from polopt.rollout.engines.interface import Arrival

@@ -5,8 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Mapping
-from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from ray.exceptions import RayError
 
 from polopt.errors import EngineError, one_line
-from polopt.models import LanguageModel
+from polopt.models.skeleton import given
 from polopt.rollout.engines import Weights
 from polopt.rollout.engines.arrival import checksums
 
@@ -60,27 +59,10 @@ class Parcels:
             return self._newest
 
 
-def skeleton(language_model: LanguageModel) -> LanguageModel:
-    """A copy without weights, which takes no memory to make and little to send."""
-    empty = {
-        id(weight): torch.nn.Parameter(weight.to("meta"), requires_grad=weight.requires_grad)
-        for weight in language_model.model.parameters()
-    }
-    return replace(language_model, model=deepcopy(language_model.model, empty))
-
-
 def filled(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    """Give a skeleton memory for its weights, and return them by name, as the trainer has them.
-
-    A weight that stands in two places of a model does so afterwards.
-    """
-    made = dict[int, torch.nn.Parameter]()
-    for module in model.modules():
-        for name, weight in module.named_parameters(recurse=False):
-            if id(weight) not in made:
-                memory = torch.empty_like(weight, device="cpu")
-                made[id(weight)] = torch.nn.Parameter(memory, requires_grad=False)
-            setattr(module, name, made[id(weight)])
+    """Give a skeleton memory for its weights, and return them by name, as the trainer has them."""
+    named = model.named_parameters()
+    given(model, {name: torch.empty_like(weight, device="cpu") for name, weight in named})
     return dict(model.named_parameters())
 
 
@@ -96,7 +78,7 @@ def copied(arrays: Arrays, weights: Mapping[str, torch.Tensor]) -> None:
 
 def checksum(weights: Mapping[str, torch.Tensor]) -> int:
     """``Σᵢ i · cᵢ mod 2⁶⁴`` over the checksums of the weights, in their order."""
-    sums = checksums(weights).values()
+    sums = checksums(weights.items()).values()
     return sum(place * one for place, one in enumerate(sums, start=1)) % 2**64
 
 

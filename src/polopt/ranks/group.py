@@ -90,6 +90,12 @@ class Ranks:
         found = self.gathered(_bytes(json.dumps(own).encode()))
         return [json.loads(one.numpy().tobytes()) for one in found]
 
+    def any_said(self, own: str | None) -> str | None:
+        """What the first rank that says something says, on every rank; None where none does."""
+        texts: Sequence[str | None] = self.said(own)
+        found = next(((rank, text) for rank, text in enumerate(texts) if text is not None), None)
+        return own if self.alone or found is None else f"rank {found[0]}: {found[1]}"
+
     def heard(self, own: Tensor | None) -> Tensor:
         """The bytes of the first rank, on every rank; what the others give is not looked at."""
         import torch

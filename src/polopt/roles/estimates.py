@@ -81,11 +81,12 @@ def estimates(
     """Teacher forcing of both on a sample of the policy, a row at a time, logits of a few tokens.
 
     Nothing is drawn and no weight is touched. Of more than :func:`most` tokens every n-th is taken.
+    Where layers are divided among ranks, all of them measure the same rows.
 
     Args:
         policy: that sampled the responses.
         reference: with the same vocabulary, on the same device.
-        rows: prompts and responses; no other rank reads them.
+        rows: prompts and responses.
         mask: [B, T], tokens that the policy wrote.
         places: estimators, and where they act.
     """

@@ -3,86 +3,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
+from defective_engine import Defective, proof_of, step
 from polopt.assembly.placement import followed
 from polopt.errors import EngineError
 from polopt.models import LanguageModel
 from polopt.roles import Actor, Computing
-from polopt.rollout.engines import LocalEngine, Request, Weights
-from polopt.rollout.engines.arrival import Proof, Proven, checksums
-from polopt.rollout.engines.interface import Arrival
+from polopt.rollout.engines import LocalEngine
+from polopt.rollout.engines.arrival import Proven, checksums
 from polopt.rollout.engines.shared import Asker, EngineThread
 from polopt.rollout.timeline import Timeline
 from polopt.types import Sampling
 from random_models import builtin_model, request
 
 
-class Defective(LocalEngine):
-    """A copy of a policy that goes wrong in some way at its next publishes."""
-
-    def __init__(self, trained: LanguageModel, defect: str = "", times: int = 0) -> None:
-        copy, follow = followed(Actor(trained, Computing()), torch.device("cpu"))
-        self.trained, self.defect, self.times = trained, defect, times
-        super().__init__(copy.language_model, follow=follow)
-
-    @torch.no_grad()
-    def publish(self, weights: Weights, version: int) -> None:
-        wrong, self.times = self.times > 0, self.times - 1
-        if wrong and self.defect == "deaf":
-            return
-        model = self._language_model.model
-        last = list(model.named_parameters())[-1]
-        before = last[1].clone()
-        super().publish(weights, version)
-        if wrong and self.defect == "one tensor":
-            last[1].copy_(before)
-        if wrong and self.defect == "old version":
-            self._version -= 1
-        if wrong and self.defect == "old weights":
-            model.load_state_dict(builtin_model(seed=5).model.state_dict())
-
-    def arrived(self, probe: Sequence[Request]) -> Arrival:
-        arrival = super().arrived(probe)
-        if self.times < 0 or self.defect != "log-probs":
-            return arrival
-        groups = [
-            replace(
-                g, samples=tuple(replace(s, logp_rollout=s.logp_rollout - 0.1) for s in g.samples)
-            )
-            for g in arrival.groups
-        ]
-        return replace(arrival, groups=groups)
-
-
-@torch.no_grad()
-def step(model: LanguageModel) -> None:
-    for weight in model.model.parameters():
-        weight.add_(0.01 * torch.randn_like(weight))
-
-
-def proof_of(
-    model: LanguageModel, told: list[str], timeline: Timeline | None = None, autocast: bool = False
-) -> Proof:
-    return Proof(
-        model,
-        lambda _: dict(model.model.named_parameters()),
-        autocast=autocast,
-        tell=told.append,
-        timeline=timeline or Timeline(),
-    )
-
-
 def proven(
     defect: str, times: int, told: list[str]
 ) -> tuple[LanguageModel, EngineThread, Timeline]:
     model, timeline = builtin_model(), Timeline()
-    proof = proof_of(model, told, timeline)
+    proof = proof_of(model, told, timeline=timeline)
     engine = Proven(Defective(model, defect, times), proof, "engine 2")
     return model, EngineThread(engine, "engine 2", timeline), timeline
 
@@ -153,28 +96,34 @@ def test_a_half_precision_engine_is_proved_too() -> None:
     assert told == [] and engine.version == 1
 
 
+def sums(tensors: dict[str, torch.Tensor]) -> dict[str, int]:
+    return checksums(tensors.items())
+
+
 def test_checksums_by_hand() -> None:
     """1.0 is 0x3f800000 in float32 and 0x3f80 in bfloat16; row r counts r + 1 times."""
     one, half = 0x3F800000, 0x3F80
     rows = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]])
-    assert checksums({"w": rows, "b": rows.bfloat16(), "s": rows[0, 0], "none": rows[:0]}) == {
+    assert checksums(
+        {"w": rows, "b": rows.bfloat16(), "s": rows[0, 0], "none": rows[:0]}.items()
+    ) == {
         "w": one + 2 * 2 * one,
         "b": half + 2 * 2 * half,
         "s": one,
         "none": 0,
     }
-    assert checksums({}) == {}
+    assert sums({}) == {}
 
 
 def test_any_changed_bit_swapped_row_or_transposed_copy_is_seen() -> None:
     torch.manual_seed(0)
     tensor = torch.randn(6, 6)
-    known = checksums({"w": tensor})
-    assert checksums({"w": tensor.T.contiguous().T}) == known
+    known = sums({"w": tensor})
+    assert sums({"w": tensor.T.contiguous().T}) == known
     changed = tensor.clone()
     changed.view(torch.int32)[3, 2] ^= 1
-    assert checksums({"w": changed}) != known
-    assert checksums({"w": tensor[[1, 0, 2, 3, 4, 5]]}) != known
-    assert checksums({"w": tensor.T}) != known
+    assert sums({"w": changed}) != known
+    assert sums({"w": tensor[[1, 0, 2, 3, 4, 5]]}) != known
+    assert sums({"w": tensor.T}) != known
     zeros = torch.tensor([0.0, -0.0])
-    assert checksums({"w": zeros}) != checksums({"w": zeros.abs()})
+    assert sums({"w": zeros}) != sums({"w": zeros.abs()})

@@ -66,7 +66,6 @@ def arrived_weights(subject: Subject, recipe: StageRecipe) -> Found:
             if not isinstance(engine, Proven):
                 proof = Proof(
                     model,
-                    lambda _: dict(model.model.named_parameters()),
                     autocast=actor.how.autocast,
                     tell=subject.inputs.tell,
                     timeline=Timeline(),

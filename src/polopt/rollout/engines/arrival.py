@@ -7,35 +7,36 @@ once more; one that fails again ends the run before it has answered anything wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from polopt.errors import EngineError
 from polopt.models import LanguageModel
+from polopt.models.sharded import whole
 from polopt.rollout.engines.interface import Arrival, Arriving, Request, Weights
 from polopt.rollout.engines.proof import TOLERANCE, difference, probe
 from polopt.rollout.timeline import Timeline
 from polopt.types import Group, Sampling
 
 PROMPT, SAMPLING = (5,), Sampling(max_new_tokens=2)  # one token after the prompt, one by the cache
-Tensors = Callable[[Weights], Mapping[str, Tensor]]
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of a number
 
 
 @torch.no_grad()
-def checksums(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+def checksums(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, int]:
     """``Σᵣ (r + 1) Σ_c bits[r, c] mod 2⁶⁴`` of each tensor, seen as rows of integers.
 
     Exact whatever the order, so that devices agree; a changed bit, a swapped row and a tensor that
-    did not arrive change it. Computed where the tensors are, and read together.
+    did not arrive change it. Computed where the tensors are, one at a time, and read together.
     """
-    sums = [_checksum(one) for one in tensors.values()]
+    sums = {name: _checksum(one) for name, one in tensors}
     if not sums:
         return {}
-    together = torch.stack([one.to(sums[0].device) for one in sums])
-    return dict(zip(tensors, together.tolist(), strict=True))
+    device = next(iter(sums.values())).device
+    together = torch.stack([one.to(device) for one in sums.values()])
+    return dict(zip(sums, together.tolist(), strict=True))
 
 
 def _checksum(tensor: Tensor) -> Tensor:
@@ -50,23 +51,27 @@ class Proof:
     """What an arrival is compared with: the policy that trains, while nobody changes it.
 
     Args:
-        language_model: that trains.
-        tensors: those that an engine gives checksums of, from the weights that are published.
+        language_model: that trains. Where its layers are divided, all ranks prove together.
         autocast: whether products are taken in bfloat16.
         tell: of what a run should know.
         timeline: told how long it takes.
+        whole: a model with the weights that are published, where one rank proves alone and the
+            layers of the policy are divided.
+        agreed: what all who prove together found, from what this one did; None: nothing.
     """
 
     def __init__(
         self,
         language_model: LanguageModel,
-        tensors: Tensors,
         *,
         autocast: bool,
         tell: Callable[[str], None],
         timeline: Timeline,
+        whole: Callable[[Weights], LanguageModel] | None = None,
+        agreed: Callable[[str | None], str | None] = lambda own: own,
     ) -> None:
-        self._language_model, self._tensors, self._autocast = language_model, tensors, autocast
+        self._language_model, self._whole = language_model, whole
+        self._agreed, self._autocast = agreed, autocast
         self._tell, self.timeline = tell, timeline
         self._probe = probe(language_model, PROMPT, SAMPLING)
         self._known: tuple[int, dict[str, int]] | None = None  # version, checksums
@@ -89,25 +94,27 @@ class Proof:
     def _lacking(self, engine: Arriving, name: str, weights: Weights, version: int) -> str | None:
         """What differs, in words; None where the engine holds the weights."""
         with self.timeline.during(name, "prove", version):
-            return self._different(engine.arrived(self._probe), weights, version)
+            return self._agreed(self._different(engine.arrived(self._probe), weights, version))
 
     def _different(self, arrival: Arrival, weights: Weights, version: int) -> str | None:
+        """The same; ranks that prove together make the same passes, whatever one of them finds."""
+        policy = self._language_model if self._whole is None else self._whole(weights)
+        expected = {} if arrival.checksums is None else self._expected(policy, version)
+        off = difference(arrival.groups, policy, autocast=self._autocast)
         if (found := versions(arrival)) != {version}:
             return f"it serves version {', '.join(map(str, sorted(found - {version})))}"
-        if arrival.checksums is not None:
-            expected = self._expected(weights, version)
-            other = [name for name, own in expected.items() if arrival.checksums.get(name) != own]
-            if other:
-                return f"{len(other)} of {len(expected)} tensors differ, first {other[0]}"
-        off = difference(arrival.groups, self._language_model, autocast=self._autocast)
+        own = arrival.checksums or {}
+        if other := [name for name, one in expected.items() if own.get(name) != one]:
+            return f"{len(other)} of {len(expected)} tensors differ, first {other[0]}"
         if not off <= TOLERANCE[self._autocast]:
             return f"its log-probs differ from those of the policy by {off:.3g} on average"
         return None
 
-    def _expected(self, weights: Weights, version: int) -> dict[str, int]:
+    def _expected(self, policy: LanguageModel, version: int) -> dict[str, int]:
         """The checksums of the policy, once for all engines."""
         if self._known is None or self._known[0] != version:
-            self._known = version, checksums(self._tensors(weights))
+            named = policy.model.named_parameters()
+            self._known = version, checksums((name, whole(weight)) for name, weight in named)
         return self._known[1]
 
 

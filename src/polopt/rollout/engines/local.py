@@ -76,7 +76,7 @@ class LocalEngine:
             groups.extend(self._advanced(decoding, None))
         if self._decoding is None:
             self._lowered = None
-        named = dict(self._language_model.model.named_parameters())
+        named = self._language_model.model.named_parameters()
         return Arrival(self._version, checksums(named), groups)
 
     def rest(self) -> None:
