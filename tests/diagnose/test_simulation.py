@@ -27,8 +27,12 @@ from polopt.diagnose.simulation.distributions import (
 )
 from polopt.diagnose.simulation.engine import Costs
 from polopt.diagnose.simulation.events import Setting, simulate
-from polopt.diagnose.simulation.traced import traced
+from polopt.diagnose.simulation.given import Parts
+from polopt.diagnose.simulation.grid import own_setting
+from polopt.diagnose.simulation.traced import _again, _fitted, traced
 from polopt.errors import UserError
+from polopt.recipe import load
+from polopt.resolution import resolve
 from polopt.rollout.engines import Request, Weights
 from polopt.rollout.engines.shared import Asker, EngineThread
 from polopt.rollout.timeline import Timeline
@@ -336,6 +340,32 @@ def test_a_recorded_run_is_repeated(setting: Setting, reward: Distribution, tmp_
     assert parts.costs.token == pytest.approx(REAL.token, rel=0.2)
     assert replayed["steps"] == STEPS - 1
     assert steps["simulated"] == pytest.approx(steps["recorded"], rel=0.2)
+
+
+@pytest.mark.parametrize("row", [0.0, 0.0004])
+def test_what_rows_add_to_a_decoding_step_is_found(row: float) -> None:
+    """From the seconds of a claim and the idle share of a run of known costs."""
+    tables = {
+        "algorithm": "grpo",
+        "model": {"path": "builtin:tiny"},
+        "data": {"source": "task:chain_sum"},
+        "rollout": {"prompts_per_step": 8, "group_size": GROUP, "max_new_tokens": 400},
+        "coordination": {"mode": "buffered", "staleness": 1, "window": 8},
+    }
+    (stage,) = resolve(load(tables)).stages
+    setting, costs = own_setting(stage), Costs(token=0.002, row=row, update=0.0012)
+    parts = Parts(lognormal(60, 0.8), lognormal(0.3, 1.0), costs)
+    real = _again(parts, setting, stage)
+    assert 0.1 < real.engine_idle < 0.9
+    unknown = replace(parts, costs=replace(costs, token=1.0, row=0.0))
+    found = _fitted(unknown, setting, stage, real.rollout_seconds, real.engine_idle)
+    again = _again(found, setting, stage)
+    assert again.rollout_seconds == pytest.approx(real.rollout_seconds, rel=0.02)
+    assert again.engine_idle == pytest.approx(real.engine_idle, abs=0.02)
+    taken = row * real.rows / costs.step(real.rows)
+    assert found.costs.row * again.rows / found.costs.step(again.rows) == pytest.approx(
+        taken, abs=0.15
+    )
 
 
 RECIPE = """algorithm = "grpo"

@@ -21,6 +21,7 @@ from runs import lines
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 STEPS = 6
+KILLS = 5
 RECIPE: dict[str, Any] = {
     "algorithm": "grpo",
     "model": {"path": "builtin:small"},
@@ -48,6 +49,7 @@ def test_it_generates_in_a_thread(mode: str, staleness: int, tmp_path: Path) -> 
 def test_it_generates_in_an_actor_and_is_replaced_there(tmp_path: Path) -> None:
     """Killed after a step, at some moment of the next one, as soon as another has taken over."""
     killed, rng, kills = list[int](), random.Random(1), list[threading.Thread]()
+    last = 4 * KILLS
 
     def kill(engine: psutil.Process) -> None:
         time.sleep(rng.random())
@@ -55,14 +57,15 @@ def test_it_generates_in_an_actor_and_is_replaced_there(tmp_path: Path) -> None:
 
     def harm(event: Event) -> None:
         going = any(one.is_alive() for one in kills)
-        if event.kind == "metrics" and 1 <= event.values["step"] < STEPS and not going:
+        steps = event.values["step"] if event.kind == "metrics" else 0
+        if 1 <= steps < last and len(killed) < KILLS and not going:
             (engine,) = (one for one in computing() if "EngineCore" in one.cmdline()[0])
             killed.append(engine.pid)
             kills.append(threading.Thread(target=kill, args=(engine,)))
             kills[-1].start()
 
-    said = trained(tmp_path / "run", "cluster", 0, observers=[harm])
-    assert len(set(killed)) == len(killed) >= 2 and all(map(gone, killed))
+    said = trained(tmp_path / "run", "cluster", 0, observers=[harm], **{"run.steps": last})
+    assert len(set(killed)) == len(killed) == KILLS and all(map(gone, killed))
     losses = [one for one in said if "another actor takes over" in one]
     assert len(losses) == len(killed)
     for line in losses:
@@ -104,9 +107,10 @@ def trained(directory: Path, mode: str, staleness: int, **options: Any) -> list[
     observers = options.pop("observers", ())
     flags = {"coordination.mode": mode, "coordination.staleness": staleness, **options}
     flags["run.directory"] = str(directory)
+    count = flags.get("run.steps", STEPS)
     polopt.train(RECIPE, flags=flags, observers=observers)
     steps = [line for line in lines(directory, "metrics") if line["step"]]
-    assert [line["step"] for line in steps] == list(range(1, STEPS + 1))
+    assert [line["step"] for line in steps] == list(range(1, count + 1))
     for line in steps:
         assert line["lag/max"] <= staleness
         if not staleness:
