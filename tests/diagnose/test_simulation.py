@@ -27,12 +27,9 @@ from polopt.diagnose.simulation.distributions import (
 )
 from polopt.diagnose.simulation.engine import Costs
 from polopt.diagnose.simulation.events import Setting, simulate
-from polopt.diagnose.simulation.given import Parts
-from polopt.diagnose.simulation.grid import own_setting
-from polopt.diagnose.simulation.traced import _again, _fitted, traced
+from polopt.diagnose.simulation.traced import _idle, traced
 from polopt.errors import UserError
-from polopt.recipe import load
-from polopt.resolution import resolve
+from polopt.report.read import RunRecord
 from polopt.rollout.engines import Request, Weights
 from polopt.rollout.engines.shared import Asker, EngineThread
 from polopt.rollout.timeline import Timeline
@@ -342,30 +339,19 @@ def test_a_recorded_run_is_repeated(setting: Setting, reward: Distribution, tmp_
     assert steps["simulated"] == pytest.approx(steps["recorded"], rel=0.2)
 
 
-@pytest.mark.parametrize("row", [0.0, 0.0004])
-def test_what_rows_add_to_a_decoding_step_is_found(row: float) -> None:
-    """From the seconds of a claim and the idle share of a run of known costs."""
-    tables = {
-        "algorithm": "grpo",
-        "model": {"path": "builtin:tiny"},
-        "data": {"source": "task:chain_sum"},
-        "rollout": {"prompts_per_step": 8, "group_size": GROUP, "max_new_tokens": 400},
-        "coordination": {"mode": "buffered", "staleness": 1, "window": 8},
-    }
-    (stage,) = resolve(load(tables)).stages
-    setting, costs = own_setting(stage), Costs(token=0.002, row=row, update=0.0012)
-    parts = Parts(lognormal(60, 0.8), lognormal(0.3, 1.0), costs)
-    real = _again(parts, setting, stage)
-    assert 0.1 < real.engine_idle < 0.9
-    unknown = replace(parts, costs=replace(costs, token=1.0, row=0.0))
-    found = _fitted(unknown, setting, stage, real.rollout_seconds, real.engine_idle)
-    again = _again(found, setting, stage)
-    assert again.rollout_seconds == pytest.approx(real.rollout_seconds, rel=0.02)
-    assert again.engine_idle == pytest.approx(real.engine_idle, abs=0.02)
-    taken = row * real.rows / costs.step(real.rows)
-    assert found.costs.row * again.rows / found.costs.step(again.rows) == pytest.approx(
-        taken, abs=0.15
-    )
+def test_what_engines_wait_for_after_an_evaluation_is_not_counted() -> None:
+    """Slots are filled meanwhile: with S = 1 the two steps after it are left out."""
+
+    def row(step: int, idle: float, seconds: float, **more: float) -> dict[str, Any]:
+        return {"step": step, "stage": "train", "idle/engines": idle, "time/step": seconds, **more}
+
+    metrics = [{"step": 0, "stage": "train", "eval/reward": 0.0}]
+    metrics += [row(1, 0.9, 1.0), row(2, 0.8, 1.0), row(3, 0.1, 1.0), row(4, 0.3, 3.0)]
+    metrics += [row(5, 0.2, 1.0, **{"eval/reward": 0.5}), row(6, 0.7, 1.0), row(7, 0.6, 1.0)]
+    run = RunRecord(Path(), {}, {}, metrics, [], [], [], None)
+    rows = [row for row in metrics if "time/step" in row and "eval/reward" not in row]
+    assert _idle(run, rows, staleness=1) == pytest.approx((0.1 + 3 * 0.3) / 4)
+    assert _idle(run, rows[:2], staleness=1) is None
 
 
 RECIPE = """algorithm = "grpo"

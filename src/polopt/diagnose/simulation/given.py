@@ -88,7 +88,7 @@ def _said(given: Given, parts: Parts, is_recorded: bool, tokens: float) -> list[
     lines = {
         "length": f"a response has {parts.length.text} tokens (--length)",
         "token_seconds": f"a decoding step takes {costs.token:.4g} s (--token-seconds)",
-        "row_seconds": f"and {costs.row:.4g} s more for every row in flight (--row-seconds)",
+        "row_seconds": f"and {costs.row:g} s more for every row in flight (--row-seconds)",
         "reward_seconds": f"scoring takes {parts.reward.text} s (--reward-seconds)",
         "update_seconds": f"an update on {tokens:.0f} tokens takes {costs.update * tokens:.4g} s "
         "on one trainer (--update-seconds)",
@@ -96,8 +96,9 @@ def _said(given: Given, parts: Parts, is_recorded: bool, tokens: float) -> list[
         "efficiency": f"two trainers are {2 * costs.efficiency:g} times as fast as one "
         "(--efficiency)",
     }
+    measured = {"length", "token_seconds", "reward_seconds", "update_seconds", "publish_seconds"}
     found = [
-        f"{'recorded' if is_recorded and name != 'efficiency' else 'assumed'}: {line}"
+        f"{'recorded' if is_recorded and name in measured else 'assumed'}: {line}"
         for name, line in lines.items()
         if getattr(given, name) is None
     ]

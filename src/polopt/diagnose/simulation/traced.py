@@ -25,8 +25,6 @@ from polopt.report import read
 from polopt.resolution import resolve
 
 ROUNDS = 6  # of finding the seconds of a token
-SHARES = (0.0, 0.25, 0.5, 0.75, 0.9)  # of a decoding step that its rows may take
-BETTER = 0.01  # share of the time; what explains the idle time no better than this is not found
 FEW = 16  # lengths: fewer say nothing of their distribution
 SKIPPED = 1  # first step, in which much happens once
 
@@ -46,8 +44,7 @@ class _Means:
 def traced(directory: Path) -> tuple[Parts, dict[str, Any]]:
     """The parts of a run, and its own figures beside those of its simulation.
 
-    Seconds of a decoding step are those with which its simulation generates as long as it did, and
-    the part of them that rows add that with which its engines are idle as long as they were.
+    Seconds of a decoding step are those with which its simulation generates as long as it did.
 
     Raises:
         RunDirectoryError: too little is on record.
@@ -68,35 +65,12 @@ def traced(directory: Path) -> tuple[Parts, dict[str, Any]]:
         efficiency=EFFICIENCY,
     )
     parts = Parts(length, _scoring(run, rows, means.reward / calls, setting.share), costs)
-    found = _fitted(parts, setting, stage, means.rollout / calls, _idle(rows))
-    return found, _replayed(rows, means, _again(found, setting, stage))
-
-
-def _fitted(
-    parts: Parts, setting: Setting, stage: StageRecipe, rollout: float, idle: float | None
-) -> Parts:
-    """The parts with the decoding step of which the simulation is closest to the record."""
-    plain = _with_rows(parts, 0.0, setting, stage, rollout)
-    if idle is None:
-        return plain
-    found = [plain, *(_with_rows(parts, each, setting, stage, rollout) for each in SHARES[1:])]
-    off = [abs(_again(one, setting, stage).engine_idle - idle) for one in found]
-    best = min(range(len(found)), key=lambda place: off[place])
-    return found[best] if off[best] + BETTER < off[0] else plain
-
-
-def _with_rows(
-    parts: Parts, share: float, setting: Setting, stage: StageRecipe, rollout: float
-) -> Parts:
-    """The seconds of a decoding step, of which rows in flight take a share, by those of a claim."""
-    whole = parts.costs.token
     for _ in range(ROUNDS):
         found = _again(parts, setting, stage)
-        whole *= rollout / found.rollout_seconds if found.rollout_seconds else 1.0
-        row = whole * share / max(1.0, found.rows)
-        costs = replace(parts.costs, token=whole * (1 - share), row=row)
-        parts = replace(parts, costs=costs)
-    return parts
+        factor = means.rollout / calls / found.rollout_seconds if found.rollout_seconds else 1.0
+        parts = replace(parts, costs=replace(parts.costs, token=parts.costs.token * factor))
+    idle = _idle(run, rows, setting.staleness)
+    return parts, _replayed(rows, means, idle, _again(parts, setting, stage))
 
 
 def _sampled(run: read.RunRecord) -> list[read.Row]:
@@ -128,10 +102,22 @@ def _means(rows: Sequence[read.Row]) -> _Means:
     )
 
 
-def _idle(rows: Sequence[read.Row]) -> float | None:
-    """The share of the time in which engines had nothing to do, where it was recorded."""
-    shares = [float(row["idle/engines"]) for row in rows if "idle/engines" in row]
-    return fmean(shares) if shares else None
+def _idle(run: read.RunRecord, rows: Sequence[read.Row], staleness: int) -> float | None:
+    """The share of the time in which engines had nothing to do, where it was recorded.
+
+    While a run evaluates, engines fill all slots, and wait in the steps that use them up.
+    """
+    stage = rows[0]["stage"]
+    paused = {
+        row["step"]
+        for row in run.metrics
+        if row.get("stage") == stage and any(name.startswith("eval/") for name in row)
+    }
+    after = {step + more for step in paused for more in range(1, staleness + 2)}
+    calm = [row for row in rows if "idle/engines" in row and row["step"] not in after]
+    seconds = sum(float(row["time/step"]) for row in calm)
+    idle = sum(float(row["idle/engines"]) * float(row["time/step"]) for row in calm)
+    return idle / seconds if seconds else None
 
 
 def _lengths(run: read.RunRecord, rows: Sequence[read.Row]) -> Distribution:
@@ -170,7 +156,9 @@ def _again(parts: Parts, setting: Setting, stage: StageRecipe) -> Simulated:
     return measured(setting, parts.costs, drawn).found
 
 
-def _replayed(rows: Sequence[read.Row], means: _Means, found: Simulated) -> dict[str, Any]:
+def _replayed(
+    rows: Sequence[read.Row], means: _Means, idle: float | None, found: Simulated
+) -> dict[str, Any]:
     """Recorded and simulated, of the run's own setting."""
     seconds = means.waited + means.publish + means.update
     return {
@@ -181,7 +169,7 @@ def _replayed(rows: Sequence[read.Row], means: _Means, found: Simulated) -> dict
             "simulated": found.trainer_idle,
         },
         "engine_idle": {
-            "recorded": _idle(rows),
+            "recorded": idle,
             "simulated": found.engine_idle,
         },
         "lag_mean": {
