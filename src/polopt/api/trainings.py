@@ -23,6 +23,7 @@ from polopt.coordination.checkpoint import MANIFEST
 from polopt.diagnose.compare.arms import Arm, same_task
 from polopt.diagnose.compare.read import read
 from polopt.errors import RecipeError, RunDirectoryError, Stopped, did_you_mean
+from polopt.memory.plan import decided
 from polopt.recipe import Recipe, StageRecipe, load, shown, standalone
 from polopt.recipe.contradictions import ENDED
 from polopt.recipe.stages import ONLY
@@ -223,7 +224,7 @@ def _made(directory: Path, config: dict[str, Any], before: str | None = None) ->
         return
     there = record.open_existing(directory).config
     for wanted, found in zip(config["stages"], there["stages"], strict=False):
-        _same(directory, wanted["settings"], found["settings"])
+        _same(directory, wanted, found)
         if wanted["name"] == before:
             return
     if len(config["stages"]) != len(there["stages"]):
@@ -231,9 +232,11 @@ def _made(directory: Path, config: dict[str, Any], before: str | None = None) ->
 
 
 def _same(directory: Path, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-    for field in dict.fromkeys((*wanted, *found)):
-        now, then = wanted.get(field), found.get(field)
-        if now != then and field != "run.directory":
+    """Two stages have the same settings, but for what follows the memory that was free."""
+    free = {"run.directory", *decided(wanted.get("memory")), *decided(found.get("memory"))}
+    for field in dict.fromkeys((*wanted["settings"], *found["settings"])):
+        now, then = wanted["settings"].get(field), found["settings"].get(field)
+        if now != then and field not in free:
             raise RunDirectoryError(
                 f"{directory}: made with another recipe ({field}: {shown(then)} there, "
                 f"{shown(now)} now); --out another directory, or remove it"

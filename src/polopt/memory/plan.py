@@ -7,7 +7,7 @@ together; layers kept (they are computed again); tokens of a micro-batch, down t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,6 +74,13 @@ class Plan:
             ],
             "assumed": list(self.assumed),
         }
+
+
+def decided(recorded: Mapping[str, Any] | str | None) -> frozenset[str]:
+    """Fields that a plan chose, from its JSON: their values follow the memory that was free."""
+    if not isinstance(recorded, Mapping):
+        return frozenset()
+    return frozenset(one["field"] for one in recorded["choices"] if one["decided_by"] == "plan")
 
 
 def plan(work: Work, device: Device, *, assumed: Sequence[str] = ()) -> Plan:

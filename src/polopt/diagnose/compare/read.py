@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from polopt.errors import RunDirectoryError, did_you_mean
+from polopt.memory.plan import decided
 from polopt.report.plots import is_number
 from polopt.report.read import RunRecord, load
 
@@ -38,7 +39,7 @@ class Trained:
     stage: str
     algorithm: str
     seed: int
-    settings: Mapping[str, Any]  # of the stage, by dotted name
+    settings: Mapping[str, Any]  # of the stage, by dotted name, but for what its plan chose
     domain: str
     lines: Sequence[Line]
     ended: bool  # it is whole
@@ -67,7 +68,9 @@ def read(directory: Path, stage: str | None = None, problem: str = "") -> Traine
     if name not in stages:
         meant = did_you_mean(name, stages, f"there are: {', '.join(stages)}")
         raise RunDirectoryError(f"--stage: {directory} has no stage {name!r}; {meant}")
-    settings: dict[str, Any] = stages[name].get("settings") or {}
+    chosen = decided(stages[name].get("memory"))
+    said: dict[str, Any] = stages[name].get("settings") or {}
+    settings = {field: value for field, value in said.items() if field not in chosen}
     ended = name in [one.get("name") for one in (record.summary or {}).get("stages", ())]
     peak = (record.summary or {}).get("memory_peak")
     return Trained(
