@@ -101,6 +101,33 @@ def test_what_is_finished_is_used_again(place: Path, monkeypatch: pytest.MonkeyP
     assert page == place / "compare.html" and "so few seeds say nothing" in page.read_text()
 
 
+@pytest.fixture
+def short_of_memory(place: Path) -> Iterator[None]:
+    """For one run and one start less memory was free than for the others."""
+    files = [place / name / "config.json" for name in ("rloo-2", "starts/start-1")]
+    before = [file.read_text() for file in files]
+    for file in files:
+        config = json.loads(file.read_text())
+        for stage in config["stages"]:
+            chosen = {one["field"]: one for one in stage["memory"]["choices"]}["rollout.rows"]
+            chosen["value"] = stage["settings"]["rollout.rows"] = 3
+        file.write_text(json.dumps(config))
+    yield
+    for file, text in zip(files, before, strict=True):
+        file.write_text(text)
+
+
+@pytest.mark.usefixtures("short_of_memory")
+def test_what_a_memory_plan_chose_makes_no_other_recipe(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainings, "child", never)
+    assert [arm["finished"] for arm in compared(place)["arms"]] == [2, 2]
+    runs = [str(place / f"{name}-{seed}") for name in ("grpo", "rloo") for seed in (1, 2)]
+    found = polopt.compare(runs)
+    assert [(arm["name"], arm["finished"]) for arm in found["arms"]] == [("grpo", 2), ("rloo", 2)]
+
+
 def test_what_is_not_finished_goes_on(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
