@@ -11,6 +11,7 @@ import torch
 
 from polopt.api import ranked
 from polopt.api.several import Several
+from polopt.assembly import StageInputs
 from polopt.cli import main
 from polopt.coordination.stage import Event, Request
 from polopt.errors import EngineError, RecipeError
@@ -146,6 +147,23 @@ def test_vllm_does_not_generate_on_ranks() -> None:
         chosen("vllm", torch.device("cpu"), samples=True, alone=False)
     found = chosen("auto", torch.device("cuda:0"), samples=True, alone=False)
     assert found.engine == "local" and found.advice
+
+
+@pytest.mark.parametrize("mode", ["alternate", "cluster"])
+def test_engines_of_a_cluster_belong_to_the_first_rank(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("polopt.rollout.engines.choose.lacking", lambda: None)
+    table = {**BRIEF, "stage": {"rl": {"algorithm": "grpo", "run": {"steps": 1}}}}
+    flags = {"rollout.engine": "vllm", "coordination.mode": mode}
+    (stage,) = resolve(load(table, flags)).stages
+    device, ranks = torch.device("cpu"), Ranks(0, 2)
+    inputs = StageInputs(stage, "", "", device, lambda _: None, is_last=True, ranks=ranks)
+    if mode == "cluster":
+        assert inputs._chosen() == "vllm"
+    else:
+        with pytest.raises(EngineError, match="not allowed with several ranks"):
+            inputs._chosen()
 
 
 class Told(Ranks):

@@ -73,6 +73,14 @@ def test_it_generates_in_an_actor_and_is_replaced_there(tmp_path: Path) -> None:
         assert 'failed: rollout.engine: "vllm" was killed by signal 9 during ' in line
 
 
+@pytest.mark.parametrize("shard", [True, False])
+def test_it_generates_in_an_actor_for_two_ranks(shard: bool, tmp_path: Path) -> None:
+    """Weights of divided layers reach it whole, and are proved to have arrived."""
+    flags = {"coordination.trainers": 2, "update.shard": shard}
+    trained(tmp_path / "run", "cluster", 0, **flags)
+    assert computing() == []
+
+
 def test_it_generates_on_two_devices_of_an_actor(tmp_path: Path) -> None:
     workers = list[int]()
 

@@ -261,9 +261,9 @@ class StageInputs:
     def _chosen(self) -> Literal["local", "vllm"]:
         """The engine that the recipe asks for, or that is best here; told where it matters."""
         samples = "prompts" in row(self.recipe.algorithm).requires
-        found = chosen(
-            self.recipe.rollout.engine, self.device, samples=samples, alone=self.ranks.alone
-        )
+        # Elsewhere the first rank has all engines, and each of them a device of its own.
+        alone = self.ranks.alone or self.recipe.coordination.mode != "alternate"
+        found = chosen(self.recipe.rollout.engine, self.device, samples=samples, alone=alone)
         if found.engine == "vllm" or found.advice:
             text = f"{found.engine} generates: {found.why}"
             self.tell(f"{text}; {found.advice}" if found.advice else text)
