@@ -1,12 +1,14 @@
 """Threads that roll out while somebody trains: the same batches at S = 0, bounded lag beyond."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from polopt.coordination.flow import Flow
 from polopt.coordination.ledger import End, Ledger
 from polopt.coordination.rollouter import Rollouter, Sampled
 from polopt.coordination.sources import InlineSource
@@ -15,6 +17,7 @@ from polopt.errors import EngineError, StalledError
 from polopt.rollout.engines import Request, Weights
 from polopt.rollout.engines.shared import Asker, EngineThread
 from polopt.rollout.groups import has_contrast
+from polopt.rollout.timeline import Timeline
 from polopt.types import Batch, Group, Prompt, Sampling
 from queued_engine import Queued, stamped
 
@@ -70,9 +73,11 @@ def threaded() -> Iterator[Make]:
         taking: Taking = FIFO,
         of: Sampled | None = None,
     ) -> ThreadedSource:
-        threads = [EngineThread(engine) for engine in engines]
-        rollouters = [Rollouter(Asker(threads), of or sampled()) for _ in range(workers)]
-        made.append(ThreadedSource(rollouters, ledger, dict, taking))
+        timeline = Timeline()
+        threads = [EngineThread(engine, timeline=timeline) for engine in engines]
+        rollouters = [Rollouter(Asker(threads), of or sampled(), timeline) for _ in range(workers)]
+        flow = Flow(ledger, timeline, engines=len(engines), max_age=taking.max_age)
+        made.append(ThreadedSource(rollouters, ledger, dict, taking, flow))
         return made[-1]
 
     yield make
@@ -202,6 +207,16 @@ def test_nobody_waits_for_ever(threaded: Make) -> None:
     with pytest.raises(StalledError, match=r"patience: no response in 0.3 s: .*running=2"):
         source.next_batch()
     go.set()
+
+
+def test_a_long_claim_is_no_stall_while_its_groups_get_done(threaded: Make) -> None:
+    """One thread has claimed the whole batch, which takes longer than a group may."""
+    taking = Taking(lambda ticket, _: ticket.id, patience=0.4)
+    source = threaded(Ledger(6), [Engine(lambda _: time.sleep(0.15))], taking=taking)
+    source.publish(0)
+    start = time.monotonic()
+    assert len(source.next_batch().groups) == 6
+    assert time.monotonic() - start > 0.6
 
 
 def test_a_resumed_source_issues_again_what_was_not_trained_on(threaded: Make) -> None:

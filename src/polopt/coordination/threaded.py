@@ -61,9 +61,9 @@ class ThreadedSource:
         self._threads = list[threading.Thread]()
         self._failure: BaseException | None = None
         self._closed = False
-        self._delivered = time.monotonic()  # when the newest group was
         self._share = -(-ledger.capacity // len(rollouters))
         self._stats: Metrics = {}  # of the threads since the last batch
+        self._heard = time.monotonic()  # when a group was generated, scored or delivered
         self._thrown = resampled(())  # away since the last batch
         self._last: Metrics = {}  # of that batch
 
@@ -96,11 +96,14 @@ class ThreadedSource:
             Exception: one in a thread that rolls out.
         """
         with self._changed:
-            start = self._delivered = time.monotonic()
+            start = self._heard = time.monotonic()
+            done = self._flow.timeline.tickets
             while (taken := self._taken()) is None:
                 if self._failure is not None:
                     raise self._failure
-                left = self._delivered + self._taking.patience - time.monotonic()
+                if done != self._flow.timeline.tickets:  # a part of what a thread has claimed
+                    done, self._heard = self._flow.timeline.tickets, time.monotonic()
+                left = self._heard + self._taking.patience - time.monotonic()
                 if left <= 0:
                     raise StalledError(
                         f"coordination.patience: no response in {self._taking.patience:g} s: "
@@ -221,6 +224,6 @@ class ThreadedSource:
             self._ledger.release(dull, End.FILTERED)
             self._flow.dropped(dull)
             self._ledger.admit()
-            self._delivered = time.monotonic()
+            self._heard = time.monotonic()
             self._changed.notify_all()
             return self._claim(len(dull))

@@ -48,6 +48,7 @@ class Timeline:
         self._intervals = list[Interval]()
         self._last = dict[tuple[str, str, int], int]()  # kind -> place of its newest interval
         self._seconds = dict[str, float]()  # of each kind of work
+        self._tickets = 0
         self._open = dict[int, tuple[str, float]]()  # what is being done, and since when
 
     def add(self, new: Interval) -> None:
@@ -55,6 +56,7 @@ class Timeline:
         kind = (new.who, new.what, new.version)
         with self._lock:
             self._seconds[new.what] = self._seconds.get(new.what, 0.0) + new.end - new.start
+            self._tickets += new.tickets
             place = self._last.get(kind)
             before = None if place is None else self._intervals[place]
             if place is not None and before is not None and _touch(before, new):
@@ -77,6 +79,12 @@ class Timeline:
         end = clock()
         calls = (end - start,) if what == "score" else ()
         self.add(Interval(who, what, start, end, version, tickets + len(finished), calls))
+
+    @property
+    def tickets(self) -> int:
+        """Groups that were finished since the beginning, once for every kind of work on them."""
+        with self._lock:
+            return self._tickets
 
     def seconds(self, what: Iterable[str]) -> float:
         """Seconds of these kinds of work since the beginning, of everybody, until now."""
