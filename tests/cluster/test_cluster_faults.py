@@ -21,8 +21,8 @@ from test_cluster_short import CLUSTER, RECIPE
 
 import polopt
 from polopt.cluster import session
-from polopt.cluster.gpus import reserved
-from polopt.cluster.nodes import check_nodes, check_slots, differing, versions
+from polopt.cluster.gpus import Holder, reserved
+from polopt.cluster.nodes import Asked, check_nodes, check_slots, differing, versions
 from polopt.coordination.stage import Event
 from polopt.errors import EngineError, RecipeError, RewardError, with_hints
 from polopt.recipe import load
@@ -237,18 +237,36 @@ def test_a_node_is_lost(seed: int, nodes: Any, alternate: Path, tmp_path: Path) 
     assert [line["step"] for line in metrics(tmp_path / "run")] == list(range(STEPS + 1))
 
 
-def test_what_the_cluster_has_not(nodes: Any) -> None:
+def test_what_the_cluster_has_not(nodes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
     with pytest.raises(
         RecipeError,
         match=r"coordination.engines: 4 is not allowed: the cluster has 3 processor slots, and "
         "each needs one",
     ):
-        check_slots(4, 1, cuda=False)
-    check_slots(1, 1, cuda=True)
-    with pytest.raises(RecipeError, match="has 2 GPUs, and each beside the 1 trainer needs one"):
-        check_slots(2, 1, cuda=True)
-    with pytest.raises(RecipeError, match=r"coordination.trainers: 3 is not allowed: the cluster"):
-        check_slots(1, 3, cuda=True)
+        check_slots(Asked(4, 1, 1, cuda=False))
+    with pytest.raises(RecipeError, match="and each needs 2 of one node"):  # there are three of one
+        check_slots(Asked(1, 2, 1, cuda=False))
+    with reserved("1"):
+        check_slots(Asked(1, 1, 1, cuda=True))
+        with pytest.raises(RecipeError, match="has 1 GPU, and each needs one"):
+            check_slots(Asked(2, 1, 1, cuda=True))
+        with pytest.raises(RecipeError, match=r"engines: 1 .* each beside 1 other trainer needs"):
+            check_slots(Asked(1, 1, 2, cuda=True))
+        with pytest.raises(RecipeError, match=r"coordination.trainers: 3 is not allowed: the clus"):
+            check_slots(Asked(1, 1, 3, cuda=True))
+        monkeypatch.setattr("polopt.cluster.nodes.FREED", 1.0)
+        holder: Any = ray.remote(Holder)
+        other = holder.options(num_gpus=1, num_cpus=0).remote()
+        ray.get(other.names.remote())
+        with pytest.raises(
+            RecipeError, match=r"has 0 free GPUs, .* \(waited 1 s for others to end"
+        ):
+            check_slots(Asked(1, 1, 1, cuda=True))
+        ray.kill(other)
+        monkeypatch.undo()
+        check_slots(Asked(1, 1, 1, cuda=True))  # when Ray has heard of it
 
 
 def test_other_versions_on_a_node(nodes: Any, monkeypatch: pytest.MonkeyPatch) -> None:

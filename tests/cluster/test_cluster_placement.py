@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from test_cluster_short import RECIPE
 
+from polopt.cluster.nodes import Asked
 from polopt.cluster.placement import ADDRESS, placement
 from polopt.isolated import CONCURRENT
 from polopt.recipe import StageRecipe, load
@@ -34,3 +35,22 @@ def test_an_engine_has_a_slot_for_each_of_its_devices(monkeypatch: pytest.Monkey
 
 def test_other_modes_place_nothing() -> None:
     assert placement(stage(mode="split"), cuda=True) == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "slots", "lacks"),
+    [
+        (Asked(2, 2, 1, cuda=True), [2, 3], None),
+        (Asked(2, 2, 2, cuda=True), [2, 3], None),  # the other trainer has what is left
+        (Asked(2, 2, 3, cuda=True), [2, 3], "engines: 2 is not allowed: the cluster has 5 GPUs"),
+        (Asked(2, 2, 1, cuda=True), [1, 1, 1, 1], "each needs 2 of one node"),
+        (Asked(1, 1, 4, cuda=True), [1, 1], "trainers: 4 is not allowed: the cluster has 2 GPUs"),
+        (Asked(2, 1, 2, cuda=False), [2], None),  # on processors they share
+        (Asked(1, 1, 3, cuda=False), [2], "trainers: 3 is not allowed"),
+    ],
+)
+def test_engines_and_trainers_have_room_or_not(
+    asked: Asked, slots: list[int], lacks: str | None
+) -> None:
+    found = asked.lacking(slots, free=False)
+    assert (found is None) if lacks is None else (found is not None and lacks in found)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -14,11 +16,18 @@ from ray_processes import ENGINE, REWARD, actors, alive, killed
 import polopt
 from polopt.cluster import session
 from polopt.coordination.stage import Event
+from polopt.errors import EngineError
+from polopt.models import load as load_model
 from polopt.recipe import load
+from polopt.recipe.schema import Coordination
 from polopt.resolution import resolve
+from polopt.rollout.engines.shared import ClosedError, EngineThread
 from runs import lines, metrics, wait_for, weights
 
 pytest.importorskip("ray")
+from polopt.cluster.engines import RemoteEngine, remote_engines
+from polopt.cluster.hosting import Made
+
 pytestmark = pytest.mark.timeout(900)
 
 RECIPE: dict[str, Any] = {
@@ -78,3 +87,45 @@ def test_only_this_machine_and_only_with_the_token() -> None:
     import ray
 
     assert not session._lets_in_anybody(ray.get_runtime_context().gcs_address)
+
+
+@pytest.fixture
+def without_a_slot() -> Iterator[RemoteEngine]:
+    """An engine that wants more than there is."""
+    how = Made("local", autocast=False, rows=None, devices=4096)
+    (engine,) = remote_engines(
+        load_model("builtin:tiny", seed=0), how, Coordination(), lambda _: None
+    )
+    yield engine
+    engine.close()
+
+
+@pytest.mark.usefixtures("a_ray")
+def test_an_engine_without_a_slot_is_one_line(
+    without_a_slot: RemoteEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("polopt.cluster.engines.START", 1.0)
+    line = r"^coordination\.engines: engine 1 of 1 does not start in 1 s: its slots are held by oth"
+    with pytest.raises(EngineError, match=line):
+        without_a_slot.publish(dict, 1)
+
+
+@pytest.mark.usefixtures("a_ray")
+def test_a_run_that_ends_does_not_wait_for_its_engines(
+    without_a_slot: RemoteEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("polopt.rollout.engines.shared.TURN", 0.5)
+    thread, ended = EngineThread(without_a_slot, abandon=without_a_slot.abandon), list[str]()
+
+    def publish() -> None:
+        try:
+            thread.publish(dict, 1)
+        except ClosedError:
+            ended.append("closed")
+
+    waiting = threading.Thread(target=publish)
+    waiting.start()
+    time.sleep(0.5)
+    thread.close()
+    waiting.join(30)
+    assert ended == ["closed"]

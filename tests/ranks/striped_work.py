@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from defective_engine import Defective, proof_of, step
 from kept_gradients import in_one, kept
+from polopt.assembly import StageInputs
 from polopt.coordination.ledger import Ledger
 from polopt.coordination.relayed import RelayedSource
 from polopt.coordination.rollouter import Rollouter, Sampled
@@ -47,8 +48,9 @@ from polopt.objective import (
 )
 from polopt.objective.preference import sigmoid
 from polopt.ranks import ALONE, Ranks
-from polopt.recipe import Update
+from polopt.recipe import Update, load
 from polopt.recipe.schema import Model as ModelSettings
+from polopt.resolution import resolve
 from polopt.roles import Actor, Computing, Critic, measured
 from polopt.roles.estimates import Estimates, estimates
 from polopt.roles.scorer import trainable
@@ -73,6 +75,12 @@ from random_models import (
 )
 
 CPU = torch.device("cpu")
+RECIPE = {
+    "algorithm": "grpo",
+    "model": {"path": "builtin:tiny"},
+    "data": {"source": "task:reverse"},
+    "run": {"steps": 1},
+}
 PROMPT, RESPONSE, GROUPS = 5, 8, 3
 # Clipped: the norm is over sharded and whole weights. Several passes a rank.
 UPDATE = Update(learning_rate=1e-3, max_grad_norm=0.05)
@@ -418,6 +426,21 @@ def relayed(ranks: Ranks) -> dict[str, Any]:
         source.ack(batch)
     names = sorted(name for name in source.stats())
     return {"here": len(made), "batches": found, "stats": names, "state": source.state_dict()}
+
+
+def two_models(ranks: Ranks) -> str:
+    """What is said where a rank has loaded another model."""
+    (stage,) = resolve(load(RECIPE)).stages
+    inputs = StageInputs(stage, "", "", CPU, lambda _: None, is_last=True, ranks=ranks)
+    inputs.sharded(builtin_model(seed=7))
+    other = builtin_model()
+    with torch.no_grad():
+        list(other.model.parameters())[3].view(-1)[ranks.rank].add_(1e-7)
+    try:
+        inputs.sharded(other)
+    except RankError as error:
+        return str(error)
+    return ""
 
 
 def differing(ranks: Ranks) -> str:

@@ -15,7 +15,7 @@ import pytest
 
 HERE = Path(__file__).parent
 SHORT = (
-    "collectives,generation,relayed,differing,outputs,odd_passes,shares,arrivals,kl_terms,"
+    "collectives,generation,relayed,differing,two_models,outputs,odd_passes,shares,arrivals,kl_terms,"
     "a_gradient"
 )
 LONG = "few_rows,gradients"
@@ -124,6 +124,11 @@ def test_a_batch_that_differs_ends_the_run_with_one_line(found: Found) -> None:
         "the batch of rank 1 is not that of rank 0: the ranks need the same data, models and "
         "versions of packages"
     ] * 2
+
+
+def test_another_model_on_a_rank_ends_the_run_before_it_begins(found: Found) -> None:
+    for one in found:
+        assert one["two_models"].startswith("the model of rank 1 is not that of rank 0: the ranks")
 
 
 def test_log_probs_of_a_batch_are_those_of_one_rank(found: Found) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import socket
 import sys
 
 import numpy as np
@@ -14,7 +15,7 @@ from polopt.api.several import Several
 from polopt.assembly import StageInputs
 from polopt.cli import main
 from polopt.coordination.stage import Event, Request
-from polopt.errors import EngineError, RecipeError
+from polopt.errors import EngineError, RankError, RecipeError
 from polopt.ranks import ALONE, Ranks, joined, place
 from polopt.recipe import load
 from polopt.resolution import resolve
@@ -147,6 +148,23 @@ def test_vllm_does_not_generate_on_ranks() -> None:
         chosen("vllm", torch.device("cpu"), samples=True, alone=False)
     found = chosen("auto", torch.device("cuda:0"), samples=True, alone=False)
     assert found.engine == "local" and found.advice
+
+
+def test_ranks_that_cannot_come_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def watch() -> None:
+        raise RankError("rank 1 is gone: its actor died")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        line = "^rank 0: the group of 2 ranks did not meet: .*in use"
+        with pytest.raises(RankError, match=line), joined(0, 2, address):
+            pass
+    with pytest.raises(RankError, match="^rank 1 is gone: "), joined(0, 2, address, watch=watch):
+        pass
+    monkeypatch.setattr("polopt.ranks.joining.MEETING", 0.2)
+    line = r"did not meet: rank 1 did not come in 0\.2 s"
+    with pytest.raises(RankError, match=line), joined(0, 2, address):
+        pass
 
 
 @pytest.mark.parametrize("mode", ["alternate", "cluster"])

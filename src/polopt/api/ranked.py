@@ -8,34 +8,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from polopt import record
 from polopt.algorithms import row
 from polopt.choices.domain import TEXT
 from polopt.cluster.gpus import name_of
 from polopt.cluster.placement import trainers
 from polopt.cluster.trainers import led
 from polopt.errors import RecipeError
-from polopt.ranks import Ranks, joined
+from polopt.ranks import Ranks
 from polopt.recipe import Recipe
 
-FOLLOW = "polopt.api.ranked:follow"
-
-
-def follow(directory: str, rank: int, size: int, address: str) -> None:
-    """Train as one of the ranks of a run beside the first one, until it ends.
-
-    Args:
-        directory: of the run.
-        rank: of this process.
-        size: of the group.
-        address: of the first rank.
-    """
-    from polopt.api.execute import execute
-
-    with joined(rank, size, address) as ranks:
-        with record.open_existing(Path(directory), owner=False) as run:
-            execute(run, None, (), ranks)
-        ranks.wait()
+FOLLOW = "polopt.api.follower:follow"
 
 
 @contextmanager
@@ -58,7 +40,7 @@ def leading(
     from polopt.api.device import device_of  # imports torch
 
     gpu = name_of(device_of(recipe.stages[0].run.device))
-    with led(recipe.stages, str(directory.resolve()), FOLLOW, _say, gpu) as ranks:
+    with led(recipe.stages, directory.resolve(), FOLLOW, _say, gpu) as ranks:
         yield ranks
 
 

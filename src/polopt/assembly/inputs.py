@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,7 +27,7 @@ from polopt.roles import Actor, Computing
 from polopt.roles.scorer import trainable
 from polopt.rollout.divided import DividedEngine
 from polopt.rollout.engines import Engine, Weights
-from polopt.rollout.engines.arrival import Proof, Proven
+from polopt.rollout.engines.arrival import Proof, Proven, checksums
 from polopt.rollout.engines.choose import check_divides, chosen, made
 from polopt.rollout.engines.interface import Arriving
 from polopt.rollout.engines.shared import Asker, EngineThread
@@ -78,6 +79,12 @@ def halve(model: torch.nn.Module, device: torch.device, how: Computing) -> None:
         for weight in model.parameters():
             if not weight.requires_grad and weight.is_floating_point():
                 weight.data = weight.data.to(torch.bfloat16)
+
+
+def _content(loaded: LanguageModel | ScalarModel) -> Iterator[bytes]:
+    """What two models have in common that are the same: tokens, and every bit of their weights."""
+    yield json.dumps(sorted(loaded.tokenizer.get_vocab().items())).encode()
+    yield repr(checksums(loaded.model.named_parameters())).encode()
 
 
 def _clothing(whole: LanguageModel) -> Callable[[Weights], LanguageModel]:
@@ -157,7 +164,13 @@ class StageInputs:
         return not self.ranks.alone and recipe.update.shard and recipe.model.lora is None
 
     def sharded(self, loaded: M) -> M:
-        """The model with its layers divided among the ranks, as far as the recipe wants it."""
+        """The model with its layers divided among the ranks, as far as the recipe wants it.
+
+        Raises:
+            RankError: not all ranks have loaded the same one.
+        """
+        if not self.ranks.alone:  # a mix of two models would train, and nobody would notice
+            self.ranks.agree("the model", _content(loaded))
         if self.shards:
             shard(loaded.model, self.ranks, self.device)
         return loaded
@@ -214,13 +227,16 @@ class StageInputs:
             if self.shards:  # one rank alone cannot take a pass of layers that are divided
                 whole = self._trained(self.language_model)
             proven = self._proven(actor, whole=None if whole is None else _clothing(whole))
-            for number, raw in enumerate(self._engines(actor, whole), start=1):
+            for number, (raw, abandon) in enumerate(self._engines(actor, whole), start=1):
                 engine = proven(raw, title := f"engine {number}")
-                self.serving.threads.append(EngineThread(engine, title, self.serving.timeline))
+                thread = EngineThread(engine, title, self.serving.timeline, abandon)
+                self.serving.threads.append(thread)
         return self.serving.threads
 
-    def _engines(self, actor: Actor, whole: LanguageModel | None) -> Iterator[Arriving]:
-        """The engines that generate beside the trainer: here, or in actors of Ray."""
+    def _engines(
+        self, actor: Actor, whole: LanguageModel | None
+    ) -> Iterator[tuple[Arriving, Callable[[], None]]]:
+        """The engines that generate beside the trainer, and what has whoever waits give up."""
         name, settings = self._chosen(), self.recipe.coordination
         if settings.mode == "cluster":
             from polopt.cluster.engines import Made, remote_engines  # imports Ray
@@ -229,11 +245,12 @@ class StageInputs:
             rows, devices = self.recipe.rollout.rows, settings.engine_devices
             check_divides(actor.language_model, devices)
             how = Made(name, actor.how.autocast, rows, devices)
-            yield from remote_engines(served, how, settings, partial(self.tell, warning=True))
+            for remote in remote_engines(served, how, settings, partial(self.tell, warning=True)):
+                yield remote, remote.abandon
             return
         for device in engine_devices(self.device, settings.engines):
             served, follow = (actor, None) if name == "vllm" else followed(actor, device)
-            yield self._made(name, served, follow)
+            yield self._made(name, served, follow), lambda: None
 
     def _proven(
         self,

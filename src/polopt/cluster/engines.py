@@ -7,6 +7,7 @@ would have given with these weights. Whatever an old actor still says is not lis
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -24,11 +25,12 @@ from polopt.models.skeleton import skeleton
 from polopt.recipe.schema import Coordination
 from polopt.rollout.engines import Request, Weights
 from polopt.rollout.engines.interface import Arrival
+from polopt.rollout.engines.shared import ClosedError
 from polopt.types import Group, Prompt
 
 IN_A_ROW = 3  # actors that may be lost without an answer in between
 END = 10.0  # seconds for an actor to end what belongs to it
-START = 300.0  # seconds, at least, for an actor to start: imports, and the first weights
+START = 300.0  # seconds for an actor to start; at least so many for its first weights
 Start = Callable[[], Any]
 """Starts an actor and returns its handle."""
 
@@ -107,7 +109,8 @@ class RemoteEngine:
         self._pending = dict[int, Request]()
         self._unsent = list[int]()  # to this actor
         self._lost = 0  # actors since the last answer
-        self._actor = start()
+        self._abandoned = threading.Event()
+        self._actor, self._runs = start(), False
 
     @property
     def version(self) -> int:
@@ -125,7 +128,7 @@ class RemoteEngine:
         """Go on for a while; the groups that got done.
 
         Raises:
-            EngineError: too many actors died or hung in a row.
+            EngineError: too many actors died or hung in a row, or none starts.
         """
         if not self._pending:
             return []
@@ -153,6 +156,12 @@ class RemoteEngine:
     def rest(self) -> None:
         """Others may be asking."""
 
+    def abandon(self) -> None:
+        """Have whoever waits for the actor give up; called by another thread."""
+        self._abandoned.set()
+        with suppress(RayError, ValueError):
+            ray.kill(self._actor)
+
     def close(self) -> None:
         """End the actor."""
         with suppress(RayError):  # it may be gone, or hang
@@ -171,14 +180,16 @@ class RemoteEngine:
             ask: asks the actor as it is then, and returns the reference of the answer; None where
                 there is nothing to ask.
         """
-        while True:
+        while not self._abandoned.is_set():
             try:
                 if self._served is None:
                     self._served = self._serve()
                 reference = ask()
                 return None if reference is None else self._answer(reference, self._patience)
             except _LostError as lost:
-                self._replace(str(lost))
+                if not self._abandoned.is_set():
+                    self._replace(str(lost))
+        raise ClosedError
 
     def _serve(self) -> Served:
         """Bring the actor to the current weights.
@@ -188,6 +199,8 @@ class RemoteEngine:
         """
         parcel = self._parcel
         assert parcel is not None, "published"
+        if not self._runs:
+            self._begin()
         asked = self._actor.serve.remote([self._parcels.frozen], parcel.reference, parcel.version)
         served: Served = self._answer(asked, max(START, self._patience))
         if (served.version, served.checksum) != (parcel.version, parcel.checksum):
@@ -197,6 +210,23 @@ class RemoteEngine:
                 f"{parcel.checksum:x}"
             )
         return served
+
+    def _begin(self) -> None:
+        """Wait until the actor runs: then it has its slots.
+
+        Raises:
+            EngineError: it does not.
+        """
+        try:
+            self._answer(self._actor.ready.remote(), START)
+        except _LostError as lost:
+            if not isinstance(lost.__cause__, GetTimeoutError):
+                raise
+            raise EngineError(
+                f"coordination.engines: {self._name} does not start in {START:g} s: its slots are "
+                "held by others, or gone with a node"
+            ) from lost
+        self._runs = True
 
     def _answer(self, reference: Any, patience: float) -> Any:  # noqa: ANN401
         try:
@@ -234,7 +264,7 @@ class RemoteEngine:
         again = counted(len(self._pending), "request")
         self._tell(f"{self._name}{where} {how}; another actor takes over, {again} to do again")
         self._served, self._unsent = None, list(self._pending)
-        self._actor = self._start()
+        self._actor, self._runs = self._start(), False
 
 
 def _bare(request: Request) -> Request:

@@ -70,6 +70,9 @@ class EngineHost:
         self._numbers = dict[int, int]()  # of requests, by the identity of their prompts
         self._told = list[str]()
 
+    def ready(self) -> None:
+        """Say that the actor is there."""
+
     def serve(self, frozen: Sequence[Any], trained: Arrays, version: int) -> Served:
         """Take over weights, and say which are served.
 

@@ -3,38 +3,88 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
 from polopt.errors import EngineError, RecipeError, counted, one_line
 
 PACKAGES = ("polopt", "torch", "transformers", "ray")
+FREED = 60.0  # seconds for others, a run that was killed for example, to give back their slots
 PATIENCE = 120.0  # seconds for the nodes to say what they have
 
 
-def check_slots(engines: int, trainers: int, *, cuda: bool) -> None:
-    """Refuse more engines and trainers than the cluster has room for.
+@dataclass(frozen=True)
+class Asked:
+    """What a run needs of a cluster. The GPU of the first trainer is not asked for any more."""
 
-    On processors they share the slots: trainers wait for engines, or these for them.
+    engines: int
+    devices: int  # of each engine, on one node
+    trainers: int
+    cuda: bool
+
+    def lacking(self, slots: Sequence[int], *, free: bool) -> str | None:
+        """What there is no room for, in words; None: there is.
+
+        Engines and trainers have a GPU each; on processors they share the slots.
+
+        Args:
+            slots: of every node.
+            free: whether these are the ones that nobody holds.
+        """
+        noun = "GPU" if self.cuda else "processor slot"
+        has = f"the cluster has {counted(sum(slots), f'free {noun}' if free else noun)}"
+        others = self.trainers - 1 if self.cuda else 0
+        if sum(slots) < (others if self.cuda else self.trainers):
+            return (
+                f"coordination.trainers: {self.trainers} is not allowed: {has}, and each needs one"
+            )
+        whole = sum(count // self.devices for count in slots)
+        if whole < self.engines or sum(slots) - self.engines * self.devices < others:
+            beside = f" beside {counted(others, 'other trainer')}" if others else ""
+            needs = "one" if self.devices == 1 else f"{self.devices} of one node"
+            return (
+                f"coordination.engines: {self.engines} is not allowed: {has}, and each{beside} "
+                f"needs {needs}"
+            )
+        return None
+
+
+def check_slots(asked: Asked) -> None:
+    """Refuse more engines and trainers than the cluster has room for; others may hold some of it.
 
     Raises:
-        RecipeError: names how many there are.
+        RecipeError: names how many slots there are.
     """
+    kind = "GPU" if asked.cuda else "CPU"
+    if lack := asked.lacking(_slots(kind, held=asked.cuda), free=False):
+        raise RecipeError(lack)
+    deadline = time.monotonic() + FREED
+    while lack := asked.lacking(_free(kind), free=True):
+        if time.monotonic() > deadline:
+            raise RecipeError(f"{lack} (waited {FREED:g} s for others to end)")
+        time.sleep(0.2)
+
+
+def _slots(kind: str, *, held: bool) -> list[int]:
+    """Of every node, but for the GPU that the trainer holds."""
     import ray
 
-    kind, noun = ("GPU", "GPU") if cuda else ("CPU", "processor slot")
-    slots = int(ray.cluster_resources().get(kind, 0))
-    for field, count, taken in (
-        ("trainers", trainers, 0),
-        ("engines", engines, trainers if cuda else 0),
-    ):
-        if count + taken > slots:
-            beside = f" beside the {counted(taken, 'trainer')}" if taken else ""
-            raise RecipeError(
-                f"coordination.{field}: {count} is not allowed: the cluster has "
-                f"{counted(slots, noun)}, and each{beside} needs one"
-            )
+    here = ray.get_runtime_context().get_node_id()
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    return [
+        int(node["Resources"].get(kind, 0)) - int(held and node["NodeID"] == here) for node in nodes
+    ]
+
+
+def _free(kind: str) -> list[int]:
+    """Of every node, those that nobody holds now."""
+    from ray._private.state import available_resources_per_node
+
+    found: Mapping[str, Mapping[str, float]] = available_resources_per_node()
+    return [int(node.get(kind, 0)) for node in found.values()]
 
 
 def check_nodes() -> None:

@@ -22,7 +22,7 @@ import psutil
 
 from polopt.cluster.gpus import reserved
 from polopt.cluster.guard import Guard, belonging
-from polopt.cluster.nodes import check_nodes, check_slots
+from polopt.cluster.nodes import Asked, check_nodes, check_slots
 from polopt.cluster.placement import ADDRESS, address, clustered
 from polopt.errors import EngineError, missing_extra, one_line
 from polopt.isolated import workers
@@ -114,11 +114,8 @@ def connected(
             stack.enter_context(_joined(ray, there, insecure=insecure))
         if gpu is not None:
             stack.enter_context(reserved(gpu))
-        check_slots(
-            max(one.engines * one.engine_devices for one in settings),
-            max(one.trainers for one in settings),
-            cuda=gpu is not None,
-        )
+        for one in settings:
+            check_slots(Asked(one.engines, one.engine_devices, one.trainers, gpu is not None))
         check_nodes()
         from polopt.cluster.rewards import RewardActor
 

@@ -8,20 +8,26 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from importlib import import_module
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 from polopt.cluster.placement import trainers
 from polopt.cluster.session import connected, free_port
-from polopt.errors import EngineError
-from polopt.ranks import Ranks, joined
+from polopt.errors import EngineError, RankError, one_line
+from polopt.ranks import UNNAMED, Ranks, joined
 from polopt.recipe import StageRecipe
+from polopt.resolution import settings
 
 START = 300.0  # seconds for an actor to start, and for its imports
 END = 60.0  # seconds for it to end after this process
+NOTICED = 10.0  # seconds for Ray to notice that an actor died
+READ = ("path", "source", "evaluation_source")  # fields of what every rank reads itself
 INTERFACE = "GLOO_SOCKET_IFNAME"
 
 
@@ -32,10 +38,10 @@ class TrainerHost:
         sys.path += [entry for entry in path if entry not in sys.path]
         os.chdir(directory)
 
-    def find(self, function: str, seen: str) -> str | None:
+    def find(self, function: str, seen: Sequence[str]) -> str | None:
         """Import what will be run; what is missing for it, on one line."""
         _function(function)
-        return None if os.path.exists(seen) else f"{seen} is not there"
+        return next((f"{path} is not there" for path in seen if not os.path.exists(path)), None)
 
     def follow(self, function: str, arguments: Sequence[Any], environment: dict[str, str]) -> None:
         """Run it, until the run ends."""
@@ -51,7 +57,7 @@ def _function(name: str) -> Callable[..., Any]:
 @contextmanager
 def led(
     stages: Sequence[StageRecipe],
-    directory: str,
+    directory: Path,
     follow: str,
     tell: Callable[[str], None],
     gpu: str | None,
@@ -77,20 +83,72 @@ def led(
         size = trainers(stages)
         here = ray.util.get_node_ip_address()
         environment = {INTERFACE: "lo"} if here == "127.0.0.1" else {}
-        hosts = stack.enter_context(_hosts(size - 1, directory, follow, gpu))
+        seen = [str(directory), *_local(stages)]
+        hosts = stack.enter_context(_hosts(size - 1, seen, follow, gpu))
         address = f"{here}:{free_port(here)}"
         ended = [
-            host.follow.remote(follow, (directory, rank, size, address), environment)
+            host.follow.remote(follow, (str(directory), rank, size, address), environment)
             for rank, host in enumerate(hosts, start=1)
         ]
-        with _set(environment), joined(0, size, address) as ranks:
+        watch = partial(_check, ended)
+        with _set(environment), _told(watch), joined(0, size, address, watch=watch) as ranks:
             yield ranks
         with suppress(RayError):  # what went wrong in one was told to all
             ray.wait(ended, num_returns=len(ended), timeout=END)
 
 
+def _local(stages: Sequence[StageRecipe]) -> list[str]:
+    """Files and directories of this machine that stages read."""
+    named = {
+        value
+        for stage in stages
+        for field, value in settings(stage).items()
+        if isinstance(value, str) and field.rpartition(".")[2] in READ
+    }
+    files = {reward.file for stage in stages for reward in stage.rewards if reward.file is not None}
+    return sorted(path for path in map(os.path.abspath, named | files) if os.path.exists(path))
+
+
+def _check(ended: Sequence[Any]) -> None:
+    """Say which of the other ranks is no longer there.
+
+    Raises:
+        RankError: one has ended, by its own error or with its actor.
+    """
+    import ray
+    from ray.exceptions import RayActorError, RayError
+
+    done, _ = ray.wait([*ended], num_returns=1, timeout=0)
+    for rank, one in enumerate(ended, start=1):
+        if one in done:
+            try:
+                ray.get(one)
+            except RayActorError as error:
+                raise RankError(f"rank {rank} is gone: its actor died") from error
+            except RayError as error:
+                last = str(error).strip().splitlines()[-1]
+                raise RankError(f"rank {rank} ended: {one_line(last, 200)}") from error
+
+
 @contextmanager
-def _hosts(count: int, directory: str, follow: str, gpu: str | None) -> Generator[list[Any]]:
+def _told(watch: Callable[[], None]) -> Generator[None]:
+    """Inside, an error of the group that names no rank becomes one that does, as far as Ray knows.
+
+    Raises:
+        RankError: in its place.
+    """
+    try:
+        yield
+    except RankError as error:
+        deadline = time.monotonic() + NOTICED
+        while UNNAMED in str(error) and time.monotonic() < deadline:
+            watch()
+            time.sleep(0.1)
+        raise
+
+
+@contextmanager
+def _hosts(count: int, seen: Sequence[str], follow: str, gpu: str | None) -> Generator[list[Any]]:
     """The actors of the other ranks; all have imported what they need, and see the directory."""
     import ray
     from ray.exceptions import GetTimeoutError, RayError
@@ -104,7 +162,7 @@ def _hosts(count: int, directory: str, follow: str, gpu: str | None) -> Generato
     try:
         for rank, host in enumerate(hosts, start=1):
             try:
-                problem: str | None = ray.get(host.find.remote(follow, directory), timeout=START)
+                problem: str | None = ray.get(host.find.remote(follow, seen), timeout=START)
             except GetTimeoutError:
                 problem = f"its actor does not start in {START:g} s"
             except RayError as error:

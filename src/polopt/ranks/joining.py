@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -17,8 +17,10 @@ from polopt.errors import RankError, Stopped, UserError, one_line
 from polopt.ranks.group import ALONE, Ranks
 
 SILENCE = 3600.0  # seconds after which a rank that says nothing is given up
+MEETING = 300.0  # seconds for all of them to come
 NOTICED = 3.0  # seconds in which a process that ended is known to have
-_WHY = "polopt/why"
+UNNAMED = "another rank is gone or says nothing"
+_WHY, _CAME = "polopt/why", "polopt/came"
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ def joined(
     address: str | None = None,
     *,
     silence: float = SILENCE,
+    watch: Callable[[], None] = lambda: None,
 ) -> Generator[Ranks]:
     """A group for as long as the block lasts; it is left on an error, too.
 
@@ -64,6 +67,7 @@ def joined(
         size: of the group.
         address: ``host:port`` on which rank 0 listens; None: as torchrun says.
         silence: seconds after which a rank that says nothing is given up.
+        watch: called by rank 0 while it waits for the others; raises where one cannot come.
 
     Raises:
         RankError: one of the others is gone, or does not come.
@@ -80,9 +84,9 @@ def joined(
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     limit = timedelta(seconds=silence)
     try:
-        store = None if address is None else _listening(address, rank, size, limit)
+        store = None if address is None else _meeting(address, rank, size, watch)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, OSError) as error:
         raise RankError(
             f"rank {rank}: the group of {size} ranks did not meet: {one_line(error)}"
         ) from error
@@ -142,7 +146,7 @@ def _gone(ranks: Ranks, error: RuntimeError) -> str:
             if ranks.processes and _ended(ranks.processes[rank]):
                 return f"rank {rank} is gone: its process was killed, or crashed"
         time.sleep(0.05)
-    return f"another rank is gone or says nothing: {one_line(error)}"
+    return f"{UNNAMED}: {one_line(error)}"
 
 
 def _ended(who: str) -> bool:
@@ -166,17 +170,34 @@ def _written(key: str) -> str:
     return ""
 
 
-def _listening(address: str, rank: int, size: int, limit: timedelta) -> Any:  # noqa: ANN401
-    """The store of the group; rank 0 listens on this address alone, not on all of its machine."""
+def _meeting(address: str, rank: int, size: int, watch: Callable[[], None]) -> Any:  # noqa: ANN401
+    """The store of the group, when all ranks have come.
+
+    Rank 0 listens on this address alone, not on all of its machine.
+    """
     from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
     host, _, port = address.rpartition(":")
+    limit = timedelta(seconds=MEETING)
     if rank:
-        return TCPStore(host, int(port), size, timeout=limit)
-    server = socket.create_server((host, int(port)))
-    return TCPStore(
-        host, int(port), size, is_master=True, timeout=limit, master_listen_fd=server.detach()
+        store = TCPStore(host, int(port), timeout=limit, wait_for_workers=False)
+        store.set(f"{_CAME}/{rank}", "")
+        return store
+    store = TCPStore(
+        host,
+        int(port),
+        is_master=True,
+        timeout=limit,
+        wait_for_workers=False,
+        master_listen_fd=socket.create_server((host, int(port))).detach(),
     )
+    deadline = time.monotonic() + MEETING
+    while missing := [one for one in range(1, size) if not store.check([f"{_CAME}/{one}"])]:
+        watch()
+        if time.monotonic() > deadline:
+            raise ValueError(f"rank {missing[0]} did not come in {MEETING:g} s")
+        time.sleep(0.05)
+    return store
 
 
 def _store() -> Any:  # noqa: ANN401 - of torch

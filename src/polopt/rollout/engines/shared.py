@@ -14,6 +14,7 @@ from polopt.rollout.engines.interface import Engine, Request, Weights
 from polopt.rollout.timeline import Timeline
 from polopt.types import Group
 
+TURN = 5.0  # seconds for a turn of an engine to end by itself
 BEAT = 0.05  # seconds between looks at whether an engine has failed
 
 
@@ -24,12 +25,17 @@ class EngineThread:
         engine: used by this thread alone.
         name: in the timeline.
         timeline: told when the engine generates, and when it takes over weights.
+        abandon: has the engine raise where it waits for a process of its own.
     """
 
     def __init__(
-        self, engine: Engine, name: str = "engine 1", timeline: Timeline | None = None
+        self,
+        engine: Engine,
+        name: str = "engine 1",
+        timeline: Timeline | None = None,
+        abandon: Callable[[], None] = lambda: None,
     ) -> None:
-        self._engine, self._name = engine, name
+        self._engine, self._name, self._abandon = engine, name, abandon
         self._timeline = timeline or Timeline()
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._askers = dict[tuple[int, int], list[Asker]]()  # by ticket and prompt
@@ -78,7 +84,10 @@ class EngineThread:
     def close(self) -> None:
         """End the thread, then the engine; what is being generated is given up."""
         self._calls.put(None)
-        self._thread.join()
+        self._thread.join(TURN)
+        if self._thread.is_alive():
+            self._abandon()
+            self._thread.join()
         self._engine.close()
 
     def _run(self) -> None:
