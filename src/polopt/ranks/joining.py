@@ -86,6 +86,8 @@ def joined(
     try:
         store = None if address is None else _meeting(address, rank, size, watch)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
+    except UserError:
+        raise
     except (RuntimeError, ValueError, OSError) as error:
         raise RankError(
             f"rank {rank}: the group of {size} ranks did not meet: {one_line(error)}"
