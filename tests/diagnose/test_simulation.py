@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+import polopt
 from polopt import api
 from polopt.cli import main
+from polopt.coordination.flow import Flow
 from polopt.coordination.ledger import Ledger
 from polopt.coordination.rollouter import Rollouter, Sampled
 from polopt.coordination.threaded import Taking, ThreadedSource
@@ -240,10 +242,12 @@ def slept(setting: Setting, drawn: Draws) -> Slept:
 
     sampled = Sampled(lambda place: Prompt(place, "", (1,)), GROUP, Sampling(), 0, score)
     engines = [Sleeping(drawn) for _ in range(setting.engines)]
-    threads, timeline = [EngineThread(engine) for engine in engines], Timeline()
+    timeline = Timeline()
+    threads = [EngineThread(one, f"engine {n}", timeline) for n, one in enumerate(engines, 1)]
     rollouters = [Rollouter(Asker(threads), sampled, timeline) for _ in range(setting.threads)]
     ledger = Ledger(setting.prompts, staleness=setting.staleness, window=setting.window)
-    source = ThreadedSource(rollouters, ledger, dict, Taking(setting.key))
+    flow = Flow(ledger, timeline, engines=setting.engines)
+    source = ThreadedSource(rollouters, ledger, dict, Taking(setting.key), flow)
     source.publish(0)
     start = begun = time.monotonic()
     lines, intervals = list[dict[str, Any]](), list[dict[str, Any]]()
@@ -328,8 +332,11 @@ def test_a_recorded_run_is_repeated(setting: Setting, reward: Distribution, tmp_
             text = "".join(json.dumps(line) + "\n" for line in lines)
             (tmp_path / f"{name}.jsonl").write_text(text, encoding="utf-8")
         parts, replayed = traced(tmp_path)
-        idle, steps = replayed["trainer_idle"], replayed["seconds_per_step"]
-        if near(idle["simulated"], idle["recorded"]):
+        shares, steps = (
+            [replayed["trainer_idle"], replayed["engine_idle"]],
+            replayed["seconds_per_step"],
+        )
+        if all(near(one["simulated"], one["recorded"]) for one in shares):
             break
     else:
         pytest.fail(str(replayed))
@@ -337,6 +344,37 @@ def test_a_recorded_run_is_repeated(setting: Setting, reward: Distribution, tmp_
     assert parts.costs.token == pytest.approx(REAL.token, rel=0.2)
     assert replayed["steps"] == STEPS - 1
     assert steps["simulated"] == pytest.approx(steps["recorded"], rel=0.2)
+
+
+REAL_RUN: dict[str, Any] = {
+    "algorithm": "grpo",
+    "model": {"path": "builtin:small"},
+    "data": {"source": "task:chain_sum", "parameters": {"terms": 3, "modulus": 5}},
+    "reward": {"verifier": "task"},
+    "rollout": {"prompts_per_step": 8, "group_size": 4, "max_new_tokens": 48},
+    "evaluation": {"prompts": 8},
+    "run": {"threads": 1, "seed": 3, "steps": 24},
+    "coordination": {"mode": "buffered", "window": 8},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("staleness", "window", "engines"), [(0, 1, 1), (1, 8, 1), (2, 8, 2)], ids=str
+)
+def test_a_real_run_is_repeated(staleness: int, window: int, engines: int, tmp_path: Path) -> None:
+    """Both idle shares within a tenth of the time: on processors both sides share the cores."""
+    flags = {"staleness": staleness, "window": window, "engines": engines}
+    for number in range(TRIES):
+        given = {f"coordination.{name}": value for name, value in flags.items()}
+        directory = str(tmp_path / str(number))
+        _, found = traced(
+            polopt.train(REAL_RUN, flags={"run.directory": directory, **given}).directory
+        )
+        shares = [found["trainer_idle"], found["engine_idle"]]
+        if all(abs(one["simulated"] - one["recorded"]) <= 0.1 for one in shares):
+            return
+    pytest.fail(str(found))
 
 
 def test_what_engines_wait_for_after_an_evaluation_is_not_counted() -> None:
