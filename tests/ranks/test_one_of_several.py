@@ -159,7 +159,7 @@ def test_ranks_that_cannot_come_are_not_waited_for(monkeypatch: pytest.MonkeyPat
         line = "^rank 0: the group of 2 ranks did not meet: .*in use"
         with pytest.raises(RankError, match=line), joined(0, 2, address):
             pass
-    with pytest.raises(RankError, match="^rank 1 is gone: "), joined(0, 2, address, watch=watch):
+    with pytest.raises(RankError, match=r"^rank 1 is gone: "), joined(0, 2, address, watch=watch):
         pass
     monkeypatch.setattr("polopt.ranks.joining.MEETING", 0.2)
     line = r"did not meet: rank 1 did not come in 0\.2 s"

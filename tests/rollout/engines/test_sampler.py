@@ -1,14 +1,17 @@
 """Drawing a token: the right frequencies, the right log-prob, and never an impossible token."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare, kstest
 
+from polopt.rollout.engines import LocalEngine
 from polopt.rollout.engines.sampler import draw, processed_logits, uniforms
 from polopt.types import Sampling
+from random_models import builtin_model, generated, request
 
 JUST_BELOW_ONE = math.nextafter(1.0, 0.0)
 INF = float("inf")
@@ -29,6 +32,25 @@ def test_draws_have_the_frequencies_of_the_distribution() -> None:
     observed = torch.cat([counts[~rare], counts[rare].sum()[None]]).numpy()
     wanted = torch.cat([expected[~rare], expected[rare].sum()[None]]).numpy()
     assert chisquare(observed, wanted * observed.sum() / wanted.sum()).pvalue > 1e-3
+
+
+def test_a_response_that_is_continued_is_the_whole_one() -> None:
+    """Its first tokens stand in the prompt of a second request, whose draws go on behind them."""
+    engine, sampling = LocalEngine(builtin_model()), Sampling(max_new_tokens=24, min_new_tokens=24)
+    first = request(3, 5, 2, sampling)
+    whole = generated(engine, [first])[3].samples
+    for place, sample in enumerate(whole):
+        so_far = tuple(sample.tokens.tolist()[:15])
+        rest = replace(
+            first,
+            prompt=replace(first.prompt, tokens=so_far),
+            sampling=replace(sampling, max_new_tokens=14, min_new_tokens=14),
+            position=10,
+        )
+        again = generated(engine, [rest])[3].samples[place]
+        assert again.tokens.tolist() == sample.tokens.tolist()
+        other = generated(engine, [replace(rest, position=0)])[3].samples[place]
+        assert other.tokens.tolist() != sample.tokens.tolist()
 
 
 def test_the_quantile_of_a_uniform_number_by_hand() -> None:

@@ -247,7 +247,11 @@ class Decode:
             owner.append(len(requests) - 1)
         owner += [0] * fillers
         limit = self.sampling.max_new_tokens
-        draws = [uniforms(row.request.seed, row.request.ticket, row.sample, limit) for row in rows]
+        draws = [
+            uniforms(one.seed, one.ticket, row.sample, limit, one.position)
+            for row in rows
+            for one in [row.request]
+        ]
         prompts = [request.prompt.tokens for request in requests]
         first = self._moved([len(prompts[i]) - 1 for i in owner])
         return Slots(

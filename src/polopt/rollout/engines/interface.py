@@ -19,13 +19,14 @@ Weights = Callable[[], Mapping[str, torch.Tensor]]
 
 @dataclass(frozen=True)
 class Request:
-    """``count`` responses to one prompt. (seed, ticket, sample index) decide the draws."""
+    """``count`` responses to one prompt. (seed, ticket, sample index, position) decide the draws."""
 
     ticket: int
     prompt: Prompt
     count: int
     sampling: Sampling
     seed: int  # of the run and of what is asked for: training and evaluation have their own
+    position: int = 0  # of the first token: a later turn does not repeat the draws of the first
 
 
 class Engine(Protocol):

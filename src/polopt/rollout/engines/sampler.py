@@ -19,10 +19,12 @@ from polopt.types import Sampling
 BLOCK = 64  # tokens that are added up before they are searched
 
 
-def uniforms(seed: int, ticket: int, sample: int, count: int) -> NDArray[np.float64]:
-    """Numbers in [0, 1), one for each position of a response."""
+def uniforms(
+    seed: int, ticket: int, sample: int, count: int, position: int = 0
+) -> NDArray[np.float64]:
+    """Numbers in [0, 1), one for each position of a response from ``position`` on."""
     key = np.random.SeedSequence(entropy=seed, spawn_key=(ticket, sample))
-    return np.random.Generator(np.random.Philox(key)).random(count)
+    return np.random.Generator(np.random.Philox(key)).random(position + count)[position:]
 
 
 def processed_logits(

@@ -260,7 +260,7 @@ def _parameters(request: Request, index: int, stop_ids: tuple[int, ...]) -> Any:
         min_tokens=min(sampling.min_new_tokens, sampling.max_new_tokens),
         stop=list(sampling.stop),
         stop_token_ids=list(stop_ids),
-        seed=derive(request.seed, request.ticket, index),
+        seed=derive(request.seed, request.ticket, index, *filter(None, [request.position])),
         logprobs=0,  # of the token itself, none beside it
         detokenize=bool(sampling.stop),
         skip_special_tokens=False,
