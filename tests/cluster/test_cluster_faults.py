@@ -83,14 +83,14 @@ class Fault(threading.Thread):
         super().__init__(daemon=True)
         self._harm, self._rng, self._left = harm, random.Random(seed), times
         self.ended = threading.Event()
-        self.done = 0
+        self.done = list[float]()  # when
 
     def run(self) -> None:
-        while self.done < self._left and not self.ended.is_set():
+        while len(self.done) < self._left and not self.ended.is_set():
             time.sleep(self._rng.random() * 2)
             if not self.ended.is_set():
                 self._harm(self._rng)
-                self.done += 1
+                self.done.append(time.monotonic())
 
 
 def kill(title: str, count: int) -> Callable[[random.Random], None]:
@@ -115,6 +115,8 @@ def through(fault: Fault, directory: Path, **flags: Any) -> list[str]:
     def hear(event: Event) -> None:
         if event.kind == "warning":
             said.append(event.values["message"])
+            if "another actor takes over" in said[-1] and fault.done:
+                assert time.monotonic() - fault.done[-1] < NOTICED
 
     try:
         while True:
@@ -166,8 +168,8 @@ def test_killed_engines(seed: int, nodes: Any, alternate: Path, tmp_path: Path) 
         assert weights(tmp_path / f"run-{number}") == weights(alternate)
         # One that is killed where nobody asks it any more is missed by nobody.
         noticed = [line for line in said if re.search("another actor takes|and so did", line)]
-        assert fault.done - 2 <= len(noticed) <= fault.done
-        left, number = left - fault.done, number + 1
+        assert len(fault.done) - 2 <= len(noticed) <= len(fault.done)
+        left, number = left - len(fault.done), number + 1
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -177,7 +179,7 @@ def test_killed_reward_workers(seed: int, nodes: Any, alternate: Path, tmp_path:
         fault = Fault(kill(REWARD, 1), 1000 + seed * 100 + number, left)
         through(fault, tmp_path / f"run-{number}")
         assert weights(tmp_path / f"run-{number}") == weights(alternate)
-        left, number = left - fault.done, number + 1
+        left, number = left - len(fault.done), number + 1
 
 
 def test_an_engine_that_stands_still_is_replaced(

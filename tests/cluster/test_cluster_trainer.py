@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
+import subprocess
+import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 from ray_processes import ENGINE, RANK, alive
 
+from polopt.cluster import session
 from polopt.cluster.guard import belonging
+from polopt.cluster.session import free_port
+from polopt.errors import EngineError
 from runs import ROOT, command, lines, start, steps_taken, wait_for, weights
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
@@ -87,7 +96,9 @@ def test_a_rank_that_is_killed(seed: int, alternate: Path, tmp_path: Path) -> No
     time.sleep(rng.random())
     (ray,) = rays() - before
     actor(RANK, ray, process.pid).kill()
+    killed = time.monotonic()
     _, errors = process.communicate(timeout=NOTICED + 60)
+    assert time.monotonic() - killed < NOTICED  # with the end of its Ray
     assert process.returncode not in (0, None)
     said = errors.splitlines()[-1]
     assert said.startswith("error: rank 0: rank 1 is gone: its process was killed, or crashed; ")
@@ -159,3 +170,50 @@ def test_nobody_at_the_address(
     assert code == 2
     assert errors.splitlines()[-1].startswith(f"error: {line}")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def open_ray(tmp_path: Path) -> Iterator[str]:
+    """A head that asks nobody for a token."""
+    place, port = Path(tempfile.mkdtemp(prefix="open-ray-", dir="/tmp")), free_port("127.0.0.1")
+    words = ("start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}")
+    more = ("--num-cpus=2", "--include-dashboard=false", "--disable-usage-stats", "--temp-dir")
+    secured = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_TOKEN", "RAY_ADDRESS")
+    head = subprocess.Popen(
+        [str(Path(sys.executable).with_name("ray")), *words, *more, str(place)],
+        env={name: value for name, value in os.environ.items() if name not in secured},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    address = f"127.0.0.1:{port}"
+    wait_for(lambda: head.poll() is not None or open_at(address), seconds=300)
+    yield address
+    os.killpg(head.pid, signal.SIGTERM)
+    head.wait(60)
+    for process in psutil.process_iter(["cmdline"]):
+        if str(place) in " ".join(process.info["cmdline"] or ()):
+            process.kill()
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def open_at(address: str) -> bool:
+    with suppress(EngineError):
+        return session._lets_in_anybody(address)
+    return False
+
+
+def test_a_ray_that_lets_in_anybody_is_refused(
+    open_ray: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", open_ray)
+    words = ("train", RECIPE, *ONE, "--rl.coordination.engines", "1", *SHORT)
+    code, _, errors = command(*words, "--run.directory", tmp_path / "refused")
+    assert code == 2
+    assert errors.splitlines()[-1].startswith(
+        f"error: RAY_ADDRESS: the Ray at {open_ray} asks for no token: whoever reaches it runs code"
+    )
+    assert not (tmp_path / "refused").exists()
+    open_to = ("--rl.coordination.insecure", "true", "--run.directory", tmp_path / "insecure")
+    code, _, errors = command(*words, *open_to)
+    assert code == 0, errors

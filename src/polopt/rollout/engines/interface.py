@@ -19,7 +19,7 @@ Weights = Callable[[], Mapping[str, torch.Tensor]]
 
 @dataclass(frozen=True)
 class Request:
-    """``count`` responses to one prompt. (seed, ticket, sample index, position) decide the draws."""
+    """``count`` responses to one prompt. (seed, ticket, sample index, position) decide draws."""
 
     ticket: int
     prompt: Prompt
