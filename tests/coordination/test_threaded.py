@@ -14,12 +14,15 @@ from polopt.coordination.rollouter import Rollouter, Sampled
 from polopt.coordination.sources import InlineSource
 from polopt.coordination.threaded import Taking, ThreadedSource
 from polopt.errors import EngineError, StalledError
+from polopt.isolated import CONCURRENT, workers
+from polopt.isolated.origins import Origin
 from polopt.rollout.engines import Request, Weights
 from polopt.rollout.engines.shared import Asker, EngineThread
 from polopt.rollout.groups import has_contrast
 from polopt.rollout.timeline import Timeline
 from polopt.types import Batch, Group, Prompt, Sampling
 from queued_engine import Queued, stamped
+from runs import wait_for
 
 FIFO = Taking(lambda ticket, _: ticket.id)
 
@@ -217,6 +220,29 @@ def test_a_long_claim_is_no_stall_while_its_groups_get_done(threaded: Make) -> N
     start = time.monotonic()
     assert len(source.next_batch().groups) == 6
     assert time.monotonic() - start > 0.6
+
+
+def test_an_end_does_not_wait_for_rewards_that_are_queued(
+    threaded: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More of them than there are worker processes, each of a minute."""
+    monkeypatch.setattr("polopt.coordination.threaded.SCORED", 0.5)
+    begun = list[int]()
+
+    def score(groups: Sequence[Group]) -> list[Group]:
+        begun.append(len(groups))
+        workers.call(Origin("sleep", "asyncio"), {"delay": 60.0}, timeout=90.0, seed=0)
+        return list(groups)
+
+    count = 2 * CONCURRENT
+    source = threaded(
+        Ledger(count, staleness=1), [Engine()], count, of=replace(sampled(), score=score)
+    )
+    source.publish(0)
+    wait_for(lambda: len(begun) == count)
+    start = time.monotonic()
+    source.close()
+    assert time.monotonic() - start < 40
 
 
 def test_a_resumed_source_issues_again_what_was_not_trained_on(threaded: Make) -> None:

@@ -14,11 +14,14 @@ from polopt.coordination.ledger import End, Ledger, Ticket
 from polopt.coordination.rollouter import Rollouter
 from polopt.coordination.sources import resampled
 from polopt.errors import StalledError
+from polopt.isolated import workers
 from polopt.rollout.engines import Weights
 from polopt.rollout.engines.shared import ClosedError
 from polopt.types import Batch, Group, Metrics
 
 WORKERS = 64  # threads that roll out; each waits for its engine, or for a reward, most of the time
+
+SCORED = 5.0  # seconds for rewards that are being computed when a run ends
 
 Key = Callable[[Ticket, int], Any]
 """``(ticket, version) -> order`` inside the window, smallest first."""
@@ -165,8 +168,12 @@ class ThreadedSource:
             self._closed = True
             self._changed.notify_all()
         self._rollouters[0].engine.close()
+        deadline = time.monotonic() + SCORED
         for thread in self._threads:
-            thread.join()
+            thread.join(max(0.0, deadline - time.monotonic()))
+        while going := [thread for thread in self._threads if thread.is_alive()]:
+            workers.stop()  # nobody waits for what they score, nor for what is queued behind it
+            going[0].join(0.2)
 
     def _run(self, rollouter: Rollouter) -> None:
         """Roll out until there is no more; an error is raised again by :meth:`next_batch`."""
