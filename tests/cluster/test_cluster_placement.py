@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from test_cluster_short import RECIPE
 
 from polopt.cluster.nodes import Asked
-from polopt.cluster.placement import ADDRESS, placement
+from polopt.cluster.placement import ADDRESS, placement, reward_actors
 from polopt.isolated import CONCURRENT
 from polopt.recipe import StageRecipe, load
 from polopt.resolution import resolve
@@ -27,10 +29,16 @@ def test_an_engine_has_a_slot_for_each_of_its_devices(monkeypatch: pytest.Monkey
         {"who": "trainer", "count": 1, "where": "this process", "gets": "1 GPU"},
         {"who": "other trainers", "count": 2, "where": HERE, "gets": "1 GPU each"},
         {"who": "engines", "count": 4, "where": HERE, "gets": "2 GPUs each"},
-        {"who": "rewards", "count": CONCURRENT, "where": HERE, "gets": "no slot: what is free"},
+        {
+            "who": "rewards",
+            "count": reward_actors(os.cpu_count() or 1),
+            "where": HERE,
+            "gets": "no slot: at most one for each processor",
+        },
     ]
     (_, engines, _) = placement(stage(mode="cluster", engine_devices=1), cuda=False)
     assert engines["gets"] == "1 processor slot each"
+    assert [reward_actors(count) for count in (1, 32, 500)] == [CONCURRENT, 32, 64]
 
 
 def test_other_modes_place_nothing() -> None:

@@ -222,7 +222,7 @@ def test_inside_a_block_functions_run_elsewhere(spec):
         def kill(self):
             ended.append("killed")
 
-    with workers.served_by(Elsewhere):
+    with workers.served_by(Elsewhere, 1):
         assert rewards(spec("length"), group("a", "bbb", seed=1)) == [10.0, 30.0]
     assert ended == ["killed"]
     assert rewards(spec("length"), group("a", "bbb", seed=1)) == [1.0, 3.0]

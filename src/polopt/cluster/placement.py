@@ -11,6 +11,7 @@ from polopt.errors import counted
 from polopt.isolated import CONCURRENT
 from polopt.recipe import StageRecipe
 
+MOST_REWARDS = 64  # actors; as many threads roll out
 ADDRESS = "RAY_ADDRESS"  # of the environment: the cluster to join
 
 
@@ -55,8 +56,14 @@ def placement(stage: StageRecipe, *, cuda: bool) -> list[dict[str, Any]]:
     if (others := stage.coordination.trainers - 1) > 0:
         parts.insert(1, Part("other trainers", others, there, "1 GPU each" if cuda else "no slot"))
     if any(reward.file is not None for reward in stage.rewards):
-        parts.append(Part("rewards", CONCURRENT, there, "no slot: what is free"))
+        count = MOST_REWARDS if address() else reward_actors(os.cpu_count() or 1)
+        parts.append(Part("rewards", count, there, "no slot: at most one for each processor"))
     return [asdict(part) for part in parts]
+
+
+def reward_actors(processors: int) -> int:
+    """How many actors compute rewards at a time, in a cluster with so many processors."""
+    return max(CONCURRENT, min(MOST_REWARDS, processors))
 
 
 def address() -> str | None:

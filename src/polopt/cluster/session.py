@@ -23,7 +23,7 @@ import psutil
 from polopt.cluster.gpus import reserved
 from polopt.cluster.guard import Guard, belonging
 from polopt.cluster.nodes import Asked, check_nodes, check_slots
-from polopt.cluster.placement import ADDRESS, address, clustered
+from polopt.cluster.placement import ADDRESS, address, clustered, reward_actors
 from polopt.errors import EngineError, missing_extra, one_line
 from polopt.isolated import workers
 from polopt.recipe import StageRecipe
@@ -119,7 +119,8 @@ def connected(
         check_nodes()
         from polopt.cluster.rewards import RewardActor
 
-        stack.enter_context(workers.served_by(RewardActor))
+        processors = int(ray.cluster_resources().get("CPU", 1))
+        stack.enter_context(workers.served_by(RewardActor, reward_actors(processors)))
         yield
 
 

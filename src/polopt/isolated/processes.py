@@ -62,20 +62,21 @@ atexit.register(close)
 
 
 class Pool:
-    """At most ``CONCURRENT`` processes, each started when it is first needed.
+    """So many processes, each started when it is first needed.
 
     It may be asked from several threads.
 
     Args:
         start: makes a process.
+        most: of them at a time; None: ``CONCURRENT``.
     """
 
-    def __init__(self, start: Callable[[], Process]) -> None:
+    def __init__(self, start: Callable[[], Process], most: int | None = None) -> None:
         self._start = start
         self._idle: LifoQueue[Process | None] = LifoQueue()
         self._busy = set[Process]()
-        self._most = CONCURRENT
-        for _ in range(self._most):
+        self.most = most or CONCURRENT
+        for _ in range(self.most):
             self._idle.put(None)
         _POOLS.append(self)
 
@@ -105,7 +106,7 @@ class Pool:
 
     def close(self) -> None:
         """End the processes, each when it has answered."""
-        for process in [self._idle.get() for _ in range(self._most)]:
+        for process in [self._idle.get() for _ in range(self.most)]:
             if process is not None:
                 process.kill()
             self._idle.put(None)

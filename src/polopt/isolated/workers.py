@@ -151,10 +151,10 @@ _pool = Pool(Worker)
 
 
 @contextmanager
-def served_by(start: Callable[[], Process]) -> Generator[None]:
-    """Inside, functions run in processes that ``start`` makes, wherever those are."""
+def served_by(start: Callable[[], Process], most: int) -> Generator[None]:
+    """Inside, functions run in so many processes that ``start`` makes, wherever those are."""
     global _pool
-    before, _pool = _pool, Pool(start)
+    before, _pool = _pool, Pool(start, most)
     try:
         yield
     finally:
@@ -186,6 +186,11 @@ def call(
         return late(timeout)
     except DiedError as error:
         return Raised(str(error), kind=str(error))
+
+
+def most() -> int:
+    """How many calls run at a time."""
+    return _pool.most
 
 
 def stop() -> None:

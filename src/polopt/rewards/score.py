@@ -18,7 +18,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from polopt import isolated
 from polopt.errors import RewardError
 from polopt.isolated import workers
 from polopt.isolated.calls import Raised, Returned, plain
@@ -195,7 +194,7 @@ def _side_by_side(
     firsts: Iterable[int],
 ) -> list[list[Result]]:
     """As ``map``, in threads that wait for worker processes."""
-    with ThreadPoolExecutor(min(isolated.CONCURRENT, len(groups))) as threads:
+    with ThreadPoolExecutor(min(workers.most(), len(groups))) as threads:
         try:
             return list(threads.map(of_group, groups, firsts))
         except BaseException:
