@@ -106,6 +106,12 @@ def kill(title: str, count: int) -> Callable[[random.Random], None]:
     return harm
 
 
+def slots() -> int:
+    import ray
+
+    return int(ray.cluster_resources().get("CPU", 0))
+
+
 def through(fault: Fault, directory: Path, **flags: Any) -> list[str]:
     """A run that goes on beside a fault, and again where it ended in one line; what was said."""
     fault.start()
@@ -235,6 +241,7 @@ def test_a_node_is_lost(seed: int, nodes: Any, alternate: Path, tmp_path: Path) 
         through(Fault(remove, seed, 1), tmp_path / "run")  # two nodes are left for two engines
     finally:
         nodes.add_node(num_cpus=1, object_store_memory=80 * 2**20)  # ends with the thread, else
+        wait_for(lambda: slots() == 3, seconds=120)  # Ray takes its time to notice
     assert lost and weights(tmp_path / "run") == weights(alternate)
     assert [line["step"] for line in metrics(tmp_path / "run")] == list(range(STEPS + 1))
 

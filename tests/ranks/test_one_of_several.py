@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
+import signal
 import socket
 import sys
+from contextlib import suppress
 
 import numpy as np
 import pytest
 import torch
 
 from polopt.api import ranked
+from polopt.api.execute import _signals
 from polopt.api.several import Several
 from polopt.assembly import StageInputs
 from polopt.cli import main
 from polopt.coordination.stage import Event, Request
 from polopt.errors import EngineError, RankError, RecipeError
-from polopt.ranks import ALONE, Ranks, joined, place
+from polopt.ranks import ALONE, Place, Ranks, joined, place
 from polopt.recipe import load
 from polopt.resolution import resolve
 from polopt.roles import micro_batches
@@ -165,6 +168,25 @@ def test_ranks_that_cannot_come_are_not_waited_for(monkeypatch: pytest.MonkeyPat
     line = r"did not meet: rank 1 did not come in 0\.2 s"
     with pytest.raises(RankError, match=line), joined(0, 2, address):
         pass
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_rank_that_ends_by_an_error_is_not_cut_short(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where torchrun sees first that another rank was killed, and ends this one by a signal."""
+    monkeypatch.setattr("polopt.api.execute.place", lambda: Place(0, size, 0, size))
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        with suppress(RankError), _signals():
+            raise RankError("rank 1 is gone")
+        expected = signal.SIG_DFL if size == 1 else signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) is expected
+        with _signals():
+            pass
+        assert signal.getsignal(signal.SIGTERM) is expected
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize("mode", ["alternate", "cluster"])

@@ -426,8 +426,12 @@ def _by_this_thread(observe: Observer) -> Generator[Observer]:
 
 @contextmanager
 def _signals() -> Generator[Callable[[], int]]:
-    """Handle signals: the first one requests a stop, the second one has its default effect."""
-    asked = 0
+    """Handle signals: the first one requests a stop, the second one has its default effect.
+
+    torchrun sends SIGTERM to all ranks when one has ended. The others end, too, and say why: after
+    an error there is no moment at which that would cut them short.
+    """
+    asked, whole = 0, False
     if threading.current_thread() is not threading.main_thread():
         yield lambda: 0  # only the main thread may handle signals
         return
@@ -443,6 +447,9 @@ def _signals() -> Generator[Callable[[], int]]:
         signal.signal(number, remember)
     try:
         yield lambda: asked
+        whole = True
     finally:
+        if not whole and place().size > 1 and before[signal.SIGTERM] is signal.SIG_DFL:
+            before[signal.SIGTERM] = signal.SIG_IGN
         for number in numbers:
             signal.signal(number, before[number])
