@@ -13,6 +13,7 @@ import torch
 from polopt.algorithms import row
 from polopt.assembly.fits import check_reach, check_vocabulary
 from polopt.assembly.placement import engine_devices, followed, following
+from polopt.cluster.gpus import name_of
 from polopt.coordination.stage import Event, Observer
 from polopt.errors import ModelError
 from polopt.models import LanguageModel, ScalarModel, context_length, load, load_scalar
@@ -28,7 +29,7 @@ from polopt.rollout.divided import DividedEngine
 from polopt.rollout.engines import Engine, Weights
 from polopt.rollout.engines.arrival import Proof, Proven
 from polopt.rollout.engines.choose import check_divides, chosen, made
-from polopt.rollout.engines.interface import Arriving
+from polopt.rollout.engines.interface import Arriving, Place
 from polopt.rollout.engines.shared import Asker, EngineThread
 from polopt.rollout.rewarding import RewardFunction
 from polopt.rollout.timeline import Timeline
@@ -233,7 +234,7 @@ class StageInputs:
             return
         for device in engine_devices(self.device, settings.engines):
             served, follow = (actor, None) if name == "vllm" else followed(actor, device)
-            yield self._made(name, served, follow)
+            yield self._made(name, served, follow, Place(device.type, 1, gpu=name_of(device)))
 
     def _proven(
         self,
@@ -274,12 +275,14 @@ class StageInputs:
         name: Literal["local", "vllm"],
         actor: Actor,
         follow: Callable[[], None] | None = None,
+        place: Place | None = None,
     ) -> Arriving:
         return made(
             name,
             actor.language_model,
             autocast=actor.how.autocast,
             rows=self.recipe.rollout.rows,
+            place=place,
             follow=follow,
             tell=actor.how.tell,
         )

@@ -36,6 +36,7 @@ T = TypeVar("T")
 CPU_CACHE = 1 << 30  # bytes of keys and values on a CPU
 CPU_TOKENS = 2048  # read at once on a CPU
 GPU_SHARE = 0.5  # of the memory that is free when the engine starts; the trainer's is still to grow
+OWN_SHARE = 0.9  # where nothing else is to grow
 TURN = 0.05  # seconds after which whoever waits for a group may do something else
 SECONDS_A_GIB = 30.0  # beyond the usual patience, for an update
 
@@ -46,7 +47,7 @@ class VllmEngine:
     Args:
         language_model: of the trainer; the engine is compared with it before it is used.
         autocast: whether that computes in bfloat16; the engine then does.
-        place: what vLLM runs on; None: the device of the model.
+        place: what vLLM runs on; None: the device of the model, which trains there.
         patience: seconds without an answer after which the engine counts as hung.
 
     Raises:
@@ -67,14 +68,15 @@ class VllmEngine:
         self._asked = 0  # responses so far: their names at vLLM
         serving.environment()
         self._waiting = set[Future[Group]]()
-        self._place = place or Place(language_model.model.device.type, 1)
-        # Where it is divided, no trainer shares its devices.
-        self.sleeps = self._place == Place("cuda", 1)
+        kind = language_model.model.device.type
+        self._place = place or Place(kind, 1, shared=kind == "cuda")
+        self.sleeps = self._place.shared  # nobody else needs the memory of an engine's own GPU
         with ExitStack() as stack:
             directory = Path(stack.enter_context(TemporaryDirectory(prefix="polopt-vllm-")))
             save(language_model, directory)
             arguments = partial(_arguments, directory, language_model, autocast, self._place)
-            self._server = stack.enter_context(closing(Server(arguments, patience)))
+            server = Server(arguments, patience, self._place.gpu)
+            self._server = stack.enter_context(closing(server))
             self._begin(directory)
             self._resources = stack.pop_all()
 
@@ -165,7 +167,7 @@ class VllmEngine:
 
         served = self._call(self._server.vllm.collective_rpc("polopt_sums"), "an update")
         dtype = torch.bfloat16 if self._autocast else torch.float32
-        return unlike({name: w.to(dtype) for name, w in weights().items()}, served)
+        return unlike(((name, w.to(dtype)) for name, w in weights().items()), served)
 
     def _call(self, work: Coroutine[Any, Any, T], doing: str, patience: float = 0.0) -> T:
         return self._server.call(work, doing, patience)
@@ -233,11 +235,15 @@ def _on_cpu(language_model: LanguageModel) -> dict[str, Any]:
 
 
 def _on_gpu(place: Place) -> dict[str, Any]:
-    """Share the GPU of the trainer; several are those of the engine alone, as far as vLLM likes."""
-    if place.count > 1:
+    """Share the GPU of the trainer, or of a copy of the model; others it has for itself.
+
+    Of those it takes as much as vLLM likes.
+    """
+    if not place.is_of_model:
         return {}
     free, total = torch.cuda.mem_get_info()
-    return {"gpu_memory_utilization": GPU_SHARE * free / total, "enable_sleep_mode": True}
+    share = GPU_SHARE if place.shared else OWN_SHARE
+    return {"gpu_memory_utilization": share * free / total, "enable_sleep_mode": place.shared}
 
 
 def _patience(language_model: LanguageModel) -> float:
