@@ -16,6 +16,7 @@ from polopt.assembly.placement import engine_devices, followed, following
 from polopt.cluster.gpus import name_of
 from polopt.coordination.stage import Event, Observer
 from polopt.errors import ModelError
+from polopt.memory.work import GIB
 from polopt.models import LanguageModel, ScalarModel, context_length, load, load_scalar
 from polopt.models.adapter import DIRECTORY, attach, load_adapter
 from polopt.models.sharded import shard
@@ -195,7 +196,7 @@ class StageInputs:
         if self.serving.engine is None:
             name = self._chosen()
             served, follow = (actor, None) if not self.shards else self._followed(actor)
-            engine: Engine = self._made(name, served, follow)
+            engine: Engine = self._made(name, served, follow, self._place)
             if name != "local" or follow is not None:  # else it decodes with what is trained
                 engine = self._proven(actor, agreed=self.ranks.any_said)(engine, "engine 1")
             alone = self.ranks.alone
@@ -286,6 +287,12 @@ class StageInputs:
             follow=follow,
             tell=actor.how.tell,
         )
+
+    @property
+    def _place(self) -> Place:
+        """Where vLLM takes turns with the trainer, and what it may take there."""
+        kind, room = self.device.type, self.recipe.rollout.vllm_memory
+        return Place(kind, 1, shared=kind == "cuda", room=None if room is None else int(room * GIB))
 
     def tell(self, text: str, *, warning: bool = False) -> None:
         """Send a message to the observers; a warning is also written to the run directory."""

@@ -167,10 +167,43 @@ def test_an_engine_sleeps_only_where_somebody_else_wakes(engine_at: Any) -> None
     assert engine.sleeps and engine.asked == ["sleep 2"]
 
 
+@pytest.mark.parametrize("rested", [True, False])
+def test_new_weights_meet_no_old_keys_and_no_memory_that_is_kept(
+    rested: bool, engine_at: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trainer's allocator keeps what was freed, and another process cannot have it."""
+    engine = engine_at(SHARED)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: engine.asked.append("empty"))
+    if rested:
+        engine.rest()
+    engine.publish(dict, 1)
+    order = ["sleep 2", "empty", "wake_up ['weights']", "send 1"]
+    order += ["collective_rpc polopt_sums", "empty", "wake_up ['kv_cache']"]
+    assert engine.asked == order
+    engine = engine_at(OWN)
+    engine.publish(dict, 1)
+    assert engine.asked[0] == "pause_generation keep True" and "empty" not in engine.asked
+
+
+def test_an_engine_in_turn_gets_what_the_plan_left_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assembled, "chosen", lambda *_, **__: Chosen("vllm", "why"))
+    places = list[Place]()
+    monkeypatch.setattr(assembled, "made", lambda *_, place, **__: places.append(place))
+    for room, device in ((2.5, "cuda"), (None, "cuda"), (None, "cpu")):
+        rollout = {"vllm_memory": room} if room else {}
+        found = stage(rollout=rollout)
+        inputs = StageInputs(found, "", "", torch.device(device), lambda _: None, is_last=True)
+        inputs.engine(Actor(builtin_model()))
+    planned = Place("cuda", 1, shared=True, room=5 << 29)
+    assert places == [planned, SHARED, Place("cpu", 1)]
+
+
 def test_what_it_takes_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """60 of 80 GiB are free. Of a GPU for itself vLLM takes what it is used to."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (60 << 30, 80 << 30))
     found = {place: of_vllm._on_gpu(place) for place in (SHARED, OWN, DIVIDED, OF_ACTOR)}
+    planned = of_vllm._on_gpu(Place("cuda", 1, shared=True, room=10 << 30))
+    assert planned == {"gpu_memory_utilization": 1 / 8, "enable_sleep_mode": True}
     assert found[OWN] == found[DIVIDED] == {}
     assert found[SHARED]["gpu_memory_utilization"] == pytest.approx(GPU_SHARE * 60 / 80)
     assert found[OF_ACTOR]["gpu_memory_utilization"] == pytest.approx(OWN_SHARE * 60 / 80)

@@ -69,6 +69,7 @@ class Place:
     count: int  # of them, which it is divided over
     gpu: str | None = None  # for CUDA_VISIBLE_DEVICES, of one that its model is not on
     shared: bool = False  # the GPU is that of a trainer, whose turn alternates with the engine's
+    room: int | None = None  # bytes that are the engine's in its turn; None: nobody planned
 
     @property
     def is_of_model(self) -> bool:

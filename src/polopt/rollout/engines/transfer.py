@@ -190,15 +190,18 @@ class Transfer:
         client: of the engine.
         place: of the engine.
         directory: for the file.
+        buffer: bytes of the GPU through which weights go that are not on it, such as those of an
+            adapter, merged on the CPU; 0: all are, and are read where they stand.
     """
 
-    def __init__(self, client: Client, place: Place, directory: Path) -> None:
+    def __init__(self, client: Client, place: Place, directory: Path, buffer: int) -> None:
         self._client, self._source = client, Source(dict)
         init: TrainerInitInfo = FileTrainerInit(directory / "update.safetensors", rank=0)
         if backend(place) != BY_FILE:
             from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
 
-            init = IPCTrainerInitInfo(rank=0)
+            packed = {"packed": True, "packed_buffer_size_bytes": buffer} if buffer else {}
+            init = IPCTrainerInitInfo(rank=0, **packed)
         self._sender = WeightTransferTrainerFactory.trainer_init(
             init, client=client, source=self._source
         )

@@ -24,7 +24,9 @@ import numpy as np
 import torch
 
 from polopt.errors import EngineError
+from polopt.memory.served import LEAST_BUFFER
 from polopt.models import LanguageModel, context_length, save
+from polopt.models.adapter import has_adapter
 from polopt.rollout.engines import serving
 from polopt.rollout.engines.interface import Arrival, Place, Request, Weights
 from polopt.rollout.engines.proof import prove
@@ -35,7 +37,7 @@ from polopt.types import Finish, Group, Sample, Span
 T = TypeVar("T")
 CPU_CACHE = 1 << 30  # bytes of keys and values on a CPU
 CPU_TOKENS = 2048  # read at once on a CPU
-GPU_SHARE = 0.5  # of the memory that is free when the engine starts; the trainer's is still to grow
+GPU_SHARE = 0.5  # of what is free at the start, where no plan says what the trainer will hold
 OWN_SHARE = 0.9  # where nothing else is to grow
 TURN = 0.05  # seconds after which whoever waits for a group may do something else
 SECONDS_A_GIB = 30.0  # beyond the usual patience, for an update
@@ -75,6 +77,7 @@ class VllmEngine:
             directory = Path(stack.enter_context(TemporaryDirectory(prefix="polopt-vllm-")))
             save(language_model, directory)
             arguments = partial(_arguments, directory, language_model, autocast, self._place)
+            self._leave()
             server = Server(arguments, patience, self._place.gpu)
             self._server = stack.enter_context(closing(server))
             self._begin(directory)
@@ -91,7 +94,7 @@ class VllmEngine:
         client = Client(
             self._server, partial(self._call, doing="an update", patience=_patience(model))
         )
-        self._transfer = Transfer(client, self._place, directory)
+        self._transfer = Transfer(client, self._place, directory, _buffer(model))
         prove(self, model, "vllm", autocast=self._autocast)
 
     @property
@@ -124,7 +127,9 @@ class VllmEngine:
             ModelError: after the first update, its log-probs are not those of the model.
         """
         vllm = self._server.vllm
+        self.rest()  # keys of the old weights would stand beside whatever a transfer takes
         if self._rests:
+            self._leave()
             self._call(vllm.wake_up(["weights"]), "waking up")
         else:
             self._call(vllm.pause_generation(mode="keep", clear_cache=True), "a pause")
@@ -133,6 +138,7 @@ class VllmEngine:
             self._transfer.send(weights, version)
             self._compare(weights)
         if self._rests:
+            self._leave()
             self._call(vllm.wake_up(["kv_cache"]), "waking up")
         else:
             self._call(vllm.resume_generation(), "resuming")
@@ -150,6 +156,10 @@ class VllmEngine:
         if self.sleeps and not self._rests:
             self._call(self._server.vllm.sleep(level=2), "falling asleep")
             self._rests = True
+
+    def _leave(self) -> None:
+        """Hand back what the trainer's allocator keeps for later: another process wants it."""
+        torch.cuda.empty_cache()
 
     def close(self) -> None:
         """End vLLM's process."""
@@ -237,13 +247,21 @@ def _on_cpu(language_model: LanguageModel) -> dict[str, Any]:
 def _on_gpu(place: Place) -> dict[str, Any]:
     """Share the GPU of the trainer, or of a copy of the model; others it has for itself.
 
-    Of those it takes as much as vLLM likes.
+    Of those it takes as much as vLLM likes; of a trainer's what the memory plan leaves it, for the
+    moments of the optimiser are still to come.
     """
     if not place.is_of_model:
         return {}
     free, total = torch.cuda.mem_get_info()
-    share = GPU_SHARE if place.shared else OWN_SHARE
-    return {"gpu_memory_utilization": share * free / total, "enable_sleep_mode": place.shared}
+    share = (GPU_SHARE if place.shared else OWN_SHARE) * free if place.room is None else place.room
+    return {"gpu_memory_utilization": share / total, "enable_sleep_mode": place.shared}
+
+
+def _buffer(language_model: LanguageModel) -> int:
+    """Bytes of the GPU through which merged weights go; each of them has to have room there."""
+    if not has_adapter(language_model.model):
+        return 0
+    return max(LEAST_BUFFER, 4 * max(p.numel() for p in language_model.model.parameters()))
 
 
 def _patience(language_model: LanguageModel) -> float:
