@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 from vs_trl_gates import reached_alike, told
 from vs_trl_one import DTYPES, VARIANTS
-from vs_trl_task import SHAPES, Work, write
+from vs_trl_task import ALONG, CENTRE, SHAPES, Work, write
 
 ROOT = Path(__file__).resolve().parents[1]
 ONE = Path(__file__).with_name("vs_trl_one.py")
@@ -54,7 +54,7 @@ class Case:
     goal: float | None = None
 
 
-SMALL, CENTRE = SHAPES["0.46M"], SHAPES["4.2M"]
+SMALL = SHAPES["0.46M"]
 ROWS: Mapping[str, Case] = {
     "fixed": Case("grpo", Work(CENTRE, 8, 32, 64), 1.8),
     "small": Case("grpo", Work(SMALL, 8, 32, 64), 1.8),
@@ -65,19 +65,7 @@ GIVEN = Work(CENTRE, 4, 32, 128, mean=33)  # 32 demonstrations or pairs
 METHODS: Mapping[str, Case] = {
     name: Case(name, GIVEN, 1.2) for name in ("sft", "dpo", "reward_model")
 }
-_AXES = {
-    "parameters": {"0.46M": {"shape": SMALL}, "25M": {"shape": SHAPES["25M"]}},
-    "V": {v: {"shape": replace(CENTRE, vocabulary=v)} for v in (512, 32_768)},
-    "P": {p: {"prompt_tokens": p} for p in (16, 128, 512)},
-    "C": {c: {"new_tokens": c} for c in (16, 128)},
-    "G": {g: {"group": g} for g in (2, 32)},
-}
-# One at a time around a centre that is half as large as ``fixed``.
-AXES: Mapping[str, Case] = {
-    f"{axis}={value}": Case("grpo", replace(Work(CENTRE, 4, 32, 32), **changed))
-    for axis, values in _AXES.items()
-    for value, changed in values.items()
-}
+AXES: Mapping[str, Case] = {name: Case("grpo", work) for name, work in ALONG.items()}
 CASES: Mapping[str, Case] = {**ROWS, **METHODS, **AXES}
 
 TRIED = ("fp32", "bf16", "fp32_8_rows", "bf16_8_rows")

@@ -11,7 +11,7 @@ import json
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,22 @@ class Work:
     def as_json(self) -> dict[str, Any]:
         """For the process that does it."""
         return asdict(self)
+
+
+CENTRE = SHAPES["4.2M"]
+_AXES: Mapping[str, Mapping[object, Mapping[str, Any]]] = {
+    "parameters": {name: {"shape": SHAPES[name]} for name in ("0.46M", "25M")},
+    "V": {v: {"shape": replace(CENTRE, vocabulary=v)} for v in (512, 32_768)},
+    "P": {p: {"prompt_tokens": p} for p in (16, 128, 512)},
+    "C": {c: {"new_tokens": c} for c in (16, 128)},
+    "G": {g: {"group": g} for g in (2, 32)},
+}
+# One at a time around a centre that is half as large as ``fixed`` of vs_trl.py.
+ALONG: Mapping[str, Work] = {
+    f"{axis}={value}": replace(Work(CENTRE, 4, 32, 32), **changed)
+    for axis, values in _AXES.items()
+    for value, changed in values.items()
+}
 
 
 def work_of(values: Mapping[str, Any]) -> Work:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cells import code, each, table
+from vs_trl_task import ALONG
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -28,7 +29,11 @@ def _vs_trl(_: Path, wanted: str) -> str:
     columns = ("row", "polopt", "polopt, best", "TRL, best", "TRL, as it comes")
     ratios = ("best to best", "wanted", "by processor seconds", "as it comes to the best of TRL")
     peaks = ("peak, MiB: polopt", "TRL, best", "as it comes")
-    return f"{_measured_on(rows)}\n\n" + table((*columns, *ratios, *peaks), map(_beside_trl, rows))
+    shown = table((*columns, *ratios, *peaks), map(_beside_trl, rows))
+    absent = [name for name in ALONG if name not in [one["row"] for one in rows]]
+    if wanted == "axes" and absent:
+        shown += f"\n\nNot measured: {', '.join(map(code, absent))}."
+    return f"{_measured_on(rows)}\n\n{shown}"
 
 
 def _beside_trl(one: dict[str, Any]) -> Sequence[Any]:

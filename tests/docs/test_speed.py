@@ -256,7 +256,11 @@ def test_the_tables_show_the_results(tables: dict[str, Any], tmp_path: Path) -> 
     seconds = f"| `fixed` | {took} | {took}, `bf16` | {took}, `fp32` | {took} |"
     assert f"{seconds} 1.75 (1.70 to 1.80) | ≥ 1.8 |" in text
     assert "P=16" not in text
-    assert "`P=16`" in tables["vs_trl"](ROOT, "axes")
+    assert "Not measured" not in text
+    axes = tables["vs_trl"](ROOT, "axes")
+    measured, _, absent = axes.partition("Not measured: ")
+    assert "`P=16`" in measured and "P=16" not in absent
+    assert {f"`{name}`" for name in vs_trl.AXES} - {"`P=16`"} == {*absent.rstrip(".").split(", ")}
     stage = {"gflop": 111.2, "gflops": 84.0, "floor": 1.324, "cpu": 2.0, "share": 0.662}
     wrote(tmp_path, "roofline", [{**one, "stages": {"update": stage}}])
     assert "| `fixed` | update | 111.2 | 84 | 1.32 | 2.00 | 66% |" in tables["roofline"](ROOT, "")

@@ -453,7 +453,8 @@ def test_colours_can_be_told_from_their_ground(scheme: str) -> None:
 def test_memory_planned_and_measured(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", **SMALL)
     config = json.loads((run / "config.json").read_text())
-    plan = {"peak": 3 * 2**30, "device": {"name": "the processor", "kind": "cpu"}}
+    plan: dict[str, Any] = {"device": {"name": "the processor", "kind": "cpu"}}
+    plan |= {"peak": 3 * 2**30, "phases": {"rollout": {"weights": 2**30, "kv": 2 * 2**30}}}
     config["stages"][-1]["memory"] = plan
     config["stages"][0]["memory"] = "model.path: a configuration that says too little"
     (run / "config.json").write_text(json.dumps(config))
@@ -462,3 +463,12 @@ def test_memory_planned_and_measured(tmp_path: Path) -> None:
     text = Skeleton(write(run).read_text()).text
     assert "3.0 GiB of tensors on the processor" in text
     assert "4.0 GiB of the whole process, libraries included" in text
+    of_vllm = {"vllm": 7 * 2**30, "context of vllm": 2**29}  # of another process
+    plan["phases"] = {"rollout": {"weights": 2**30, **of_vllm}, "save": {"weights": 2**30}}
+    (run / "config.json").write_text(
+        json.dumps(
+            {**config, "stages": [{**config["stages"][-1], "memory": {**plan, "peak": 17 * 2**29}}]}
+        )
+    )
+    text = Skeleton(write(run).read_text()).text
+    assert "1.0 GiB of tensors on the processor, beside what vllm holds" in text

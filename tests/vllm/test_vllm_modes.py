@@ -110,6 +110,14 @@ def test_each_of_two_devices_has_a_part_of_the_weights() -> None:
     assert all(gone(process.pid) for process in before)
 
 
+def test_weights_go_to_another_gpu_by_a_file() -> None:
+    from polopt.rollout.engines.transfer import BY_FILE, backend
+
+    own, divided = Place("cuda", 1, gpu="1"), Place("cuda", 2)
+    assert [backend(one) for one in (own, divided, Place("cpu", 1))] == [BY_FILE] * 3
+    assert backend(Place("cuda", 1, shared=True)) == backend(Place("cuda", 1)) == "ipc"
+
+
 def trained(directory: Path, mode: str, staleness: int, **options: Any) -> list[str]:
     """What was said in a run whose metrics are as they have to be."""
     observers = options.pop("observers", ())

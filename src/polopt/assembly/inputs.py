@@ -14,8 +14,10 @@ import torch
 from polopt.algorithms import row
 from polopt.assembly.fits import check_reach, check_vocabulary
 from polopt.assembly.placement import engine_devices, followed, following
+from polopt.cluster.gpus import name_of
 from polopt.coordination.stage import Event, Observer
 from polopt.errors import ModelError
+from polopt.memory.work import GIB
 from polopt.models import LanguageModel, ScalarModel, context_length, load, load_scalar
 from polopt.models.adapter import DIRECTORY, attach, load_adapter
 from polopt.models.sharded import shard
@@ -29,7 +31,7 @@ from polopt.rollout.divided import DividedEngine
 from polopt.rollout.engines import Engine, Weights
 from polopt.rollout.engines.arrival import Proof, Proven, checksums
 from polopt.rollout.engines.choose import check_divides, chosen, made
-from polopt.rollout.engines.interface import Arriving
+from polopt.rollout.engines.interface import Arriving, Place
 from polopt.rollout.engines.shared import Asker, EngineThread
 from polopt.rollout.rewarding import RewardFunction
 from polopt.rollout.timeline import Timeline
@@ -207,7 +209,7 @@ class StageInputs:
         if self.serving.engine is None:
             name = self._chosen()
             served, follow = (actor, None) if not self.shards else self._followed(actor)
-            engine: Engine = self._made(name, served, follow)
+            engine: Engine = self._made(name, served, follow, self._place)
             if name != "local" or follow is not None:  # else it decodes with what is trained
                 engine = self._proven(actor, agreed=self.ranks.any_said)(engine, "engine 1")
             alone = self.ranks.alone
@@ -250,7 +252,8 @@ class StageInputs:
             return
         for device in engine_devices(self.device, settings.engines):
             served, follow = (actor, None) if name == "vllm" else followed(actor, device)
-            yield self._made(name, served, follow), lambda: None
+            place = Place(device.type, 1, gpu=name_of(device))
+            yield self._made(name, served, follow, place), lambda: None
 
     def _proven(
         self,
@@ -291,15 +294,23 @@ class StageInputs:
         name: Literal["local", "vllm"],
         actor: Actor,
         follow: Callable[[], None] | None = None,
+        place: Place | None = None,
     ) -> Arriving:
         return made(
             name,
             actor.language_model,
             autocast=actor.how.autocast,
             rows=self.recipe.rollout.rows,
+            place=place,
             follow=follow,
             tell=actor.how.tell,
         )
+
+    @property
+    def _place(self) -> Place:
+        """Where vLLM takes turns with the trainer, and what it may take there."""
+        kind, room = self.device.type, self.recipe.rollout.vllm_memory
+        return Place(kind, 1, shared=kind == "cuda", room=None if room is None else int(room * GIB))
 
     def tell(self, text: str, *, warning: bool = False) -> None:
         """Send a message to the observers; a warning is also written to the run directory."""

@@ -42,6 +42,16 @@ def _plays_whole_episodes(values: Values) -> str | None:
     return "no effect with episodes.whole = true; it needs false"
 
 
+def _has_no_share(values: Values) -> str | None:
+    """Whether vLLM generates nothing, or nowhere near the trainer."""
+    if values["rollout.engine"] == "local":
+        return 'no effect with rollout.engine = "local"; it needs auto or vllm'
+    if (mode := values["coordination.mode"]) != "alternate":
+        why = "engines have GPUs of their own"
+        return f'no effect with coordination.mode = "{mode}": {why}; remove it'
+    return None
+
+
 class Network(Section):
     """The network of a policy in control, and of its critic."""
 
@@ -112,6 +122,11 @@ class Rollout(Section):
     )
     rows: Positive | None = Field(
         default=None, description="decoded together; default: as many as memory has room for"
+    )
+    vllm_memory: Annotated[PositiveFloat | None, Idle(_has_no_share)] = Field(
+        default=None,
+        description="GiB that vllm takes of the GPU that trains, while it generates; default: what "
+        "weights and optimiser leave",
     )
     temperature: PositiveFloat = Field(default=1.0, description="logits are divided by it")
     top_p: PositiveShare = Field(

@@ -11,11 +11,10 @@ from polopt.algorithms import row
 from polopt.cluster.placement import clustered, placement
 from polopt.diagnose.layout import Layout, layout
 from polopt.diagnose.machine import found, told
-from polopt.diagnose.planning import UNPLANNED, device_of_each, ranks_of
+from polopt.diagnose.planning import UNPLANNED, asked_of, device_of_each, ranks_of
 from polopt.diagnose.requirements import check_requirements
 from polopt.errors import ModelError
 from polopt.memory.plan import plan
-from polopt.memory.stage import stated
 from polopt.memory.ways import refusal
 from polopt.memory.work import Device
 from polopt.recipe import Recipe, StageRecipe, load
@@ -48,7 +47,7 @@ def check(
     """
     written = load(recipe, flags)
     resolved = resolve(written)
-    check_requirements(resolved)
+    check_requirements(resolved, here=device_memory is None)
     card = None if device_memory is None else told(device_memory)
     layouts = dict[tuple[str, str | None], Layout]()
     return [
@@ -88,7 +87,7 @@ def _memory(recipe: Recipe, index: int, card: Device | None) -> dict[str, Any] |
     ranks = ranks_of(recipe)
     device = device_of_each(device, ranks)
     try:
-        asked = stated(recipe, index, ranks)
+        asked = asked_of(recipe, index, ranks, device)
     except ModelError as error:  # no configuration: the rest of the check stands
         return str(error)
     made = plan(asked.work, device, assumed=asked.assumed)

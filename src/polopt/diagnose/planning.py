@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from polopt.algorithms import row
 from polopt.choices.section import Section
 from polopt.cluster.placement import trainers
 from polopt.errors import ModelError
 from polopt.memory.plan import Plan, plan
-from polopt.memory.stage import stated
+from polopt.memory.stage import Stated, stated
 from polopt.memory.ways import require
 from polopt.memory.work import Device
 from polopt.ranks import place
@@ -29,6 +30,38 @@ def device_of_each(device: Device, ranks: int) -> Device:
     here = min(ranks, place().local_size) if place().size > 1 else ranks
     memory = device.memory // here if device.kind == "cpu" else device.memory
     return replace(device, memory=memory, name=f"{device.name}, for each of {ranks} ranks")
+
+
+def asked_of(recipe: Recipe, index: int, ranks: int, device: Device) -> Stated:
+    """The work of a stage of text, with the engine that generates on a device.
+
+    Raises:
+        ModelError: the ``config.json`` of a model cannot be read, in one line.
+    """
+    stage = recipe.stages[index]
+    vllm = _by_vllm(stage, ranks, device)
+    found = stated(recipe, index, ranks, vllm=vllm)
+    if stage.rollout.engine != "auto" or not (device.predicted and found.work.samples):
+        return found
+    line = 'rollout.engine = "auto" is taken for local; "vllm" asks for the plan with vllm'
+    return replace(found, assumed=(*found.assumed, line))
+
+
+def _by_vllm(stage: StageRecipe, ranks: int, device: Device) -> bool:
+    """Whether vLLM generates; what is installed beside a card that is not here nobody knows."""
+    wish = stage.rollout.engine
+    if device.kind != "cuda" or wish == "local":
+        return False
+    if wish == "vllm" or device.predicted:
+        return wish == "vllm"
+    import torch
+
+    from polopt.rollout.engines.choose import chosen
+
+    own = torch.device("cuda" if stage.run.device == "auto" else stage.run.device)
+    samples = "prompts" in row(stage.algorithm).requires
+    alone = ranks == 1 or stage.coordination.mode != "alternate"
+    return chosen(wish, own, samples=samples, alone=alone).engine == "vllm"
 
 
 def planned(recipe: Recipe, device: Device) -> tuple[Recipe, list[Plan | str]]:
@@ -54,7 +87,7 @@ def planned(recipe: Recipe, device: Device) -> tuple[Recipe, list[Plan | str]]:
             stages.append(stage)
             continue
         try:
-            asked = stated(recipe, index, ranks)
+            asked = asked_of(recipe, index, ranks, device)
         except ModelError as error:
             plans.append(str(error))
             stages.append(stage)

@@ -19,11 +19,16 @@ from polopt.recipe import Recipe, StageRecipe, shown
 from polopt.recipe.contradictions import ENDED, models_by_field, rewards_by_field
 
 
-def check_requirements(recipe: Recipe) -> None:
-    """Check all requirements, before anything is loaded; raises as the functions below."""
+def check_requirements(recipe: Recipe, *, here: bool = True) -> None:
+    """Check all requirements, before anything is loaded; raises as the functions below.
+
+    Args:
+        recipe: resolved.
+        here: whether it would run on this machine; elsewhere there may be a vLLM, too.
+    """
     check_sources(recipe)
     check_models(recipe)
-    check_packages(recipe)
+    check_packages(recipe, here=here)
 
 
 def check_sources(recipe: Recipe) -> None:
@@ -123,7 +128,7 @@ def _check_preferences(field: str, source: str, algorithm: str, task: TextTask) 
         )
 
 
-def check_packages(recipe: Recipe) -> None:
+def check_packages(recipe: Recipe, *, here: bool = True) -> None:
     """Check for peft, math-verify, torchao, vllm and ray where needed; others at first use.
 
     Raises:
@@ -136,7 +141,7 @@ def check_packages(recipe: Recipe) -> None:
         from polopt.update.optimisers import eight_bit  # imports torch
 
         eight_bit()
-    if any(stage.rollout.engine == "vllm" for stage in recipe.stages):
+    if here and any(stage.rollout.engine == "vllm" for stage in recipe.stages):
         from polopt.rollout.engines.choose import check_vllm  # imports torch
 
         check_vllm()

@@ -9,6 +9,10 @@ update     fixed + gradients + copies + activations + a chunk of logits + probab
 evaluation as rollout, every row with a prompt of its own
 save       fixed + one layer with its adapter
 
+Where vLLM generates on the same device, rollout and evaluation are its share beside what is fixed.
+While new weights arrive it has those alone, beside what a merged adapter takes; its context it
+has always.
+
 Engines that decode while the policy trains have copies of it. On the processor they stand beside
 every phase; otherwise they are on devices of their own.
 """
@@ -18,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from polopt.memory import served
 from polopt.memory.activations import (
     BFLOAT16,
     Precision,
@@ -27,7 +32,7 @@ from polopt.memory.activations import (
     kept_per_token,
 )
 from polopt.memory.logits import at_once, most_kept
-from polopt.memory.work import Device, Model, Work
+from polopt.memory.work import CONTEXT, REWARDS, Device, Model, Work
 
 CHUNK_COPIES = 4
 """Of a chunk of logits in the head: themselves, their probabilities, and two while a gradient is
@@ -54,6 +59,7 @@ class Held:
     rows: int
     tokens: int
     checkpointing: bool
+    vllm: int = 0  # bytes of the device that trains, while it generates
 
 
 @dataclass(frozen=True)
@@ -79,14 +85,17 @@ def phases(work: Work, device: Device, held: Held) -> list[Phase]:
     """
     found: list[Phase] = []
     if work.samples:
-        found.append(decoding("rollout", work, device, held.rows, work.group_size))
+        found.append(_generating("rollout", work, device, held))
+    if work.beside_vllm:
+        found.append(_arriving(work, device))
     if work.scores:
         found.append(_scoring(work, device, held))
     found += [_update(work, device, held, model) for model in work.models if model.trained]
     if work.evaluation:
-        rows = min(held.rows, work.evaluation)
-        found.append(decoding("evaluation", work, device, rows, 1))
+        found.append(_generating("evaluation", work, device, held))
     found.append(Phase("save", _some(**_fixed(work, device), copies=_merged(work.policy))))
+    if work.beside_vllm:
+        return [Phase(one.name, {**one.parts, "context of vllm": CONTEXT}) for one in found]
     if not (work.engines and device.kind == "cpu"):
         return found
     beside = work.engines * _engine(work, device, held)
@@ -101,6 +110,46 @@ def _engine(work: Work, device: Device, held: Held) -> int:
     fixed = sum(_fixed(work, device).values())
     decoded = (decoding("", work, device, rows, size).total - fixed for rows, size in asked)
     return weights_of(work.policy, work.precision(device)) + max(decoded)
+
+
+def _generating(name: str, work: Work, device: Device, held: Held) -> Phase:
+    """By the engine of the stage: for training, or for an evaluation."""
+    if work.beside_vllm:
+        return Phase(name, _some(**_waiting(work, device, held.tokens), vllm=held.vllm))
+    if work.vllm:
+        return Phase(f"{name} of an engine", {"vllm": served.least(work, device)})
+    if name == "rollout":
+        return decoding(name, work, device, held.rows, work.group_size)
+    return decoding(name, work, device, min(held.rows, work.evaluation), 1)
+
+
+def left_to_vllm(work: Work, device: Device, tokens: int) -> int:
+    """Bytes of a device that the trainer leaves while vLLM generates there; may be below 0.
+
+    Args:
+        work: of the stage.
+        device: that both use.
+        tokens: that a reward model reads at once.
+    """
+    return device.usable - CONTEXT - sum(_waiting(work, device, tokens).values())
+
+
+def _waiting(work: Work, device: Device, tokens: int) -> dict[str, int]:
+    """What stays while vLLM generates: what is fixed, and responses that are being rewarded."""
+    at = work.precision(device)
+    passes = (
+        tokens * forward_per_token(one.shape, _stream(one, at), tokens)
+        for one in work.models
+        if one.role == REWARDS
+    )
+    return {**_fixed(work, device), "activations": max(passes, default=0)}
+
+
+def _arriving(work: Work, device: Device) -> Phase:
+    """New weights on their way to vLLM, which has no keys yet; those of an adapter are merged."""
+    copies = served.buffer(work) + _merged(work.policy)
+    parts = {**_fixed(work, device), "copies": copies, "vllm": served.weights(work, device)}
+    return Phase("weights to vllm", _some(**parts))
 
 
 def decoding(name: str, work: Work, device: Device, rows: int, group_size: int) -> Phase:

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from polopt.memory import served
 from polopt.memory.activations import Precision
-from polopt.memory.phases import Held, Phase, decoding, phases, rows_decoded
+from polopt.memory.phases import Held, Phase, decoding, left_to_vllm, phases, rows_decoded
 from polopt.memory.work import GIB, Device, Work
 
 ENOUGH = 8192
@@ -93,14 +94,25 @@ def plan(work: Work, device: Device, *, assumed: Sequence[str] = ()) -> Plan:
     """
     rows = _rows(work, device)
     checkpointing, tokens = _pass(work, device, rows)
-    held = Held(rows, tokens, checkpointing)
+    vllm = served.share(work, device, _room(work, device, tokens)) if work.beside_vllm else 0
+    held = Held(rows, tokens, checkpointing, vllm)
     found = tuple(phases(work, device, held))
     return Plan(device, held, found, tuple(_choices(work, device, held)), tuple(assumed))
 
 
+def _room(work: Work, device: Device, tokens: int) -> float:
+    """What vLLM may have by choice of the device that trains."""
+    return left_to_vllm(work, device, tokens) - (1 - AIM) * device.usable
+
+
 def _rows(work: Work, device: Device) -> int:
-    """Rows decoded together: those of a batch or an evaluation, as far as they fit."""
+    """Rows decoded together: those of a batch or an evaluation, as far as they fit.
+
+    How many vLLM decodes is its own affair.
+    """
     most = min(_wanted(work), MOST_ROWS)
+    if work.vllm:
+        return most
     if work.rows is not None:
         return work.rows
     least = min(work.group_size, most) if work.samples else 1
@@ -128,7 +140,7 @@ def _pass(work: Work, device: Device, rows: int) -> tuple[bool, int]:
             of_passes = [
                 one
                 for one in phases(work, device, held)
-                if one.name not in ("rollout", "evaluation")
+                if not one.name.startswith(("rollout", "evaluation"))
             ]
             return all(one.total <= AIM * device.usable for one in of_passes)
 
@@ -157,7 +169,11 @@ def _largest(least: int, most: int, fits: Callable[[int], bool]) -> int:
 
 def _choices(work: Work, device: Device, held: Held) -> Iterator[Choice]:
     at = work.precision(device)
-    if work.samples or work.evaluation:
+    if work.beside_vllm:
+        why = "of the GPU, while it generates; what the trainer leaves"
+        own = work.share_of_vllm
+        yield _of("rollout.vllm_memory", served.stated(held.vllm), own, why, binds=True)
+    elif (work.samples or work.evaluation) and not work.vllm:
         binds = held.rows < min(_wanted(work), MOST_ROWS)
         why = _why_rows(work, device, held)
         yield _of("rollout.rows", held.rows, work.rows, why, binds)

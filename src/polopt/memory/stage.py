@@ -9,7 +9,7 @@ from polopt import hub
 from polopt.algorithms import row
 from polopt.choices.roles import reads_process, reads_values
 from polopt.memory.shapes import Shape, shape_at
-from polopt.memory.work import REWARDS, Model, Work
+from polopt.memory.work import GIB, REWARDS, Model, Work
 from polopt.places import BUILT_IN, model_directory
 from polopt.recipe import Recipe, StageRecipe
 from polopt.recipe.contradictions import ENDED, rewards_by_field
@@ -35,8 +35,14 @@ class Stated:
         return all(model.shape.known for model in self.work.models)
 
 
-def stated(recipe: Recipe, index: int, ranks: int = 1) -> Stated:
-    """The work of a stage of text in a resolved recipe, for each of so many ranks.
+def stated(recipe: Recipe, index: int, ranks: int = 1, *, vllm: bool = False) -> Stated:
+    """The work of a stage of text in a resolved recipe.
+
+    Args:
+        recipe: resolved.
+        index: of the stage.
+        ranks: that share it; what is told is the work of each.
+        vllm: whether that generates, on a GPU.
 
     Raises:
         ModelError: the ``config.json`` of a model cannot be read, in one line.
@@ -68,6 +74,9 @@ def stated(recipe: Recipe, index: int, ranks: int = 1) -> Stated:
         nucleus=rollout.top_p < 1,
         evaluation=stage.evaluation.prompts if _answers(stage) else 0,
         engines=0 if stage.coordination.mode == "alternate" else stage.coordination.engines,
+        engine_devices=stage.coordination.engine_devices,
+        vllm=vllm,
+        share_of_vllm=None if rollout.vllm_memory is None else int(rollout.vllm_memory * GIB),
         ranks=ranks,
         sharded=ranks > 1 and update.shard and stage.model.lora is None,
         dtype=stage.model.dtype,

@@ -35,11 +35,15 @@ def ways_out(work: Work, device: Device) -> list[str]:
 def _ways(work: Work) -> Iterator[Way]:
     """Changes of a recipe that save memory, the cheapest first."""
     forced = {"rows": None, "micro_batch_tokens": None, "checkpointing": None}
+    forced["share_of_vllm"] = None
     stated = {"rows": "rollout.rows", "micro_batch_tokens": "update.micro_batch_tokens"}
+    stated["share_of_vllm"] = "rollout.vllm_memory"
     stated["checkpointing"] = "update.checkpointing"
     names = [stated[name] for name in forced if getattr(work, name) is not None]
     if names:
         yield f"{' and '.join(names)} left to the plan", replace(work, **forced)
+    if work.vllm:
+        yield "rollout.engine = local", replace(work, vllm=False)
     if any(one.role == "reference" for one in work.models) and work.samples:
         kept = tuple(one for one in work.models if one.role != "reference")
         yield "kl.coefficient = 0", replace(work, models=kept)
@@ -64,8 +68,9 @@ def _ways(work: Work) -> Iterator[Way]:
 def refusal(work: Work, found: Plan, where: str) -> str:
     """Why a plan cannot be carried out, in one line, with what would help."""
     device, phase = found.device, found.largest
+    what = f"{phase.name}, vllm beside the trainer" if "vllm" in phase.parts else phase.name
     told = (
-        f"{where}: needs {gib(phase.total)} ({phase.name}) at the least and {device.name} leaves "
+        f"{where}: needs {gib(phase.total)} ({what}) at the least and {device.name} leaves "
         f"{gib(device.usable)} for it"
     )
     ways = ways_out(work, device)

@@ -90,6 +90,9 @@ class Work:
     nucleus: bool = False  # tokens are drawn from the likeliest: all are sorted
     evaluation: int = 0  # prompts that are answered in an evaluation; 0: none are
     engines: int = 0  # that decode with copies of the policy while it trains; 0: it does so itself
+    engine_devices: int = 1  # that each of them is divided over
+    vllm: bool = False  # generates, on a CUDA device: that which trains, or those of engines
+    share_of_vllm: int | None = None  # bytes of the device that trains; None: the plan decides
     ranks: int = 1  # that share a batch, each on a device of its own
     sharded: bool = False  # and divide the layers of their models
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -109,6 +112,11 @@ class Work:
     def policy(self) -> Model:
         """The model that the stage trains and, if it samples, decodes with."""
         return self.models[0]
+
+    @property
+    def beside_vllm(self) -> bool:
+        """Whether vLLM shares the device that trains, and takes turns with it."""
+        return self.vllm and not self.engines
 
     @property
     def share(self) -> int:

@@ -21,6 +21,7 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
 from polopt.memory.plan import gib
+from polopt.memory.served import PARTS as OF_VLLM
 from polopt.report.answers import browser
 from polopt.report.arrange import PARTS
 from polopt.report.changes import changed
@@ -242,15 +243,22 @@ def _memory(record: RunRecord) -> list[tuple[str, str]]:
     made: list[Row] = [plan for plan in plans if isinstance(plan, dict)]
     facts: list[tuple[str, str]] = []
     if made:
-        largest = max(made, key=lambda plan: plan["peak"])
+        peak, largest = max(((_own_peak(plan), plan) for plan in made), key=lambda pair: pair[0])
         where = largest["device"]["name"]
-        facts.append(("memory, planned", f"{gib(largest['peak'])} of tensors on {where}"))
+        beside = "" if peak == largest["peak"] else ", beside what vllm holds"
+        facts.append(("memory, planned", f"{gib(peak)} of tensors on {where}{beside}"))
     measured = (record.summary or {}).get("memory_peak")
     if isinstance(measured, int):
         on_cuda = any(plan["device"]["kind"] == "cuda" for plan in made)
         what = "of tensors" if on_cuda else "of the whole process, libraries included"
         facts.append(("memory, measured", f"{gib(measured)} {what}"))
     return facts
+
+
+def _own_peak(plan: Row) -> int:
+    """Bytes of the largest phase that the process of the run holds itself."""
+    phases = plan["phases"].values()
+    return max(sum(n for part, n in one.items() if part not in OF_VLLM) for one in phases)
 
 
 def _revision(git: object) -> str:

@@ -88,7 +88,7 @@ def made(
         language_model: the policy.
         autocast: products in bfloat16.
         rows: that the local engine decodes together at most; None: as many as it ever does.
-        place: of vllm; None: the device of the model.
+        place: of vllm; None: the device of the model, which trains there.
         follow: takes over the weights that train into the model; None: it is the one that trains.
         tell: of what a run should know.
 

@@ -64,10 +64,18 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class Place:
-    """What an engine runs on that is not where its model is."""
+    """What an engine with weights of its own runs on."""
 
     kind: str  # of device, such as "cuda"
     count: int  # of them, which it is divided over
+    gpu: str | None = None  # for CUDA_VISIBLE_DEVICES, of one that its model is not on
+    shared: bool = False  # the GPU is that of a trainer, whose turn alternates with the engine's
+    room: int | None = None  # bytes that are the engine's in its turn; None: nobody planned
+
+    @property
+    def is_of_model(self) -> bool:
+        """Whether it is the one GPU that its model is on, whose memory both can read."""
+        return self.kind == "cuda" and self.count == 1 and self.gpu is None
 
 
 @dataclass(frozen=True)

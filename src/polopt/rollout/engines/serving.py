@@ -26,6 +26,7 @@ from polopt.errors import EngineError, UserError, one_line
 T = TypeVar("T")
 PATIENCE = 120.0  # seconds without an answer after which the engine counts as hung
 _ERROR = re.compile(r"^.*\bERROR\b.*?\] (\w+(?:Error|Exception): .*)$", re.MULTILINE)
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 BEAT = 0.25  # seconds between looks at it
 DEFAULTS = {  # of vLLM's environment, where the user sets nothing else
     "VLLM_LOGGING_STREAM": "ext://sys.stderr",
@@ -46,12 +47,19 @@ class Server:
     Args:
         arguments: gives those of ``AsyncEngineArgs``.
         patience: seconds without an answer after which it counts as hung.
+        gpu: the only one that its process sees, by its name in ``CUDA_VISIBLE_DEVICES``; None:
+            those that this one sees.
 
     Raises:
         EngineError: it does not start.
     """
 
-    def __init__(self, arguments: Callable[[], Mapping[str, Any]], patience: float) -> None:
+    def __init__(
+        self,
+        arguments: Callable[[], Mapping[str, Any]],
+        patience: float,
+        gpu: str | None = None,
+    ) -> None:
         self._patience, self._workers = patience, list[int]()
         self._question: asyncio.Future[object] | None = None  # of the heartbeat
         self._since = 0.0  # when it was asked
@@ -63,7 +71,7 @@ class Server:
         self._thread = threading.Thread(target=self._talk, daemon=True)
         others = set(active_children())
         try:
-            with output_to(self.log):
+            with output_to(self.log), _seeing(gpu):
                 resource_tracker.ensure_running()  # later it would unblock the signals of _talk
                 self._thread.start()
                 self.vllm: Any = self._run(_started(arguments))
@@ -210,6 +218,21 @@ def environment() -> None:
     """Set what vLLM reads when it is imported."""
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
+
+
+@contextmanager
+def _seeing(gpu: str | None) -> Generator[None]:
+    """Have processes that are started meanwhile see one GPU; this one has long seen its own."""
+    before = os.environ.get(VISIBLE)
+    if gpu is not None:
+        os.environ[VISIBLE] = gpu
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ[VISIBLE] = before
+        elif gpu is not None:
+            del os.environ[VISIBLE]
 
 
 @contextmanager

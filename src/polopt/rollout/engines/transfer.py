@@ -18,7 +18,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -184,21 +184,24 @@ class Client:
 
 
 class Transfer:
-    """The way of new weights into one engine: CUDA IPC on one GPU, else a file.
+    """The way of new weights into one engine: CUDA IPC where both use one GPU, else a file.
 
     Args:
         client: of the engine.
         place: of the engine.
         directory: for the file.
+        buffer: bytes of the GPU through which weights go that are not on it, such as those of an
+            adapter, merged on the CPU; 0: all are, and are read where they stand.
     """
 
-    def __init__(self, client: Client, place: Place, directory: Path) -> None:
+    def __init__(self, client: Client, place: Place, directory: Path, buffer: int) -> None:
         self._client, self._source = client, Source(dict)
         init: TrainerInitInfo = FileTrainerInit(directory / "update.safetensors", rank=0)
         if backend(place) != BY_FILE:
             from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
 
-            init = IPCTrainerInitInfo(rank=0)
+            packed = {"packed": True, "packed_buffer_size_bytes": buffer} if buffer else {}
+            init = IPCTrainerInitInfo(rank=0, **packed)
         self._sender = WeightTransferTrainerFactory.trainer_init(
             init, client=client, source=self._source
         )
@@ -211,7 +214,7 @@ class Transfer:
 
 def backend(place: Place) -> str:
     """The name by which vLLM knows the receiving end."""
-    return "ipc" if place == Place("cuda", 1) else BY_FILE
+    return "ipc" if place.is_of_model else BY_FILE
 
 
 class Extension:
@@ -226,7 +229,7 @@ class Extension:
         """``Σ w`` and ``Σ |w|`` of each served parameter, and which are made of several."""
         model = self.model_runner.get_model()  # pyright: ignore[reportAttributeAccessIssue]
         packed = getattr(model, "packed_modules_mapping", {})
-        return {"sums": sums(dict(model.named_parameters())), "packed": packed}
+        return {"sums": sums(model.named_parameters()), "packed": packed}
 
 
 def _follow(trainer: int) -> None:
@@ -238,19 +241,24 @@ def _follow(trainer: int) -> None:
 
 
 @torch.no_grad()
-def sums(parameters: Mapping[str, torch.Tensor]) -> dict[str, tuple[float, float]]:
-    """``Σ w`` and ``Σ |w|`` of each, in float64; those that hold nothing are left out."""
+def sums(parameters: Iterable[tuple[str, torch.Tensor]]) -> dict[str, tuple[float, float]]:
+    """``Σ w`` and ``Σ |w|`` of each, in float64; those that hold nothing are left out.
+
+    They may be made one at a time, and need not be there together.
+    """
     return {
         name: (
             float(w.sum(dtype=torch.float64)),
             float(torch.linalg.vector_norm(w, 1, dtype=torch.float64)),
         )
-        for name, w in parameters.items()
+        for name, w in parameters
         if w.numel()
     }
 
 
-def unlike(weights: Mapping[str, torch.Tensor], served: Sequence[Mapping[str, Any]]) -> str | None:
+def unlike(
+    weights: Iterable[tuple[str, torch.Tensor]], served: Sequence[Mapping[str, Any]]
+) -> str | None:
     """The first served parameter whose sums are not those of the weights, in words.
 
     Sums are those of a parameter that was joined from several, padded with zeros, or reordered,
@@ -259,7 +267,7 @@ def unlike(weights: Mapping[str, torch.Tensor], served: Sequence[Mapping[str, An
     to ``prove``.
 
     Args:
-        weights: of the policy.
+        weights: of the policy, by name.
         served: what :meth:`Extension.polopt_sums` found, of each worker.
     """
     own = dict[str, list[float]]()

@@ -24,7 +24,9 @@ import numpy as np
 import torch
 
 from polopt.errors import EngineError
+from polopt.memory.served import LEAST_BUFFER
 from polopt.models import LanguageModel, context_length, save
+from polopt.models.adapter import has_adapter
 from polopt.rollout.engines import serving
 from polopt.rollout.engines.interface import Arrival, Place, Request, Weights
 from polopt.rollout.engines.proof import prove
@@ -35,7 +37,8 @@ from polopt.types import Finish, Group, Sample, Span
 T = TypeVar("T")
 CPU_CACHE = 1 << 30  # bytes of keys and values on a CPU
 CPU_TOKENS = 2048  # read at once on a CPU
-GPU_SHARE = 0.5  # of the memory that is free when the engine starts; the trainer's is still to grow
+GPU_SHARE = 0.5  # of what is free at the start, where no plan says what the trainer will hold
+OWN_SHARE = 0.9  # where nothing else is to grow
 TURN = 0.05  # seconds after which whoever waits for a group may do something else
 SECONDS_A_GIB = 30.0  # beyond the usual patience, for an update
 
@@ -46,7 +49,7 @@ class VllmEngine:
     Args:
         language_model: of the trainer; the engine is compared with it before it is used.
         autocast: whether that computes in bfloat16; the engine then does.
-        place: what vLLM runs on; None: the device of the model.
+        place: what vLLM runs on; None: the device of the model, which trains there.
         patience: seconds without an answer after which the engine counts as hung.
 
     Raises:
@@ -67,14 +70,16 @@ class VllmEngine:
         self._asked = 0  # responses so far: their names at vLLM
         serving.environment()
         self._waiting = set[Future[Group]]()
-        self._place = place or Place(language_model.model.device.type, 1)
-        # Where it is divided, no trainer shares its devices.
-        self.sleeps = self._place == Place("cuda", 1)
+        kind = language_model.model.device.type
+        self._place = place or Place(kind, 1, shared=kind == "cuda")
+        self.sleeps = self._place.shared  # nobody else needs the memory of an engine's own GPU
         with ExitStack() as stack:
             directory = Path(stack.enter_context(TemporaryDirectory(prefix="polopt-vllm-")))
             save(language_model, directory)
             arguments = partial(_arguments, directory, language_model, autocast, self._place)
-            self._server = stack.enter_context(closing(Server(arguments, patience)))
+            self._leave()
+            server = Server(arguments, patience, self._place.gpu)
+            self._server = stack.enter_context(closing(server))
             self._begin(directory)
             self._resources = stack.pop_all()
 
@@ -89,7 +94,7 @@ class VllmEngine:
         client = Client(
             self._server, partial(self._call, doing="an update", patience=_patience(model))
         )
-        self._transfer = Transfer(client, self._place, directory)
+        self._transfer = Transfer(client, self._place, directory, _buffer(model))
         prove(self, model, "vllm", autocast=self._autocast)
 
     @property
@@ -122,7 +127,9 @@ class VllmEngine:
             ModelError: after the first update, its log-probs are not those of the model.
         """
         vllm = self._server.vllm
+        self.rest()  # keys of the old weights would stand beside whatever a transfer takes
         if self._rests:
+            self._leave()
             self._call(vllm.wake_up(["weights"]), "waking up")
         else:
             self._call(vllm.pause_generation(mode="keep", clear_cache=True), "a pause")
@@ -131,6 +138,7 @@ class VllmEngine:
             self._transfer.send(weights, version)
             self._compare(weights)
         if self._rests:
+            self._leave()
             self._call(vllm.wake_up(["kv_cache"]), "waking up")
         else:
             self._call(vllm.resume_generation(), "resuming")
@@ -149,6 +157,10 @@ class VllmEngine:
             self._call(self._server.vllm.sleep(level=2), "falling asleep")
             self._rests = True
 
+    def _leave(self) -> None:
+        """Hand back what the trainer's allocator keeps for later: another process wants it."""
+        torch.cuda.empty_cache()
+
     def close(self) -> None:
         """End vLLM's process."""
         self._resources.close()
@@ -165,7 +177,7 @@ class VllmEngine:
 
         served = self._call(self._server.vllm.collective_rpc("polopt_sums"), "an update")
         dtype = torch.bfloat16 if self._autocast else torch.float32
-        return unlike({name: w.to(dtype) for name, w in weights().items()}, served)
+        return unlike(((name, w.to(dtype)) for name, w in weights().items()), served)
 
     def _call(self, work: Coroutine[Any, Any, T], doing: str, patience: float = 0.0) -> T:
         return self._server.call(work, doing, patience)
@@ -233,11 +245,23 @@ def _on_cpu(language_model: LanguageModel) -> dict[str, Any]:
 
 
 def _on_gpu(place: Place) -> dict[str, Any]:
-    """Share the GPU of the trainer; several are those of the engine alone, as far as vLLM likes."""
-    if place.count > 1:
+    """Share the GPU of the trainer, or of a copy of the model; others it has for itself.
+
+    Of those it takes as much as vLLM likes; of a trainer's what the memory plan leaves it, for the
+    moments of the optimiser are still to come.
+    """
+    if not place.is_of_model:
         return {}
     free, total = torch.cuda.mem_get_info()
-    return {"gpu_memory_utilization": GPU_SHARE * free / total, "enable_sleep_mode": True}
+    share = (GPU_SHARE if place.shared else OWN_SHARE) * free if place.room is None else place.room
+    return {"gpu_memory_utilization": share / total, "enable_sleep_mode": place.shared}
+
+
+def _buffer(language_model: LanguageModel) -> int:
+    """Bytes of the GPU through which merged weights go; each of them has to have room there."""
+    if not has_adapter(language_model.model):
+        return 0
+    return max(LEAST_BUFFER, 4 * max(p.numel() for p in language_model.model.parameters()))
 
 
 def _patience(language_model: LanguageModel) -> float:
