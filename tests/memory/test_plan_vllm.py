@@ -158,6 +158,19 @@ def test_a_run_tells_its_engine(monkeypatch: pytest.MonkeyPatch) -> None:
         assert any("taken for local" in line for line in made.assumed) == device.predicted
 
 
+def test_auto_takes_the_engine_that_has_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choose, "installed", lambda: "0.32.1")
+    monkeypatch.setitem(sys.modules, "polopt.rollout.engines.transfer", object())
+    recipe = resolve(load({**RECIPE, "model": {"path": str(SHAPES / "qwen3-8b"), "lora": 16}}))
+    for memory, engine in ((24, "local"), (80, "auto")):
+        (stage,), (made,) = (lambda r, p: (r.stages, p))(
+            *planned(recipe, replace(card(memory), predicted=False))
+        )
+        assert isinstance(made, Plan) and made.fits
+        assert stage.rollout.engine == engine and bool(made.held.vllm) == (engine == "auto")
+        assert ("rollout.engine" in [one.field for one in made.choices]) == (engine == "local")
+
+
 def test_a_card_that_is_not_here_needs_no_vllm_here(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,13 +8,14 @@ from polopt.algorithms import row
 from polopt.choices.section import Section
 from polopt.cluster.placement import trainers
 from polopt.errors import ModelError
-from polopt.memory.plan import Plan, plan
+from polopt.memory.plan import Choice, Plan, plan
 from polopt.memory.stage import Stated, stated
 from polopt.memory.ways import require
 from polopt.memory.work import Device
 from polopt.ranks import place
 from polopt.recipe import Recipe, StageRecipe
 
+LOCAL = Choice("rollout.engine", "local", "vllm has no room beside what trains", "plan", binds=True)
 UNPLANNED = "networks in control are too small for a plan"
 
 
@@ -93,6 +94,10 @@ def planned(recipe: Recipe, device: Device) -> tuple[Recipe, list[Plan | str]]:
             stages.append(stage)
             continue
         made = plan(asked.work, device, assumed=asked.assumed)
+        if asked.work.vllm and not made.fits and stage.rollout.engine == "auto":
+            asked = stated(recipe, index, ranks)
+            made = plan(asked.work, device, assumed=asked.assumed)
+            made = replace(made, choices=(LOCAL, *made.choices))
         if asked.is_known:
             require(asked.work, made, f"model.path: {stage.model.path!r} of stage {stage.name}")
         plans.append(made)

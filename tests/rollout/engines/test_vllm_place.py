@@ -9,10 +9,10 @@ import sys
 import time
 from collections.abc import Iterator
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -27,6 +27,7 @@ from polopt.rollout.engines.choose import Chosen
 from polopt.rollout.engines.interface import Place
 from polopt.rollout.engines.vllm import GPU_SHARE, OWN_SHARE, VllmEngine
 from random_models import builtin_model
+from runs import wait_for
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 SHARED = Place("cuda", 1, shared=True)
@@ -55,10 +56,11 @@ def test_each_engine_beside_the_trainer_has_a_gpu_of_its_own(
     found = stage(coordination={"mode": mode, **engines})
     inputs = StageInputs(found, "", "", torch.device("cuda", 1), lambda _: None, is_last=True)
     expected = [Place("cuda", 1, gpu=name) for name in names]
-    places = list(inputs._engines(Actor(builtin_model()), None))
+    places = [place for place, _ in inputs._engines(Actor(builtin_model()), None)]
     assert places == expected[: len(places)] and len(places) == engines.get("engines", 1)
     on_cpu = StageInputs(found, "", "", torch.device("cpu"), lambda _: None, is_last=True)
-    assert {*on_cpu._engines(Actor(builtin_model()), None)} == {Place("cpu", 1)}
+    shared = {place for place, _ in on_cpu._engines(Actor(builtin_model()), None)}
+    assert shared == {Place("cpu", 1)}
 
 
 def test_weights_are_read_in_place_only_on_one_gpu() -> None:
@@ -102,8 +104,9 @@ def test_its_process_sees_that_gpu_alone(
         monkeypatch.setenv(VISIBLE, before)
     for gpu, expected in (("3", "3"), (None, before)):
         server = serving.Server(dict, patience=5, gpu=gpu)
-        lines = Path(f"/proc/{started[-1].pid}/environ").read_bytes().split(b"\0")
-        environment = dict(line.decode().split("=", 1) for line in lines if line)
+        process = psutil.Process(started[-1].pid)
+        wait_for(lambda: process.cmdline() != psutil.Process().cmdline())  # else it is a fork still
+        environment = process.environ()
         assert environment.get(VISIBLE) == expected
         assert os.environ.get(VISIBLE) == before, "the trainer's own stays as it was"
         server.close()
