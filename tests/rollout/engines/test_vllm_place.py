@@ -6,13 +6,11 @@ import asyncio
 import multiprocessing
 import os
 import sys
-import time
-from collections.abc import Iterator
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import psutil
 import pytest
 import torch
 
@@ -27,7 +25,6 @@ from polopt.rollout.engines.choose import Chosen
 from polopt.rollout.engines.interface import Place
 from polopt.rollout.engines.vllm import GPU_SHARE, OWN_SHARE, VllmEngine
 from random_models import builtin_model
-from runs import wait_for
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 SHARED = Place("cuda", 1, shared=True)
@@ -69,8 +66,8 @@ def test_weights_are_read_in_place_only_on_one_gpu() -> None:
 
 
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[BaseProcess]]:
-    """A process where vLLM would start its own."""
+def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[BaseProcess]:
+    """A process where vLLM would start its own; it writes down which GPUs it sees."""
     processes = list[BaseProcess]()
 
     class Started:
@@ -82,32 +79,32 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[BaseProcess]]:
 
     async def start(arguments: object) -> Started:
         await asyncio.sleep(0)
-        process = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
+        command = f"printenv {VISIBLE} > {tmp_path / str(len(processes))}"
+        process = multiprocessing.get_context("spawn").Process(target=os.system, args=(command,))
         process.start()
         processes.append(process)
         return Started()
 
     monkeypatch.setattr(serving, "_started", start)
     monkeypatch.setattr(serving.Server, "call", lambda self, work, _: self._run(work))
-    yield processes
-    for process in processes:
-        process.kill()
-        process.join()
+    return processes
 
 
 @pytest.mark.parametrize("before", [None, "0,1,2,3"])
 def test_its_process_sees_that_gpu_alone(
-    before: str | None, started: list[BaseProcess], monkeypatch: pytest.MonkeyPatch
+    before: str | None,
+    started: list[BaseProcess],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv(VISIBLE, raising=False)
     if before:
         monkeypatch.setenv(VISIBLE, before)
     for gpu, expected in (("3", "3"), (None, before)):
         server = serving.Server(dict, patience=5, gpu=gpu)
-        process = psutil.Process(started[-1].pid)
-        wait_for(lambda: process.cmdline() != psutil.Process().cmdline())  # else it is a fork still
-        environment = process.environ()
-        assert environment.get(VISIBLE) == expected
+        started[-1].join()
+        seen = (tmp_path / str(len(started) - 1)).read_text().strip()
+        assert seen == (expected or "")
         assert os.environ.get(VISIBLE) == before, "the trainer's own stays as it was"
         server.close()
 
