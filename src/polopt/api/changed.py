@@ -183,9 +183,22 @@ def _stage(trained: Named, base: Named, data: str | None, prompts: int) -> Stage
         tables = _tables(Path(trained.weights), data)
     tables["model"]["path"] = trained.weights
     tables.setdefault("algorithm", "sft")
-    tables["evaluation"] = {**tables.get("evaluation", {}), "prompts": prompts}
+    most = prompts if data is not None or of.stage is None else _held_out(of.stage, prompts)
+    tables["evaluation"] = {**tables.get("evaluation", {}), "prompts": most}
     stage = resolve(load(tables), own_reward=True).stages[-1]
-    return stage.model_copy(update={"coordination": Coordination()})
+    # Read as in training: rows that it could not use would move what is held out.
+    read = {} if of.stage is None else {"data": of.stage.data}
+    return stage.model_copy(update={"coordination": Coordination(), **read})
+
+
+def _held_out(stage: StageRecipe, prompts: int) -> int:
+    """How many of ``prompts`` the run can have held out.
+
+    Of rows it held out the first of one seeded order, and trained on what comes after them; the
+    evaluation split of a task shares no prompt with that of training, and never ends.
+    """
+    endless = stage.data.parsed.of.has_verifier
+    return prompts if endless else min(prompts, stage.evaluation.prompts)
 
 
 def _tables(weights: Path, data: str) -> dict[str, Any]:
