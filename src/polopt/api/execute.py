@@ -176,25 +176,29 @@ def _run_stages(
                 try:
                     run_stage(stage, progress, context)
                 except RolledBack as back:
-                    newest, state = _stepped_back(run, progress, context, back)
+                    ends = progress.stage_step == stage.steps
+                    newest, state = _stepped_back(run, progress, context, back, ends=ends)
     return progress
 
 
 def _stepped_back(
-    run: RunDirectory, progress: Progress, context: RunContext, back: RolledBack
+    run: RunDirectory, progress: Progress, context: RunContext, back: RolledBack, *, ends: bool
 ) -> tuple[Path, dict[str, Any]]:
     """The best checkpoint and its state, with the place in the prompts that the run has reached.
 
     Weights, optimiser and every other learner are as they were then; steps and prompts are not.
+    ``ends``: no step of the stage is left.
     """
     best = run.checkpoints / back.checkpoint
     where = {"step": progress.step, "stage": back.stage}
     done = {"alarm": back.alarm, "back_to": checkpoint.step_of(best)}
     run.append("alarms", where | done)
-    message = (
-        f"alarm {back.alarm}: weights and optimiser are those of {best.name} again; the prompts go "
-        "on, and the next alarm stops the run"
+    then = (
+        "with them the stage ends"
+        if ends
+        else "the prompts go on, and the next alarm stops the run"
     )
+    message = f"alarm {back.alarm}: weights and optimiser are those of {best.name} again; {then}"
     context.observe(Event("warning", where | {"message": message}))
     return best, checkpoint.read_state(best) | {"source": back.source}
 
