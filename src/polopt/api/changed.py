@@ -22,6 +22,7 @@ from polopt.assembly.context import StageContext, context_of, examination, exami
 from polopt.assembly.estimates import place_of
 from polopt.assembly.fits import check_reach, check_vocabulary
 from polopt.choices.domain import TEXT
+from polopt.coordination import memory
 from polopt.coordination.checkpoint import step_of
 from polopt.coordination.progress import progress
 from polopt.coordination.stage import Event, Observer
@@ -42,6 +43,7 @@ from polopt.rollout.text import TextSource, text_source, wanted_by, whole_source
 from polopt.types import Group
 
 ANSWERS = 8  # to a prompt, where no recipe has groups of answers
+FEWER = f"a smaller --prompts or --k takes less, {memory.WITHOUT_GPU}"
 
 
 @dataclass(frozen=True)
@@ -128,18 +130,21 @@ def xray(
             )
             for of in (base, trained)
         )
-        models = [_model(inputs, of, base) for inputs, of in ((one, base), (other, trained))]
+        with memory.told("loading", memory.WITHOUT_GPU):
+            models = [_model(inputs, of, base) for inputs, of in ((one, base), (other, trained))]
         _check_pair((base, models[0]), (trained, models[1]))
         text, texts = _text(other, reader_of(models[1]), own, data, prompts)
-        sides = [
-            _side(context_of(inputs, model, text), count, prompts, of, observe)
-            for inputs, model, of in zip((one, other), models, (base, trained), strict=True)
-        ]
+        with memory.told("answers", FEWER):
+            sides = [
+                _side(context_of(inputs, model, text), count, prompts, of, observe)
+                for inputs, model, of in zip((one, other), models, (base, trained), strict=True)
+            ]
         if data is None:
             texts += _of_training(trained, text, len(sides[1].groups), prompts)
-        found = looked(
-            sides[0], sides[1], texts, count, _shown(observe, "reading", "teacher forcing")
-        )
+        with memory.told("reading", FEWER):
+            found = looked(
+                sides[0], sides[1], texts, count, _shown(observe, "reading", "teacher forcing")
+            )
     return {**_asked(base, trained, stage, sides[1], text), **found}
 
 

@@ -80,7 +80,7 @@ def run_stage(stage: Stage, progress: Progress, context: RunContext) -> None:
     if progress.stage_step == 0 and stage.held_out:
         held_out = [key for prompt in stage.held_out for key in prompt]
         _write_prompts(stage, progress, context, held_out=held_out)
-    stage.source.publish(progress.step)
+    _publish(stage, progress, context)
     if stage.evaluate is not None and progress.stage_step == 0:
         evaluation = _evaluate(stage, progress, context, "before", timed_as="compare")
         _keep(stage, progress, context, "before", evaluation)
@@ -113,11 +113,11 @@ def _step(stage: Stage, progress: Progress, context: RunContext) -> Evaluation |
     learned, line, asked = list[Measured](), Metrics(), list[str]()
     earned, introduced = dict[str, float](), dict[str, str]()
     for turn in range(1, stage.batches_per_step + 1):
-        with memory.told("rollout", context.run.path):
+        with memory.told_in(context.run, stage.name, "rollout"):
             batch = stage.source.next_batch()
         with (
             timed(line, "time/update"),
-            memory.told("update", context.run.path),
+            memory.told_in(context.run, stage.name, "update"),
             _during(stage, progress, "update"),
         ):
             learned.append(_learn(stage, batch, progress.stage_step))
@@ -125,7 +125,7 @@ def _step(stage: Stage, progress: Progress, context: RunContext) -> Evaluation |
             progress.step += 1
             progress.stage_step += 1
             with _during(stage, progress, "publish"):
-                stage.source.publish(progress.step)
+                _publish(stage, progress, context)
         asked.extend(stage.asked(batch))
         earned |= stage.earned(batch)
         introduced |= stage.introduced(batch)
@@ -145,6 +145,12 @@ def _step(stage: Stage, progress: Progress, context: RunContext) -> Evaluation |
     _write_timeline(stage, progress, context)
     _save_when_due(stage, progress, context)
     return evaluation
+
+
+def _publish(stage: Stage, progress: Progress, context: RunContext) -> None:
+    """Serve the weights as they are now."""
+    with memory.told_in(context.run, stage.name, "publish"):
+        stage.source.publish(progress.step)
 
 
 def _learn(stage: Stage, batch: Any, step: int) -> Measured:  # noqa: ANN401 - its own learners know
@@ -215,7 +221,7 @@ def _evaluate(
     context.observe(Event("message", {"text": f"evaluating {label}".strip()}))
     with (
         timed(_seconds(progress, stage), timed_as),
-        memory.told("evaluation", context.run.path),
+        memory.told_in(context.run, stage.name, "evaluation"),
         _during(stage, progress, "evaluate"),
     ):
         return stage.evaluate(bool(label))
@@ -318,10 +324,10 @@ def save(stage: Stage, progress: Progress, context: RunContext) -> None:
             "offsets": context.run.offsets(),
         }
         if not context.ranks.first:
-            with memory.told("checkpoint", context.run.path):
+            with memory.told_in(context.run, stage.name, "checkpoint"):
                 checkpoint.accompany(write)
         else:
-            with memory.told("checkpoint", context.run.path):
+            with memory.told_in(context.run, stage.name, "checkpoint"):
                 path = checkpoint.save(directory, progress.step, state, write)
             link_checkpoints(directory, progress)
             # This one too: a damaged checkpoint of a later step would count among the newest.
