@@ -132,7 +132,7 @@ def unexplained(names: Iterable[str]) -> list[str]:
     own = [name for name in names if name not in {"step", "stage", "stage_step"}]
     main, folded = arrange(own, in_control="episodes" in own)
     unknown = [n for plot in main + folded if plot.sentence == UNKNOWN_METRIC for n in plot.lines]
-    families = ("task/", "eval/", "episode/", "reward/")
+    families = ("task/", "eval/", "episode/", "reward/", "reward_std/")
     families_of_lag = [re.sub(r"^lag/\d/", "lag/N/", n) for n in own]
     unlisted = [n for n in families_of_lag if f"`{n}`" not in page and not n.startswith(families)]
     return sorted({*unknown, *unlisted})

@@ -1,5 +1,6 @@
 """What an alarm does to a run: told, stopped, or put back to the best checkpoint; and resumed."""
 
+import hashlib
 import json
 import threading
 from pathlib import Path
@@ -106,6 +107,34 @@ def test_the_weights_after_a_step_back_are_those_of_the_best(rolled_back: Path) 
     counters = {step: state["learners"]["policy"] for step, state in states.items()}
     assert 12 not in counters  # the bad weights were not saved
     assert counters[13]["optimiser_steps"] == counters[5]["optimiser_steps"] * 6 // 5
+
+
+def saved(run: Path, name: str) -> tuple[dict[str, str], int]:
+    """Hashes of the weights of a checkpoint, and how many optimiser steps made them."""
+    path = run / "checkpoints" / name
+    hashes = {
+        file.name: hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in path.glob("*.safetensors")
+    }
+    state = json.loads((path / "state.json").read_text())
+    return hashes, state["learners"]["policy"]["optimiser_steps"]
+
+
+def test_at_its_last_step_a_stage_ends_with_the_best_weights(tmp_path: Path) -> None:
+    """Nothing is left to go on with: it steps back, is evaluated as it is kept, and has ended."""
+    run = tmp_path / "run"
+    trained(run, **BACK | {"run.steps": RINGS})
+    assert [line.get("back_to") for line in lines(run, "alarms")] == [None, 5]
+    assert saved(run, "last") == saved(run, "best") == saved(run, "step_5")
+    found = json.loads((run / "summary.json").read_text())
+    assert found["stages"][0]["ended"] == "steps" and found["steps"] == RINGS
+    measured = {line["step"]: line for line in lines(run, "metrics")}
+    assert found["reward_after"] == measured[5]["eval/reward"]
+    assert found["reward_after"] != measured[RINGS]["eval/reward"]  # of the weights that rang
+    after = [line for line in lines(run, "samples") if line["kind"] == "after"]
+    assert len({line["ticket"] for line in after}) == len(after)  # of one model alone
+    polopt.resume(run, flags={"run.steps": RINGS + 1}, reward=variety)
+    assert lines(run, "metrics")[-1]["behaviour/kl"] < 1e-6
 
 
 @pytest.mark.parametrize("step", [11, 13])

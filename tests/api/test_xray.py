@@ -13,8 +13,10 @@ from safetensors.torch import load_file, save_file
 
 import polopt
 from polopt.cli import main
+from polopt.data.identity import keys
 from polopt.errors import UserError
 from polopt.models import load, save
+from polopt.record import recorded_prompts
 from runs import BRIEF
 
 FEW: dict[str, Any] = {"prompts": 6, "k": 2}
@@ -214,6 +216,45 @@ def test_pairs_are_read_on_either_side(tmp_path: Path) -> None:
     assert of(found, "chosen")["changed"]
     also = polopt.xray("builtin:tiny", run, data=tmp_path / "pairs.jsonl", k=2, prompts=5)
     assert of(also, "rejected")["answers"] == 5
+
+
+def test_prompts_that_were_trained_on_are_not_asked_as_held_out(tmp_path: Path) -> None:
+    """The run held out 4 of the 16 that a tenth would be; the others it learned from."""
+    rows = [{"q": f"{n}+1=", "a": f"{n + 1}"} for n in range(160)]
+    data = {"source": str(write(tmp_path / "rows.jsonl", rows)), "prompt_field": "q"}
+    stage = {"sft": {"algorithm": "sft", "run": {"steps": 2}, "update": {"batch_size": 8}}}
+    run = train(
+        tmp_path / "run",
+        data=data | {"completion_field": "a"},
+        stage=stage,
+        evaluation={"prompts": 4},
+    )
+    seen = recorded_prompts(run)
+    assert seen is not None and len(seen.held_out) == 4
+    for most, asked in ((64, 4), (3, 3)):
+        found = polopt.xray("builtin:tiny", run, prompts=most, k=2)
+        texts = [prompt["text"] for prompt in found["prompts"]]
+        assert len(texts) == asked == found["settings"]["prompts"]
+        assert all(seen.held_out.issuperset(keys(text)) for text in texts)
+
+
+def test_a_task_whose_splits_share_no_prompt_is_asked_more_than_the_run_was(run: Path) -> None:
+    found = polopt.xray("builtin:tiny", run, prompts=12, k=2)
+    assert found["settings"]["prompts"] == 12 > BRIEF["evaluation"]["prompts"]
+
+
+def test_pairs_in_columns_of_their_own_are_read_as_in_training(tmp_path: Path) -> None:
+    rows = [{"prompt": f"{n}?", "good": "yes", "bad": "no, no"} for n in range(20)]
+    file = write(tmp_path / "pairs.jsonl", [rows[0], {"prompt": "neither"}, *rows[1:]])
+    data = {"source": str(file), "chosen_field": "good", "rejected_field": "bad"}
+    data |= {"on_bad_row": "skip", "max_bad_share": 0.1}
+    stage = {"dpo": {"algorithm": "dpo", "update": {"batch_size": 4}, "run": {"steps": 1}}}
+    run = train(tmp_path / "run", data=data, stage=stage, evaluation={"prompts": 2})
+    found = polopt.xray("builtin:tiny", run, k=2)
+    assert [one["name"] for one in found["sets"]] == ["before", "after", "chosen", "rejected"]
+    seen = recorded_prompts(run)
+    assert seen is not None
+    assert all(seen.held_out.issuperset(keys(one["text"])) for one in found["prompts"])
 
 
 def test_an_adapter_against_its_base_is_what_was_merged(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from polopt.record import create, open_existing
 from polopt.rollout.evaluation import Evaluation
 from polopt.types import Advantages, Batch, Experience, Group, Prompt, Sampling
 from queued_engine import Queued
+from runs import lines
 
 MASK = torch.ones(1, 1, dtype=torch.bool)
 EXPERIENCE = Experience(mask=MASK, group=torch.zeros(1), rewards=torch.zeros(1))
@@ -407,7 +408,7 @@ def raise_again(one: Stage, progress: Progress, setting: RunContext) -> None:
 
 
 @pytest.mark.parametrize(
-    ("at", "fields"), [(2, {}), (4, {"is_last": False}), (6, {})], ids=["best", "not last", "end"]
+    ("at", "fields"), [(2, {}), (4, {"is_last": False})], ids=["best", "not last"]
 )
 def test_where_nothing_is_better_a_step_back_is_a_stop(
     setting: RunContext, at: int, fields: dict[str, Any]
@@ -416,6 +417,46 @@ def test_where_nothing_is_better_a_step_back_is_a_stop(
     assert isinstance(stopped, Stopped)
     assert progress.rolled_back == {}
     assert f"step_{at}" in saved(setting)
+
+
+def test_a_step_back_at_the_end_saves_the_weights_that_it_went_back_to(
+    setting: RunContext,
+) -> None:
+    progress, _, back = alarmed(setting, at=6)
+    assert isinstance(back, RolledBack) and back.checkpoint == "step_2"
+    assert saved(setting) == ["step_1", "step_2"]  # what rang is not saved
+    assert "after" not in progress.evaluations["rl"] and progress.stage == 0
+    best = setting.run.checkpoints / "step_2"
+    calls = list[str]()
+    again = stage(calls, [0.9], steps=6, evaluate_every=1)
+    restore(again, best, checkpoint.read_state(best) | {"source": back.source})
+    run_stage(again, progress, setting)
+    assert calls == ["publish 6", "evaluate greedily"]  # no step is left
+    assert [learner.weight for learner in again.learners] == [2, 2]
+    assert (setting.run.checkpoints / "step_6" / "policy" / "weight").read_text() == "2"
+    assert progress.ended == {"rl": "steps"} and progress.stage_ends == {"rl": "step_6"}
+    assert progress.evaluations["rl"]["after"]["metrics"] == {"accuracy": 0.9}
+    assert [line["step"] for line in lines(setting.run.path, "metrics")] == [*range(7)]
+    samples = [line["kind"] for line in lines(setting.run.path, "samples")]
+    assert samples == ["before", *["train"] * 6, "after"]
+
+
+def test_a_criterion_that_weights_met_which_rang_is_not_met(setting: RunContext) -> None:
+    figures = iter([(0.0, 0.0), (0.9, 0.0), *[(0.3, 1.0)] * 9])
+
+    def evaluate(greedy: bool) -> Evaluation:
+        accuracy, luck = next(figures)
+        return Evaluation({"accuracy": accuracy, "luck": luck}, {}, [])
+
+    progress = Progress()
+    asked = Request(alarm="kl", roll_back=True)
+    told = replace(setting, stop_requested=lambda: asked if progress.step >= 2 else None)
+    one = stage([], evaluate=evaluate, evaluate_every=1, until=Until("luck", 1.0))
+    with pytest.raises(RolledBack, match="step_1"):
+        run_stage(one, progress, told)
+    assert progress.ended == {} and progress.stage_step == 2
+    run_stage(one, progress, setting)
+    assert progress.step == 3 and progress.ended == {"rl": "luck 1.000 reached 1"}
 
 
 def test_seconds_are_summed_by_stage_and_kind(setting: RunContext) -> None:

@@ -64,7 +64,7 @@ def said(one: StageRecipe, steps: int = ENOUGH, **measured: float) -> list[str]:
         ),
         (
             MOVES,
-            {"reward/format": 0.5},
+            {"reward/format": 0.5, "reward_std/format": 0.0},
             "reward format did nothing in 20 steps: it was 0.5 all the time",
         ),
     ],
@@ -106,8 +106,43 @@ def test_a_reward_that_is_measured_and_not_earned_may_be_constant() -> None:
         "rewards": [{"verifier": "task", "weight": 0.0}, {"verifier": "task", "name": "other"}],
     }
     one = resolve(load(tables), own_reward=True).stages[0]
-    found = said(one, **{"reward/task": 1.0, "reward/other": 0.0, "reward/mean": 0.0})
+    flat = {"reward_std/task": 0.0, "reward_std/other": 0.0}
+    found = said(one, **{"reward/task": 1.0, "reward/other": 0.0, "reward/mean": 0.0, **flat})
     assert [line.split(":")[0] for line in found] == ["reward other did nothing in 20 steps"]
+
+
+def test_a_reward_that_ranks_within_its_group_has_a_constant_mean_and_acts() -> None:
+    """Ranks 0, 1/3, 2/3, 1 in every group: their mean is always 1/2, their deviation √5/6."""
+    one = stage(**MOVES)
+    assert said(one, **{"reward/rank": 0.5, "reward_std/rank": 5**0.5 / 6}) == []
+    assert said(one, **{"reward/rank": 0.5}) == []  # of an older version: nobody knows
+
+
+def test_once_is_enough_for_a_spread_too() -> None:
+    flat = {"reward/rank": 0.5, "reward_std/rank": 0.0}
+    lines = [{"stage_step": n + 1, **SOUND, **flat} for n in range(ENOUGH)]
+    assert len(did_nothing(stage(**MOVES), lines)) == 1
+    lines[7] |= {"reward_std/rank": 0.1}
+    assert did_nothing(stage(**MOVES), lines) == []
+    del lines[7]["reward_std/rank"]
+    assert did_nothing(stage(**MOVES), lines) == []
+
+
+def test_of_a_reward_per_token_a_sum_that_stays_says_nothing() -> None:
+    tables = {
+        "algorithm": "grpo",
+        "model": {"path": "builtin:tiny"},
+        "data": {"source": "task:chain_sum"},
+        "rewards": [
+            {"file": "letters.py", "function": "variety", "per_token": True},
+            {"verifier": "task"},
+        ],
+    }
+    one = resolve(load(tables), own_reward=True).stages[0]
+    flat = {f"reward{kind}/{n}": 0.0 for kind in ("", "_std") for n in ("variety", "task")}
+    assert [line.split(":")[0] for line in said(one, **flat)] == [
+        "reward task did nothing in 20 steps"
+    ]
 
 
 def test_a_run_is_read_by_its_configuration() -> None:

@@ -67,6 +67,7 @@ CONTRACT = [
     "policy/step_scale",
     "baseline/value",
     "reward/task",
+    "reward_std/task",
     "value/explained_variance",
     "value/mean",
     "critic/value_loss",

@@ -106,6 +106,26 @@ def test_metrics_by_hand() -> None:
     )
 
 
+def test_each_reward_has_a_mean_and_a_deviation() -> None:
+    """Of what it adds: nothing where it does not apply. The last answer could not be scored."""
+    parts = (
+        {"rank": 0.0, "format": 1.0, "even": 1.0},
+        {"rank": 0.5, "format": 1.0, "even": 1.0},
+        {"rank": 1.0, "even": 1.0},
+        {},
+    )
+    rows = [replace(sample([6, 7, n], 2), parts=own) for n, own in enumerate(parts, start=1)]
+    rows[-1] = replace(rows[-1], reward=NAN)
+    metrics = rollout_metrics(Batch((group(1, *rows),), taken_at=1))
+    means, spreads = (
+        {name: metrics[f"{family}/{name}"] for name in ("rank", "format", "even")}
+        for family in ("reward", "reward_std")
+    )
+    assert means == {"rank": 0.5, "format": 1.0, "even": 1.0}
+    third = (2 / 9) ** 0.5  # of 1, 1, 0
+    assert spreads == pytest.approx({"rank": (1 / 6) ** 0.5, "format": third, "even": 0.0})
+
+
 def test_lag_by_hand() -> None:
     """Version 5 trains on 2 tokens of version 3 and 1 of 5, and on 1 of version 4 or of -7."""
     changed = replace(sample([6, 7, 8, 14], 1), spans=(Span(3, 1, 3), Span(5, 3, 4)))

@@ -21,7 +21,7 @@ from polopt.math.reduce import token_mean
 from polopt.math.surrogates import importance_sampled
 from polopt.models import LanguageModel
 from polopt.objective import TOKEN, PolicyObjective, policy_loss, step_terms
-from polopt.roles import Actor
+from polopt.roles import Actor, Computing
 from polopt.roles.policies import gaussian
 from polopt.roles.policies.token import Outputs
 from polopt.types import Advantages, Experience, StepRows, TokenRows
@@ -70,6 +70,8 @@ def vector(*numbers: float) -> Tensor:
 
 class Bandit:
     """π = softmax(θ, 0) in every state."""
+
+    how = Computing()
 
     def __init__(self, theta: list[float]) -> None:
         self.theta = torch.nn.Parameter(vector(*theta))
@@ -143,6 +145,8 @@ def test_the_fisher_matrix_of_the_golden_bandits(name: str) -> None:
 
 class Step:
     """N(μ, σ) in every state, of one action."""
+
+    how = Computing()
 
     def __init__(self, mean: float, log_std: float) -> None:
         self.theta = torch.nn.Parameter(vector(mean, log_std))

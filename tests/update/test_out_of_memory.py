@@ -87,3 +87,54 @@ def test_log_probs_that_are_too_large_are_cut_in_two() -> None:
     smaller = replace(card, how=Computing(tokens=20, tell=lines.append))
     measured(smaller, rows, "logp")
     assert len(lines) == 1
+
+
+def sizes(card: Card, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Rows of each pass that is tried from now on."""
+    tried, score = list[int](), Card.score
+
+    def counting(self: Card, rows: TokenRows, want: object) -> object:
+        tried.append(len(rows.tokens))
+        return score(self, rows, want)
+
+    monkeypatch.setattr(Card, "score", counting)
+    return tried
+
+
+def test_the_next_measurement_begins_with_the_smaller_passes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lines, rows = list[str](), batch()[0].tokens
+    card, room[0] = on_card(lines), ROWS - 1
+    tried = sizes(card, monkeypatch)
+    first = measured(card, rows, "logp")
+    assert tried[0] == ROWS > max(tried[1:])
+    fitted = tried[1:]
+    tried.clear()
+    assert torch.equal(measured(card, rows, "logp"), first)
+    assert tried == fitted and len(lines) == 1  # nothing fails again, nothing is said again
+
+
+@pytest.mark.parametrize("first", ["measured", "trained on"])
+def test_what_is_measured_and_what_is_trained_on_are_cut_alike(
+    first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever of them was short first: rounding depends on the rows of a pass."""
+    lines, one = list[str](), learner(builtin_model(), UPDATE)
+    one.scorer = card = on_card(lines)
+    room[0] = ROWS - 1
+    tried = sizes(card, monkeypatch)
+    if first == "trained on":
+        one.update(*batch(), 0)
+    measured(card, batch()[0].tokens, "logp")
+    if first == "measured":
+        one.update(*batch(), 0)
+    assert tried[0] == ROWS and tried.count(ROWS) == 1 and len(lines) == 1
+    count = (len(tried) - 1) // 2
+    assert tried[1 : 1 + count] == tried[1 + count :]
+
+
+def test_two_roles_that_nobody_told_how_share_no_memory_of_it() -> None:
+    one, other = (Actor(builtin_model()) for _ in range(2))
+    one.how.room.tokens = 3
+    assert other.how.room.tokens is None and one.how == other.how

@@ -22,6 +22,7 @@ from polopt.assembly.context import StageContext, context_of, examination, exami
 from polopt.assembly.estimates import place_of
 from polopt.assembly.fits import check_reach, check_vocabulary
 from polopt.choices.domain import TEXT
+from polopt.coordination import memory
 from polopt.coordination.checkpoint import step_of
 from polopt.coordination.progress import progress
 from polopt.coordination.stage import Event, Observer
@@ -42,6 +43,7 @@ from polopt.rollout.text import TextSource, text_source, wanted_by, whole_source
 from polopt.types import Group
 
 ANSWERS = 8  # to a prompt, where no recipe has groups of answers
+FEWER = f"a smaller --prompts or --k takes less, {memory.WITHOUT_GPU}"
 
 
 @dataclass(frozen=True)
@@ -128,18 +130,21 @@ def xray(
             )
             for of in (base, trained)
         )
-        models = [_model(inputs, of, base) for inputs, of in ((one, base), (other, trained))]
+        with memory.told("loading", memory.WITHOUT_GPU):
+            models = [_model(inputs, of, base) for inputs, of in ((one, base), (other, trained))]
         _check_pair((base, models[0]), (trained, models[1]))
         text, texts = _text(other, reader_of(models[1]), own, data, prompts)
-        sides = [
-            _side(context_of(inputs, model, text), count, prompts, of, observe)
-            for inputs, model, of in zip((one, other), models, (base, trained), strict=True)
-        ]
+        with memory.told("answers", FEWER):
+            sides = [
+                _side(context_of(inputs, model, text), count, prompts, of, observe)
+                for inputs, model, of in zip((one, other), models, (base, trained), strict=True)
+            ]
         if data is None:
             texts += _of_training(trained, text, len(sides[1].groups), prompts)
-        found = looked(
-            sides[0], sides[1], texts, count, _shown(observe, "reading", "teacher forcing")
-        )
+        with memory.told("reading", FEWER):
+            found = looked(
+                sides[0], sides[1], texts, count, _shown(observe, "reading", "teacher forcing")
+            )
     return {**_asked(base, trained, stage, sides[1], text), **found}
 
 
@@ -183,9 +188,22 @@ def _stage(trained: Named, base: Named, data: str | None, prompts: int) -> Stage
         tables = _tables(Path(trained.weights), data)
     tables["model"]["path"] = trained.weights
     tables.setdefault("algorithm", "sft")
-    tables["evaluation"] = {**tables.get("evaluation", {}), "prompts": prompts}
+    most = prompts if data is not None or of.stage is None else _held_out(of.stage, prompts)
+    tables["evaluation"] = {**tables.get("evaluation", {}), "prompts": most}
     stage = resolve(load(tables), own_reward=True).stages[-1]
-    return stage.model_copy(update={"coordination": Coordination()})
+    # Read as in training: rows that it could not use would move what is held out.
+    read = {} if of.stage is None else {"data": of.stage.data}
+    return stage.model_copy(update={"coordination": Coordination(), **read})
+
+
+def _held_out(stage: StageRecipe, prompts: int) -> int:
+    """How many of ``prompts`` the run can have held out.
+
+    Of rows it held out the first of one seeded order, and trained on what comes after them; the
+    evaluation split of a task shares no prompt with that of training, and never ends.
+    """
+    endless = stage.data.parsed.of.has_verifier
+    return prompts if endless else min(prompts, stage.evaluation.prompts)
 
 
 def _tables(weights: Path, data: str) -> dict[str, Any]:

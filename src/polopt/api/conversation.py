@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from itertools import count
 from typing import Unpack
 
-from polopt.api.policy import Policy
+from polopt.api.policy import SHORTER, Policy
 from polopt.api.sampling import Settings, sampled
+from polopt.coordination import memory
 from polopt.data import BadRowError, Row
 from polopt.data.rows import Fields
 from polopt.errors import ModelError
@@ -37,7 +38,8 @@ class Conversation:
         self.as_trained = policy.usage.messages
         self._policy = policy
         self._sampling = sampled(policy.usage.sampling, **settings)
-        self._engine, self._seed = LocalEngine(policy.language_model), seed
+        with memory.told("answers", SHORTER):
+            self._engine, self._seed = LocalEngine(policy.language_model), seed
         self._tickets = count()  # the draws of a turn are its own, after a clear(), too
 
     def clear(self) -> None:
@@ -62,8 +64,9 @@ class Conversation:
 
         self._submit(asked)
         try:
-            while not (groups := self._engine.poll(hear)):
-                pass
+            with memory.told("answers", SHORTER):
+                while not (groups := self._engine.poll(hear)):
+                    pass
             answer.end(self._policy.answer(groups[0].samples[0]))
         except KeyboardInterrupt:
             self._remember(asked, answer.text)

@@ -20,6 +20,7 @@ from polopt.assembly.context import context_of, examination
 from polopt.assembly.fits import check_fits, shape, shape_of_policy
 from polopt.assembly.preference import on_pairs
 from polopt.choices.domain import TEXT
+from polopt.coordination import memory
 from polopt.coordination.progress import progress
 from polopt.data import BadRowError, Wanted
 from polopt.errors import RecipeError
@@ -117,15 +118,18 @@ def of_text(inputs: StageInputs, asked: Asked) -> Iterator[Examined]:
 
 def _of_answers(inputs: StageInputs, asked: Asked) -> Iterator[Examined]:
     """One entry for the prompts of each source that were held out, trained on, or are unknown."""
-    model = inputs.policy()
+    with memory.told("loading", memory.ON_PROCESSOR):
+        model = inputs.policy()
     for text in _texts(inputs, reader_of(model), asked):
-        of = context_of(inputs, model, text)
-        found = examination(of, asked.answers)
+        with memory.told("loading", memory.ON_PROCESSOR):  # reward models, and an engine
+            of = context_of(inputs, model, text)
+            found = examination(of, asked.answers)
         if found is None:
             raise RecipeError("reward: nothing says which answers are right; name a reward")
         for spec in of.rewards:  # before anything is sampled
             check_columns(spec.name, spec.declared, (one.columns for one in text.evaluation))
-        given = answers(found, greedy=True)
+        with memory.told("evaluation", "a smaller --rollout.rows takes less"):
+            given = answers(found, greedy=True)
         for seen in get_args(Seen):
             part = given.to(lambda prompt, seen=seen: _seen(asked, prompt.keys) == seen)
             if part.sampled:
@@ -158,13 +162,16 @@ def _of_pairs(inputs: StageInputs, asked: Asked) -> Iterator[Examined]:
         )
     if inputs.reward is not None:
         raise RecipeError("reward: a function has no effect on a reward model; remove it")
-    role = Critic(inputs.reward_model(), inputs.computing)
+    with memory.told("loading", memory.ON_PROCESSOR):
+        role = Critic(inputs.reward_model(), inputs.computing)
     accuracy = on_pairs(inputs, role)
     for text in _texts(inputs, reader_of(role.scalar_model), replace(asked, wanted="pairs")):
         for seen in get_args(Seen):
             pairs = [one for one in text.unseen if _seen(asked, one.prompt.keys) == seen]
             if pairs:
-                told, name = accuracy(pairs), text.rows.report.source
+                with memory.told("evaluation", "a smaller --update.micro_batch_tokens takes less"):
+                    told = accuracy(pairs)
+                name = text.rows.report.source
                 yield Examined(name, seen, len(pairs), told.metrics, told.intervals)
 
 

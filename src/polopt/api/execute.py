@@ -25,7 +25,7 @@ from polopt.api.several import Several
 from polopt.assembly import StageInputs, build
 from polopt.cluster.gpus import name_of
 from polopt.cluster.session import connected
-from polopt.coordination import checkpoint
+from polopt.coordination import checkpoint, memory
 from polopt.coordination.loop import (
     Progress,
     RolledBack,
@@ -74,7 +74,8 @@ def execute(
             torch.set_num_threads(first.threads)
         device = use(device_of(first.device, place=place() if not ranks.alone else None))
         if any(stage.update.optimiser == "adamw_8bit" for stage in recipe.stages):
-            prove_eight_bit(device)
+            with memory.told_in(run, recipe.stages[0].name, "building"):
+                prove_eight_bit(device)
         load_files(recipe)
         heard = list[Observer]()
         if ranks.first:
@@ -167,34 +168,41 @@ def _run_stages(
             inside = newest if progress.stage_step > 0 else None
             inputs = _parts(run, recipe, progress, context, inside, device, reward, avoid)
             with closing(inputs.serving):
-                stage = build(inputs)
+                with memory.told_in(run, inputs.recipe.name, "building"):
+                    stage = build(inputs)
+                    if inside is not None:
+                        restore(stage, inside, state)
                 if inside is None:
                     _tell_earlier(stage, inputs, run, progress)
-                if inside is not None:
-                    restore(stage, inside, state)
+                else:
                     context.observe(Event("message", {"text": f"resuming from {inside.name}"}))
                 try:
-                    run_stage(stage, progress, context)
+                    with memory.told_in(run, stage.name, "step"):  # what no phase of it has told
+                        run_stage(stage, progress, context)
                 except RolledBack as back:
-                    newest, state = _stepped_back(run, progress, context, back)
+                    ends = progress.stage_step == stage.steps
+                    newest, state = _stepped_back(run, progress, context, back, ends=ends)
     return progress
 
 
 def _stepped_back(
-    run: RunDirectory, progress: Progress, context: RunContext, back: RolledBack
+    run: RunDirectory, progress: Progress, context: RunContext, back: RolledBack, *, ends: bool
 ) -> tuple[Path, dict[str, Any]]:
     """The best checkpoint and its state, with the place in the prompts that the run has reached.
 
     Weights, optimiser and every other learner are as they were then; steps and prompts are not.
+    ``ends``: no step of the stage is left.
     """
     best = run.checkpoints / back.checkpoint
     where = {"step": progress.step, "stage": back.stage}
     done = {"alarm": back.alarm, "back_to": checkpoint.step_of(best)}
     run.append("alarms", where | done)
-    message = (
-        f"alarm {back.alarm}: weights and optimiser are those of {best.name} again; the prompts go "
-        "on, and the next alarm stops the run"
+    then = (
+        "with them the stage ends"
+        if ends
+        else "the prompts go on, and the next alarm stops the run"
     )
+    message = f"alarm {back.alarm}: weights and optimiser are those of {best.name} again; {then}"
     context.observe(Event("warning", where | {"message": message}))
     return best, checkpoint.read_state(best) | {"source": back.source}
 

@@ -20,6 +20,7 @@ from polopt.api.domains import IN_DOMAIN, domain_of_weights
 from polopt.api.recorded import located, stage_at
 from polopt.api.sampling import Settings, sampled
 from polopt.assembly.chosen import named
+from polopt.coordination import memory
 from polopt.data import BadRowError, Row, Tokeniser, whole
 from polopt.data.fields import accept
 from polopt.data.rows import Fields, Text
@@ -36,6 +37,7 @@ from polopt.types import Prompt, Sample, Sampling
 
 OnePrompt = str | Sequence[Mapping[str, Any]]  # text, or chat messages
 LONGEST = 256  # tokens of an answer, of a model that says nothing else
+SHORTER = f"fewer or shorter answers (n, max_new_tokens) take less, {memory.WITHOUT_GPU}"
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,8 @@ class Policy:
         rows = [_row(f"prompt {number}", prompt) for number, prompt in enumerate(given, 1)]
         drawn = _or_next(seed, self.seeds)
         requests = [self.request(row, i, sampling, drawn, n or 1) for i, row in enumerate(rows)]
-        groups = answered(LocalEngine(self.language_model), requests)
+        with memory.told("answers", SHORTER):
+            groups = answered(LocalEngine(self.language_model), requests)
         answers = [[self.answer(sample) for sample in group.samples] for group in groups]
         if n is not None:
             return answers[0] if alone else answers
@@ -301,7 +304,8 @@ def of_text(weights: str, device: torch.device) -> Policy:
         language_model = load_model(weights)
     except ModelError as error:  # there is no recipe that could have a field
         raise ModelError(str(error).removeprefix("model.path: ")) from error
-    language_model.model.to(device)  # pyright: ignore[reportArgumentType] - torch's overloads
+    with memory.told("loading", memory.WITHOUT_GPU):
+        language_model.model.to(device)  # pyright: ignore[reportArgumentType] - torch's overloads
     return Policy(language_model, usage.read(Path(weights)) or _of_model(language_model))
 
 

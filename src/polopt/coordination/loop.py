@@ -80,34 +80,44 @@ def run_stage(stage: Stage, progress: Progress, context: RunContext) -> None:
     if progress.stage_step == 0 and stage.held_out:
         held_out = [key for prompt in stage.held_out for key in prompt]
         _write_prompts(stage, progress, context, held_out=held_out)
-    stage.source.publish(progress.step)
+    _publish(stage, progress, context)
     if stage.evaluate is not None and progress.stage_step == 0:
-        evaluation = _evaluate(stage, progress, context, label="before")
+        evaluation = _evaluate(stage, progress, context, "before", timed_as="compare")
+        _keep(stage, progress, context, "before", evaluation)
         _write_line(stage, progress, context, _named(evaluation))
+    after: Evaluation | None = None
     while stage.name not in progress.ended and progress.stage_step < stage.steps:
-        _step(stage, progress, context)
+        after = _step(stage, progress, context)
+    asked = context.stop_requested()
+    _step_back_if_asked(stage, progress, asked)
+    if after is None and stage.evaluate is not None:  # it stepped back at its end
+        after = _evaluate(stage, progress, context, "after", timed_as="compare")
+    if after is not None:
+        _keep(stage, progress, context, "after", after)
     progress.ended.setdefault(stage.name, "steps")
     progress.stage_steps[stage.name] = progress.stage_step
     progress.stage_ends[stage.name] = f"step_{progress.step}"
     progress.stage, progress.stage_step = progress.stage + 1, 0
-    asked = context.stop_requested()
     save(stage, progress, context)
     if asked:
         raise _stopped(asked, progress, context)
 
 
-def _step(stage: Stage, progress: Progress, context: RunContext) -> None:
-    """One recorded step: collect, credit and update for each batch; then publish and record."""
+def _step(stage: Stage, progress: Progress, context: RunContext) -> Evaluation | None:
+    """One recorded step: collect, credit and update for each batch; then publish and record.
+
+    Returns its evaluation, if one was due: that of the last step is the one after the stage.
+    """
     start = time.perf_counter()
     batch: Any = None
     learned, line, asked = list[Measured](), Metrics(), list[str]()
     earned, introduced = dict[str, float](), dict[str, str]()
     for turn in range(1, stage.batches_per_step + 1):
-        with memory.told("rollout", context.run.path):
+        with memory.told_in(context.run, stage.name, "rollout"):
             batch = stage.source.next_batch()
         with (
             timed(line, "time/update"),
-            memory.told("update", context.run.path),
+            memory.told_in(context.run, stage.name, "update"),
             _during(stage, progress, "update"),
         ):
             learned.append(_learn(stage, batch, progress.stage_step))
@@ -115,7 +125,7 @@ def _step(stage: Stage, progress: Progress, context: RunContext) -> None:
             progress.step += 1
             progress.stage_step += 1
             with _during(stage, progress, "publish"):
-                stage.source.publish(progress.step)
+                _publish(stage, progress, context)
         asked.extend(stage.asked(batch))
         earned |= stage.earned(batch)
         introduced |= stage.introduced(batch)
@@ -129,11 +139,18 @@ def _step(stage: Stage, progress: Progress, context: RunContext) -> None:
         context.run.append("samples", {"step": progress.step, "stage": stage.name, **sample})
     line |= metrics | _means(learned) | stage.source.stats()
     line |= stage.react(line)
-    _evaluate_when_due(stage, progress, context, line)
+    evaluation = _evaluate_when_due(stage, progress, context, line)
     line["time/step"] = time.perf_counter() - start
     _write_line(stage, progress, context, line)
     _write_timeline(stage, progress, context)
     _save_when_due(stage, progress, context)
+    return evaluation
+
+
+def _publish(stage: Stage, progress: Progress, context: RunContext) -> None:
+    """Serve the weights as they are now."""
+    with memory.told_in(context.run, stage.name, "publish"):
+        stage.source.publish(progress.step)
 
 
 def _learn(stage: Stage, batch: Any, step: int) -> Measured:  # noqa: ANN401 - its own learners know
@@ -157,12 +174,12 @@ def _means(batches: Sequence[Measured]) -> Metrics:
 
 def _evaluate_when_due(
     stage: Stage, progress: Progress, context: RunContext, line: Metrics
-) -> None:
+) -> Evaluation | None:
     """Evaluate every ``evaluate_every`` steps and at the end; check the criterion of the stage."""
     last = progress.stage_step == stage.steps
     due = stage.evaluate_every and progress.stage_step % stage.evaluate_every == 0
     if stage.evaluate is None or not (due or last):
-        return
+        return None
     label = "after" if last else ""
     evaluation = _evaluate(stage, progress, context, label)
     reached = _reached(stage, progress, context, evaluation)
@@ -172,6 +189,7 @@ def _evaluate_when_due(
             evaluation = _evaluate(stage, progress, context, label="after")
     line |= _named(evaluation)
     _keep_best(stage, progress, context, evaluation)
+    return evaluation
 
 
 def _reached(
@@ -192,27 +210,34 @@ def _reached(
     )
 
 
-def _evaluate(stage: Stage, progress: Progress, context: RunContext, label: str) -> Evaluation:
-    """Evaluate; those before and after go into the summary, with samples."""
+def _evaluate(
+    stage: Stage, progress: Progress, context: RunContext, label: str, timed_as: str = "evaluate"
+) -> Evaluation:
+    """Evaluate, with greedy responses where it has a label.
+
+    Inside a step it counts into the time of the step; outside of one it is timed as ``compare``.
+    """
     assert stage.evaluate is not None, "checked when the stage was built"
     context.observe(Event("message", {"text": f"evaluating {label}".strip()}))
-    # An evaluation inside a step counts into the time of the step; before training there is none.
-    kind = "compare" if label == "before" else "evaluate"
     with (
-        timed(_seconds(progress, stage), kind),
-        memory.told("evaluation", context.run.path),
+        timed(_seconds(progress, stage), timed_as),
+        memory.told_in(context.run, stage.name, "evaluation"),
         _during(stage, progress, "evaluate"),
     ):
-        evaluation = stage.evaluate(bool(label))
-    if label:
-        progress.evaluations.setdefault(stage.name, {})[label] = {
-            "metrics": dict(evaluation.metrics),
-            "intervals": {name: list(pair) for name, pair in evaluation.intervals.items()},
-        }
-        for sample in evaluation.samples:
-            line = {"step": progress.step, "stage": stage.name, "kind": label, **sample}
-            context.run.append("samples", line)
-    return evaluation
+        return stage.evaluate(bool(label))
+
+
+def _keep(
+    stage: Stage, progress: Progress, context: RunContext, label: str, evaluation: Evaluation
+) -> None:
+    """Keep an evaluation before or after the stage for the summary, and its samples."""
+    progress.evaluations.setdefault(stage.name, {})[label] = {
+        "metrics": dict(evaluation.metrics),
+        "intervals": {name: list(pair) for name, pair in evaluation.intervals.items()},
+    }
+    for sample in evaluation.samples:
+        line = {"step": progress.step, "stage": stage.name, "kind": label, **sample}
+        context.run.append("samples", line)
 
 
 def _keep_best(
@@ -253,15 +278,27 @@ def _save_when_due(stage: Stage, progress: Progress, context: RunContext) -> Non
     if stage.name in progress.ended or progress.stage_step == stage.steps:
         return  # the end of a stage is a checkpoint of its own
     asked = context.stop_requested()
-    if asked and asked.roll_back and _may_roll_back(stage, progress):
-        progress.rolled_back[stage.name] = progress.step
-        source = stage.source.state_dict()
-        raise RolledBack(stage.name, progress.best["checkpoint"], source, asked.alarm)
+    _step_back_if_asked(stage, progress, asked)
     best = progress.best.get("checkpoint") == f"step_{progress.step}"
     if asked or best or progress.stage_step % stage.checkpoint_every == 0:
         save(stage, progress, context)
     if asked:
         raise _stopped(asked, progress, context)
+
+
+def _step_back_if_asked(stage: Stage, progress: Progress, asked: Request | None) -> None:
+    """Leave the weights that rang, before they are saved.
+
+    A criterion that they met is not met by those that take their place.
+
+    Raises:
+        RolledBack: an alarm asked for it, and there is a better checkpoint.
+    """
+    if asked and asked.roll_back and _may_roll_back(stage, progress):
+        progress.rolled_back[stage.name] = progress.step
+        progress.ended.pop(stage.name, None)
+        source = stage.source.state_dict()
+        raise RolledBack(stage.name, progress.best["checkpoint"], source, asked.alarm)
 
 
 def _may_roll_back(stage: Stage, progress: Progress) -> bool:
@@ -287,10 +324,10 @@ def save(stage: Stage, progress: Progress, context: RunContext) -> None:
             "offsets": context.run.offsets(),
         }
         if not context.ranks.first:
-            with memory.told("checkpoint", context.run.path):
+            with memory.told_in(context.run, stage.name, "checkpoint"):
                 checkpoint.accompany(write)
         else:
-            with memory.told("checkpoint", context.run.path):
+            with memory.told_in(context.run, stage.name, "checkpoint"):
                 path = checkpoint.save(directory, progress.step, state, write)
             link_checkpoints(directory, progress)
             # This one too: a damaged checkpoint of a later step would count among the newest.

@@ -423,6 +423,7 @@ FOLDED = (
             "controller/staleness": "staleness",
         },
     ),
+    Plot("Spread of rewards", "Of each; at 0 one tells no responses apart.", {"reward_std/*": ""}),
     Plot(
         "Replaced groups",
         "Prompts whose responses all had the same reward and that were replaced by others.",

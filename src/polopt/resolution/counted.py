@@ -80,11 +80,19 @@ def _shown(field: str, values: Mapping[str, Any], series: Series) -> str | None:
 
 
 def _flat(stage: StageRecipe, series: Series) -> Iterator[tuple[str, float]]:
-    """The rewards that count and have the same mean at every step, and that mean."""
-    unpaid = {reward_name(reward) for reward in stage.rewards if not reward.weight}
+    """The rewards that count and gave every response of every step the same, and what that is.
+
+    A mean that stays is not enough: a reward that ranks the responses to a prompt has one, and is
+    all that there is to learn from. Nothing is said where no step has told how much it spread.
+    """
+    # Not earned, or earned at tokens, of which no metric tells.
+    others = {reward_name(one) for one in stage.rewards if not one.weight or one.per_token}
     for metric, values in series.items():
         name = metric.removeprefix("reward/")
-        if name == metric or metric in _WHOLE or name in unpaid or len(values) < ENOUGH:
+        if name == metric or metric in _WHOLE or name in others or len(values) < ENOUGH:
             continue
-        if max(values) - min(values) <= 1e-9 * max(1.0, abs(max(values))):
+        rounding = 1e-9 * max(1.0, abs(max(values)))
+        spreads = series.get(f"reward_std/{name}", ())
+        told = len(spreads) == len(values)  # not of steps that an older version took
+        if told and max(values) - min(values) <= rounding and max(spreads) <= rounding:
             yield name, values[0]

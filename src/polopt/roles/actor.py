@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from polopt.models import LanguageModel
 from polopt.roles.policies.parts import Parts, in_parts
-from polopt.roles.policies.token import PLAIN, Outputs, Quantity, score
+from polopt.roles.policies.token import Outputs, Quantity, score
 from polopt.roles.policies.trunk import Computing
 from polopt.roles.scorer import measured, trainable
 from polopt.types import TokenRows
@@ -21,7 +21,7 @@ class Actor:
     """A language model in the role of the policy."""
 
     language_model: LanguageModel
-    how: Computing = PLAIN
+    how: Computing = field(default_factory=Computing)
     value_head: torch.nn.Linear | None = None  # of a critic that shares the trunk
 
     def score(self, rows: TokenRows, want: AbstractSet[Quantity]) -> Outputs:

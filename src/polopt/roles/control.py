@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from polopt.models.network import (
     ValueNetwork,
 )
 from polopt.roles.policies import categorical, deterministic, gaussian, squashed, tanh_gaussian
-from polopt.roles.policies.token import PLAIN, Outputs, Quantity, entropy_as_wanted
+from polopt.roles.policies.token import Outputs, Quantity, entropy_as_wanted
 from polopt.roles.policies.trunk import Computing
 from polopt.roles.scorer import measured, trainable
 from polopt.types import StepRows
@@ -37,7 +37,7 @@ class StepActor:
     """A policy that chooses an action for every observation."""
 
     network: PolicyNetwork
-    how: Computing = PLAIN
+    how: Computing = field(default_factory=Computing)
 
     @property
     def _family(self) -> Any:  # noqa: ANN401 - the functions of a distribution
@@ -116,7 +116,7 @@ class StepCritic:
     """V of every observation."""
 
     network: ValueNetwork
-    how: Computing = PLAIN
+    how: Computing = field(default_factory=Computing)
 
     def score(self, rows: StepRows, want: AbstractSet[Quantity]) -> Outputs:
         """``values`` [B, T]; differentiable."""
@@ -145,7 +145,7 @@ class StepActionCritic:
     """Q of every observation and action."""
 
     network: QNetwork
-    how: Computing = PLAIN
+    how: Computing = field(default_factory=Computing)
 
     def score(self, rows: StepRows, want: AbstractSet[Quantity]) -> Outputs:
         """``values`` [B, T] of the actions taken; ``action_values`` [B, T, n] of all."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from polopt.models import ScalarModel
 from polopt.roles.policies.proven import states
-from polopt.roles.policies.token import AFTER, PLAIN, Outputs, Quantity, values
+from polopt.roles.policies.token import AFTER, Outputs, Quantity, values
 from polopt.roles.policies.trunk import Computing
 from polopt.roles.scorer import trainable
 from polopt.types import TokenRows
@@ -21,7 +21,7 @@ class Critic:
     """A backbone with a head of its own: one output is V(sₜ), one for each token is Q(sₜ, ·)."""
 
     scalar_model: ScalarModel
-    how: Computing = PLAIN
+    how: Computing = field(default_factory=Computing)
 
     def score(self, rows: TokenRows, want: AbstractSet[Quantity]) -> Outputs:
         """``values``, ``last_values``, ``action_values``; differentiable."""

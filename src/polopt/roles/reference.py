@@ -12,15 +12,15 @@ from polopt.models import LanguageModel
 from polopt.models.adapter import switched_off
 from polopt.roles.actor import Actor
 from polopt.roles.policies.parts import Parts
-from polopt.roles.policies.token import PLAIN, Outputs, Quantity
+from polopt.roles.policies.token import Outputs, Quantity
 from polopt.roles.policies.trunk import Computing
 from polopt.types import TokenRows
 
 
-def frozen(language_model: LanguageModel, how: Computing = PLAIN) -> Actor:
+def frozen(language_model: LanguageModel, how: Computing | None = None) -> Actor:
     """A policy whose weights take no gradient."""
     language_model.model.requires_grad_(False)
-    return Actor(language_model, how)
+    return Actor(language_model, how or Computing())
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ def together(
         back = cast(torch.Tensor, joined(parts)).argsort()
         return [x[back] for x in found]
 
-    return halved_once(measure, rows, scorer.how.tokens, scorer.how)[0]
+    return halved_once(measure, rows, scorer.how.tokens, scorer.how)
 
 
 def _placed(
@@ -89,27 +89,28 @@ def halved_once(
     rows: TokenRows | StepRows,
     tokens: int | None,
     how: Computing,
-) -> tuple[Result, int | None]:
+) -> Result:
     """Compute with so many tokens a pass; out of memory, once more with half of them.
 
-    Sums over passes do not depend on their size, so that the numbers stay the same up to rounding.
-    One of several ranks does not halve: the others go by the same passes.
-
-    Returns:
-        What was computed, and the tokens of a pass with which it was.
+    From then on every pass of the role has no more than that (``how.room``). Sums over passes do
+    not depend on their size, so that the numbers stay the same up to rounding. One of several
+    ranks does not halve: the others go by the same passes.
 
     Raises:
         OutOfMemoryError: half is too much, too.
     """
+    tokens = how.room.within(tokens)
     if not how.ranks.alone:
-        return compute(tokens), tokens
+        return compute(tokens)
     try:
-        return compute(tokens), tokens
+        return compute(tokens)
     except torch.OutOfMemoryError:
         half = max(1, (tokens or rows.shape[0] * rows.shape[1]) // 2)
     # Out of the handler, whose traceback held what was computed.
     how.tell(f"out of memory in a pass of {tokens or 'all'} tokens; going on with at most {half}")
-    return compute(half), half
+    found = compute(half)
+    how.room.tokens = half
+    return found
 
 
 def joined(parts: Sequence[RowIndex]) -> RowIndex:

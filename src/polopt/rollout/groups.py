@@ -202,6 +202,7 @@ def rollout_metrics(batch: Batch) -> Metrics:
     for name in reward_names(samples):
         if parts := _numbers(_part(s, name) for s in samples):
             metrics[f"reward/{name}"] = statistics.fmean(parts)
+            metrics[f"reward_std/{name}"] = statistics.pstdev(_added(samples, name))
     if right := marks(samples):
         metrics["accuracy"] = statistics.fmean(right)
     return metrics
@@ -215,6 +216,19 @@ def tokens_of(samples: Iterable[Sample]) -> int:
 def marks(samples: Iterable[Sample]) -> list[bool]:
     """Right or wrong, of the responses that could be judged."""
     return [s.outcome is Outcome.OK for s in samples if s.outcome in JUDGED]
+
+
+def _added(samples: Iterable[Sample], name: str) -> list[float]:
+    """What one of the rewards adds to each response, before its weight: 0 where it does not apply.
+
+    Of a response that could not be scored it is not known.
+    """
+    parts = [
+        0.0 if math.isnan(part) and not math.isnan(sample.reward) else part
+        for sample in samples
+        for part in [_part(sample, name)]
+    ]
+    return _numbers(parts)
 
 
 def _numbers(rewards: Iterable[float]) -> list[float]:

@@ -198,7 +198,7 @@ class FirstOrder(Generic[T]):
             experience = replace(experience, logp=logp)
         with read_together():
             experience, terms = self._busy(experience, self.loss.terms(experience, advantages))
-            found, self._tokens = halved_once(
+            found = halved_once(
                 lambda tokens: self._gradient(experience, terms, tokens),
                 experience.inputs,
                 self._tokens,

@@ -273,7 +273,7 @@ class NaturalStep(Generic[T]):
 
     def _micro_batches(self, rows: Rows) -> Sequence[RowIndex]:
         """Row indices of each forward pass, at most ``micro_batch_tokens`` tokens."""
-        return micro_batches(rows, self.micro_batch_tokens)
+        return micro_batches(rows, self.scorer.how.room.within(self.micro_batch_tokens))
 
     def _require_finite(self, name: str, vector: Tensor, step: int) -> None:
         length = vector.norm()

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 from polopt.assembly import StageInputs
+from polopt.coordination import memory
 from polopt.coordination.stage import Event
 from polopt.diagnose.selfcheck.engines import arrived_weights, teacher_forcing
 from polopt.diagnose.selfcheck.found import Found, unneeded
@@ -71,17 +72,22 @@ def checked(inputs: StageInputs, notes: Sequence[str], second: Second) -> dict[s
     )
     _tell(inputs, len(table), 0)
     with closing(own.serving):
-        of = subject(own)
+        with memory.told("self-check", memory.ON_PROCESSOR):
+            of = subject(own)
         found = list[dict[str, Any]]()
         for number, (name, check) in enumerate(table.items(), start=1):
             begun = time.perf_counter()
-            found.append(_one(check, of).entry(name, time.perf_counter() - begun))
+            with memory.told(f"self-check, {name}", memory.ON_PROCESSOR):
+                one = _one(check, of)
+            found.append(one.entry(name, time.perf_counter() - begun))
             _tell(inputs, len(table), number)
+        with memory.told("self-check", memory.ON_PROCESSOR):
+            silent = _silent(of)
     return {
         "stage": recipe.name,
         "algorithm": recipe.algorithm,
         "rows": len(of.experience.mask),
-        "notes": [*notes, *of.notes, *_silent(of)],
+        "notes": [*notes, *of.notes, *silent],
         "checks": found,
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,21 @@ def _nobody(_: str) -> None:
     """Nobody is told."""
 
 
+class Room:
+    """How many tokens a pass has had to be cut to, because the device was short of memory.
+
+    One for a role: whoever computes its passes, measured or trained on, cuts rows alike.
+    """
+
+    def __init__(self) -> None:
+        self.tokens: int | None = None  # None: it never was
+
+    def within(self, tokens: int | None) -> int | None:
+        """The tokens of a pass that was asked to have so many at most; None: all at once."""
+        known = [one for one in (tokens, self.tokens) if one is not None]
+        return min(known, default=None)
+
+
 @dataclass(frozen=True)
 class Computing:
     """How a pass is computed, whatever is computed in it."""
@@ -30,6 +45,7 @@ class Computing:
     tokens: int | None = None  # in one pass, at most; None: all of a batch
     tell: Callable[[str], None] = _nobody  # of what a run should know
     ranks: Ranks = ALONE  # among which the passes of a batch are divided
+    room: Room = field(default_factory=Room, compare=False)  # found while it computes
 
 
 @dataclass(frozen=True)
