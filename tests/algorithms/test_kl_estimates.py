@@ -101,12 +101,8 @@ def test_measuring_changes_no_bit_of_a_run(
     assert lines == metrics(without)
 
 
-@pytest.mark.parametrize(("coefficient", "alone"), [(0.0, True), (0.1, False)])
-def test_no_kl_term_and_several_ranks_are_not_measured(coefficient: float, alone: bool) -> None:
-    of: Any = SimpleNamespace(
-        recipe=SimpleNamespace(kl=SimpleNamespace(coefficient=coefficient)),
-        inputs=SimpleNamespace(ranks=SimpleNamespace(alone=alone)),
-    )
+def test_without_a_kl_term_nothing_is_measured() -> None:
+    of: Any = SimpleNamespace(recipe=SimpleNamespace(kl=SimpleNamespace(coefficient=0.0)))
     assert measuring(of, of)([]) == {}
 
 
