@@ -87,6 +87,34 @@ FURTHER_COLLAPSES: Mapping[str, tuple[Callable[..., Any] | None, Mapping[str, An
 }
 
 
+def start(directory: Path, seed: int) -> str:
+    """Weights after the imitation of a seed."""
+    run = directory / f"start-{seed}"
+    if not (run / "summary.json").exists():
+        own = {**learning.written(directory), "run.seed": seed, "run.directory": str(run)}
+        polopt.train(
+            learning.nested(
+                {"rewards": [learning.REWARD], **learning.SHARED, **learning.WARM, **own}
+            )
+        )
+    return str(run / "checkpoints" / "last")
+
+
+def of_run(run: Path, seed: int, prompts: int = learning.BUDGET) -> dict[str, Any]:
+    """Where a run is, begins and has its data; without the settings of its row."""
+    begin, place = start(run.parent, seed), run.parent / f"{prompts} prompts"
+    own = {"model.path": begin, "run.seed": seed, "run.directory": str(run)}
+    return {**learning.SHARED, **learning.written(place, prompts), **own}
+
+
+def of_few_prompts(row: str, seed: int, directory: Path) -> Path:
+    """A sound run on 64 prompts, each of which is asked sixteen times."""
+    run = directory / f"few-{row}-{seed}"
+    tables = {"rewards": [learning.REWARD], **of_run(run, seed, 64), **learning.settings(row)}
+    polopt.train(learning.nested(tables))
+    return run
+
+
 def further(directory: Path) -> dict[str, Path]:
     """The directories of the further runs; one of quickstart has to be there as ``quickstart``."""
     runs = dict[str, Path]()
@@ -98,12 +126,8 @@ def further(directory: Path) -> dict[str, Path]:
             own = {"run.directory": str(run), "run.threads": 1, **flags}
             polopt.train(RECIPES / source, flags=own)
         else:
-            bench = learning.Bench(directory, {})
-            bench._runs = len(list(directory.glob("start-*")))
-            tables = {**learning.SHARED, **learning.settings(source), "model.path": bench.start(3)}
-            file = {"file": str(learning.TASK), "function": "majority", "is_accuracy": True}
-            tables |= {"rewards": [file], **bench._files, "run.seed": 3, "run.directory": str(run)}
-            polopt.train(learning.nested(tables))
+            tables = {"rewards": [learning.REWARD], **learning.settings(source)}
+            polopt.train(learning.nested({**tables, **of_run(run, 3)}))
     warm = directory / "quickstart" / "checkpoints"
     start = min(warm.glob("step_*"), key=lambda path: int(path.name.removeprefix("step_")))
     for name, (reward, flags) in FURTHER_COLLAPSES.items():
@@ -127,11 +151,7 @@ def made(name: str, directory: Path) -> Path:
         return run
     reward, own, _, _ = COLLAPSES.get(name, (None, {}, 0, ""))
     row, seed = SOUND.get(name, ("grpo", 1))
-    bench = learning.Bench(directory, {})
-    bench._runs = len(list(directory.glob("start-*")))
-    flags = {**learning.settings(row), **own, "model.path": bench.start(seed)}
-    tables = {**learning.SHARED, **flags, **bench._files}
-    tables |= {"run.seed": seed, "run.directory": str(run)}
+    tables = {**learning.settings(row), **own, **of_run(run, seed)}
     step = 0
 
     def count(event: Event) -> None:
@@ -139,8 +159,7 @@ def made(name: str, directory: Path) -> Path:
         step = event.values["stage_step"] if event.kind == "metrics" else step
 
     if reward is None:
-        file = {"file": str(learning.TASK), "function": "majority", "is_accuracy": True}
-        polopt.train(learning.nested({"rewards": [file], **tables}))
+        polopt.train(learning.nested({"rewards": [learning.REWARD], **tables}))
         return run
 
     def paid(completions: Sequence[str], prompt: Sequence[str]) -> list[float]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
-from alarm_runs import COLLAPSES, RECORDED, SOUND, Columns, columns, made
+from alarm_runs import COLLAPSES, RECORDED, SOUND, Columns, columns, made, of_few_prompts
 from collapses import AFTER
 
 from polopt.choices.alarms import Alarms as Section
 from polopt.diagnose.alarms import Alarms
 from polopt.diagnose.alarms.rules import RULES
+from runs import lines
 
 RUNS: dict[str, Columns] = json.loads(RECORDED.read_text(encoding="utf-8"))
 DEFAULTS = {name: float(getattr(Section(), name)) for name in RULES}
@@ -112,3 +114,15 @@ def test_the_runs_made_anew_ring_alike(tmp_path_factory: pytest.TempPathFactory)
         found = rung(columns(made(name, directory)))
         assert all(step > onset for step, _ in found), name
         assert alarm in [one for step, one in found if step <= onset + AFTER], name
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("row", ["grpo", "rloo", "ppo"])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_few_prompts_that_are_asked_often_do_not_ring(row: str, seed: int, tmp_path: Path) -> None:
+    """What is learnt on them holds for others: neither over-fitting nor a few that hog the gain."""
+    run = of_few_prompts(row, seed, tmp_path)
+    earned = [line["earned"] for line in lines(run, "prompts") if "earned" in line]
+    assert max(Counter(key for one in earned for key in one).values()) > 10
+    assert {one["name"] for one in lines(run, "alarms")} & {"overfitting", "hogging"} == set()
