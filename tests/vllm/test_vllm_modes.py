@@ -49,7 +49,7 @@ def test_it_generates_in_a_thread(mode: str, staleness: int, tmp_path: Path) -> 
 def test_it_generates_in_an_actor_and_is_replaced_there(tmp_path: Path) -> None:
     """Killed after a step, at some moment of the next one, as soon as another has taken over."""
     killed, rng, kills = list[int](), random.Random(1), list[threading.Thread]()
-    last = 4 * KILLS
+    last = 10 * KILLS  # some steps are over before the engine is
 
     def kill(engine: psutil.Process) -> None:
         time.sleep(rng.random())
