@@ -45,6 +45,10 @@ class RankError(UserError, RuntimeError):
     """One of several processes that train together is gone, or holds something else."""
 
 
+class SilentRankError(RankError):
+    """Another process is gone or says nothing, and this one cannot tell which."""
+
+
 class StalledError(UserError, TimeoutError):
     """Nobody generated for too long."""
 

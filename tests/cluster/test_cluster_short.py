@@ -14,9 +14,9 @@ import pytest
 from ray_processes import ENGINE, REWARD, actors, alive, killed
 
 import polopt
-from polopt.cluster import session
+from polopt.cluster import session, trainers
 from polopt.coordination.stage import Event
-from polopt.errors import EngineError
+from polopt.errors import EngineError, RankError, SilentRankError
 from polopt.models import load as load_model
 from polopt.recipe import load
 from polopt.recipe.schema import Coordination
@@ -129,3 +129,39 @@ def test_a_run_that_ends_does_not_wait_for_its_engines(
     thread.close()
     waiting.join(30)
     assert ended == ["closed"]
+
+
+@pytest.mark.usefixtures("a_ray")
+def test_a_rank_whose_actor_died_is_named_by_ray() -> None:
+    """Where the group of the ranks itself cannot tell which of them it was."""
+    import ray
+
+    class Rank:
+        def follow(self, seconds: float) -> None:
+            time.sleep(seconds)
+
+    others = [ray.remote(num_cpus=0, max_restarts=0)(Rank).remote() for _ in range(3)]
+    ended = [one.follow.remote(seconds) for one, seconds in zip(others, (0, 0, 60), strict=True)]
+    wait_for(lambda: len(ray.wait(ended, num_returns=3, timeout=0)[0]) == 2)
+    trainers._check(ended)  # two have come to their end
+    ray.kill(others[2])
+    line = "^rank 3 is gone: its actor died$"
+    with pytest.raises(RankError, match=line), trainers._told(lambda: trainers._check(ended)):
+        raise SilentRankError("rank 0: another rank is gone or says nothing")
+    failed = ray.remote(num_cpus=0)(Rank).remote().follow.remote(-1)
+    wait_for(lambda: bool(ray.wait([failed], timeout=0)[0]))
+    with pytest.raises(RankError, match=r"^rank 1 ended: ValueError: "):
+        trainers._check([failed])
+
+
+def test_what_other_ranks_have_to_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Local files of the recipe; a task, a built-in model and what is not there are none."""
+    monkeypatch.chdir(tmp_path)  # the actor of a rank changes it
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("")
+    stages = resolve(load({**RECIPE, "data": {"source": str(rows)}}, CLUSTER)).stages
+    assert trainers._local(stages) == sorted([str(rows), RECIPE["reward"]["file"]])
+    assert trainers._local(resolve(load(RECIPE, CLUSTER)).stages) == [RECIPE["reward"]["file"]]
+    host = trainers.TrainerHost([], str(tmp_path))
+    found = host.find("polopt.api.follower:follow", [str(rows), str(tmp_path / "model")])
+    assert found == f"{tmp_path / 'model'} is not there"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from control_run import cartpole, write_control_run
-from opened_pages import Opened, show, unfold
+from opened_pages import Opened, show, unfold, until
 from playwright.sync_api import Browser
 from sample_run import lines
 
@@ -182,7 +182,8 @@ def test_dark_mode_has_other_colours_in_the_picture(opened: Opened) -> None:
 
     light = picture()
     opened.page.emulate_media(color_scheme="dark", reduced_motion="reduce")
-    opened.page.wait_for_function(f"light => {PICTURE} !== light", arg=light)
+    until(opened.page, f"{PICTURE} !== {json.dumps(light)}")
+    assert picture() != light
 
 
 def test_pictures_of_an_environment_are_played(browser: Browser, tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from typing import Any
 
 from polopt.cluster.placement import trainers
 from polopt.cluster.session import connected, free_port
-from polopt.errors import EngineError, RankError, one_line
-from polopt.ranks import UNNAMED, Ranks, joined
+from polopt.errors import EngineError, RankError, SilentRankError, one_line
+from polopt.ranks import Ranks, joined
 from polopt.recipe import StageRecipe
 from polopt.resolution import settings
 
@@ -118,7 +118,7 @@ def _check(ended: Sequence[Any]) -> None:
     import ray
     from ray.exceptions import RayActorError, RayError
 
-    done, _ = ray.wait([*ended], num_returns=1, timeout=0)
+    done, _ = ray.wait([*ended], num_returns=len(ended), timeout=0)
     for rank, one in enumerate(ended, start=1):
         if one in done:
             try:
@@ -132,16 +132,16 @@ def _check(ended: Sequence[Any]) -> None:
 
 @contextmanager
 def _told(watch: Callable[[], None]) -> Generator[None]:
-    """Inside, an error of the group that names no rank becomes one that does, as far as Ray knows.
+    """Inside, an error that names no other rank becomes one that does, as far as Ray knows.
 
     Raises:
         RankError: in its place.
     """
     try:
         yield
-    except RankError as error:
+    except SilentRankError:
         deadline = time.monotonic() + NOTICED
-        while UNNAMED in str(error) and time.monotonic() < deadline:
+        while time.monotonic() < deadline:
             watch()
             time.sleep(0.1)
         raise

@@ -11,10 +11,9 @@ from polopt.algorithms import row
 from polopt.cluster.placement import clustered, placement
 from polopt.diagnose.layout import Layout, layout
 from polopt.diagnose.machine import found, told
-from polopt.diagnose.planning import UNPLANNED, asked_of, device_of_each, ranks_of
+from polopt.diagnose.planning import UNPLANNED, device_of_each, plan_of, ranks_of
 from polopt.diagnose.requirements import check_requirements
 from polopt.errors import ModelError
-from polopt.memory.plan import plan
 from polopt.memory.ways import refusal
 from polopt.memory.work import Device
 from polopt.recipe import Recipe, StageRecipe, load
@@ -87,10 +86,9 @@ def _memory(recipe: Recipe, index: int, card: Device | None) -> dict[str, Any] |
     ranks = ranks_of(recipe)
     device = device_of_each(device, ranks)
     try:
-        asked = asked_of(recipe, index, ranks, device)
+        asked, made = plan_of(recipe, index, ranks, device)
     except ModelError as error:  # no configuration: the rest of the check stands
         return str(error)
-    made = plan(asked.work, device, assumed=asked.assumed)
     refused = "" if made.fits else refusal(asked.work, made, "model.path")
     return {**made.as_json(), "refusal": refused}
 

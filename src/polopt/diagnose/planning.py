@@ -33,12 +33,25 @@ def device_of_each(device: Device, ranks: int) -> Device:
     return replace(device, memory=memory, name=f"{device.name}, for each of {ranks} ranks")
 
 
-def asked_of(recipe: Recipe, index: int, ranks: int, device: Device) -> Stated:
-    """The work of a stage of text, with the engine that generates on a device.
+def plan_of(recipe: Recipe, index: int, ranks: int, device: Device) -> tuple[Stated, Plan]:
+    """The work of a stage of text and its plan on a device; it may not fit.
+
+    What ``auto`` would have vLLM generate is the local engine's where it fits with that alone.
 
     Raises:
         ModelError: the ``config.json`` of a model cannot be read, in one line.
     """
+    asked = _asked(recipe, index, ranks, device)
+    made = plan(asked.work, device, assumed=asked.assumed)
+    if made.fits or not asked.work.vllm or recipe.stages[index].rollout.engine != "auto":
+        return asked, made
+    asked = stated(recipe, index, ranks)
+    made = plan(asked.work, device, assumed=asked.assumed)
+    return asked, replace(made, choices=(LOCAL, *made.choices))
+
+
+def _asked(recipe: Recipe, index: int, ranks: int, device: Device) -> Stated:
+    """The work of a stage, with the engine that generates on a device."""
     stage = recipe.stages[index]
     vllm = _by_vllm(stage, ranks, device)
     found = stated(recipe, index, ranks, vllm=vllm)
@@ -88,16 +101,11 @@ def planned(recipe: Recipe, device: Device) -> tuple[Recipe, list[Plan | str]]:
             stages.append(stage)
             continue
         try:
-            asked = asked_of(recipe, index, ranks, device)
+            asked, made = plan_of(recipe, index, ranks, device)
         except ModelError as error:
             plans.append(str(error))
             stages.append(stage)
             continue
-        made = plan(asked.work, device, assumed=asked.assumed)
-        if asked.work.vllm and not made.fits and stage.rollout.engine == "auto":
-            asked = stated(recipe, index, ranks)
-            made = plan(asked.work, device, assumed=asked.assumed)
-            made = replace(made, choices=(LOCAL, *made.choices))
         if asked.is_known:
             require(asked.work, made, f"model.path: {stage.model.path!r} of stage {stage.name}")
         plans.append(made)

@@ -7,6 +7,6 @@ Tensors and JSON are what they say: nothing here unpickles.
 """
 
 from polopt.ranks.group import ALONE, Ranks
-from polopt.ranks.joining import UNNAMED, Place, joined, met, place, told_of_peers
+from polopt.ranks.joining import Place, joined, met, place, told_of_peers
 
-__all__ = ["ALONE", "UNNAMED", "Place", "Ranks", "joined", "met", "place", "told_of_peers"]
+__all__ = ["ALONE", "Place", "Ranks", "joined", "met", "place", "told_of_peers"]

@@ -13,13 +13,12 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
-from polopt.errors import RankError, Stopped, UserError, one_line
+from polopt.errors import RankError, SilentRankError, Stopped, UserError, one_line
 from polopt.ranks.group import ALONE, Ranks
 
 SILENCE = 3600.0  # seconds after which a rank that says nothing is given up
 MEETING = 300.0  # seconds for all of them to come
 NOTICED = 3.0  # seconds in which a process that ended is known to have
-UNNAMED = "another rank is gone or says nothing"
 _WHY, _CAME = "polopt/why", "polopt/came"
 
 
@@ -126,18 +125,25 @@ def told_of_peers(ranks: Ranks) -> Generator[None]:
     except UserError:
         raise
     except RuntimeError as error:
-        if ranks.alone or not (reason := _gone(ranks, error)):
+        if ranks.alone or not _of_transport(error):
             raise
-        raise RankError(f"rank {ranks.rank}: {reason}") from error
+        own = f"rank {ranks.rank}"
+        if reason := _gone(ranks):
+            raise RankError(f"{own}: {reason}") from error
+        raise SilentRankError(
+            f"{own}: another rank is gone or says nothing: {one_line(error)}"
+        ) from error
 
 
-def _gone(ranks: Ranks, error: RuntimeError) -> str:
-    """Which of the others are gone, and why as far as they said; empty where none is."""
+def _of_transport(error: RuntimeError) -> bool:
+    """Whether it is one of the group, and none of the computation."""
     import torch.distributed as dist
 
-    of_transport = isinstance(error, dist.DistError) or "gloo" in str(error).lower()
-    if not of_transport:
-        return ""
+    return isinstance(error, dist.DistError) or "gloo" in str(error).lower()
+
+
+def _gone(ranks: Ranks) -> str:
+    """Which of the others is gone, and why as far as it said; empty where nobody here knows."""
     others = [rank for rank in range(ranks.size) if rank != ranks.rank]
     deadline = time.monotonic() + NOTICED
     while time.monotonic() < deadline:
@@ -148,7 +154,7 @@ def _gone(ranks: Ranks, error: RuntimeError) -> str:
             if ranks.processes and _ended(ranks.processes[rank]):
                 return f"rank {rank} is gone: its process was killed, or crashed"
         time.sleep(0.05)
-    return f"{UNNAMED}: {one_line(error)}"
+    return ""
 
 
 def _ended(who: str) -> bool:
