@@ -40,8 +40,10 @@ def trained(recipe: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, A
     with Tensors() as tensors:
         _train(recipe)
     run = json.loads((Path(recipe["run"]["directory"]) / "config.json").read_text(encoding="utf-8"))
+    most = _status("VmHWM")
     return {
-        "process": _status("VmHWM") - start,
+        "process": most - start,
+        "whole": most,
         "tensors": tensors.peak,
         "phases": run["stages"][0]["memory"]["phases"],
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from cells import code, each, table
@@ -141,6 +142,8 @@ def _memory(_: Path, __: str) -> str:
             one["phase"],
             *(f"{one[size] / 2**20:,.0f}" for size in ("plan", "tracked", "measured")),
             *(f"{one[ratio]:.2f}" for ratio in ("to_tracked", "to_measured")),
+            f"{one['whole'] / 2**20:,.0f}",
+            f"≤ {one['allowed'] / 2**20:,.0f}" if one["allowed"] else "",
         )
         for one in rows
     ]
@@ -151,7 +154,42 @@ def _memory(_: Path, __: str) -> str:
     )
     columns = ("case", "what trains", "million weights", "at once", "largest phase")
     sizes = ("plan", "tracked", "measured", "plan / tracked", "plan / measured")
-    return f"{facts}\n\n" + table((*columns, *sizes), lines)
+    whole = ("whole process", "wanted")
+    return f"{facts}\n\n" + table((*columns, *sizes, *whole), lines)
+
+
+def _quickstart(_: Path, __: str) -> str:
+    """What benchmarks/quickstart.py measured."""
+    found = _result("quickstart")
+    if not found:
+        return "Not measured yet."
+    lines = [
+        (
+            stage,
+            *(_median(found["runs"][arm], stage) for arm in ("then", "now")),
+            "{:.2f} ({:.2f} to {:.2f})".format(ratio["median"], *ratio["interval"]),
+            f"≤ {found['goal']}" if stage == "all" else "",
+            f"{ratio['as_many_steps']:.2f}",
+        )
+        for stage, ratio in found["ratios"].items()
+    ]
+    versions = ", ".join(f"{k} {v}" for k, v in found["versions"].items())
+    facts = (
+        f"Measured on {found['date']} with {versions}; commits {found['before']} and the one of "
+        f"these figures in turns, {len(found['runs']['now'])} times each; one thread; instructions "
+        f"of the processor: {' '.join(found['instructions']) or 'unknown'}."
+    )
+    return f"{facts}\n\n" + table(
+        ("stage", "then", "now", "now / then", "wanted", "for as many steps"), lines
+    )
+
+
+def _median(many: Sequence[dict[str, Any]], stage: str) -> str:
+    """Seconds of a stage, or of all, and its steps."""
+    if stage == "all":
+        return f"{median(sum(one['seconds'].values()) for one in many):.1f} s"
+    seconds = median(one["seconds"][stage] for one in many)
+    return f"{seconds:.1f} s, {each(one['steps'][stage] for one in many)} steps"
 
 
 TABLES: dict[str, Callable[[Path, str], str]] = {
@@ -159,4 +197,5 @@ TABLES: dict[str, Callable[[Path, str], str]] = {
     "roofline": _roofline,
     "gpu": _gpu,
     "measured_memory": _memory,
+    "quickstart": _quickstart,
 }

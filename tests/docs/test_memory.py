@@ -86,11 +86,12 @@ def test_a_table_for_people(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     one |= {"weights": 10_400_000, "at_once": "256 rows of 64", "plan": 1100 * MIB}
     one |= {"tracked": 880 * MIB, "measured": 1000 * MIB, "to_tracked": 1.25, "to_measured": 1.1}
     one |= {"date": "2026-01-01", "versions": {"torch": "2.13"}}
+    one |= {"whole": 1400 * MIB, "allowed": 2048 * MIB}
     (results / "memory.json").write_text(json.dumps([one]), encoding="utf-8")
     text = speed.TABLES["measured_memory"](ROOT, "")
     assert text.startswith("Measured on 2026-01-01 with torch 2.13, on one thread; sizes in MiB.")
     line = "| logits | `grpo` of a qwen3 | 10.4 | 256 rows of 64 | rollout | 1,100 | 880 | 1,000 |"
-    assert f"{line} 1.25 | 1.10 |" in text
+    assert f"{line} 1.25 | 1.10 | 1,400 | ≤ 2,048 |" in text
 
 
 def test_the_results_are_those_of_the_cases() -> None:

@@ -173,6 +173,7 @@ NOT_RUN = {
     "python benchmarks/control.py --full": "takes hours",
     "python benchmarks/control.py --quick --write": "would write into the repository",
     "python benchmarks/memory.py --json": "takes minutes; test_memory.py runs a part of it",
+    "python benchmarks/quickstart.py": "takes minutes; test_quickstart_seconds.py runs it shorter",
     "python benchmarks/vs_trl.py --json": "takes an hour; test_speed.py runs parts of it",
     "python benchmarks/roofline.py --json": "takes minutes; likewise",
     "python benchmarks/gpu.py": "needs a GPU; likewise without one",
