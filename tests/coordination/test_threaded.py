@@ -101,6 +101,45 @@ def lags(batch: Batch) -> list[int]:
     return [batch.taken_at - span.version for span in spans]
 
 
+def test_whoever_waits_listens_to_what_the_threads_tell() -> None:
+    heard = threading.Event()
+
+    class Waits(Engine):
+        def poll(self) -> list[Group]:
+            assert heard.wait(20), "nobody listens"
+            return super().poll()
+
+        def publish(self, weights: Any, version: int) -> None:
+            assert heard.wait(20), "nobody listens"
+            super().publish(weights, version)
+
+    def listen() -> None:
+        if threading.current_thread() is threading.main_thread():
+            heard.set()
+
+    timeline, ledger = Timeline(), Ledger(3)
+    thread = EngineThread(Waits(), timeline=timeline, listen=listen)
+    deaf = EngineThread(Waits(), timeline=timeline)
+    source, waiting = (
+        ThreadedSource(
+            [Rollouter(Asker([one]), sampled(), timeline)], of, dict, FIFO, Flow(of, timeline), hear
+        )
+        for one, of, hear in ((thread, ledger, lambda: None), (deaf, Ledger(3), listen))
+    )
+    try:
+        source.publish(0)  # whose engine waits for somebody to listen
+        assert heard.is_set()
+        waiting.publish(0)
+        heard.clear()
+        assert len(waiting.next_batch().groups) == 3
+        assert heard.is_set()
+    finally:
+        for one in (source, waiting):
+            one.close()
+        for one in (thread, deaf):
+            one.close()
+
+
 @pytest.mark.parametrize("rounds", [0, 1, 2])
 def test_without_staleness_batches_are_those_of_generating_in_turn(
     threaded: Make, rounds: int

@@ -95,8 +95,9 @@ def execute(
             for told in (told for teller in tellers for told in teller(event)):
                 hear(told)
 
-        observe = stack.enter_context(_by_this_thread(hear))
-        context = RunContext(run, first.keep, observe, partial(several.stop, observe), ranks)
+        observe, listen = stack.enter_context(_by_this_thread(hear))
+        stop = partial(several.stop, observe)
+        context = RunContext(run, first.keep, observe, stop, ranks, listen)
         progress = _run_stages(run, recipe, context, device, reward)
         summary = _summary(recipe, progress)
         summary["memory_peak"] = peak(device.type)
@@ -246,6 +247,7 @@ def _parts(
         ends=ends,
         avoid=avoid,
         ranks=context.ranks,
+        listen=context.listen,
     )
 
 
@@ -410,24 +412,24 @@ def _total(seconds: dict[str, float]) -> float:
 
 
 @contextmanager
-def _by_this_thread(observe: Observer) -> Generator[Observer]:
-    """The same observer, called by one thread: what others tell it waits for the next event here.
+def _by_this_thread(observe: Observer) -> Generator[tuple[Observer, Callable[[], None]]]:
+    """The same observer, called by one thread; and a function that hands on what others told it.
 
-    A run has one writer; files and terminals take no turns by themselves.
+    That waits for the next event of this thread, or for this one to listen. A run has one writer;
+    files and terminals take no turns by themselves.
     """
     owner, told = threading.get_ident(), SimpleQueue[Event]()
 
     def hand_on() -> None:
-        while not told.empty():
+        while threading.get_ident() == owner and not told.empty():
             observe(told.get())
 
     def hear(event: Event) -> None:
         told.put(event)
-        if threading.get_ident() == owner:
-            hand_on()
+        hand_on()
 
     try:
-        yield hear
+        yield hear, hand_on
     finally:
         hand_on()
 

@@ -111,6 +111,7 @@ class StageInputs:
     avoid: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     serving: Serving = field(default_factory=lambda: Serving())  # closed by who made the inputs
     ranks: Ranks = ALONE  # that train together
+    listen: Callable[[], None] = lambda: None  # while one waits, to what other threads tell
 
     def language_model(self, path: str) -> LanguageModel:
         """A language model on the stage's device; a built-in one is initialised by the seed."""
@@ -231,7 +232,8 @@ class StageInputs:
             proven = self._proven(actor, whole=None if whole is None else _clothing(whole))
             for number, (raw, abandon) in enumerate(self._engines(actor, whole), start=1):
                 engine = proven(raw, title := f"engine {number}")
-                thread = EngineThread(engine, title, self.serving.timeline, abandon)
+                timeline, listen = self.serving.timeline, self.listen
+                thread = EngineThread(engine, title, timeline, abandon, listen)
                 self.serving.threads.append(thread)
         return self.serving.threads
 

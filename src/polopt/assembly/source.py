@@ -79,6 +79,7 @@ def _beside(of: StageContext, sampled: Sampled, weights: Weights) -> BoundedSour
         weights,
         Taking(order(settings), settings.max_age, settings.patience),
         Flow(ledger, timeline, engines=len(threads), max_age=settings.max_age),
+        of.inputs.listen,
     )
     of.inputs.serving.end_first(source.close)
     return source

@@ -49,6 +49,7 @@ class RunContext:
     observe: Observer
     stop_requested: Callable[[], Request | None]  # asked once a step
     ranks: Ranks = ALONE  # that train together; the first one writes
+    listen: Callable[[], None] = lambda: None  # while one waits, to what other threads tell
 
 
 class RolledBack(Exception):  # noqa: N818 - not an error: an alarm asked for it

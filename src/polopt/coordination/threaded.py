@@ -47,6 +47,7 @@ class ThreadedSource:
         weights: of the policy that is trained.
         taking: from the window.
         flow: counts the groups that pass.
+        listen: called every second while a batch is waited for: threads may have something to tell.
     """
 
     def __init__(
@@ -56,7 +57,9 @@ class ThreadedSource:
         weights: Weights,
         taking: Taking,
         flow: Flow | None = None,
+        listen: Callable[[], None] = lambda: None,
     ) -> None:
+        self._listen = listen
         self._flow = flow or Flow(ledger, max_age=taking.max_age)
         self._rollouters, self._ledger = rollouters, ledger
         self._weights, self._taking = weights, taking
@@ -112,6 +115,7 @@ class ThreadedSource:
                         f"coordination.patience: no response in {self._taking.patience:g} s: "
                         f"{self._ledger.stats()}"
                     )
+                self._listen()
                 self._changed.wait(min(left, 1.0))  # signals are seen in between
             waited = time.monotonic() - start
             stats, self._stats = self._stats, {}

@@ -26,6 +26,7 @@ class EngineThread:
         name: in the timeline.
         timeline: told when the engine generates, and when it takes over weights.
         abandon: has the engine raise where it waits for a process of its own.
+        listen: called again and again by whoever waits: the engine may have something to tell.
     """
 
     def __init__(
@@ -34,7 +35,9 @@ class EngineThread:
         name: str = "engine 1",
         timeline: Timeline | None = None,
         abandon: Callable[[], None] = lambda: None,
+        listen: Callable[[], None] = lambda: None,
     ) -> None:
+        self.listen = listen
         self._engine, self._name, self._abandon = engine, name, abandon
         self._timeline = timeline or Timeline()
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
@@ -65,6 +68,7 @@ class EngineThread:
         while not served.wait(timeout=BEAT):
             if self._failure is not None:
                 raise self._failure
+            self.listen()
 
     def ask(self, asker: Asker, requests: Sequence[Request]) -> None:
         """Generate for somebody."""
@@ -168,6 +172,7 @@ class Asker:
             for thread in self._threads:
                 if thread.failure is not None:
                     raise thread.failure from None
+                thread.listen()
             return []
         while not self._done.empty():
             found.append(self._done.get())
