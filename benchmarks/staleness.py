@@ -283,6 +283,7 @@ def lines_of(staleness: int, answer: str, seed: int) -> tuple[list[Metrics], lis
         engine_threads=lambda _: [],
         serving=MagicMock(),
         tell=lambda text, **_: said.append(text),
+        listen=lambda: None,
     )
     of = cast(
         StageContext,
