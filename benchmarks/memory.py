@@ -23,6 +23,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -87,6 +88,7 @@ class Case:
         return f"{self.update.get('micro_batch_tokens', PASS):,} tokens"
 
 
+decoding = partial(Case, kind="qwen3", phase="rollout", method="grpo")
 CASES: Mapping[str, Case] = {
     "layers kept": Case("qwen3", {**SIZES, "vocab_size": 32_000}),
     "layers computed again": Case(
@@ -102,25 +104,14 @@ CASES: Mapping[str, Case] = {
     ),
     "another architecture": Case("gpt2", GPT2),
     "products in bfloat16": Case("qwen3", {**SIZES, "vocab_size": 32_000}, dtype="bfloat16"),
-    "keys and values": Case(
-        "qwen3",
-        {**NARROW, "vocab_size": 8192, "num_key_value_heads": 6},
-        phase="rollout",
+    "keys and values": decoding(
+        config={**NARROW, "vocab_size": 8192, "num_key_value_heads": 6},
         rows=64,
         tokens=512,
         response=32,
-        method="grpo",
     ),
-    "logits": Case(
-        "qwen3",
-        {**NARROW, "vocab_size": 151_936},
-        phase="rollout",
-        rows=256,
-        tokens=64,
-        response=8,
-        method="grpo",
-    ),
-    # With logits of all tokens in float32, 5 GB of them, this one does not fit into 12 GB.
+    "logits": decoding(config={**NARROW, "vocab_size": 151_936}, rows=256, tokens=64, response=8),
+    # The logits of all its responses would be 5 GB in float32.
     "a step of GRPO": Case(
         "qwen3",
         {**SIZES, "hidden_size": 256, "num_hidden_layers": 2, "vocab_size": 151_936},

@@ -29,6 +29,7 @@ from vs_trl import Result, instructions, interval, rounded, written
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).with_name("results") / "quickstart.json"
 BEFORE = "3ef3acd"  # the last commit without a memory plan, packed rows and a head in parts
+REPETITIONS = 3
 GOAL = 0.6
 LEARNT = 0.95  # accuracy at the end
 QUICKSTART = "import sys; from polopt.cli import main; sys.exit(main())"
@@ -95,13 +96,13 @@ def _seconds(one: Result, stages: Sequence[str], steps: Mapping[str, int] | None
     return sum(one["seconds"][name] * steps[name] / one["steps"][name] for name in stages)
 
 
-def measured(repetitions: int) -> Result:
+def measured() -> Result:
     """Both in turns."""
     runs: dict[str, list[Result]] = {"then": [], "now": []}
     with TemporaryDirectory() as directory:
         there = Path(directory)
         places = {"then": sources(BEFORE, there / "then"), "now": ROOT / "src"}
-        for turn in range(repetitions):
+        for turn in range(REPETITIONS):
             for arm, place in places.items():
                 runs[arm].append(run(place, there / f"{arm}-{turn}"))
     return {
@@ -136,11 +137,10 @@ def line(found: Result, stage: str) -> str:
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--json", action="store_true", help="print results as JSON alone")
     parser.add_argument("--write", action="store_true", help="into results and the page")
     given = parser.parse_args()
-    found = measured(given.repetitions)
+    found = measured()
     if given.write:
         written(RESULTS, json.dumps(found, indent=1) + "\n")
     if given.json:

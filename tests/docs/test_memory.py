@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,8 @@ def test_tensors_that_a_backward_pass_keeps_count() -> None:
     "phase", ["update of the policy", pytest.param("rollout", marks=pytest.mark.slow)]
 )
 def test_a_training_is_measured(phase: str, tmp_path: Path) -> None:
-    case = memory.Case("llama", TINY, phase=phase, rows=16, tokens=40, response=8)
+    of = memory.decoding if phase == "rollout" else partial(memory.Case, phase=phase)
+    case = of(kind="llama", config=TINY, rows=16, tokens=40, response=8)
     weights = memory.write_model(tmp_path / "model", case)
     found = memory.trained(case, tmp_path)
     assert phase in found["phases"]
